@@ -1,0 +1,118 @@
+"""A workspace: the folder that holds a catalogue and all that is made from it.
+
+====================  ==========================================================
+``items.*``           item_id, title, and optionally image, audio, category, ...
+``bundles.*``         bundle_id, item_ids, and optionally split, group, name
+``interactions.*``    user_id, item_id, and optionally timestamp, rating, group
+``store/``            vectors, one Lance table per (modality, encoder)
+``questions/``        frozen multiple-choice questions
+``candidates/``       FAISS candidate sets
+``runs/``             trained models, their results and reports
+====================  ==========================================================
+
+``*`` is parquet, csv or jsonl. The upper three are inputs, the lower four are made and git-ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import CatalogueError, MediaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SUFFIXES = (".parquet", ".csv", ".jsonl")
+TABLES = ("items", "bundles", "interactions")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The paths of one workspace. ``allow_outside`` lets item tables name media files anywhere on disk."""
+
+    root: Path
+    allow_outside: bool = False
+
+    @property
+    def store(self) -> Path:
+        """Vectors, errors and receipts."""
+        return self.root / "store"
+
+    @property
+    def questions(self) -> Path:
+        """Frozen question files."""
+        return self.root / "questions"
+
+    @property
+    def candidates(self) -> Path:
+        """Candidate sets."""
+        return self.root / "candidates"
+
+    @property
+    def runs(self) -> Path:
+        """Trained models."""
+        return self.root / "runs"
+
+    def table(self, name: str) -> Path | None:
+        """The file of an input table (``items``, ``bundles``, ``interactions``), or None when there is none.
+
+        Raises
+        ------
+        CatalogueError
+            When the same table stands in two formats, so that nobody could say which one counts.
+        """
+        found = [path for suffix in SUFFIXES if (path := self.root / f"{name}{suffix}").is_file()]
+        if len(found) > 1:
+            names = " and ".join(path.name for path in found)
+            raise CatalogueError(
+                f"{self.root} holds {names}, but one table may stand in one format only.",
+                hint="delete or move away the one that is out of date",
+            )
+        return found[0] if found else None
+
+    def media(self, uri: str) -> Path:
+        """The file that an ``image`` or ``audio`` cell names, relative to the workspace.
+
+        Raises
+        ------
+        MediaError
+            For web addresses, and for paths that leave the workspace while ``allow_outside`` is off: a
+            catalogue is data from elsewhere and must not be able to read any file of this machine.
+        """
+        if "://" in uri and not uri.startswith("file://"):
+            scheme = uri.split("://", 1)[0]
+            raise MediaError(f"{scheme}:// addresses are not fetched, only files of the workspace are read")
+        try:
+            path = (self.root / uri.removeprefix("file://")).resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise MediaError(f"the path {uri[:80]!r} cannot be resolved") from error
+        if not self.allow_outside and not path.is_relative_to(self.root.resolve()):
+            raise MediaError(f"the path {uri[:80]!r} leaves the workspace (--allow-outside permits it)")
+        return path
+
+    def run(self, name: str | None = None) -> Path:
+        """The folder of run ``name``, or of the newest finished one.
+
+        Raises
+        ------
+        CatalogueError
+            When there is no such run.
+        """
+        if name is None:
+            latest = self.runs / "latest"
+            if not latest.is_file():
+                raise CatalogueError(f"There is no trained model in {self.root} yet.", hint="bundlecache train")
+            name = latest.read_text("utf-8").strip()
+        path = self.runs / name
+        if not (path / "manifest.json").is_file():
+            names = ", ".join(sorted(self.run_names())) or "none"
+            raise CatalogueError(
+                f"There is no finished run {name!r} in {self.root}; there are: {names}.", hint="bundlecache train"
+            )
+        return path
+
+    def run_names(self) -> Iterator[str]:
+        """Names of the finished runs, in no particular order."""
+        return (path.parent.name for path in self.runs.glob("*/manifest.json"))
