@@ -1,0 +1,208 @@
+"""What a ranking of options is worth: HitRate@k, MRR, ValidRatio, their intervals, and paired tests.
+
+Every figure is **strict**: an answer that is no option letter counts as a miss in the same denominator;
+the valid-only figure stands beside it. Options with equal scores tie, and ``ties`` says what that is
+worth, because a method that gives ten options one score has answered nothing:
+
+- ``"average"`` the expectation when ties are broken by lot (the figures of the tables);
+- ``"min"`` the tie is broken in favour of the truth: the most that could be claimed;
+- ``"unique"`` the tie is broken against the truth: only an undisputed place counts.
+
+Intervals are 95 % percentile bootstraps over questions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Ties = Literal["average", "min", "unique"]
+DRAWS = 10_000  # bootstrap resamples; cheap, because only the distinct values are resampled
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The figures of one method on one set of questions; rates lie in 0..1."""
+
+    n: int
+    hit1: float
+    hit3: float
+    hit5: float
+    mrr: float
+    hit1_interval: tuple[float, float]
+    valid_ratio: float
+    hit1_valid_only: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures under the names that result files and tables use."""
+        return {
+            "n": self.n,
+            "hit@1": self.hit1,
+            "hit@3": self.hit3,
+            "hit@5": self.hit5,
+            "mrr": self.mrr,
+            "hit@1_interval": list(self.hit1_interval),
+            "valid_ratio": self.valid_ratio,
+            "hit@1_valid_only": self.hit1_valid_only,
+        }
+
+
+def evaluate(
+    scores: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None, *, ties: Ties = "average", seed: int = 0
+) -> Metrics:
+    """All figures of ``scores`` [q, n] (higher is better) against the options' index ``truth`` [q].
+
+    ``valid`` [q] says which answers were an option letter at all; a row of scores that holds NaN is an
+    invalid answer too. Four questions of two options: two right, one wrong, and one that would be right
+    but is no letter. Strictly that is 2 of 4, of the valid answers it is 2 of 3:
+
+    >>> scores = np.array([[1, 0], [3, 9], [1, 0], [5, 2]])
+    >>> m = evaluate(scores, truth=np.array([0, 1, 1, 0]), valid=np.array([True, True, True, False]))
+    >>> m.hit1, round(m.hit1_valid_only, 3), m.valid_ratio, m.mrr
+    (0.5, 0.667, 0.75, 0.625)
+
+    Raises
+    ------
+    ValueError
+        When there is no question, or the shapes do not belong together.
+    """
+    scores, truth = _checked(scores, truth)
+    valid = np.ones(len(truth), bool) if valid is None else np.asarray(valid, bool)
+    if valid.shape != truth.shape:
+        raise ValueError(f"valid has the shape {valid.shape}, truth {truth.shape}")
+    valid = valid & ~np.isnan(scores).any(axis=1)  # [q]
+    hit1, hit3, hit5 = (hits(scores, truth, k, ties) * valid for k in (1, 3, 5))
+    return Metrics(
+        n=len(truth),
+        hit1=float(hit1.mean()),
+        hit3=float(hit3.mean()),
+        hit5=float(hit5.mean()),
+        mrr=float((reciprocal_ranks(scores, truth, ties) * valid).mean()),
+        hit1_interval=bootstrap(hit1, seed=seed),
+        valid_ratio=float(valid.mean()),
+        hit1_valid_only=float(hit1[valid].mean()) if valid.any() else 0.0,
+    )
+
+
+def hits(scores: np.ndarray, truth: np.ndarray, k: int = 1, ties: Ties = "average") -> np.ndarray:
+    """[q] how much of a hit every question is: 1, 0, or a share of the place where options tie.
+
+    The truth ties with one other option for the first place:
+
+    >>> one = np.array([[7, 7, 1]]), np.array([0])
+    >>> [float(hits(*one, k=1, ties=t)[0]) for t in ("average", "min", "unique")]
+    [0.5, 1.0, 0.0]
+
+    All ten options tie, so that three places hold the truth three times in ten:
+
+    >>> float(hits(np.zeros((1, 10)), np.array([4]), k=3)[0])
+    0.3
+
+    A row with NaN is no answer, and a miss.
+    """
+    scores, truth = _checked(scores, truth)
+    better, equal = _places(scores, truth)
+    if ties == "average":
+        share = np.clip((k - better) / equal, 0.0, 1.0)
+    else:
+        share = (better if ties == "min" else better + equal - 1) < k
+    return np.where(np.isnan(scores).any(axis=1), 0.0, share)
+
+
+def reciprocal_ranks(scores: np.ndarray, truth: np.ndarray, ties: Ties = "average") -> np.ndarray:
+    """[q] one over the truth's place, averaged over the places it ties for.
+
+    >>> scores = np.array([[5, 9, 1], [5, 5, 1]])
+    >>> reciprocal_ranks(scores, np.array([0, 0])).tolist()  # second place; first or second
+    [0.5, 0.75]
+    """
+    scores, truth = _checked(scores, truth)
+    better, equal = _places(scores, truth)
+    if ties == "average":
+        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, (better + equal).max() + 1))])
+        inverse = (harmonic[better + equal] - harmonic[better]) / equal
+    else:
+        inverse = 1.0 / (better + (1 if ties == "min" else equal))
+    return np.where(np.isnan(scores).any(axis=1), 0.0, inverse)
+
+
+def bootstrap(values: np.ndarray, *, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of the mean of ``values`` [q] when questions are drawn again.
+
+    Drawing q questions with replacement draws how often each distinct value occurs from a multinomial, so
+    only those counts are drawn: the same distribution, without a [draws, q] matrix.
+
+    >>> low, high = bootstrap(np.repeat([0.0, 1.0], 50))  # 50 of 100: about 0.5 +- 1.96 * 0.05
+    >>> round(low, 2), round(high, 2)
+    (0.4, 0.6)
+    >>> bootstrap(np.full(30, 0.1))
+    (0.1, 0.1)
+    """
+    levels, counts = np.unique(np.asarray(values, np.float64), return_counts=True)
+    if len(levels) == 1:
+        return float(levels[0]), float(levels[0])
+    total = int(counts.sum())
+    rng = np.random.default_rng(seed)
+    draws = min(DRAWS, max(1_000, 50_000_000 // len(levels)))
+    drawn = rng.multinomial(total, counts / total, size=draws)  # [draws, levels]
+    tail = (1 - level) / 2
+    low, high = np.quantile(drawn @ levels / total, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def paired_difference(a_hits: np.ndarray, b_hits: np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of ``a_hits - b_hits`` [q] on the same questions, with its 95 % interval: (delta, low, high).
+
+    Questions that both answer alike say nothing about the difference, and drop out of it by themselves:
+
+    >>> a, b = np.repeat([1.0, 1.0, 0.0], [50, 30, 20]), np.repeat([1.0, 0.0, 0.0], [50, 30, 20])
+    >>> delta, low, high = paired_difference(a, b)
+    >>> round(delta, 2), round(low, 2), round(high, 2)
+    (0.3, 0.21, 0.39)
+    """
+    a, b = np.asarray(a_hits, np.float64), np.asarray(b_hits, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"paired methods answer the same questions, not {a.shape} and {b.shape}")
+    difference = a - b
+    return (float(difference.mean()), *bootstrap(difference, seed=seed))
+
+
+def mcnemar(a_hits: np.ndarray, b_hits: np.ndarray) -> float:
+    """The exact two-sided p-value that two methods are right equally often on the same questions.
+
+    Only questions that one has right (more than half a hit) and the other wrong count: were the methods
+    equal, they would fall to either side like a coin. Five to nothing is 2 * (1/2)^5:
+
+    >>> mcnemar(np.array([1, 1, 1, 1, 1, 0]), np.array([0, 0, 0, 0, 0, 0]))
+    0.0625
+    >>> mcnemar(np.array([1, 0]), np.array([0, 1]))
+    1.0
+    """
+    a, b = np.asarray(a_hits) > 0.5, np.asarray(b_hits) > 0.5
+    if a.shape != b.shape:
+        raise ValueError(f"paired methods answer the same questions, not {a.shape} and {b.shape}")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    flips = only_a + only_b
+    tail = sum(math.comb(flips, k) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * tail / 2**flips)
+
+
+def _checked(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scores, truth = np.asarray(scores), np.asarray(truth)
+    if scores.ndim != 2 or truth.shape != scores.shape[:1]:
+        raise ValueError(f"scores are [q, n] and truth is [q], not {scores.shape} and {truth.shape}")
+    if not len(truth):
+        raise ValueError("there is no question to score")
+    if truth.min() < 0 or truth.max() >= scores.shape[1]:
+        raise ValueError(f"truth must index the {scores.shape[1]} options, not {truth.min()}..{truth.max()}")
+    return scores, truth
+
+
+def _places(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many options stand above the truth [q], and how many stand level with it, itself included [q]."""
+    own = np.take_along_axis(scores, truth[:, None], axis=1)  # [q, 1]
+    better = (scores > own).sum(axis=1)
+    return better, np.maximum((scores == own).sum(axis=1), 1)
