@@ -8,6 +8,7 @@ in up to 95 of 100 questions), so neither may survive as an index.
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import json
 from collections import Counter
@@ -92,12 +93,13 @@ class Catalogue:
         CatalogueError
             When one of them is not in the catalogue.
         """
-        unknown = [item_id for item_id in item_ids if item_id not in self.index]
-        if unknown:
-            raise CatalogueError(
-                f"{unknown[0]!r} is no item of this catalogue, which has {len(self):,} items such as {self.item_ids[0]!r}.",
-                hint="bundlecache status --items lists them",
-            )
+        for item_id in item_ids:
+            if item_id not in self.index:
+                near = difflib.get_close_matches(item_id, self.item_ids, n=3, cutoff=0.5) or self.item_ids[:3]
+                raise CatalogueError(
+                    f"{item_id!r} is none of the {len(self):,} items of this catalogue.",
+                    hint=f"ids such as {', '.join(near)}",
+                )
         return np.array([self.index[item_id] for item_id in item_ids], np.int32)
 
     @classmethod
@@ -150,11 +152,13 @@ def read_table(path: Path) -> dict[str, list[Any]]:
     try:
         if path.suffix == ".parquet":
             return pq.read_table(path).to_pydict()
+        names: list[str] = []
         if path.suffix == ".jsonl":
             rows = [json.loads(line) for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
         else:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file))
+                reader = csv.DictReader(file)
+                rows, names = list(reader), list(reader.fieldnames or [])
     except UnicodeDecodeError as error:
         raise CatalogueError(
             f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}).",
@@ -167,7 +171,7 @@ def read_table(path: Path) -> dict[str, list[Any]]:
         ) from error
     if not all(isinstance(row, dict) for row in rows):
         raise CatalogueError(f"{path} must hold one JSON object a line.", hint="write that file again")
-    names = list(dict.fromkeys(name for row in rows for name in row if name is not None))
+    names = list(dict.fromkeys([*names, *(name for row in rows for name in row if name is not None)]))
     return {name: [row.get(name) for row in rows] for name in names}
 
 

@@ -1,0 +1,38 @@
+# bundlecache: `make demo` shows the whole of it, `make test` checks it. Both need only Python 3.10-3.13 and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint quick-bench data base clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,dev]'
+	@touch $@
+
+demo: $(VENV)/installed  ## the whole way on the shipped data: encode, train, evaluate, report (about 2 minutes)
+	$(BIN)/bundlecache demo
+
+test: $(VENV)/installed  ## all tests (a few minutes)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+quick-bench: $(VENV)/installed  ## every benchmark in its short form
+	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script --quick; done
+
+data: $(VENV)/installed  ## make the demo catalogue in data/ again, from its seed
+	$(BIN)/bundlecache demo --make-data data
+
+base: $(VENV)/installed  ## pretrain the embedded base again, from its seed (a quarter of an hour)
+	$(BIN)/python -m train.pretrain --out train/embedded
+
+clean:  ## remove what the commands made, keep the inputs and the environment
+	rm -rf data/store data/questions data/candidates data/runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,453 @@
+"""The commands of bundlecache, in the order of the pipeline: one short function per verb.
+
+Heavy imports stand inside the functions, so that ``--help`` and mistakes answer at once. Tables go to
+standard output, progress and remarks to standard error, so that ``--json`` can be piped.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bundlecache import BundlecacheError, Catalogue, Workspace, __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bundlecache.encode import Receipt
+    from bundlecache.store import Matrix
+
+PARTIAL = 3  # exit code: the work was done, but some items failed
+MODALITIES = ("text", "image", "audio", "graph")
+TEST_SETS = ["test-random10", "test-hard10"]
+
+app = typer.Typer(
+    help="Complete bundles (outfits, playlists, kits) with a multimodal language model: encode every item once, "
+    "then train on the cached vectors.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+out = Console()
+log = Console(stderr=True)
+
+Data = Annotated[Path, typer.Option("--data", help="The workspace: the folder with items, bundles, interactions.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")]
+Run = Annotated[
+    str | None, typer.Option("--run", help="Name of a run; the newest one if left out.", show_default=False)
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
+
+
+@app.command()
+def demo(
+    data: Data = Path("data"),
+    make_data: Annotated[
+        Path | None, typer.Option(help="Only write the demo catalogue into this folder.", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Show the whole way on the demo catalogue: encode, candidates, train, evaluate, report."""
+    from bundlecache import demo as catalogue_maker
+
+    if make_data is not None:
+        log.print(catalogue_maker.make(make_data, seed).sentence())
+        return
+    began = time.perf_counter()
+    if not data.exists():
+        log.print(catalogue_maker.make(data, seed).sentence())
+    encode(modality="all", data=data, device=device)
+    candidates(data=data)
+    train(data=data, seed=seed, device=device)
+    evaluate(data=data, device=device)
+    report(data=data)
+    out.print(f"The whole way took {time.perf_counter() - began:.0f} s.")
+
+
+@app.command(name="import")
+def import_(
+    layout: Annotated[str, typer.Argument(metavar="FORMAT", help="bundlerec, clhe, folder or tables.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="The folder to read.")],
+    data: Data = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Import a public data layout, a folder of pictures or plain tables as a workspace."""
+    from bundlecache import readers
+
+    summary = readers.read(layout, source, Workspace(data))
+    _print(summary.to_dict(), as_json, [summary.to_dict()], title=f"{layout} -> {data}")
+    _remarks(Catalogue.read(Workspace(data)).notes)
+
+
+@app.command()
+def encode(
+    modality: Annotated[str, typer.Option(help="text, image, audio, graph or all.")] = "all",
+    data: Data = Path("data"),
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder as kind:name, e.g. open_clip:ViT-B-16-SigLIP/webli.", show_default=False)
+    ] = None,
+    device: Device = "auto",
+    dtype: Annotated[str, typer.Option(help="How vectors are stored: float16 or float32.")] = "float16",
+    batch_size: Annotated[
+        int | None, typer.Option(help="Items per forward; the encoder's own if left out.", show_default=False)
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Threads that decode ahead of the encoder.")] = 4,
+    retry_failed: Annotated[bool, typer.Option(help="Try items again that failed before.")] = False,
+    max_errors: Annotated[
+        int | None, typer.Option(help="Stop when more items than this fail.", show_default=False)
+    ] = None,
+    allow_outside: Annotated[bool, typer.Option(help="Let item tables name files outside the workspace.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a frozen encoder once over every new or changed item, into the store."""
+    import features
+    from bundlecache.encode import run
+    from bundlecache.store import Store
+
+    wanted = _modalities(modality)
+    if encoder is not None and len(wanted) > 1:
+        raise BundlecacheError(
+            f"--encoder {encoder} was given for all modalities, but an encoder reads one.",
+            hint=f"bundlecache encode --modality {features.modality_of(encoder)} --encoder {encoder}",
+        )
+    workspace, catalogue = _open(data, allow_outside=allow_outside)
+    store = Store(workspace.store)
+    receipts: list[Receipt] = []
+    for name in wanted:
+        spec = encoder or features.DEFAULTS[name]
+        _setting("encoder", spec, "--encoder" if encoder else "default: embedded, needs no weights")
+        loaded = features.load(
+            spec, modality=name, catalogue=catalogue, device=device, dtype=dtype, batch_size=batch_size
+        )
+        with _Bar(name) as bar:
+            receipts.append(
+                run(
+                    loaded,
+                    catalogue,
+                    workspace,
+                    store,
+                    workers=workers,
+                    retry_failed=retry_failed,
+                    max_errors=max_errors,
+                    progress=bar.encoding,
+                )
+            )
+    rows = [receipt.to_dict() for receipt in receipts]
+    shown = ["modality", "spec", "items", "encoded", "cached", "failed", "absent", "forwards", "seconds"]
+    _print(rows, as_json, rows, title="Receipt: items = encoded + cached + failed + absent", columns=shown)
+    if failed := sum(receipt.failed for receipt in receipts):
+        log.print(f"[yellow]{failed:,} items failed[/]; bundlecache status --errors says why. All others are stored.")
+        raise typer.Exit(PARTIAL)
+
+
+@app.command()
+def status(
+    data: Data = Path("data"),
+    errors: Annotated[bool, typer.Option(help="List the items that failed, with stage and reason.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is stored: coverage per modality and encoder, rows, bytes, failed and absent items."""
+    from bundlecache import splits
+    from bundlecache.store import Store
+
+    workspace, catalogue = _open(data)
+    store = Store(workspace.store)
+    if errors:
+        rows = [{"table": t.table} | row for t in store.tables() for row in store.errors(t.table).to_pylist()]
+        _print(rows, as_json, rows, title=f"Failed items in {data}", columns=["item_id", "stage", "reason", "table"])
+        return
+    parts = splits.assign(catalogue)
+    counts = {
+        "items": len(catalogue),
+        "bundles": len(catalogue.bundles),
+        **{part: int((parts == part).sum()) for part in ("train", "valid", "test")},
+        "interactions": len(catalogue.interactions),
+        "users": len(catalogue.interactions.users),
+    }
+    rows = store.status(catalogue)
+    runs = sorted(workspace.run_names())
+    if as_json:
+        _print({"catalogue": counts, "store": rows, "runs": runs}, as_json, [])
+        return
+    out.print(f"[bold]{data}[/]: " + ", ".join(f"{value:,} {name}" for name, value in counts.items()))
+    _print(
+        rows,
+        as_json,
+        rows,
+        title="Store",
+        columns=["modality", "spec", "rows", "missing", "failed", "absent", "dim", "dtype", "size_bytes"],
+    )
+    out.print("Runs: " + (", ".join(runs) or "none yet (bundlecache train)"))
+
+
+@app.command()
+def questions(
+    data: Data = Path("data"),
+    options: Annotated[int, typer.Option("--options", help="Options of each question, the truth among them.")] = 10,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Freeze the multiple-choice questions: validation and test, with random and hard wrong options."""
+    workspace, catalogue = _open(data)
+    rows = _freeze(workspace, catalogue, options, seed)
+    _print(rows, as_json, rows, title=f"Questions in {workspace.questions}")
+
+
+@app.command()
+def candidates(
+    k: Annotated[int, typer.Option("--k", help="Candidates per bundle.", min=1)] = 20,
+    data: Data = Path("data"),
+    modality: Annotated[
+        list[str] | None, typer.Option(help="Modalities whose vectors are searched; all stored ones if left out.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Bundles to complete: train, valid or test.")] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Search the whole catalogue with FAISS for the k items nearest to each partial bundle."""
+    from bundlecache import candidates as search
+
+    workspace, catalogue = _open(data)
+    matrices = _matrices(workspace, catalogue, modality)
+    made = search.for_bundles(catalogue, list(matrices.values()), k, split)
+    path = made.save(workspace)
+    summary = made.summary()
+    _print(summary, as_json, [summary], title=f"Candidates -> {path}")
+
+
+@app.command()
+def train(
+    data: Data = Path("data"),
+    recipe: Annotated[str, typer.Option(help="Name of a shipped recipe (demo, paper, ...) or a TOML file.")] = "demo",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting: --set lora.rank=16", show_default=False)
+    ] = None,
+    stage: Annotated[str, typer.Option(help="text, fusion, joint, or all: text, then fusion.")] = "all",
+    start: Annotated[
+        str | None, typer.Option("--from", help="Run whose adapter and fusion to go on from.", show_default=False)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the new run.", show_default=False)] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Stop and save after this long.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the fusion module and a LoRA adapter of the language model on the cached vectors."""
+    from bundlecache import questions as question_files
+    from bundlecache import recipes
+    from train import loop
+
+    workspace, catalogue = _open(data)
+    matrices = _matrices(workspace, catalogue)
+    if not any(workspace.questions.glob("*.parquet")):
+        log.print("No questions yet: freezing them now (bundlecache questions).")
+        _freeze(workspace, catalogue, options=10, seed=0)
+    resolved = recipes.load(recipe, settings or [])
+    for key, value, source in resolved.settings():
+        _setting(key, value, source)
+    run = workspace.runs / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.name}-seed{seed}")
+    with _Bar("train") as bar:
+        result = loop.train(
+            catalogue,
+            matrices,
+            question_files.load(workspace, catalogue, resolved.validation),
+            resolved,
+            run,
+            seed=seed,
+            device=device,
+            stage=stage,
+            init=workspace.run(start) if start else None,
+            max_minutes=max_minutes,
+            progress=bar.training,
+        )
+    _print(result.to_dict(), as_json, result.stages, title=f"Trained {run.name}")
+
+
+@app.command()
+def evaluate(
+    run: Run = None,
+    data: Data = Path("data"),
+    question_sets: Annotated[
+        list[str] | None,
+        typer.Option("--questions", help="Question sets to answer; random and hard test questions if left out."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions per forward.", min=1)] = 32,
+    baselines: Annotated[bool, typer.Option(help="Score the baselines on the same questions.")] = True,
+    ablation: Annotated[bool, typer.Option(help="Score the model without each modality in turn.")] = True,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Answer the frozen test questions in one forward each, beside the baselines."""
+    from bundlecache import baselines as simple
+    from bundlecache import bench
+    from bundlecache import questions as question_files
+    from train import scoring
+
+    workspace, catalogue = _open(data)
+    folder = workspace.run(run)
+    sets = [question_files.load(workspace, catalogue, name) for name in question_sets or TEST_SETS]
+    model, matrices = _load_model(folder, workspace, catalogue, device)
+    rankers = simple.all_baselines(catalogue, matrices) if baselines else []
+    results = []
+    for asked in sets:
+        with _Bar(asked.name) as bar:
+            answers = scoring.ladder(model, asked, batch_size=batch_size, ablation=ablation, progress=bar.step)
+        result = bench.compare(rankers, asked, answers)
+        bench.save(folder, result)
+        results.append(result)
+    if as_json:
+        _print([result.to_dict() for result in results], as_json, [])
+        return
+    for result in results:
+        _methods_table(result.to_dict())
+
+
+@app.command()
+def complete(
+    items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Ids of the items in the partial bundle.")],
+    k: Annotated[int, typer.Option("--k", help="Completions to print.", min=1)] = 5,
+    run: Run = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Complete a partial bundle: FAISS proposes candidates, the model chooses among them."""
+    from bundlecache import candidates as search
+    from train import scoring
+
+    workspace, catalogue = _open(data)
+    partial = catalogue.indices(items)
+    model, matrices = _load_model(workspace.run(run), workspace, catalogue, device)
+    proposed = search.complete(catalogue, list(matrices.values()), partial, model.max_options)
+    ranked = scoring.complete(model, partial, proposed)[:k]
+    rows = [
+        {"rank": r + 1, "item_id": catalogue.item_ids[i], "title": catalogue.titles[i], "probability": round(p, 4)}
+        for r, (i, p) in enumerate(ranked)
+    ]
+    given = ", ".join(catalogue.titles[i] or catalogue.item_ids[i] for i in partial)
+    _print(rows, as_json, rows, title=f"Completes: {given}")
+
+
+@app.command()
+def report(
+    run: Run = None,
+    data: Data = Path("data"),
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", help="The HTML file; report.html of the run if left out.", show_default=False),
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page about a run: what was encoded, curves, methods, examples."""
+    from bundlecache import report as page
+
+    workspace, catalogue = _open(data)
+    path = page.write(workspace, workspace.run(run), catalogue, out=output)
+    out.print(f"Report: [bold]{path}[/]", soft_wrap=True)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("export"),
+    layout: Annotated[str, typer.Option("--format", help="parquet.")] = "parquet",
+    data: Data = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Write the stored vectors as files that pandas and pyarrow read in three lines."""
+    from bundlecache.store import Store
+
+    workspace, _ = _open(data)
+    rows = [
+        {"file": str(path), "size_bytes": path.stat().st_size} for path in Store(workspace.store).export(output, layout)
+    ]
+    _print(rows, as_json, rows, title="Exported")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        out.print(f"bundlecache {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line: a BundlecacheError is one sentence and exit code 1, a bug keeps its traceback."""
+    try:
+        app()
+    except BundlecacheError as error:
+        log.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True, highlight=False)
+        if error.hint:
+            log.print(f"  [dim]try:[/] {escape(error.hint)}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+
+
+def _open(data: Path, *, allow_outside: bool = False) -> tuple[Workspace, Catalogue]:
+    workspace = Workspace(data, allow_outside=allow_outside)
+    catalogue = Catalogue.read(workspace)
+    for note in catalogue.notes:
+        log.print(f"[dim]note: {escape(note)}[/]")
+    return workspace, catalogue
+
+
+def _modalities(name: str) -> tuple[str, ...]:
+    if name == "all":
+        return MODALITIES
+    if name not in MODALITIES:
+        raise BundlecacheError(
+            f"There is no modality {name!r}; there are {', '.join(MODALITIES)}, and all.",
+            hint="bundlecache encode --modality all",
+        )
+    return (name,)
+
+
+def _matrices(workspace: Workspace, catalogue: Catalogue, wanted: Sequence[str] | None = None) -> dict[str, Matrix]:
+    """The stored matrices by modality; an empty store is filled with the embedded encoders first."""
+    from bundlecache.store import Store
+
+    store = Store(workspace.store)
+    if not store.modalities():
+        log.print("Nothing is encoded yet: running the default encoders now (bundlecache encode --modality all).")
+        _encode(workspace, catalogue, MODALITIES)
+    stored = store.modalities()
+    missing = [name for name in MODALITIES if name not in stored]
+    if missing and not wanted:
+        log.print(f"[dim]Without {', '.join(missing)}: nothing stored (bundlecache encode --modality {missing[0]}).[/]")
+    return {name: store.matrix(catalogue.item_ids, name) for name in wanted or stored}
+
+
+def _print(
+    data: Any, as_json: bool, rows: Sequence[dict[str, Any]], title: str = "", columns: Sequence[str] = ()
+) -> None:
+    """``data`` as JSON, or ``rows`` as a table of ``columns`` (all of them when none is named)."""
+    if as_json:
+        out.print_json(jsonlib.dumps(data, default=str))
+        return
+    names = list(columns or (rows[0] if rows else ()))
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in names:
+        number = bool(rows) and isinstance(rows[0].get(name), int | float)
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_cell(row.get(name))) for name in names))
+    out.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
