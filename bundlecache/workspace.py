@@ -35,6 +35,9 @@ class Workspace:
     root: Path
     allow_outside: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))
+
     @property
     def store(self) -> Path:
         """Vectors, errors and receipts."""
