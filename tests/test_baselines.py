@@ -141,6 +141,14 @@ def test_items_nothing_is_known_about_tie(name):
         assert len(set(unknown.tolist())) <= 1
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if n.split()[0] in ("cosine", "LightGCN", "ALS", "BPR")])
+def test_an_option_without_a_vector_is_neither_favoured_nor_punished(name):
+    asked = questions()
+    for row, options in zip(ranker(name).scores(asked), asked.options, strict=True):
+        unknown = options >= ITEMS - UNSEEN
+        assert row[unknown] == pytest.approx(row[~unknown].mean(), abs=1e-5)  # of z-scores: 0
+
+
 def test_held_out_bundles_change_nothing(name):
     """The same catalogue with other test bundles: what differs would be a leak."""
     asked = questions()
@@ -217,10 +225,21 @@ def test_no_difference_is_claimed_inside_its_interval():
     assert "cannot be told apart" in words(results)
 
 
+def test_standing_needs_an_interval_without_zero():
+    assert [standing(i) for i in ([0.01, 0.2], [-0.2, -0.01], [-0.1, 0.2], [0.0, 0.1])] == [
+        "better",
+        "worse",
+        "level",
+        "level",
+    ]
+
+
 def test_invalid_answers_count_as_misses_and_are_mentioned():
     asked = questions()
-    results = bench.compare([], asked, {"LLM": answers(asked, 1.0, invalid=15)})
+    chance = all_baselines(catalogue(), {})[:1]
+    results = bench.compare(chance, asked, {"LLM": answers(asked, 1.0, invalid=15)})
     assert results["methods"][0]["hit@1"] == pytest.approx(0.75)
+    assert results["methods"][1]["versus_model"]["delta"] == pytest.approx(0.75 - 1 / OPTIONS)
     assert "25.0 % of the questions the model's answer was no option letter" in words(results)
 
 
