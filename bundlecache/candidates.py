@@ -1,0 +1,193 @@
+"""Candidates: which items of the whole catalogue complete a partial bundle.
+
+``candidates/MODALITIES-kN.parquet`` holds one row per bundle: bundle_id, partial list<string>, truth,
+candidates list<string>, scores list<float>, rank (the truth's place among all items, 1 is best, 0 when it
+has no vector). Its header names the vectors it was made from, and it is refused beside others.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .atomic import replacing
+from .errors import QuestionsError
+from .index import Index, version_of
+from .questions import hold_out
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from .catalogue import Catalogue
+    from .store import Matrix
+    from .workspace import Workspace
+
+__all__ = ["Completion", "Index", "complete", "for_bundles", "header_of", "load", "path", "recall", "save"]
+
+FORMAT_VERSION = 1
+DEPTHS = (1, 5, 10, 20, 50, 100)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An item that may complete a bundle; ``score`` is the weighted mean of the modalities' cosines."""
+
+    item_id: str
+    title: str
+    score: float
+
+
+def complete(catalogue: Catalogue, index: Index, partial: Sequence[str], k: int = 10) -> list[Completion]:
+    """The k items nearest to a partial bundle, best first, its members left out.
+
+    Raises
+    ------
+    CatalogueError
+        When an item of ``partial`` is not in the catalogue.
+    QuestionsError
+        When ``partial`` is empty, or none of its items has a vector of the index's modalities.
+    """
+    if not partial:
+        raise QuestionsError(
+            "No item was given; a bundle starts with at least one.", hint="bundlecache complete ITEM..."
+        )
+    members = catalogue.indices(partial)
+    query = index.query([members])
+    if not query.any():
+        raise QuestionsError(
+            f"None of {', '.join(partial)} has a vector of {' or '.join(index.modalities)}.",
+            hint="choose other modalities, or look at bundlecache status",
+        )
+    items, scores = index.search(query, k, [members])
+    return [
+        Completion(catalogue.item_ids[i], catalogue.titles[i], float(score))
+        for i, score in zip(items[0].tolist(), scores[0], strict=True)
+        if i >= 0
+    ]
+
+
+def for_bundles(
+    catalogue: Catalogue,
+    matrices: Mapping[str, Matrix],
+    k: int = 20,
+    split: str = "test",
+    *,
+    seed: int = 0,
+    weights: Mapping[str, float] | None = None,
+) -> pa.Table:
+    """The k best items of the whole catalogue for every bundle of a split, one member held out.
+
+    The held-out item is the one that `questions.freeze` asks about with the same seed.
+
+    Raises
+    ------
+    QuestionsError
+        When the split has no bundle of two items.
+    """
+    held = hold_out(catalogue, split, seed)
+    if not held:
+        raise QuestionsError(
+            f"The {split!r} split has no bundle of two known items to complete.", hint="--split test, valid or train"
+        )
+    index = Index.build(matrices, weights=weights)
+    partials = [partial for _, partial, _ in held]
+    truth = np.array([right for _, _, right in held])
+    query = index.query(partials)
+    items, scores = index.search(query, k, partials)
+    listed = items == truth[:, None]  # [q, k]
+    beyond = index.ranks(query, truth, partials)
+    # In the list the place there counts; single precision may see a near tie the other way round.
+    rank = np.where(listed.any(1), listed.argmax(1) + 1, np.where(beyond > 0, np.maximum(beyond, k + 1), 0))
+    ids = np.array(catalogue.item_ids, object)
+    found = [row[row >= 0] for row in items]
+    table = pa.table(
+        {
+            "bundle_id": pa.array([catalogue.bundles.ids[b] for b, _, _ in held], pa.string()),
+            "partial": pa.array([ids[partial].tolist() for partial in partials], pa.list_(pa.string())),
+            "truth": pa.array(ids[truth].tolist(), pa.string()),
+            "candidates": pa.array([ids[row].tolist() for row in found], pa.list_(pa.string())),
+            "scores": pa.array(
+                [row[: len(kept)].tolist() for row, kept in zip(scores, found, strict=True)], pa.list_(pa.float32())
+            ),
+            "rank": pa.array(rank.tolist(), pa.int64()),
+        }
+    )
+    header = {
+        "format_version": FORMAT_VERSION,
+        "modalities": list(index.modalities),
+        "weights": dict(zip(index.modalities, index.weights, strict=True)),
+        "vectors": index.versions,
+        "index": "IndexFlatIP",
+        "k": k,
+        "split": split,
+        "seed": seed,
+        "items": len(catalogue),
+        "indexed": len(index.rows),
+        "metrics": recall(table),
+    }
+    return table.replace_schema_metadata({"bundlecache": json.dumps(header, sort_keys=True)})
+
+
+def recall(table: pa.Table, depths: Sequence[int] = DEPTHS) -> dict[str, float]:
+    """Recall at each depth and MRR over all bundles; a truth without a vector is a miss.
+
+    >>> recall(pa.table({"rank": [1, 3, 0, 40]}), [1, 10])
+    {'n': 4, 'unreachable': 1, 'recall@1': 0.25, 'recall@10': 0.5, 'mrr': 0.3396}
+    """
+    rank = np.array(table.column("rank").to_pylist(), np.int64)
+    n = max(len(rank), 1)
+    out: dict[str, float] = {"n": len(rank), "unreachable": int((rank == 0).sum())}
+    out |= {f"recall@{depth}": round(float(((rank > 0) & (rank <= depth)).sum() / n), 4) for depth in depths}
+    return out | {"mrr": round(float((1 / rank[rank > 0]).sum() / n), 4)}
+
+
+def path(workspace: Workspace, modalities: Sequence[str], k: int, split: str = "test") -> Path:
+    """Where a candidate set stands: ``candidates/text+image-k20.parquet``; another split than test is named."""
+    return workspace.candidates / f"{'+'.join(modalities)}-k{k}{'' if split == 'test' else '-' + split}.parquet"
+
+
+def save(table: pa.Table, path: Path) -> None:
+    """Write a table of `for_bundles`, whole or not at all."""
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def load(path: Path, matrices: Mapping[str, Matrix]) -> pa.Table:
+    """Read a candidate set.
+
+    Raises
+    ------
+    QuestionsError
+        When it is missing or damaged, or was made from other vectors than ``matrices``.
+    """
+    again = f"bundlecache candidates --k {path.stem.split('-k')[-1].split('-')[0]}"
+    if not path.is_file():
+        raise QuestionsError(f"There is no candidate set {path}.", hint=again)
+    try:
+        table = pq.read_table(path)
+        header = header_of(table)
+        made_from = dict(header["vectors"])
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise QuestionsError(f"{path} is damaged or no candidate set ({reason}).", hint=again) from error
+    for modality, version in made_from.items():
+        matrix = matrices.get(modality)
+        now = version_of(matrix) if matrix is not None else None
+        if now != version:
+            is_now = f"now it is {now['table']}, version {now['version']}" if now else "now there is none"
+            raise QuestionsError(
+                f"{path} was made from the {modality} vectors {version['table']}, version {version['version']}; {is_now}.",
+                hint=again,
+            )
+    return table
+
+
+def header_of(table: pa.Table) -> dict[str, Any]:
+    """How a table of `for_bundles` was made, its ``metrics`` included."""
+    return json.loads((table.schema.metadata or {})[b"bundlecache"])

@@ -1,0 +1,259 @@
+"""Multiple-choice questions: a partial bundle, n options, one truth, drawn once with a seed and frozen.
+
+Drawn once, saved, and from then on read: two methods are compared on the same questions or not at all.
+The file and its hash are described in `question_file`, the choice of wrong options in `negatives`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import splits
+from .catalogue import SPLITS
+from .errors import QuestionsError
+from .negatives import cells, shuffled
+from .question_file import Questions, assemble, build, digest, first_line, names_in, splits_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from .catalogue import Catalogue
+    from .workspace import Workspace
+
+__all__ = ["Questions", "freeze", "hold_out", "load", "name_of", "names", "path", "read_jsonl"]
+
+
+def path(workspace: Workspace, name: str) -> Path:
+    """Where the questions ``name`` of a workspace stand, for instance ``test-random10``."""
+    return workspace.questions / f"{name}.parquet"
+
+
+def load(workspace: Workspace, catalogue: Catalogue, name: str) -> Questions:
+    """The frozen questions ``name`` of a workspace; see `Questions.load`."""
+    return Questions.load(path(workspace, name), catalogue)
+
+
+def names(workspace: Workspace) -> list[str]:
+    """Names of the complete question files of a workspace."""
+    return names_in(workspace.questions)
+
+
+def name_of(split: str, negatives: str, n_options: int, seed: int = 0) -> str:
+    """``test-random10``; a seed other than 0 stands in the name, so that draws do not overwrite each other."""
+    return f"{split}-{negatives}{n_options}" + (f"-seed{seed}" if seed else "")
+
+
+def hold_out(catalogue: Catalogue, split: str, seed: int = 0) -> list[tuple[int, np.ndarray, int]]:
+    """Take one item out of every bundle of a split: (bundle index, partial int32 in order, truth).
+
+    Which one depends on the seed and the bundle's id alone. Bundles with fewer than two items have
+    nothing to ask and are passed over.
+    """
+    taken = []
+    for b in np.flatnonzero(splits.assign(catalogue) == split).tolist():
+        items = catalogue.bundles.items[b]
+        if len(items) < 2:
+            continue
+        rng = random.Random(f"{seed}/held-out/{catalogue.bundles.ids[b]}")
+        at = int(rng.random() * len(items))
+        taken.append((b, np.delete(items, at).astype(np.int32), int(items[at])))
+    return taken
+
+
+def freeze(
+    catalogue: Catalogue,
+    *,
+    split: str,
+    n_options: int = 10,
+    negatives: str = "random",
+    seed: int = 0,
+    vectors: np.ndarray | None = None,
+) -> Questions:
+    """Draw one question from every bundle of a split.
+
+    The same catalogue, seed and arguments give the same SHA-256 on every machine (for ``hard`` by
+    ``vectors``, as far as these are the same). Where a cell of `negatives.cells` is too small, options
+    come from the items that are as seen or unseen in training as the truth, then from all; how many did
+    stands in the header as ``filled``.
+
+    Parameters
+    ----------
+    vectors
+        [I, d], rows of zeros are missing; used by ``hard`` to find near items.
+
+    Raises
+    ------
+    QuestionsError
+        When the split has no bundle of two items, or the catalogue too few items for ``n_options``.
+    """
+    if split not in SPLITS:
+        raise QuestionsError(f"There is no split {split!r}; there are train, valid and test.", hint="--split test")
+    if n_options < 2:
+        raise QuestionsError(f"{n_options} options are no choice; at least 2 are needed.", hint="--options 10")
+    cell, seen = cells(catalogue, negatives, vectors, 2 * n_options)
+    held = hold_out(catalogue, split, seed)
+    if not held:
+        raise QuestionsError(
+            f"The {split} split has no bundle of two known items to ask about; the catalogue has {len(catalogue.bundles):,} bundles.",
+            hint="add rows to bundles.parquet, or mend its split column",
+        )
+    positions = _positions([catalogue.bundles.ids[b] for b, _, _ in held], n_options, seed)
+    pools = {int(c): np.flatnonzero(cell == c) for c in np.unique(cell)}
+    alike = {bool(s): np.flatnonzero(seen == s) for s in (True, False)}
+    everything = np.arange(len(catalogue))
+    elsewhere = _Elsewhere(catalogue)
+    options = np.zeros((len(held), n_options), np.int32)
+    filled = 0
+    for row, (b, partial, truth) in enumerate(held):
+        rng = random.Random(f"{seed}/{negatives}{n_options}/{catalogue.bundles.ids[b]}")
+        tiers = (pools[int(cell[truth])], alike[bool(seen[truth])], everything)
+        members = set(catalogue.bundles.items[b].tolist())
+        drawn, extra = _draw(rng, tiers, n_options - 1, members, elsewhere.rivals(b, partial, truth))
+        drawn.insert(int(positions[row]), truth)
+        options[row] = drawn
+        filled += extra
+    bundle_ids = [catalogue.bundles.ids[b] for b, _, _ in held]
+    partials = [partial for _, partial, _ in held]
+    return assemble(
+        catalogue,
+        bundle_ids,
+        partials,
+        options,
+        positions,
+        {
+            "name": name_of(split, negatives, n_options, seed),
+            "split": split,
+            "negatives": negatives,
+            "seed": seed,
+            "passed_over": int((splits.assign(catalogue) == split).sum()) - len(held),
+            "filled": filled,
+            "matched_on": "in training bundles or not, popularity"
+            + (", category or nearness" if negatives == "hard" else ""),
+        },
+    )
+
+
+def read_jsonl(file: Path, catalogue: Catalogue, *, options: str = "random10") -> Questions:
+    """Questions that somebody else froze, one JSON object a line, checked like our own.
+
+    Two forms are read: the canonical lines of `Questions.export_jsonl`, and lines with ``bundle``,
+    ``query``, ``gt`` and option lists by name in ``cand``, of which ``options`` picks one.
+
+    Raises
+    ------
+    QuestionsError
+        When a line cannot be read, names unknown items or bundles, or asks about a training bundle.
+    """
+    try:
+        lines = file.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise QuestionsError(f"{file} cannot be read ({first_line(error)}).", hint="give a JSON Lines file") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_jsonl_row(json.loads(line), options))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise QuestionsError(
+                f"{file}, line {number}, is no question ({type(error).__name__}: {first_line(error)}).",
+                hint="a line holds bundle_id, partial, options, truth; or bundle, query, gt, cand",
+            ) from error
+    parts = sorted(set(splits_of(catalogue, [row["bundle_id"] for row in rows]).values()))
+    if len(parts) > 1:
+        raise QuestionsError(
+            f"{file} asks about bundles of several splits of this catalogue ({', '.join(parts)}), so a score on it would leak.",
+            hint="give the bundles table the split of these questions in a column split",
+        )
+    seed = re.search(r"seed(\d+)", file.stem)
+    canonical = not any('"cand"' in line for line in lines)
+    header = {
+        "name": file.stem if canonical else f"{file.stem}-{options}",
+        "split": parts[0] if parts else "unknown",
+        "negatives": re.sub(r"\d+$", "", options),
+        "seed": int(seed.group(1)) if seed else 0,
+        "source": file.name,
+        "sha256": digest(rows),
+    }
+    return build(rows, header, catalogue, str(file))
+
+
+def _jsonl_row(line: dict[str, Any], options: str) -> dict[str, Any]:
+    if "cand" in line:
+        shown = [str(item) for item in line["cand"][options]]
+        return {
+            "bundle_id": str(line["bundle"]),
+            "partial": [str(item) for item in line["query"]],
+            "options": shown,
+            "truth": shown.index(str(line["gt"])),
+        }
+    return {
+        "bundle_id": str(line["bundle_id"]),
+        "partial": [str(item) for item in line["partial"]],
+        "options": [str(item) for item in line["options"]],
+        "truth": line["truth"],
+    }
+
+
+def _positions(bundle_ids: list[str], n_options: int, seed: int) -> np.ndarray:
+    """[q] where the truth stands: every position equally often, in an order that tells nothing."""
+    key = [hashlib.blake2b(f"{seed}/position/{bundle_id}".encode()).digest() for bundle_id in bundle_ids]
+    positions = np.zeros(len(bundle_ids), np.int64)
+    for rank, row in enumerate(sorted(range(len(key)), key=key.__getitem__)):
+        positions[row] = rank % n_options
+    return positions
+
+
+class _Elsewhere:
+    """Items that would be right too: of the truth's title, or in another bundle with the whole partial one."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._bundles = catalogue.bundles.items
+        self._titles = [title.casefold() for title in catalogue.titles]
+        self._of: defaultdict[int, set[int]] = defaultdict(set)
+        self._titled: defaultdict[str, set[int]] = defaultdict(set)
+        for b, items in enumerate(self._bundles):
+            for i in items.tolist():
+                self._of[i].add(b)
+        for i, title in enumerate(self._titles):
+            self._titled[title].add(i)
+
+    def rivals(self, b: int, partial: np.ndarray, truth: int) -> set[int]:
+        others = set.intersection(*(self._of[i] for i in partial.tolist())) - {b}
+        together = {i for other in others for i in self._bundles[other].tolist()}
+        same = self._titled[self._titles[truth]] if self._titles[truth] else set()
+        return together | same
+
+
+def _draw(
+    rng: random.Random, tiers: Iterable[np.ndarray], need: int, members: set[int], rivals: set[int]
+) -> tuple[list[int], int]:
+    """``need`` distinct items, from the first tier as far as it goes; and how many came from later ones."""
+    drawn: list[int] = []
+    taken = members | rivals
+    from_first = None
+    for pool in tiers:
+        for i in shuffled(rng, pool):
+            if len(drawn) == need:
+                break
+            if i not in taken:
+                drawn.append(i)
+                taken.add(i)
+        from_first = len(drawn) if from_first is None else from_first
+    if len(drawn) < need:
+        raise QuestionsError(
+            f"A question with {need + 1} options needs {need} wrong items, but the catalogue offers {len(drawn)} for one of its bundles.",
+            hint=f"--options {max(len(drawn) + 1, 2)}",
+        )
+    extra = need - (from_first or 0)
+    if extra:  # the later tiers' items must not stand last
+        drawn = list(shuffled(rng, drawn))
+    return drawn, extra
