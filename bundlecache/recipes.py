@@ -1,0 +1,382 @@
+"""Training recipes: every choice of Stage B as a frozen dataclass, one sentence a field.
+
+A recipe is one TOML file whose tables are the sections below and whose keys are their fields. The
+dataclasses are the one source of the keys, their defaults, their documentation and their checks; an
+unknown key is an error that names the nearest allowed one. ``section.key=value`` overrides a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .errors import RecipeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+STAGES = ("text", "fusion", "joint")
+SHIPPED = Path(__file__).parents[1] / "train" / "recipes"
+"""Where the recipes lie that a name alone refers to."""
+
+
+def _setting(default: Any, sentence: str, choices: tuple[str, ...] = (), at_least: float | None = None) -> Any:
+    return field(default=default, metadata={"help": sentence, "choices": choices, "at_least": at_least})
+
+
+@dataclass(frozen=True)
+class Base:
+    """The language model."""
+
+    model: str = _setting("embedded", "The language model: 'embedded', a local folder, or a hub id (ID@REVISION).")
+    dtype: str = _setting(
+        "auto",
+        "Number format of the frozen weights; auto is bfloat16 on a GPU and float32 on a CPU.",
+        ("auto", "float32", "bfloat16", "float16"),
+    )
+    gradient_checkpointing: bool = _setting(
+        False, "Recompute activations in the backward pass: less memory, ~1.3x time."
+    )
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the language model reads."""
+
+    template: str = _setting(
+        "brief", "The wording: brief for the tiny base, paper for base models.", ("brief", "paper")
+    )
+    task: str = _setting("bundle construction", "What the paper's wording calls the task.")
+    bundle: str = _setting("bundle", "What a bundle is called, for instance fashion outfit or music playlist.")
+    item: str = _setting("item", "What an item is called, for instance fashion item or song.")
+    separator: str = _setting(
+        "soft",
+        "What stands between a title and its fused token: a learnt vector, fixed words, or nothing.",
+        ("soft", "hard", "none"),
+    )
+    separator_init: str = _setting(
+        "", "Words whose mean embedding starts the soft separator; empty draws it at random."
+    )
+    separator_words: str = _setting(", content token:", "The words of the hard separator.")
+    max_title_tokens: int = _setting(32, "Longer titles are cut to this many tokens.", at_least=1)
+    max_given: int = _setting(16, "Longer partial bundles are cut to their first items.", at_least=1)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The low-rank adapter of the language model."""
+
+    rank: int = _setting(8, "Rank of the update.", at_least=1)
+    alpha: float = _setting(16.0, "The update is scaled by alpha / rank.", at_least=0)
+    dropout: float = _setting(0.05, "Dropout in front of the adapter, 0 to 1.", at_least=0)
+    targets: tuple[str, ...] = _setting(("q_proj", "v_proj"), "Names of the linear layers that get an adapter.")
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How the vectors of one item become one token."""
+
+    modalities: tuple[str, ...] = _setting((), "Which stored modalities are fused; empty takes all there are.")
+    width: int = _setting(64, "Width in which modalities attend to each other.", at_least=1)
+    hidden: tuple[int, ...] = _setting((), "Hidden widths of the input net of text, image and audio vectors.")
+    content_input: str = _setting(
+        "l2",
+        "What happens to text, image and audio vectors first: unit length, per-column z-score, or nothing.",
+        ("l2", "standardise", "none"),
+    )
+    graph_input: str = _setting("none", "The same for graph vectors.", ("l2", "standardise", "none"))
+    normalise: bool = _setting(True, "Bring every modality to unit length before attention.")
+    value_projection: bool = _setting(False, "Give attention a learnt value matrix; without it V is the input itself.")
+    residual: bool = _setting(False, "Add the input to what attention returns.")
+    type_embedding: bool = _setting(False, "Add a learnt vector that says which modality a row is.")
+    layer_norm: str = _setting(
+        "none",
+        "Where LayerNorm stands: nowhere, before attention, or on the fused vector.",
+        ("none", "attention", "fused"),
+    )
+    projector_width: int = _setting(128, "Hidden width of the projector into the language model.", at_least=1)
+    output: str = _setting(
+        "free",
+        "Length of a fused token: free, or that of a mean word embedding times a learnt scale.",
+        ("free", "embedding"),
+    )
+    modality_dropout: float = _setting(
+        0.0, "Chance that training hides a modality of an item that has others.", at_least=0
+    )
+
+
+@dataclass(frozen=True)
+class Data:
+    """How training questions are drawn: anew at every step, from the seed."""
+
+    options: int = _setting(10, "Options per training question.", at_least=2)
+    batch: int = _setting(16, "Questions per optimiser step.", at_least=1)
+    accumulate: int = _setting(1, "Pieces in which a batch is computed, to save memory.", at_least=1)
+    partial: str = _setting(
+        "random",
+        "How much of the rest of a bundle is given: all of it, or a random number of items.",
+        ("random", "all"),
+    )
+    negatives: str = _setting(
+        "random",
+        "Wrong options: any item, items of the truth's category, or half of each.",
+        ("random", "hard", "mixed"),
+    )
+    bucket: int = _setting(
+        8, "Batches that are drawn together and sorted by length, so that little is padding.", at_least=1
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training."""
+
+    steps: int = _setting(300, "Optimiser steps.", at_least=0)
+    lr: float = _setting(3e-4, "Peak learning rate of AdamW.", at_least=0)
+    final_lr: float = _setting(0.0, "Learning rate at the end, as a share of the peak.", at_least=0)
+    warmup: int = _setting(20, "Steps over which the rate rises from zero.", at_least=0)
+    weight_decay: float = _setting(0.0, "Weight decay of AdamW.", at_least=0)
+    clip: float = _setting(1.0, "Largest gradient norm; 0 never clips.", at_least=0)
+    evaluate_every: int = _setting(50, "Steps between two looks at the validation questions.", at_least=1)
+    patience: int = _setting(0, "Looks without improvement after which the stage ends; 0 never ends early.", at_least=0)
+    contrastive_steps: int = _setting(
+        0, "Steps that first pull the fused tokens of bundled items together; not in the paper.", at_least=0
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What holds for all stages."""
+
+    strategy: tuple[str, ...] = _setting(("text", "fusion"), "The stages, in order: text, fusion, joint.", STAGES)
+    loss: str = _setting(
+        "vocabulary",
+        "Cross-entropy of the answer's letter over the whole vocabulary or over the option letters.",
+        ("vocabulary", "letters"),
+    )
+    validation: str = _setting("valid-random10", "The frozen questions on which the best weights are chosen.")
+    seed: int = _setting(0, "Seed of weights, questions and dropout.", at_least=0)
+    precision: str = _setting("no", "Automatic mixed precision.", ("no", "bf16", "fp16"))
+    max_minutes: float = _setting(0.0, "Stop and save after so many minutes; 0 has no limit.", at_least=0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings of a training run. ``sources`` says, per key, where its value came from."""
+
+    base: Base = field(default_factory=Base)
+    prompt: Prompt = field(default_factory=Prompt)
+    lora: Lora = field(default_factory=Lora)
+    fusion: Fusion = field(default_factory=Fusion)
+    data: Data = field(default_factory=Data)
+    text_stage: Stage = field(default_factory=Stage)
+    fusion_stage: Stage = field(default_factory=Stage)
+    joint_stage: Stage = field(default_factory=Stage)
+    run: Run = field(default_factory=Run)
+    name: str = field(default="defaults", compare=False)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def stage(self, name: str) -> Stage:
+        """The settings of the stage ``text``, ``fusion`` or ``joint``."""
+        stage: Stage = getattr(self, f"{name}_stage")
+        return stage
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Every setting as ``{section: {key: value}}``, ready for TOML or JSON."""
+        return {
+            section: {
+                k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(getattr(self, section)).items()
+            }
+            for section in SECTIONS
+        }
+
+    def to_toml(self) -> str:
+        """The resolved recipe as TOML that :func:`load` reads back to an equal recipe."""
+        tables = [
+            f"[{section}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+            for section, values in self.to_dict().items()
+        ]
+        return "\n".join(tables)
+
+    def settings(self) -> list[Setting]:
+        """Every setting with its value and its source, in the order of the sections; :func:`describe` explains a key."""
+        return [
+            Setting(key, getattr(getattr(self, section), f.name), self.sources.get(key, "default"))
+            for section, cls in SECTIONS.items()
+            for f in fields(cls)
+            if (key := f"{section}.{f.name}")
+        ]
+
+
+class Setting(NamedTuple):
+    """One resolved setting; printed as ``lora.rank=8 (train/recipes/demo.toml)``."""
+
+    key: str
+    value: Any
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={_toml(self.value)} ({self.source})"
+
+
+SECTIONS: dict[str, type] = {
+    "base": Base,
+    "prompt": Prompt,
+    "lora": Lora,
+    "fusion": Fusion,
+    "data": Data,
+    "text_stage": Stage,
+    "fusion_stage": Stage,
+    "joint_stage": Stage,
+    "run": Run,
+}
+
+
+def load(spec: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``section.key=value`` overrides in order.
+
+    ``spec`` is the name of a shipped recipe, a TOML file, or None for the defaults.
+
+    Raises
+    ------
+    RecipeError
+        When the recipe is missing or no TOML, a key is unknown, or a value is of the wrong kind.
+    """
+    if spec is None:
+        return from_dict({}, overrides)
+    shipped = sorted(path.stem for path in SHIPPED.glob("*.toml"))
+    path = SHIPPED / f"{spec}.toml" if str(spec) in shipped else Path(spec)
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise RecipeError(
+            f"There is no recipe {str(spec)!r}; shipped are {', '.join(shipped) or 'none'}.",
+            hint="--recipe takes one of these names or a TOML file",
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is no TOML: {error}.", hint="mend that line") from error
+    source = f"train/recipes/{path.name}" if path.parent == SHIPPED else str(path)
+    return from_dict(tables, overrides, name=path.stem, source=source)
+
+
+def describe(key: str) -> str:
+    """The sentence that explains the setting ``section.key``.
+
+    >>> describe("lora.rank")
+    'Rank of the update.'
+    """
+    sentence: str = _find(key)[1].metadata["help"]
+    return sentence
+
+
+def from_dict(
+    tables: Mapping[str, Any], overrides: Sequence[str] = (), *, name: str = "defaults", source: str = "given"
+) -> Recipe:
+    """The recipe of ``{section: {key: value}}``; what is not named keeps its default.
+
+    Raises
+    ------
+    RecipeError
+        When a key is unknown or a value is of the wrong kind.
+    """
+    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    sources: dict[str, str] = {}
+    given = [
+        (f"{section}.{key}", value, source)
+        for section, table in tables.items()
+        for key, value in _entries(section, table)
+    ]
+    given += [(*_parse(override), f"--set {override}") for override in overrides]
+    for key, value, origin in given:
+        section, setting = _find(key)
+        values[section][setting.name] = _check(key, value, setting)
+        sources[key] = origin
+    sections = {section: cls(**values[section]) for section, cls in SECTIONS.items()}
+    return Recipe(**sections, name=name, sources=sources)
+
+
+def _entries(section: str, table: Any) -> list[tuple[str, Any]]:
+    if not isinstance(table, Mapping):
+        raise RecipeError(f"The recipe sets {section!r} outside of any table.", hint=_nearest(section))
+    return list(table.items())
+
+
+def _parse(override: str) -> tuple[str, Any]:
+    """``lora.rank=4`` -> ("lora.rank", 4); a value that is no TOML is taken as text."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"{override!r} is no override.", hint="write section.key=value, for instance lora.rank=4")
+    try:
+        return key.strip(), tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), text.strip()
+
+
+def _find(key: str) -> tuple[str, dataclasses.Field[Any]]:
+    section, _, name = key.partition(".")
+    for setting in fields(SECTIONS[section]) if section in SECTIONS else ():
+        if setting.name == name:
+            return section, setting
+    raise RecipeError(f"A recipe has no setting {key!r}.", hint=_nearest(key))
+
+
+def _nearest(key: str) -> str:
+    known = [f"{section}.{f.name}" for section, cls in SECTIONS.items() for f in fields(cls)]
+    leaf = key.rpartition(".")[2]
+    close = difflib.get_close_matches(key, known, 1, 0.6) or [k for k in known if k.endswith(f".{leaf}")]
+    close = close or difflib.get_close_matches(leaf, [k.partition(".")[2] for k in known], 1, 0.5)
+    nearest = next((k for k in known if close and (k == close[0] or k.endswith(f".{close[0]}"))), None)
+    return f"did you mean {nearest}?" if nearest else f"its tables are {', '.join(SECTIONS)}"
+
+
+def _check(key: str, value: Any, setting: dataclasses.Field[Any]) -> Any:
+    """``value`` as the type of the field's default.
+
+    Raises
+    ------
+    RecipeError
+        When it is of another type, too small, or not among the choices.
+    """
+    default, choices, at_least = setting.default, setting.metadata["choices"], setting.metadata["at_least"]
+    if isinstance(default, tuple) and isinstance(value, str):
+        value = [part for part in (part.strip() for part in value.split(",")) if part]
+    kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list"}[
+        type(default)
+    ]
+    fits = {
+        bool: isinstance(value, bool),
+        int: isinstance(value, int) and not isinstance(value, bool),
+        float: isinstance(value, int | float) and not isinstance(value, bool),
+        str: isinstance(value, str),
+        tuple: isinstance(value, list | tuple),
+    }[type(default)]
+    if fits and isinstance(default, tuple):
+        member = int if key == "fusion.hidden" else str
+        fits = all(isinstance(v, member) and not isinstance(v, bool) for v in value)
+    if not fits:
+        raise RecipeError(f"{key} is {value!r}, but it takes {kind}.", hint=setting.metadata["help"])
+    value = type(default)(value)
+    members = value if isinstance(value, tuple) else (value,)
+    if choices and (not members or any(v not in choices for v in members)):
+        raise RecipeError(f"{key} is {value!r}; allowed are {', '.join(choices)}.", hint=setting.metadata["help"])
+    if at_least is not None and not value >= at_least:
+        raise RecipeError(f"{key} is {value!r}, but must be at least {at_least:g}.", hint=setting.metadata["help"])
+    return value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+        return f'"{escaped}"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return repr(value)

@@ -1,0 +1,279 @@
+"""Checkpoints: a PEFT adapter folder, one safetensors file for the item tokens, a manifest, a model card.
+
+=====================  ====================================================================
+``adapter/``           the LoRA adapter, as PEFT writes it
+``fusion.safetensors`` fusion, projector, soft separator; not there after a text-only run
+``recipe.toml``        the resolved recipe
+``README.md``          a model card
+``manifest.json``      what it was made from; written last: its presence means complete
+=====================  ====================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bundlecache.errors import CheckpointError
+from bundlecache.recipes import Recipe, from_dict
+
+from . import llm as llms
+from .model import BundleMLLM, build
+
+if TYPE_CHECKING:
+    from bundlecache.catalogue import Catalogue
+    from bundlecache.questions import Questions
+    from bundlecache.store import Matrix
+
+FORMAT_VERSION = 1
+LIBRARIES = ("bundlecache", "torch", "transformers", "peft", "accelerate", "numpy")
+
+
+def save(
+    model: BundleMLLM, run: Path, *, valid: Questions, stages: Sequence[Mapping[str, Any]], seed: int
+) -> dict[str, Any]:
+    """Write the checkpoint into ``run`` and return its manifest.
+
+    Everything is written beside its place and moved in, the manifest last; the old manifest goes first.
+
+    Raises
+    ------
+    CheckpointError
+        When the folder cannot be written.
+    """
+    manifest = _manifest(model, valid, stages, seed)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=run))
+        try:
+            _write(model, part, manifest)
+            (run / "manifest.json").unlink(missing_ok=True)
+            for name in ("adapter", "fusion.safetensors", "recipe.toml", "README.md", "manifest.json"):
+                _move(part / name, run / name)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{run} cannot be written: {error.strerror or error}.", hint="free some space or choose another --data"
+        ) from error
+    return manifest
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """The manifest of a finished run.
+
+    Raises
+    ------
+    CheckpointError
+        When there is none, or it is damaged or of a later version.
+    """
+    path = run / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        found = manifest["format_version"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{run} holds no finished run.", hint="bundlecache train") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged.", hint="bundlecache train makes a new run") from error
+    if found != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has the format {found}; this bundlecache reads {FORMAT_VERSION}.")
+    return manifest
+
+
+def load(
+    run: Path, catalogue: Catalogue, matrices: Mapping[str, Matrix], device: str | torch.device = "auto"
+) -> BundleMLLM:
+    """The trained model of ``run``, ready to score.
+
+    ``matrices`` must hold, under the same names, vectors of the very encoders that the run was trained on;
+    others are ignored.
+
+    Raises
+    ------
+    CheckpointError
+        When the run is incomplete, or vectors or base model are not those it was trained on.
+    """
+    manifest = read_manifest(run)
+    recipe = from_dict(manifest["recipe"], name=manifest["recipe_name"], source=f"{run.name}/manifest.json")
+    place = device if isinstance(device, torch.device) else llms.device_of(device)
+    names = [encoder["name"] for encoder in manifest["encoders"]]
+    check_encoders(manifest, matrices, run.name)
+    model = build(catalogue.titles, {name: matrices[name] for name in names}, recipe, place)
+    restore(model, run, manifest)
+    return model.eval()
+
+
+def restore(model: BundleMLLM, run: Path, manifest: Mapping[str, Any]) -> None:
+    """Put the weights of ``run`` into ``model``, which was built from the same base and encoders.
+
+    Raises
+    ------
+    CheckpointError
+        When the base model or the shape of the weights differs, or a file is damaged.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    made = manifest["base"]
+    if model.base is not None and model.base.fingerprint != made["fingerprint"]:
+        raise CheckpointError(
+            f"{run.name} was trained on the base model {made['spec']!r} ({made['fingerprint'][:8]}), but "
+            f"{model.base.spec!r} is another one ({model.base.fingerprint[:8]}).",
+            hint="give the base model of that run with --set base.model=...",
+        )
+    try:
+        adapter = load_file(run / "adapter" / "adapter_model.safetensors")
+        result = set_peft_model_state_dict(model.llm, adapter)
+        left = [key for key in result.missing_keys if "lora_" in key] + list(result.unexpected_keys)
+        if left:
+            raise CheckpointError(f"The adapter of {run.name} does not fit: {left[0]}.", hint="use that run's recipe")
+        if manifest["encoders"] and model.tokens is not None:
+            model.tokens.load_state_dict(load_file(run / "fusion.safetensors"))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()[:200]
+        raise CheckpointError(
+            f"The weights of {run.name} cannot be used: {reason}", hint="bundlecache train makes a new run"
+        ) from error
+    model.mode = manifest["mode"]
+
+
+def check_encoders(manifest: Mapping[str, Any], matrices: Mapping[str, Matrix], run: str = "this run") -> None:
+    """Refuse vectors that are not of the encoders a run was trained on.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the encoder, and the command that makes its vectors.
+    """
+    for encoder in manifest["encoders"]:
+        name, made = encoder["name"], f"{encoder['spec']} ({encoder['fingerprint'][:8]})"
+        hint = f"bundlecache encode --modality {encoder['modality']} --encoder {encoder['spec']}, or train again"
+        if name not in matrices:
+            raise CheckpointError(f"{run} needs {name} vectors of {made}, and there are none.", hint=hint)
+        given = matrices[name]
+        if given.fingerprint != encoder["fingerprint"] or given.vectors.shape[1] != encoder["dim"]:
+            raise CheckpointError(
+                f"{run} was trained on {name} vectors of {made}, but these are of {given.spec} ({given.fingerprint[:8]}).",
+                hint=hint,
+            )
+
+
+def check_questions(manifest: Mapping[str, Any], questions: Questions, run: str = "this run") -> None:
+    """Refuse validation questions that carry the name, but not the content, of those a run was selected on.
+
+    Raises
+    ------
+    CheckpointError
+        With both hashes.
+    """
+    for known in manifest["questions"].values():
+        if known["name"] == questions.name and known["sha256"] != questions.sha256:
+            raise CheckpointError(
+                f"{run} was selected on the questions {questions.name} ({known['sha256'][:8]}), but this file of "
+                f"that name holds others ({questions.sha256[:8]}).",
+                hint="bring back that file, or train again",
+            )
+
+
+def _manifest(model: BundleMLLM, valid: Questions, stages: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    recipe, base, bank = model.recipe, model.base, model.bank
+    fused = [stage for stage in stages if stage["name"] != "text"]
+    encoders = []
+    if bank is not None and fused:
+        for name, matrix in zip(bank.names, bank.matrices, strict=True):
+            about = {key: getattr(matrix, key) for key in ("modality", "spec", "fingerprint", "table", "version")}
+            encoders.append({"name": name, **about, "dim": int(matrix.vectors.shape[1])})
+    return {
+        "format_version": FORMAT_VERSION,
+        "recipe_name": recipe.name,
+        "recipe": recipe.to_dict(),
+        "base": None
+        if base is None
+        else {"spec": base.spec, "fingerprint": base.fingerprint, "parameters": base.parameters},
+        "mode": model.mode,
+        "encoders": encoders,
+        "questions": {"valid": {"name": valid.name, "sha256": valid.sha256}},
+        "stages": [dict(stage) for stage in stages],
+        "seed": seed,
+        "encoder_calls": 0,  # nothing in this package can call an encoder: it reads stored vectors
+        "versions": {name: _version(name) for name in LIBRARIES},
+    }
+
+
+def _write(model: BundleMLLM, folder: Path, manifest: Mapping[str, Any]) -> None:
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    config = model.llm.peft_config["default"]
+    config.base_model_name_or_path = model.recipe.base.model
+    config.save_pretrained(str(adapter))
+    weights = get_peft_model_state_dict(model.llm, save_embedding_layers=False)
+    save_file(_contiguous(weights), adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    if manifest["encoders"] and model.tokens is not None:
+        save_file(_contiguous(model.tokens.state_dict()), folder / "fusion.safetensors", metadata={"format": "pt"})
+    (folder / "recipe.toml").write_text(model.recipe.to_toml(), "utf-8")
+    (folder / "README.md").write_text(_card(model.recipe, manifest), "utf-8")
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+
+
+def _contiguous(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put ``source`` (a file, a folder or nothing) in the place of ``target``."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
+    if source.exists():
+        source.replace(target)
+
+
+def _card(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
+    encoders = "\n".join(
+        f"| {e['name']} | {e['spec']} | {e['dim']} | {e['fingerprint'][:12]} |" for e in manifest["encoders"]
+    )
+    stages = "\n".join(
+        f"| {s['name']} | {s['steps']} | {s['trainable_parameters']:,} | {s['best_valid_hit@1']:.3f} |"
+        for s in manifest["stages"]
+    )
+    valid = manifest["questions"]["valid"]
+    return f"""# A bundlecache model
+
+Completes bundles: given some items, it chooses the missing one among lettered options. It consists of a LoRA
+adapter for the language model `{recipe.base.model}` and, in `fusion.safetensors`, the module that turns an
+item's cached vectors into one soft token. The encoders were not trained and were not called in training.
+
+Recipe: `{recipe.name}` (resolved in `recipe.toml`), seed {manifest["seed"]}. The best weights were chosen on the validation
+questions `{valid["name"]}`, sha256 `{valid["sha256"][:16]}`; figures on test questions, beside baselines, stand in
+`results/` and `report.html`.
+
+| stage | steps | trained parameters | HitRate@1 on validation |
+|---|---|---|---|
+{stages}
+
+| vectors | encoder | width | weights fingerprint |
+|---|---|---|---|
+{encoders or "| none | text only | | |"}
+
+Use: `bundlecache evaluate`, `bundlecache complete ITEM...`; in Python `train.checkpoint.load(run, catalogue, matrices)`.
+It ranks what it was trained on: another catalogue, other encoders or another base model need training again.
+"""
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,146 @@
+"""Training questions: drawn anew at every step, from the seed and the number of the step alone.
+
+They are like the frozen questions in everything but the draw: the wrong options come from the same cells
+(seen or unseen in training, popularity, and for ``hard`` category), so that what is learned is what is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bundlecache import negatives, splits
+from bundlecache.errors import QuestionsError
+
+if TYPE_CHECKING:
+    from bundlecache.catalogue import Catalogue
+    from bundlecache.recipes import Data
+
+Lengths = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """b questions: the given items of each, its n options, and which option is right."""
+
+    given: list[np.ndarray]
+    options: np.ndarray  # int32 [b, n]
+    truth: np.ndarray  # int64 [b]
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def take(self, rows: np.ndarray) -> Drawn:
+        """The questions ``rows``."""
+        return Drawn([self.given[r] for r in rows], self.options[rows], self.truth[rows])
+
+
+class TrainingQuestions:
+    """An endless supply of questions about training bundles; ``held_out`` names bundles never to use.
+
+    ``lengths(given, options)`` says how long a prompt is, so that batches hold prompts of like length.
+    ``vectors`` [I, d] are needed for hard negatives when the items have no category.
+
+    Raises
+    ------
+    QuestionsError
+        When there is no training bundle, or the catalogue has too few items for a question.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        settings: Data,
+        lengths: Lengths,
+        seed: int,
+        held_out: Sequence[str] = (),
+        vectors: np.ndarray | None = None,
+    ) -> None:
+        self.settings, self.seed, self._lengths = settings, seed, lengths
+        secret = set(held_out)
+        rows = [
+            b for b in np.flatnonzero(splits.assign(catalogue) == "train") if catalogue.bundles.ids[b] not in secret
+        ]
+        self.bundles = [items for b in rows if len(items := catalogue.bundles.items[b]) >= 2]
+        if not self.bundles:
+            raise QuestionsError(
+                "The catalogue has no training bundle of two known items.", hint="add rows to bundles.parquet"
+            )
+        kinds = ("random", "hard") if settings.negatives == "mixed" else (settings.negatives,)
+        self._pools = [_Pools(*negatives.cells(catalogue, kind, vectors, 3 * settings.options)) for kind in kinds]
+        largest = max(map(len, self.bundles))
+        if len(catalogue) < settings.options - 1 + largest:
+            raise QuestionsError(
+                f"{settings.options} options beside a bundle of {largest} need more than {len(catalogue)} items.",
+                hint=f"--set data.options={max(2, len(catalogue) - largest + 1)}",
+            )
+        self._drawn: tuple[int, list[Drawn]] = (-1, [])
+
+    def batch(self, step: int) -> Drawn:
+        """The questions of one optimiser step."""
+        number, place = divmod(step, self.settings.bucket)
+        if self._drawn[0] != number:
+            self._drawn = (number, self._bucket(number))
+        return self._drawn[1][place]
+
+    def _bucket(self, number: int) -> list[Drawn]:
+        """The batches of ``bucket`` steps: drawn together, sorted by length, dealt out in random order."""
+        rng = np.random.default_rng([self.seed, number])
+        size, count = self.settings.batch, self.settings.bucket
+        drawn = self._draw(rng, self._order(number * size * count, size * count))
+        order = np.argsort(self._lengths(drawn.given, list(drawn.options)), kind="stable")
+        return [drawn.take(order[k * size : (k + 1) * size]) for k in rng.permutation(count)]
+
+    def _order(self, first: int, count: int) -> np.ndarray:
+        """Bundles number ``first`` and on, when every epoch goes through all of them in an order of its own."""
+        numbers = np.arange(first, first + count)
+        epochs, places = np.divmod(numbers, len(self.bundles))
+        order = np.empty(count, np.int64)
+        for epoch in np.unique(epochs):
+            shuffled = np.random.default_rng([self.seed, 1 << 40, int(epoch)]).permutation(len(self.bundles))
+            order[epochs == epoch] = shuffled[places[epochs == epoch]]
+        return order
+
+    def _draw(self, rng: np.random.Generator, bundles: np.ndarray) -> Drawn:
+        n = self.settings.options
+        truth = rng.integers(n, size=len(bundles))
+        options = np.empty((len(bundles), n), np.int32)
+        given = []
+        for row, b in enumerate(bundles):
+            items = rng.permutation(self.bundles[b])
+            rest = items[1:]
+            if self.settings.partial == "random":
+                rest = rest[: rng.integers(1, len(rest) + 1)]
+            given.append(rest)
+            pools = self._pools[int(rng.integers(len(self._pools)))]
+            options[row] = np.insert(pools.draw(rng, items, n - 1), truth[row], items[0])
+        return Drawn(given, options, truth)
+
+
+class _Pools:
+    """Items to draw wrong options from: first those of the truth's cell, then those as seen as it, then all."""
+
+    def __init__(self, cell: np.ndarray, seen: np.ndarray) -> None:
+        order = np.argsort(cell, kind="stable")
+        starts = np.flatnonzero(np.r_[True, np.diff(cell[order]) > 0])
+        self._members = dict(zip(cell[order][starts].tolist(), np.split(order, starts[1:]), strict=True))
+        self._cell, self._seen = cell, seen
+        self._alike = {value: np.flatnonzero(seen == value) for value in (True, False)}
+        self._all = np.arange(len(cell))
+
+    def draw(self, rng: np.random.Generator, bundle: np.ndarray, count: int) -> np.ndarray:
+        """``count`` distinct items that are not in ``bundle``, whose first item is the truth."""
+        drawn: list[int] = []
+        taken = set(bundle.tolist())
+        for pool in (self._members[int(self._cell[bundle[0]])], self._alike[bool(self._seen[bundle[0]])], self._all):
+            picks = rng.choice(len(pool), min(len(pool), count + len(taken)), replace=False)
+            for item in pool[picks].tolist():
+                if item not in taken and len(drawn) < count:
+                    drawn.append(item)
+                    taken.add(item)
+            if len(drawn) == count:
+                break
+        return rng.permutation(drawn)

@@ -1,0 +1,136 @@
+"""Fusion: all vectors of an item become one token of the language model.
+
+Every modality has an input net to a common width; the modalities attend to each other with one head;
+their mean goes through a projector into the language model. By default this is the arithmetic of
+Bundle-MLLM (KDD'25): unit length before attention, no value matrix, no residual, no position, so that the
+order of modalities does not matter. A missing modality is masked in the attention and in the mean; an item
+without any has a learnt vector of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+if TYPE_CHECKING:
+    from bundlecache.recipes import Fusion as Settings
+
+
+class Fusion(nn.Module):
+    """One vector per item from its m modalities, of widths ``widths`` and kinds ``modalities``."""
+
+    def __init__(self, widths: Sequence[int], modalities: Sequence[str], settings: Settings) -> None:
+        super().__init__()
+        self.settings = s = settings
+        self.input_of = [s.graph_input if name == "graph" else s.content_input for name in modalities]
+        self.nets = nn.ModuleList(
+            _net([d, *(() if name == "graph" else s.hidden), s.width])
+            for d, name in zip(widths, modalities, strict=True)
+        )
+        self.query = nn.Linear(s.width, s.width, bias=False)
+        self.key = nn.Linear(s.width, s.width, bias=False)
+        self.value = nn.Linear(s.width, s.width, bias=False) if s.value_projection else None
+        self.type = nn.Parameter(torch.randn(len(widths), s.width) * s.width**-0.5) if s.type_embedding else None
+        self.norm = nn.LayerNorm(s.width) if s.layer_norm == "fused" else None
+        self.absent = nn.Parameter(torch.randn(s.width) * s.width**-0.5)
+        for k, d in enumerate(widths):
+            self.register_buffer(f"mean{k}", torch.zeros(d))
+            self.register_buffer(f"std{k}", torch.ones(d))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_normal_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def standardise(self, modality: int, vectors: Tensor) -> None:
+        """Store the per-column mean and deviation of ``vectors`` [r, d_m] of one modality."""
+        if self.input_of[modality] == "standardise" and len(vectors):
+            self.get_buffer(f"mean{modality}").copy_(vectors.mean(0))
+            self.get_buffer(f"std{modality}").copy_(vectors.std(0, correction=0).clamp_min(1e-6))
+
+    def _input(self, modality: int, vectors: Tensor) -> Tensor:
+        kind = self.input_of[modality]
+        if kind == "l2":
+            return F.normalize(vectors, dim=-1)
+        if kind == "standardise":
+            return (vectors - self.get_buffer(f"mean{modality}")) / self.get_buffer(f"std{modality}")
+        return vectors
+
+    def forward(self, vectors: Sequence[Tensor], mask: Tensor) -> Tensor:
+        """Fuse ``vectors`` (m tensors [u, d_m]) under ``mask`` [u, m] (True = there) to [u, width]."""
+        s = self.settings
+        rows = []
+        for k, net in enumerate(self.nets):
+            here = mask[:, k, None]
+            rows.append(net(self._input(k, vectors[k].masked_fill(~here, 0.0))))  # what is masked may be anything
+        x = torch.stack(rows, dim=1)  # [u, m, w]
+        if s.normalise:
+            x = F.normalize(x, dim=-1)
+        if self.type is not None:
+            x = x + self.type
+        base = F.layer_norm(x, x.shape[-1:]) if s.layer_norm == "attention" else x
+        something = mask.any(dim=1)  # [u]
+        present = mask | ~something[:, None]  # a row of nothing but -inf would be NaN
+        scores = self.query(base) @ self.key(base).transpose(1, 2) * s.width**-0.5  # [u, m, m]
+        attention = scores.masked_fill(~present[:, None, :], -torch.inf).softmax(dim=-1)
+        y = attention @ (base if self.value is None else self.value(base))  # [u, m, w]
+        if s.residual:
+            y = y + x
+        weight = present.to(y.dtype)[:, :, None]
+        fused = (y * weight).sum(1) / weight.sum(1)  # [u, w]
+        if self.norm is not None:
+            fused = self.norm(fused)
+        return torch.where(something[:, None], fused, self.absent)
+
+
+class ItemTokens(nn.Module):
+    """Fusion, projector and soft separator: everything of a run that is neither the LLM nor its adapter.
+
+    ``embedding_rms`` is the root mean square of the language model's embedding table.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        modalities: Sequence[str],
+        settings: Settings,
+        hidden: int,
+        embedding_rms: float,
+        separator: Tensor | None,
+    ) -> None:
+        super().__init__()
+        self.fusion = Fusion(widths, modalities, settings)
+        self.projector = nn.Sequential(
+            nn.Linear(settings.width, settings.projector_width), nn.GELU(), nn.Linear(settings.projector_width, hidden)
+        )
+        self.register_buffer("embedding_rms", torch.tensor(embedding_rms))
+        self.scale = nn.Parameter(torch.ones(())) if settings.output == "embedding" else None
+        self.separator = None if separator is None else nn.Parameter(separator.clone())
+        self.modality_dropout = settings.modality_dropout
+
+    def forward(self, vectors: Sequence[Tensor], mask: Tensor) -> Tensor:
+        """One token per item, float32 [u, h]; arguments as in :meth:`Fusion.forward`."""
+        if self.training and self.modality_dropout > 0:
+            mask = _drop(mask, self.modality_dropout)
+        tokens = self.projector(self.fusion(vectors, mask))
+        if self.scale is None:
+            return tokens
+        rms = tokens.pow(2).mean(-1, keepdim=True).add(1e-12).sqrt()
+        return tokens / rms * (self.get_buffer("embedding_rms") * self.scale)
+
+
+def _net(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for k in range(len(widths) - 1):
+        layers += [nn.ReLU()] * (k > 0) + [nn.Linear(widths[k], widths[k + 1])]
+    return nn.Sequential(*layers)
+
+
+def _drop(mask: Tensor, chance: float) -> Tensor:
+    """``mask`` with entries hidden at random, never the last one of an item that has any."""
+    kept = mask & (torch.rand(mask.shape, device=mask.device) >= chance)
+    return torch.where(kept.any(1, keepdim=True), kept, mask)

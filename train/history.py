@@ -1,0 +1,100 @@
+"""What training writes while it runs, and what can make it stop early."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, TextIO
+
+from bundlecache.errors import CheckpointError
+
+
+class History:
+    """``history.jsonl`` and TensorBoard events of a run, line by line; a context manager.
+
+    Raises
+    ------
+    CheckpointError
+        When the run folder cannot be written.
+    """
+
+    def __init__(self, run: Path, *, enabled: bool = True) -> None:
+        self._file: TextIO | None = None
+        self._board: Any = None
+        if not enabled:
+            return
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            self._file = (run / "history.jsonl").open("w", encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(
+                f"{run} cannot be written: {error.strerror or error}.", hint="free some space or choose another --data"
+            ) from error
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return  # the curves stand in history.jsonl all the same
+        for old in run.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._board = SummaryWriter(str(run))
+
+    def add(self, stage: str, step: int, **values: float) -> None:
+        """One line: ``{"stage", "step", **values}``."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{stage}/{name}", value, step)
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class Stop:
+    """Says when to stop: after ``minutes`` (0: never), or once Ctrl-C or SIGTERM came; a context manager.
+
+    The first signal lets the open step finish, so that what was learned is saved; a second Ctrl-C ends at once.
+    """
+
+    def __init__(self, minutes: float = 0.0) -> None:
+        self._deadline = time.monotonic() + 60 * minutes if minutes > 0 else None
+        self._before: dict[int, Any] = {}
+        self._signal: str | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why training must stop, or None."""
+        if self._signal is None and self._deadline is not None and time.monotonic() > self._deadline:
+            return "the time limit"
+        return self._signal
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = signal.Signals(number).name

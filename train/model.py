@@ -1,0 +1,144 @@
+"""Bundle-MLLM: a LoRA language model that reads titles and fused item tokens, and answers with a letter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from . import llm as llms
+from .bank import FeatureBank
+from .fusion import ItemTokens
+from .prompts import Batch, PromptBuilder, separator_ids
+
+if TYPE_CHECKING:
+    from bundlecache.recipes import Recipe
+    from bundlecache.store import Matrix
+
+MODES = ("mm", "text")
+
+
+class BundleMLLM(nn.Module):
+    """Prompts in, letter logits out. Made by :func:`build`.
+
+    ``mode`` is what the model was trained for last: ``"mm"`` reads titles and fused tokens, ``"text"``
+    titles only. The language model's own weights are never trained.
+    """
+
+    def __init__(
+        self, llm: Any, tokens: ItemTokens | None, bank: FeatureBank | None, prompts: PromptBuilder, recipe: Recipe
+    ) -> None:
+        super().__init__()
+        self.llm = llm
+        self.tokens = tokens
+        self.bank = bank
+        self.prompts = prompts
+        self.recipe = recipe
+        self.mode = "text"
+        self.base: llms.LoadedLlm | None = None
+        self.register_buffer("letters", torch.from_numpy(prompts.letters), persistent=False)
+
+    @property
+    def max_options(self) -> int:
+        """How many options the model was trained to choose from."""
+        return self.recipe.data.options
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model is."""
+        return self.get_buffer("letters").device
+
+    def train_only(self, stage: str) -> list[nn.Parameter]:
+        """Make exactly the parameters of ``stage`` trainable and return them.
+
+        ``text`` trains the adapter, ``fusion`` the item tokens, ``joint`` both; nothing ever trains the base.
+        """
+        for name, parameter in self.named_parameters():
+            lora, item = "lora_" in name, name.startswith("tokens.")
+            parameter.requires_grad_((lora and stage != "fusion") or (item and stage != "text"))
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def item_tokens(self, items: np.ndarray, hidden: Sequence[str] = ()) -> Tensor:
+        """Fused tokens, float32 [u, h], of the items [u]; ``hidden`` names matrices that count as missing."""
+        if self.tokens is None or self.bank is None:
+            raise RuntimeError("this model was built without vectors")
+        precise = torch.autocast(self.device.type, enabled=False) if self.device.type == "cuda" else nullcontext()
+        with precise:  # normalisation and softmax of half-precision rows would cost digits and save nothing
+            vectors, mask = self.bank.rows(torch.from_numpy(items), hidden)
+            return self.tokens(vectors, mask)
+
+    def embed(self, batch: Batch, tokens: Tensor | None) -> Tensor:
+        """Input embeddings [b, L, h]: word embeddings, with separator and item tokens [u, h] in the soft places."""
+        ids = torch.from_numpy(batch.ids).to(self.device)
+        words = self.llm.get_input_embeddings()(ids.clamp_min(0))
+        if tokens is None:
+            return words
+        separator = self.tokens.separator if self.tokens is not None else None
+        first = torch.zeros_like(tokens[:1]) if separator is None else separator[None]
+        soft = torch.cat([first, tokens]).to(words.dtype)  # [1 + u, h]
+        row, column = np.nonzero(batch.ids < 0)
+        where = torch.from_numpy(np.stack([row, column, -1 - batch.ids[row, column]])).to(self.device)
+        return words.index_put((where[0], where[1]), soft[where[2]])
+
+    def answer_state(self, batch: Batch, tokens: Tensor | None) -> Tensor:
+        """Last hidden states [b, h] at the place where the answer stands.
+
+        No attention mask: prompts are padded on the right, where causal attention does not look.
+        """
+        core = self.llm.get_base_model()
+        decoder = getattr(core, core.base_model_prefix)
+        states = decoder(inputs_embeds=self.embed(batch, tokens), use_cache=False).last_hidden_state
+        last = torch.from_numpy(batch.last).to(states.device)
+        return states[torch.arange(len(last), device=states.device), last]
+
+    def logits(self, batch: Batch, tokens: Tensor | None) -> Tensor:
+        """Logits of the answer over the whole vocabulary, float32 [b, V]."""
+        return llms.head(self.llm.get_base_model(), self.answer_state(batch, tokens)).float()
+
+    def forward(self, batch: Batch, truth: np.ndarray, n: int, mode: str) -> Tensor:
+        """Mean cross-entropy of the true letters ``truth`` [b] of questions with ``n`` options."""
+        tokens = self.item_tokens(batch.items) if mode == "mm" else None
+        logits = self.logits(batch, tokens)
+        target = torch.from_numpy(truth).to(logits.device)
+        letters = self.get_buffer("letters")[:n]
+        if self.recipe.run.loss == "letters":
+            return F.cross_entropy(logits[:, letters], target)
+        return F.cross_entropy(logits, letters[target])
+
+
+def build(titles: Sequence[str], matrices: Mapping[str, Matrix], recipe: Recipe, device: torch.device) -> BundleMLLM:
+    """A fresh model of ``recipe`` over a catalogue's titles [I] and its stored vectors.
+
+    Without matrices the model reads text only. Weights are drawn from torch's global seed.
+
+    Raises
+    ------
+    RecipeError, StoreError
+        When the base model, one of its option letters, or a modality of the recipe is missing.
+    """
+    base = llms.load(recipe.base, device)
+    prompts = PromptBuilder(base.tokenizer, titles, recipe.prompt, recipe.data.options)
+    bank = FeatureBank.of(matrices, recipe.fusion.modalities, device) if matrices else None
+    tokens = None if bank is None else _item_tokens(base, bank, recipe)
+    model = BundleMLLM(llms.add_lora(base.model, recipe.lora), tokens, bank, prompts, recipe)
+    model.base = base
+    return model.to(device)
+
+
+def _item_tokens(base: llms.LoadedLlm, bank: FeatureBank, recipe: Recipe) -> ItemTokens:
+    table = base.model.get_input_embeddings().weight
+    hidden, rms = table.shape[1], float(table.float().pow(2).mean().sqrt())
+    separator = None
+    if recipe.prompt.separator == "soft":
+        ids = separator_ids(base.tokenizer, recipe.prompt)
+        drawn = nn.init.xavier_uniform_(torch.empty(1, hidden))[0]
+        separator = table[ids].float().mean(0).detach() if ids else drawn
+    tokens = ItemTokens(bank.widths, bank.modalities, recipe.fusion, hidden, rms, separator)
+    for k in range(len(bank.names)):
+        tokens.fusion.standardise(k, bank.present(k))
+    return tokens

@@ -1,0 +1,113 @@
+"""Token ids of prompt pieces: tokenised once, kept as one packed array.
+
+A prompt is a chain of pieces, each of which starts with a space, a newline or punctuation, and each of
+which is tokenised as it would be after a word. So a title has the same ids wherever it stands, all titles
+are tokenised once per tokenizer, and a batch is assembled by copying ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bundlecache.errors import RecipeError
+
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ANCHOR = "a"
+"""The word after which pieces are tokenised: alone, SentencePiece would put a space in front of them."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Many short id lists in one array: list ``k`` is ``ids[start[k] : start[k] + length[k]]``."""
+
+    ids: np.ndarray  # int32 [total]
+    start: np.ndarray  # int64 [k]
+    length: np.ndarray  # int64 [k]
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[int]]) -> Packed:
+        """Pack ``lists`` in their order."""
+        length = np.fromiter((len(ids) for ids in lists), np.int64, len(lists))
+        flat = np.fromiter((i for ids in lists for i in ids), np.int32, int(length.sum()))
+        return cls(flat, np.cumsum(length) - length, length)
+
+    def gather(self, chain: np.ndarray) -> np.ndarray:
+        """The ids of the lists ``chain`` [c], one after the other."""
+        length = self.length[chain]
+        shift = self.start[chain] - (np.cumsum(length) - length)
+        return self.ids[np.repeat(shift, length) + np.arange(int(length.sum()))]
+
+
+def clean(title: str, reserved: Sequence[str]) -> str:
+    """``title`` as plain text on one line: nothing in it can be a line break or a token of the tokenizer's own.
+
+    >>> clean("red <s>\\n dress\\x07", ["<s>"])
+    'red < s> dress'
+    """
+    text = "".join(c if c.isprintable() else " " for c in title)
+    for token in reserved:
+        if token in text:
+            text = text.replace(token, f"{token[:1]} {token[1:]}" if len(token) > 1 else " ")
+    return " ".join(text.split())
+
+
+def reserved(tokenizer: Any) -> list[str]:
+    """The texts that this tokenizer takes for control tokens, longest first."""
+    words = {str(token) for token in tokenizer.get_added_vocab()} | {
+        str(token) for token in tokenizer.all_special_tokens
+    }
+    return sorted((word for word in words if word.strip()), key=len, reverse=True)
+
+
+def encode_many(tokenizer: Any, pieces: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
+    """Ids of ``pieces`` as plain text, as they are spelled after a word; no control token can come out.
+
+    ``max_tokens`` cuts each list.
+    """
+    if not pieces:
+        return []
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    anchor = tokenizer([ANCHOR], **options)["input_ids"][0]
+    anchored = tokenizer([ANCHOR + piece for piece in pieces], **options)["input_ids"]
+    lists = [ids[len(anchor) :] if ids[: len(anchor)] == anchor else None for ids in anchored]
+    alone = [k for k, ids in enumerate(lists) if ids is None]
+    if alone:  # the piece melts into the word before it
+        for k, ids in zip(alone, tokenizer([pieces[k] for k in alone], **options)["input_ids"], strict=True):
+            lists[k] = ids
+    return [list(ids)[:max_tokens] for ids in lists if ids is not None]
+
+
+def encode_control(tokenizer: Any, text: str) -> list[int]:
+    """Ids of ``text`` of a recipe, in which control tokens such as ``<sep>`` do count."""
+    return list(tokenizer([text], add_special_tokens=False)["input_ids"][0])
+
+
+def letter_ids(tokenizer: Any, at_least: int) -> np.ndarray:
+    """int64 [n]: the one token of each answer " A", " B", ..., as far as the tokenizer has them.
+
+    A letter counts when it is one token that decodes to it again and that no letter before it has.
+
+    Raises
+    ------
+    RecipeError
+        When there are fewer than ``at_least``.
+    """
+    found: list[int] = []
+    spellings = encode_many(tokenizer, [f" {letter}" for letter in ALPHABET])
+    for letter, ids in zip(ALPHABET, spellings, strict=True):
+        if len(ids) != 1 or ids[0] in found or tokenizer.decode(ids).strip() != letter:
+            break
+        found.append(ids[0])
+    if len(found) < at_least:
+        more = (
+            f"; {ALPHABET[len(found)]!r} is {len(spellings[len(found)])} tokens" if len(found) < len(ALPHABET) else ""
+        )
+        raise RecipeError(
+            f"{at_least} options were asked for, but this tokenizer has one token each for {len(found)} letters{more}.",
+            hint="--set data.options=10, or take another base model",
+        )
+    return np.array(found, np.int64)
