@@ -1,0 +1,62 @@
+"""How much of a catalogue the store covers: what ``bundlecache status`` shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .sources import has_source
+
+if TYPE_CHECKING:
+    from .catalogue import Catalogue
+    from .store import Store, TableInfo
+
+NOT_STORED: dict[str, Any] = {"spec": None, "table": None, "dim": 0, "dtype": None, "size_bytes": 0, "version": 0}
+
+
+def coverage(store: Store, catalogue: Catalogue) -> list[dict[str, Any]]:
+    """One row per table, and one per modality that the catalogue has and the store lacks.
+
+    rows + missing + failed + absent = items. ``missing`` items wait for ``bundlecache encode``, ``absent``
+    ones have nothing to encode.
+    """
+    receipts = {receipt["table"]: receipt for receipt in store.receipts()}
+    infos = store.tables()
+    current = {info.modality: info.table for info in reversed(infos) if info.rows}  # the newest comes last here
+    rows = [
+        {
+            **_table(store, info, catalogue, receipts.get(info.table, {})),
+            "current": current.get(info.modality) == info.table,
+        }
+        for info in infos
+    ]
+    for modality in ("text", "image", "audio", "graph"):
+        waiting = sum(has_source(catalogue, modality))
+        if waiting and all(info.modality != modality for info in infos):
+            absent = len(catalogue) - waiting
+            counts = {"rows": 0, "missing": waiting, "failed": 0, "absent": absent}
+            rows.append({"modality": modality, **NOT_STORED, **counts, "current": False, "updated": None})
+    return rows
+
+
+def _table(store: Store, info: TableInfo, catalogue: Catalogue, receipt: dict[str, Any]) -> dict[str, Any]:
+    live = store.live_ids(info)
+    failed = set(store.errors(info.table)["item_id"].to_pylist()) - live
+    source = np.array(has_source(catalogue, info.modality), bool)  # [I]
+    row = np.array([item_id in live for item_id in catalogue.item_ids], bool)
+    bad = np.array([item_id in failed for item_id in catalogue.item_ids], bool)
+    waiting = int((source & ~row & ~bad).sum())
+    absent = int((~source & ~row & ~bad).sum())
+    if info.modality == "graph":
+        # Which items have a training edge is known to the encoder alone; its last run counted them.
+        moved = min(waiting, max(0, receipt.get("absent", 0) - absent))
+        waiting, absent = waiting - moved, absent + moved
+    counts = {"rows": int(row.sum()), "missing": waiting, "failed": int(bad.sum()), "absent": absent}
+    names = ("spec", "table", "dim", "dtype", "size_bytes", "version")
+    return {
+        "modality": info.modality,
+        **{name: getattr(info, name) for name in names},
+        **counts,
+        "updated": info.updated,
+    }

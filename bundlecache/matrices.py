@@ -1,0 +1,116 @@
+"""From a table's rows to what training and other programs read: a matrix on disk, a Parquet file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import StoreError
+from .vectors import BATCH_ROWS, Identity, as_numpy, checksum
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+
+def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> None:
+    """Write vectors.npy [I, d] and mask.npy [I] for these items into ``folder``, which appears whole or not at all.
+
+    Matrices of other versions of the same table are removed: nothing asks for them again.
+
+    Raises
+    ------
+    StoreError
+        When a row's checksum does not match its vector.
+    """
+    identity = _identity(dataset)
+    table = dataset.to_table(columns=["item_id", "live"])
+    row_of = {
+        item_id: row
+        for row, (item_id, live) in enumerate(zip(table["item_id"].to_pylist(), table["live"].to_pylist(), strict=True))
+        if live
+    }
+    row = np.array([row_of.get(item_id, -1) for item_id in item_ids], np.int64)  # [I]
+    order = np.argsort(row, kind="stable")  # the items in the order of their rows
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    temporary.mkdir()
+    try:
+        shape = (len(item_ids), identity.dim)
+        out = np.lib.format.open_memmap(temporary / "vectors.npy", "w+", dtype=identity.dtype, shape=shape)
+        low = 0
+        for vectors, _ in _checked(dataset):
+            first, last = np.searchsorted(row[order], [low, low + len(vectors)])
+            places = order[first:last]
+            out[places] = vectors[row[places] - low]
+            low += len(vectors)
+        out.flush()
+        np.save(temporary / "mask.npy", row >= 0)
+        for name in ("vectors.npy", "mask.npy"):
+            with (temporary / name).open("rb+") as file:
+                os.fsync(file.fileno())
+        with suppress(FileExistsError):  # another process was faster with the same matrix
+            _rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    version = folder.name.partition("-")[0]
+    for old in folder.parent.iterdir():
+        if not old.name.startswith(".") and old.name.partition("-")[0] != version:
+            shutil.rmtree(old, ignore_errors=True)  # on Windows one that is still mapped stays
+
+
+def export(dataset: Any, path: Path) -> None:
+    """Write item_id, content_hash and vector (fixed-size list of float32 [d]) of all valid rows as Parquet.
+
+    The schema's metadata carries the identity, as in the store.
+    """
+    identity = _identity(dataset)
+    schema = pa.schema(
+        [("item_id", pa.string()), ("content_hash", pa.string()), ("vector", pa.list_(pa.float32(), identity.dim))],
+        metadata=identity.schema.metadata,
+    )
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for vectors, batch in _checked(dataset, columns=("item_id", "content_hash", "live")):
+            live = batch["live"].to_numpy(zero_copy_only=False)
+            flat = pa.array(vectors[live].astype(np.float32).reshape(-1))
+            columns = [batch[name].filter(batch["live"]) for name in ("item_id", "content_hash")]
+            rows = [*columns, pa.FixedSizeListArray.from_arrays(flat, identity.dim)]
+            writer.write_batch(pa.record_batch(rows, schema=schema))
+
+
+def _checked(dataset: Any, columns: Sequence[str] = ()) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    """Vectors [r, d] of batch after batch, in the order of the rows, each compared with its checksum."""
+    for batch in dataset.to_batches(columns=["vector", "checksum", *columns], batch_size=BATCH_ROWS):
+        vectors = as_numpy(batch["vector"])
+        wrong = checksum(vectors) != batch["checksum"].to_numpy()
+        if wrong.any():
+            raise StoreError(
+                f"{int(wrong.sum()):,} vectors of {dataset.uri} do not match their checksums.",
+                hint=f"delete {dataset.uri} and encode again",
+            )
+        yield vectors, batch
+
+
+def _identity(dataset: Any) -> Identity:
+    identity = Identity.read(dataset.schema)
+    if identity is None:
+        raise StoreError(f"{dataset.uri} was not written by bundlecache.")
+    return identity
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename a folder; what systems say differently about a target that is there becomes FileExistsError."""
+    try:
+        source.rename(target)
+    except OSError:
+        if target.is_dir():
+            raise FileExistsError(target) from None
+        raise

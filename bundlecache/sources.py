@@ -1,0 +1,212 @@
+"""What there is to encode: each item's picture, sound, title or node, and the hash of its content.
+
+========  ==================  ===============================
+modality  source              absent when
+========  ==================  ===============================
+image     file                the cell is empty
+audio     file                the cell is empty
+text      title               the title is empty
+graph     item_id             the encoder's graph lacks it
+========  ==================  ===============================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .atomic import replacing
+from .errors import EncoderError, MediaError
+from .tables import Failure, storing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .catalogue import Catalogue
+    from .workspace import Workspace
+
+CHUNK_BYTES = 1 << 20
+SETTLED_NS = 2_000_000_000  # a file changed less than this ago may change again without its time telling
+SAVE_SECONDS = 30.0
+MEMO_SCHEMA = pa.schema(
+    [("uri", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("content_hash", pa.string())]
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one item gives to the encoder: ``value`` for ``decode``, the hash of its bytes, a file's (size, time)."""
+
+    value: Path | str
+    content_hash: str
+    stamp: tuple[int, int] | None = None
+
+    def unchanged(self) -> bool:
+        """Whether the file is still the one that was hashed."""
+        try:
+            return self.stamp is None or _stamp(Path(self.value)) == self.stamp
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found, by item_id: sources, failures to read, and items with nothing to encode."""
+
+    present: dict[str, Source] = field(default_factory=dict)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
+
+
+def has_source(catalogue: Catalogue, modality: str) -> list[bool]:
+    """[I] whether the catalogue gives the item something to encode; for the graph, any edge at all.
+
+    Raises
+    ------
+    EncoderError
+        For another modality.
+    """
+    if modality == "text":
+        return [bool(title) for title in catalogue.titles]
+    if modality in ("image", "audio"):
+        return [bool(cell) for cell in catalogue.column(modality)]
+    if modality == "graph":
+        linked = np.zeros(len(catalogue), bool)
+        for items in (*catalogue.bundles.items, catalogue.interactions.item):
+            linked[items] = True
+        return linked.tolist()
+    raise EncoderError(f"There is no modality {modality!r}; there are text, image, audio and graph.")
+
+
+def survey(
+    encoder: Any,
+    catalogue: Catalogue,
+    workspace: Workspace,
+    *,
+    workers: int,
+    limit: int | None = None,
+    looked: Callable[[int], None] = lambda _: None,
+) -> Survey:
+    """Find and hash the sources of the first ``limit`` items; ``looked`` is told how many are done.
+
+    Files whose path, size and time are known from an earlier look are not read again.
+    """
+    count = len(catalogue) if limit is None else min(limit, len(catalogue))
+    item_ids = catalogue.item_ids[:count]
+    if encoder.modality in ("image", "audio"):
+        cells = catalogue.column(encoder.modality)[:count]
+        return _files(dict(zip(item_ids, cells, strict=True)), encoder.modality, workspace, workers, looked)
+    if encoder.modality == "text":
+        texts = dict(zip(item_ids, catalogue.titles, strict=False))
+    else:
+        has = getattr(encoder, "has", lambda _: True)
+        texts = {item_id: item_id if has(item_id) else "" for item_id in item_ids}
+    return Survey(
+        present={item_id: Source(text, hash_text(text)) for item_id, text in texts.items() if text},
+        absent=[item_id for item_id, text in texts.items() if not text],
+    )
+
+
+def hash_text(text: str) -> str:
+    """The content hash of a title or id."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """The content hash of a file."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _files(
+    cells: dict[str, str | None], modality: str, workspace: Workspace, workers: int, looked: Callable[[int], None]
+) -> Survey:
+    memo = _Memo(workspace.store / "hashes" / f"{modality}.parquet")
+    found = Survey()
+
+    def look(uri: str) -> Source | Failure:
+        try:
+            path = workspace.media(uri)
+            stamp = _stamp(path)
+            return Source(path, memo.get(uri, stamp) or memo.put(uri, stamp, hash_file(path)), stamp)
+        except MediaError as error:
+            return Failure("read", str(error), "")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            return Failure("read", f"{uri[:200]}: {reason}", "")
+
+    wanted = {item_id: uri for item_id, uri in cells.items() if uri}
+    found.absent.extend(item_id for item_id in cells if item_id not in wanted)
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="hash") as pool:
+        todo = iter(wanted.items())
+        while part := list(islice(todo, 1024)):
+            for (item_id, _), source in zip(part, pool.map(look, [uri for _, uri in part]), strict=True):
+                if isinstance(source, Source):
+                    found.present[item_id] = source
+                else:
+                    found.failed[item_id] = source
+            looked(len(found.present) + len(found.failed))
+            memo.save(at_least_seconds=SAVE_SECONDS)
+    memo.save()
+    return found
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    if not S_ISREG(status.st_mode):
+        raise OSError(f"{path.name} is no regular file")
+    return status.st_size, status.st_mtime_ns
+
+
+class _Memo:
+    """Content hashes by address, size and time of change, kept in one Parquet file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._new = False
+        self._saved = time.monotonic()
+        self._known: dict[str, tuple[int, int, str]] = {}
+        try:
+            columns = pq.read_table(path, schema=MEMO_SCHEMA).to_pydict()
+        except (OSError, pa.ArrowException):
+            return  # nothing remembered: the files are read
+        self._known = dict(
+            zip(
+                columns["uri"],
+                zip(columns["size"], columns["mtime_ns"], columns["content_hash"], strict=True),
+                strict=True,
+            )
+        )
+
+    def get(self, uri: str, stamp: tuple[int, int]) -> str | None:
+        known = self._known.get(uri)
+        return known[2] if known is not None and known[:2] == stamp else None
+
+    def put(self, uri: str, stamp: tuple[int, int], content_hash: str) -> str:
+        if time.time_ns() - stamp[1] > SETTLED_NS:
+            self._known[uri] = (*stamp, content_hash)
+            self._new = True
+        return content_hash
+
+    def save(self, at_least_seconds: float = 0.0) -> None:
+        if not self._new or time.monotonic() - self._saved < at_least_seconds:
+            return
+        known = list(self._known.items())
+        sizes, times, hashes = zip(*(entry for _, entry in known), strict=True)
+        table = pa.table([[uri for uri, _ in known], sizes, times, hashes], schema=MEMO_SCHEMA)
+        with storing(self.path.parent), replacing(self.path) as temporary:
+            pq.write_table(table, temporary)
+        self._new, self._saved = False, time.monotonic()

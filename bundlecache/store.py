@@ -1,0 +1,296 @@
+"""The embedding store: one Lance table per (modality, encoder), and the matrices that training reads.
+
+::
+
+    store/
+      image--open-clip-ViT-B-16--1f0c2a9b.lance/   vectors, see vectors.py; lancedb.connect("store") opens it
+      errors/<table>.parquet                       items that failed: item_id, stage, reason, content_hash
+      receipts/<time>--<table>.json                one per run
+      matrices/<table>/<version>-<ids>/            vectors.npy and mask.npy, made once, memory-mapped
+      hashes/<modality>.parquet                    content hash by path, size and time, to skip unread files
+      locks/<table>.lock                           one writer at a time
+
+>>> from bundlecache.store import Store
+>>> Store(path).matrix(item_ids, "image").vectors  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from .atomic import replacing
+from .coverage import coverage
+from .errors import StoreError
+from .matrices import export, materialise
+from .tables import ERRORS_SCHEMA, Failure, TableWriter, errors_path, folder_bytes, storing
+from .vectors import Identity, as_stored, checksum, flaws
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from .catalogue import Catalogue
+
+MODALITIES = ("text", "image", "audio", "graph")
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """What one table holds; ``updated`` is the ISO time (UTC) of the last run that wrote to it or looked at it."""
+
+    modality: str
+    spec: str
+    table: str
+    fingerprint: str
+    preprocess: str
+    dtype: str
+    dim: int
+    rows: int
+    failed: int
+    size_bytes: int
+    version: int
+    updated: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Vectors [I, d] in the order of the item ids asked for, zero where ``mask`` [I] is False.
+
+    Both are read-only; ``vectors`` is memory-mapped, which survives a fork of data loading workers.
+    """
+
+    modality: str
+    spec: str
+    table: str
+    fingerprint: str
+    version: int
+    vectors: np.ndarray
+    mask: np.ndarray
+
+
+class Store:
+    """A folder of tables. Opening it writes nothing; a folder that is not there is an empty store."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def tables(self) -> list[TableInfo]:
+        """All tables, by modality, the newest of each first.
+
+        Raises
+        ------
+        StoreError
+            When a table is damaged or was written by a newer bundlecache.
+        """
+        infos = [info for path in self.path.glob("*.lance") if (info := self._info(path)) is not None]
+        infos.sort(key=lambda info: info.updated, reverse=True)
+        rank = {modality: i for i, modality in enumerate(MODALITIES)}
+        return sorted(infos, key=lambda info: rank.get(info.modality, len(rank)))
+
+    def current(self, modality: str, spec: str | None = None) -> TableInfo:
+        """The table of a modality (and encoder) that a run has last written to or looked at, if it has rows.
+
+        Raises
+        ------
+        StoreError
+            When there is none.
+        """
+        of_modality = [info for info in self.tables() if info.modality == modality and info.rows]
+        found = [info for info in of_modality if spec in (None, info.spec)]
+        if found:
+            return found[0]
+        if of_modality:
+            specs = ", ".join(dict.fromkeys(info.spec for info in of_modality))
+            raise StoreError(
+                f"The store {self.path} holds no {modality} vectors of {spec}; it has those of {specs}.",
+                hint=f"bundlecache encode --modality {modality} --encoder {spec}",
+            )
+        raise StoreError(
+            f"The store {self.path} holds no {modality} vectors.", hint=f"bundlecache encode --modality {modality}"
+        )
+
+    def modalities(self) -> list[str]:
+        """The modalities with at least one vector, in the order text, image, audio, graph."""
+        return list(dict.fromkeys(info.modality for info in self.tables() if info.rows))
+
+    def matrix(self, item_ids: Sequence[str], modality: str, spec: str | None = None) -> Matrix:
+        """The vectors of these items, from the current table: made once per table version, then memory-mapped.
+
+        Raises
+        ------
+        StoreError
+            When there is no such table, a row is damaged, or the matrix cannot be written.
+        """
+        info = self.current(modality, spec)
+        ids = hashlib.blake2b("\0".join(item_ids).encode(), digest_size=8).hexdigest()
+        folder = self.path / "matrices" / info.table / f"{info.version}-{ids}"
+        if not folder.is_dir():
+            with storing(self.path):
+                materialise(self._dataset(info), item_ids, folder)
+        return Matrix(
+            modality=modality,
+            spec=info.spec,
+            table=info.table,
+            fingerprint=info.fingerprint,
+            version=info.version,
+            vectors=np.load(folder / "vectors.npy", mmap_mode="r"),
+            mask=np.load(folder / "mask.npy"),
+        )
+
+    def live_ids(self, info: TableInfo) -> set[str]:
+        """The items with a valid vector in a table."""
+        return set(self._dataset(info).to_table(columns=["item_id"], filter="live")["item_id"].to_pylist())
+
+    def errors(self, table: str) -> pa.Table:
+        """The failed items of a table: item_id, stage (read, decode, encode, check), reason, content_hash."""
+        path = errors_path(self.path, table)
+        return pq.read_table(path) if path.is_file() else ERRORS_SCHEMA.empty_table()
+
+    def receipts(self) -> list[dict[str, Any]]:
+        """The newest finished run of every table, newest last."""
+        newest: dict[str, dict[str, Any]] = {}
+        for path in sorted((self.path / "receipts").glob("*.json")):
+            receipt = json.loads(path.read_text("utf-8"))
+            if receipt["finished"]:
+                newest.pop(receipt["table"], None)
+                newest[receipt["table"]] = receipt
+        return list(newest.values())
+
+    def status(self, catalogue: Catalogue) -> list[dict[str, Any]]:
+        """Coverage of a catalogue per table: items = rows + missing + failed + absent, and the table's size.
+
+        A modality that the catalogue has and the store lacks gets a row of its own, with no spec.
+        """
+        return coverage(self, catalogue)
+
+    def export(self, out: Path, format: str = "parquet") -> list[Path]:  # noqa: A002 - the name users expect
+        """One Parquet file per table with rows: item_id, content_hash, vector (fixed-size list of float).
+
+        Raises
+        ------
+        StoreError
+            For another format, an empty store, or a folder that cannot be written.
+        """
+        if format != "parquet":
+            raise StoreError(f"Vectors cannot be exported as {format!r}, only as parquet.", hint="--format parquet")
+        infos = [info for info in self.tables() if info.rows]
+        if not infos:
+            raise StoreError(f"The store {self.path} holds no vectors.", hint="bundlecache encode --modality all")
+        paths = [Path(out) / f"{info.table}.parquet" for info in infos]
+        for info, path in zip(infos, paths, strict=True):
+            with replacing(path) as temporary:
+                export(self._dataset(info), temporary)
+        return paths
+
+    def writer(self, identity: Identity) -> TableWriter:
+        """The one writer of the table of ``identity``, to be used in a ``with`` block."""
+        return TableWriter(self.path, identity)
+
+    def write(
+        self, identity: Identity, item_ids: Sequence[str], vectors: np.ndarray, hashes: Sequence[str] | None = None
+    ) -> TableInfo:
+        """Put vectors [n, d] made elsewhere into the store; rows that are no direction go to the errors.
+
+        ``hashes`` tell when content has changed; without them the vectors' own checksums do.
+
+        Raises
+        ------
+        StoreError
+            When the shape does not fit, an id stands twice, the table is locked or the disk refuses.
+        """
+        if vectors.shape != (len(item_ids), identity.dim) or len(set(item_ids)) < len(item_ids):
+            raise StoreError(
+                f"{len(item_ids):,} item ids ({len(set(item_ids)):,} distinct) and vectors of shape {vectors.shape} "
+                f"were given; needed are distinct ids and the shape ({len(item_ids)}, {identity.dim})."
+            )
+        rows = as_stored(vectors, identity)
+        content = hashes if hashes is not None else [f"vector:{value:016x}" for value in checksum(rows).tolist()]
+        with self.writer(identity) as table:
+            run = self.begin_run(identity)
+            bad = flaws(rows)
+            keep = [i for i in range(len(rows)) if i not in bad and table.content.get(item_ids[i]) != content[i]]
+            whole = len(keep) == len(rows)
+            if keep:
+                table.write(
+                    item_ids if whole else [item_ids[i] for i in keep],
+                    content if whole else [content[i] for i in keep],
+                    rows if whole else rows[keep],
+                )
+            failures = {item_ids[i]: Failure("check", reason, content[i]) for i, reason in bad.items()}
+            table.settle(dict.fromkeys(item_ids) | failures, dead=set(failures))
+            table.tidy()
+            self.end_run(run, identity, {"items": len(rows), "encoded": len(keep), "failed": len(bad)})
+        info = self._info(self.path / f"{identity.table}.lance")
+        assert info is not None  # noqa: S101 - it was just written
+        return info
+
+    def begin_run(self, identity: Identity) -> Path:
+        """Note that a run has started: this makes its table the current one of its modality."""
+        now = datetime.now(timezone.utc)
+        path = self.path / "receipts" / f"{now:%Y%m%dT%H%M%S.%fZ}--{identity.table}.json"
+        self._note(path, identity, now, None, {})
+        return path
+
+    def end_run(self, run: Path, identity: Identity, figures: dict[str, Any]) -> None:
+        """Complete the note of :meth:`begin_run` with the run's figures."""
+        started = datetime.fromisoformat(json.loads(run.read_text("utf-8"))["started"])
+        self._note(run, identity, started, datetime.now(timezone.utc), figures)
+
+    def _note(
+        self, path: Path, identity: Identity, started: datetime, finished: datetime | None, figures: dict[str, Any]
+    ) -> None:
+        note = {**asdict(identity), "table": identity.table, **figures}
+        note |= {"started": started.isoformat(), "finished": finished.isoformat() if finished else None}
+        with storing(self.path), replacing(path) as temporary:
+            temporary.write_text(json.dumps(note, indent=1), "utf-8")
+
+    def _dataset(self, info: TableInfo) -> Any:
+        import lance
+
+        return lance.dataset(str(self.path / f"{info.table}.lance"), version=info.version)
+
+    def _info(self, path: Path) -> TableInfo | None:
+        import lance
+
+        manifests = list((path / "_versions").glob("*"))
+        if not manifests:
+            return None  # a process died while it made the table
+        try:
+            dataset = lance.dataset(str(path))
+            identity = Identity.read(dataset.schema)
+            if identity is None:
+                return None  # a table of somebody else
+            rows = dataset.count_rows("live")
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise StoreError(
+                f"The table {path} is damaged: {reason}.", hint=f"delete {path} and encode its items again"
+            ) from error
+        runs = sorted((self.path / "receipts").glob(f"*--{path.stem}.json"))
+        stamp = runs[-1].name.partition("--")[0] if runs else None
+        changed = datetime.fromtimestamp(max(file.stat().st_mtime for file in manifests), timezone.utc)
+        updated = datetime.strptime(stamp, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=timezone.utc) if stamp else changed
+        errors = errors_path(self.path, path.stem)
+        return TableInfo(
+            modality=identity.modality,
+            spec=identity.spec,
+            table=path.stem,
+            fingerprint=identity.fingerprint,
+            preprocess=identity.preprocess,
+            dtype=identity.dtype,
+            dim=identity.dim,
+            rows=rows,
+            failed=pq.read_metadata(errors).num_rows if errors.is_file() else 0,
+            size_bytes=folder_bytes(path),
+            version=dataset.version,
+            updated=updated.isoformat(),
+        )

@@ -1,0 +1,300 @@
+"""The only code that writes a Lance table of vectors.
+
+Lance has traps that stand guarded here: sliced list columns may land on the wrong rows (arrays are built
+fresh and every commit is read back), upserts of two processes at once duplicate keys (one writer per
+table, by a lock file), and what a killed process left half-written stays on the disk (``tidy``).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .atomic import replacing
+from .errors import StoreError
+from .vectors import BATCH_ROWS, Identity, as_numpy, checksum
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence, Set
+    from pathlib import Path
+    from types import TracebackType
+
+SAMPLE_ROWS = 512  # rows of a commit that are read back and compared
+COMPACT_FRAGMENTS = 16  # a table in more pieces than this is written together at the end of a run
+KEEP_VERSIONS = timedelta(minutes=10)  # long enough for a reader that has just opened an older version
+ERRORS_SCHEMA = pa.schema([(name, pa.string()) for name in ("item_id", "stage", "reason", "content_hash")])
+
+
+class Failure(NamedTuple):
+    """Why an item has no vector: ``stage`` is read, decode, encode or check; ``content_hash`` "" if unread."""
+
+    stage: str
+    reason: str
+    content_hash: str
+
+
+@contextmanager
+def storing(root: Path) -> Iterator[None]:
+    """Turn what a full, read-only or broken disk raises into one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        text = str(error).splitlines()[0]
+        if isinstance(error, RuntimeError) and "lance" not in text.lower():
+            raise
+        reason = re.sub(r"^(lance error: )?(LanceError\(IO\): )?|, /\S+:\d+:\d+$", "", text)
+        raise StoreError(
+            f"The store {root} cannot be written: {reason}. What it held before is unharmed.",
+            hint="make room or mend the permissions, then type the same command: it goes on from there",
+        ) from error
+
+
+UNTOLD = Failure("", "", "")
+
+
+class TableWriter:
+    """The one writer of a table: ``with TableWriter(root, identity) as table: table.write(...)``.
+
+    Entering takes the table's lock and makes the table if there is none. ``content`` (item_id -> content
+    hash, in the order of the rows) and ``errors`` show what it held then.
+
+    Raises
+    ------
+    StoreError
+        When another process holds the lock, the table is damaged or the disk refuses.
+    """
+
+    def __init__(self, root: Path, identity: Identity) -> None:
+        self.root, self.identity, self.name = root, identity, identity.table
+        self.uri = str(root / f"{self.name}.lance")
+        self.wrote = False
+
+    def __enter__(self) -> TableWriter:
+        import filelock
+
+        with storing(self.root):
+            (self.root / "locks").mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(self.root / "locks" / f"{self.name}.lock")
+            try:
+                self._lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise StoreError(
+                    f"Another process is writing to {self.name} in {self.root}.",
+                    hint="wait until it has ended, then type the same command",
+                ) from None
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def _open(self) -> None:
+        import lance
+
+        try:
+            self._opened = lance.dataset(self.uri)
+        except ValueError:  # there is none, or a process died while it made one
+            import lancedb
+
+            with storing(self.root):
+                lancedb.connect(str(self.root)).create_table(self.name, schema=self.identity.schema)
+            self._opened = lance.dataset(self.uri)
+        rows = self._opened.to_table(columns=["item_id", "content_hash"])
+        self.content: dict[str, str] = dict(
+            zip(rows["item_id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
+        )
+        if len(self.content) < len(rows):
+            raise StoreError(
+                f"The table {self.name} holds {len(rows) - len(self.content):,} items twice; "
+                "another program has written to it.",
+                hint=f"delete {self.uri} and encode again",
+            )
+        self._present = set(self.content)
+        self.errors = read_errors(self.root, self.name)
+
+    def vectors(self, rows: Sequence[int]) -> np.ndarray:
+        """Vectors [n, d] at ``rows`` of the table as it was on entering."""
+        return as_numpy(self._opened.take(list(rows), columns=["vector"])["vector"])
+
+    def write(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
+        """Commit rows: new items are appended, known ones replaced. Vectors [n, d] as from :func:`as_stored`.
+
+        Raises
+        ------
+        StoreError
+            When the disk refuses, or what is read back is not what was written; then nothing has changed.
+        """
+        new = np.array([item_id not in self._present for item_id in item_ids], bool)
+        for part, commit in ((new, self._append), (~new, self._replace)):
+            if part.all():
+                commit(item_ids, hashes, vectors)
+            elif part.any():
+                rows = np.flatnonzero(part)
+                commit([item_ids[row] for row in rows], [hashes[row] for row in rows], vectors[rows])
+        self._present.update(item_ids)
+
+    def _batches(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> Iterator[pa.RecordBatch]:
+        schema = self.identity.schema
+        for low in range(0, len(item_ids), BATCH_ROWS):
+            part = vectors[low : low + BATCH_ROWS]
+            columns = [
+                pa.array(item_ids[low : low + BATCH_ROWS], pa.string()),
+                pa.array(hashes[low : low + BATCH_ROWS], pa.string()),
+                pa.array(checksum(part)),
+                pa.array(np.ones(len(part), bool)),
+                pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), self.identity.dim),
+            ]
+            yield pa.record_batch(columns, schema=schema)
+
+    def _append(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
+        import lance
+
+        before = lance.dataset(self.uri)
+        rows = before.count_rows()
+        reader = pa.RecordBatchReader.from_batches(self.identity.schema, self._batches(item_ids, hashes, vectors))
+        with storing(self.root):
+            after = lance.write_dataset(reader, self.uri, mode="append")
+        self.wrote = True
+        picks = _sample(len(item_ids))
+        got = after.take((rows + picks).tolist(), columns=["item_id", "content_hash", "vector"])
+        self._compare(before, after.count_rows() - rows, got, picks, item_ids, hashes, vectors)
+
+    def _replace(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
+        import lance
+        import lancedb
+
+        before = lance.dataset(self.uri)
+        rows = pa.Table.from_batches(self._batches(item_ids, hashes, vectors))
+        with storing(self.root):
+            table = lancedb.connect(str(self.root)).open_table(self.name)
+            table.merge_insert("item_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+        self.wrote = True
+        picks = _sample(len(item_ids))
+        after = lance.dataset(self.uri)
+        got = after.to_table(
+            columns=["item_id", "content_hash", "vector"], filter=_among([item_ids[pick] for pick in picks.tolist()])
+        )
+        order = {item_id: row for row, item_id in enumerate(got["item_id"].to_pylist())}
+        got = got.take([order[item_ids[pick]] for pick in picks.tolist() if item_ids[pick] in order])
+        grown = after.count_rows() - before.count_rows()
+        self._compare(before, grown + len(item_ids), got, picks, item_ids, hashes, vectors)
+
+    def _compare(
+        self,
+        before: Any,
+        written: int,
+        got: pa.Table,
+        picks: np.ndarray,
+        item_ids: Sequence[str],
+        hashes: Sequence[str],
+        vectors: np.ndarray,
+    ) -> None:
+        same = (
+            written == len(item_ids)
+            and got["item_id"].to_pylist() == [item_ids[pick] for pick in picks.tolist()]
+            and got["content_hash"].to_pylist() == [hashes[pick] for pick in picks.tolist()]
+            and np.array_equal(as_numpy(got["vector"]).view(np.uint8), vectors[picks].view(np.uint8))
+        )
+        if not same:
+            before.restore()
+            raise StoreError(
+                f"The table {self.name} did not read back as it was written; the last commit was taken back.",
+                hint="no other program may write to the store meanwhile; type the same command again",
+            )
+
+    def settle(self, outcome: Mapping[str, Failure | None], dead: Set[str] = frozenset()) -> None:
+        """Say how items stand now: with a failure or none, and which rows no longer hold (``dead``).
+
+        A dead row keeps its vector, and lives again when its item is well. Rows of failed items that are
+        not dead, and of items that are not in ``outcome``, stay as they are.
+        """
+        import lance
+        import lancedb
+
+        errors = {item_id: failure for item_id, failure in self.errors.items() if item_id not in outcome}
+        errors |= {item_id: failure for item_id, failure in outcome.items() if failure is not None}
+        if errors != self.errors:
+            self._save_errors(errors)
+        rows = lance.dataset(self.uri).to_table(columns=["item_id", "live"])
+        changed: dict[bool, list[str]] = {True: [], False: []}
+        for item_id, live in zip(rows["item_id"].to_pylist(), rows["live"].to_pylist(), strict=True):
+            if live and item_id in dead:
+                changed[False].append(item_id)
+            elif not live and item_id not in dead and outcome.get(item_id, UNTOLD) is None:
+                changed[True].append(item_id)
+        with storing(self.root):
+            for live, item_ids in changed.items():
+                for low in range(0, len(item_ids), SAMPLE_ROWS):
+                    table = lancedb.connect(str(self.root)).open_table(self.name)
+                    table.update(where=_among(item_ids[low : low + SAMPLE_ROWS]), values={"live": live})
+                    self.wrote = True
+
+    def note_errors(self, failures: Mapping[str, Failure]) -> None:
+        """Record failures in the middle of a run."""
+        if any(self.errors.get(item_id) != failure for item_id, failure in failures.items()):
+            self._save_errors({**self.errors, **failures})
+
+    def _save_errors(self, errors: dict[str, Failure]) -> None:
+        rows = [{"item_id": item_id, **failure._asdict()} for item_id, failure in errors.items()]
+        with storing(self.root), replacing(errors_path(self.root, self.name)) as path:
+            pq.write_table(pa.Table.from_pylist(rows, ERRORS_SCHEMA), path)
+        self.errors = errors
+
+    def tidy(self) -> None:
+        """End of a run: write the pieces together if they are many, drop old versions and a dead process's files."""
+        import lance
+
+        dataset = lance.dataset(self.uri)
+        room = shutil.disk_usage(self.root).free > 2 * folder_bytes(self.root / f"{self.name}.lance")
+        try:
+            if self.wrote and room and len(dataset.get_fragments()) > COMPACT_FRAGMENTS:
+                dataset.optimize.compact_files()
+            dataset.cleanup_old_versions(KEEP_VERSIONS, delete_unverified=True, error_if_tagged_old_versions=False)
+        except OSError:
+            pass  # every row is stored already; the next run tidies up
+
+
+def folder_bytes(path: Path) -> int:
+    """Size of all files below ``path``; those that vanish meanwhile count nothing."""
+    total = 0
+    for file in path.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
+
+
+def errors_path(root: Path, table: str) -> Path:
+    """The Parquet file with the failed items of a table."""
+    return root / "errors" / f"{table}.parquet"
+
+
+def read_errors(root: Path, table: str) -> dict[str, Failure]:
+    """item_id -> failure, from the errors file of a table."""
+    path = errors_path(root, table)
+    if not path.is_file():
+        return {}
+    rows = pq.read_table(path).to_pylist()
+    return {row.pop("item_id"): Failure(**row) for row in rows}
+
+
+def _sample(count: int) -> np.ndarray:
+    """Up to ``SAMPLE_ROWS`` rows of ``count``, evenly spread, both ends included."""
+    return np.unique(np.linspace(0, count - 1, min(count, SAMPLE_ROWS)).astype(np.int64))
+
+
+def _among(item_ids: Sequence[str]) -> str:
+    quoted = ", ".join("'" + item_id.replace("'", "''") + "'" for item_id in item_ids)
+    return f"item_id IN ({quoted})"
