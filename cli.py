@@ -6,22 +6,23 @@ standard output, progress and remarks to standard error, so that ``--json`` can 
 
 from __future__ import annotations
 
-import json as jsonlib
+import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from bundlecache import BundlecacheError, Catalogue, Workspace, __version__
+from bundlecache.terminal import Bar, log, out, show, show_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bundlecache.encode import Receipt
+    from bundlecache.readers import Vectors
     from bundlecache.store import Matrix
 
 PARTIAL = 3  # exit code: the work was done, but some items failed
@@ -35,9 +36,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-out = Console()
-log = Console(stderr=True)
-
 Data = Annotated[Path, typer.Option("--data", help="The workspace: the folder with items, bundles, interactions.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")]
@@ -53,24 +51,23 @@ def demo(
     make_data: Annotated[
         Path | None, typer.Option(help="Only write the demo catalogue into this folder.", show_default=False)
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --make-data replace a catalogue.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Show the whole way on the demo catalogue: encode, candidates, train, evaluate, report."""
-    from bundlecache import demo as catalogue_maker
-
-    if make_data is not None:
-        log.print(catalogue_maker.make(make_data, seed).sentence())
-        return
     began = time.perf_counter()
-    if not data.exists():
-        log.print(catalogue_maker.make(data, seed).sentence())
-    encode(modality="all", data=data, device=device)
+    if make_data is not None or not data.exists():
+        _make_demo(make_data or data, seed, overwrite=overwrite)
+    if make_data is not None:
+        return
+    encode(data=data, device=device)
+    questions(data=data)
     candidates(data=data)
     train(data=data, seed=seed, device=device)
     evaluate(data=data, device=device)
     report(data=data)
-    out.print(f"The whole way took {time.perf_counter() - began:.0f} s.")
+    out.print(f"The whole way took {time.perf_counter() - began:.0f} s on {os.cpu_count()} cores.")
 
 
 @app.command(name="import")
@@ -78,14 +75,21 @@ def import_(
     layout: Annotated[str, typer.Argument(metavar="FORMAT", help="bundlerec, clhe, folder or tables.")],
     source: Annotated[Path, typer.Argument(metavar="SRC", help="The folder to read.")],
     data: Data = Path("data"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the catalogue that stands there.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import a public data layout, a folder of pictures or plain tables as a workspace."""
+    """Import a public data layout, a folder of pictures and sounds, or plain tables as a workspace."""
     from bundlecache import readers
 
-    summary = readers.read(layout, source, Workspace(data))
-    _print(summary.to_dict(), as_json, [summary.to_dict()], title=f"{layout} -> {data}")
-    _remarks(Catalogue.read(Workspace(data)).notes)
+    workspace = Workspace(data)
+    summary = readers.read(layout, source, workspace, overwrite=overwrite)
+    for note in summary.notes:
+        log.print(f"[dim]note: {escape(note)}[/]")
+    _open(data)
+    _store_imported(workspace, summary.vectors)
+    made = summary.to_dict()
+    columns = ["items", "bundles", "interactions", "media"]
+    show(made, as_json, [made], title=f"{layout} -> {data}", columns=columns)
 
 
 @app.command()
@@ -110,8 +114,6 @@ def encode(
 ) -> None:
     """Run a frozen encoder once over every new or changed item, into the store."""
     import features
-    from bundlecache.encode import run
-    from bundlecache.store import Store
 
     wanted = _modalities(modality)
     if encoder is not None and len(wanted) > 1:
@@ -120,32 +122,14 @@ def encode(
             hint=f"bundlecache encode --modality {features.modality_of(encoder)} --encoder {encoder}",
         )
     workspace, catalogue = _open(data, allow_outside=allow_outside)
-    store = Store(workspace.store)
-    receipts: list[Receipt] = []
-    for name in wanted:
-        spec = encoder or features.DEFAULTS[name]
-        _setting("encoder", spec, "--encoder" if encoder else "default: embedded, needs no weights")
-        loaded = features.load(
-            spec, modality=name, catalogue=catalogue, device=device, dtype=dtype, batch_size=batch_size
-        )
-        with _Bar(name) as bar:
-            receipts.append(
-                run(
-                    loaded,
-                    catalogue,
-                    workspace,
-                    store,
-                    workers=workers,
-                    retry_failed=retry_failed,
-                    max_errors=max_errors,
-                    progress=bar.encoding,
-                )
-            )
+    load = {"device": device, "dtype": dtype, "batch_size": batch_size}
+    how = {"workers": workers, "retry_failed": retry_failed, "max_errors": max_errors}
+    receipts = [_encode(workspace, catalogue, name, encoder, load, how) for name in wanted]
     rows = [receipt.to_dict() for receipt in receipts]
     shown = ["modality", "spec", "items", "encoded", "cached", "failed", "absent", "forwards", "seconds"]
-    _print(rows, as_json, rows, title="Receipt: items = encoded + cached + failed + absent", columns=shown)
+    show(rows, as_json, rows, title="Receipt: items = encoded + cached + failed + absent", columns=shown)
     if failed := sum(receipt.failed for receipt in receipts):
-        log.print(f"[yellow]{failed:,} items failed[/]; bundlecache status --errors says why. All others are stored.")
+        log.print(f"[yellow]{failed:,} items failed[/] (bundlecache status --errors says why); all others are stored.")
         raise typer.Exit(PARTIAL)
 
 
@@ -163,7 +147,7 @@ def status(
     store = Store(workspace.store)
     if errors:
         rows = [{"table": t.table} | row for t in store.tables() for row in store.errors(t.table).to_pylist()]
-        _print(rows, as_json, rows, title=f"Failed items in {data}", columns=["item_id", "stage", "reason", "table"])
+        show(rows, as_json, rows, title=f"Failed items in {data}", columns=["item_id", "stage", "reason", "table"])
         return
     parts = splits.assign(catalogue)
     counts = {
@@ -176,10 +160,10 @@ def status(
     rows = store.status(catalogue)
     runs = sorted(workspace.run_names())
     if as_json:
-        _print({"catalogue": counts, "store": rows, "runs": runs}, as_json, [])
+        show({"catalogue": counts, "store": rows, "runs": runs}, as_json, [])
         return
     out.print(f"[bold]{data}[/]: " + ", ".join(f"{value:,} {name}" for name, value in counts.items()))
-    _print(
+    show(
         rows,
         as_json,
         rows,
@@ -199,7 +183,7 @@ def questions(
     """Freeze the multiple-choice questions: validation and test, with random and hard wrong options."""
     workspace, catalogue = _open(data)
     rows = _freeze(workspace, catalogue, options, seed)
-    _print(rows, as_json, rows, title=f"Questions in {workspace.questions}")
+    show(rows, as_json, rows, title=f"Questions in {workspace.questions}")
 
 
 @app.command()
@@ -217,10 +201,14 @@ def candidates(
 
     workspace, catalogue = _open(data)
     matrices = _matrices(workspace, catalogue, modality)
-    made = search.for_bundles(catalogue, list(matrices.values()), k, split)
+    began = time.perf_counter()
+    made = search.for_bundles(catalogue, matrices, k, split)
     path = made.save(workspace)
     summary = made.summary()
-    _print(summary, as_json, [summary], title=f"Candidates -> {path}")
+    row = {key: value for key, value in summary.items() if key not in ("modalities", "split", "k", "items")}
+    row["seconds"] = round(time.perf_counter() - began, 3)
+    title = f"Held-out items of {split} bundles found by {' + '.join(summary['modalities'])} -> {path}"
+    show({"path": str(path), **summary, **row}, as_json, [row], title=title)
 
 
 @app.command()
@@ -235,6 +223,7 @@ def train(
         str | None, typer.Option("--from", help="Run whose adapter and fusion to go on from.", show_default=False)
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new run.", show_default=False)] = None,
+    validation: Annotated[str, typer.Option(help="Questions on which the best weights are chosen.")] = "valid-random10",
     seed: Seed = 0,
     device: Device = "auto",
     max_minutes: Annotated[
@@ -253,14 +242,15 @@ def train(
         log.print("No questions yet: freezing them now (bundlecache questions).")
         _freeze(workspace, catalogue, options=10, seed=0)
     resolved = recipes.load(recipe, settings or [])
-    for key, value, source in resolved.settings():
-        _setting(key, value, source)
+    for setting in resolved.settings():
+        if setting.source != "default":
+            log.print(f"[dim]{escape(str(setting))}[/]", highlight=False)
     run = workspace.runs / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.name}-seed{seed}")
-    with _Bar("train") as bar:
+    with Bar("train") as bar:
         result = loop.train(
             catalogue,
             matrices,
-            question_files.load(workspace, catalogue, resolved.validation),
+            question_files.load(workspace, catalogue, validation),
             resolved,
             run,
             seed=seed,
@@ -270,7 +260,7 @@ def train(
             max_minutes=max_minutes,
             progress=bar.training,
         )
-    _print(result.to_dict(), as_json, result.stages, title=f"Trained {run.name}")
+    show(result.to_dict(), as_json, result.stages, title=f"Trained {run.name}")
 
 
 @app.command()
@@ -300,16 +290,16 @@ def evaluate(
     rankers = simple.all_baselines(catalogue, matrices) if baselines else []
     results = []
     for asked in sets:
-        with _Bar(asked.name) as bar:
-            answers = scoring.ladder(model, asked, batch_size=batch_size, ablation=ablation, progress=bar.step)
-        result = bench.compare(rankers, asked, answers)
-        bench.save(folder, result)
+        with Bar(asked.name) as bar:
+            ladder = scoring.ladder(model, asked, batch_size=batch_size, ablation=ablation, progress=bar.step)
+        result = bench.compare(rankers, asked, ladder.answers, ablation=ladder.ablation, seconds=ladder.seconds)
+        bench.save(folder, result, asked, next(iter(ladder.answers.values())), catalogue.item_ids)
         results.append(result)
     if as_json:
-        _print([result.to_dict() for result in results], as_json, [])
+        show(results, as_json, [])
         return
     for result in results:
-        _methods_table(result.to_dict())
+        show_results(result)
 
 
 @app.command()
@@ -326,16 +316,17 @@ def complete(
     from train import scoring
 
     workspace, catalogue = _open(data)
+    folder = workspace.run(run)
     partial = catalogue.indices(items)
-    model, matrices = _load_model(workspace.run(run), workspace, catalogue, device)
-    proposed = search.complete(catalogue, list(matrices.values()), partial, model.max_options)
-    ranked = scoring.complete(model, partial, proposed)[:k]
+    model, matrices = _load_model(folder, workspace, catalogue, device)
+    proposed = search.complete(catalogue, matrices, partial, model.max_options)
+    chosen = scoring.complete(model, partial, proposed)[:k]
     rows = [
-        {"rank": r + 1, "item_id": catalogue.item_ids[i], "title": catalogue.titles[i], "probability": round(p, 4)}
-        for r, (i, p) in enumerate(ranked)
+        {"rank": r, "item_id": catalogue.item_ids[i], "title": catalogue.titles[i], "probability": round(p, 4)}
+        for r, (i, p) in enumerate(chosen, start=1)
     ]
     given = ", ".join(catalogue.titles[i] or catalogue.item_ids[i] for i in partial)
-    _print(rows, as_json, rows, title=f"Completes: {given}")
+    show(rows, as_json, rows, title=f"Completes: {given}")
 
 
 @app.command()
@@ -369,7 +360,7 @@ def export(
     rows = [
         {"file": str(path), "size_bytes": path.stat().st_size} for path in Store(workspace.store).export(output, layout)
     ]
-    _print(rows, as_json, rows, title="Exported")
+    show(rows, as_json, rows, title="Exported")
 
 
 @app.callback(invoke_without_command=True)
@@ -411,43 +402,104 @@ def _modalities(name: str) -> tuple[str, ...]:
     return (name,)
 
 
+def _make_demo(root: Path, seed: int, *, overwrite: bool) -> None:
+    from bundlecache import demo as maker
+
+    if Workspace(root).table("items") is not None and not overwrite:
+        raise BundlecacheError(
+            f"{root} holds a catalogue already.", hint="choose an empty folder, or add --overwrite to replace it"
+        )
+    made = maker.make(root, seed)
+    out.print(f"Demo catalogue in {root}: {made.items:,} items, {made.bundles:,} bundles, {made.users:,} users.")
+
+
+def _encode(
+    workspace: Workspace,
+    catalogue: Catalogue,
+    modality: str,
+    encoder: str | None = None,
+    load: dict[str, Any] | None = None,
+    how: dict[str, Any] | None = None,
+) -> Receipt:
+    import features
+    from bundlecache.encode import run
+    from bundlecache.store import Store
+
+    spec = encoder or features.DEFAULTS[modality]
+    source = "--encoder" if encoder else "default: embedded, no weights needed"
+    log.print(f"[dim]{modality} encoder = {escape(spec)} ({source})[/]", highlight=False)
+    with Bar(modality) as bar:
+        loaded = features.load(spec, modality=modality, catalogue=catalogue, **(load or {}))
+        return run(loaded, catalogue, workspace, Store(workspace.store), progress=bar.encoding, **(how or {}))
+
+
+def _store_imported(workspace: Workspace, vectors: Sequence[Vectors]) -> None:
+    """Put vectors that came with a data set into the store."""
+    from bundlecache.store import Store
+    from bundlecache.vectors import Identity
+
+    for found in vectors:
+        identity = Identity(
+            found.modality, found.spec, found.fingerprint, "imported as it stands", "float32", found.dim
+        )
+        info = Store(workspace.store).write(identity, found.item_ids, found.vectors)
+        log.print(f"{found.modality}: {info.rows:,} vectors of {found.spec}", highlight=False)
+
+
 def _matrices(workspace: Workspace, catalogue: Catalogue, wanted: Sequence[str] | None = None) -> dict[str, Matrix]:
     """The stored matrices by modality; an empty store is filled with the embedded encoders first."""
     from bundlecache.store import Store
 
     store = Store(workspace.store)
     if not store.modalities():
-        log.print("Nothing is encoded yet: running the default encoders now (bundlecache encode --modality all).")
-        _encode(workspace, catalogue, MODALITIES)
+        log.print("Nothing is encoded yet, so the default encoders run now (bundlecache encode --modality all).")
+        for modality in MODALITIES:
+            _encode(workspace, catalogue, modality)
     stored = store.modalities()
     missing = [name for name in MODALITIES if name not in stored]
     if missing and not wanted:
-        log.print(f"[dim]Without {', '.join(missing)}: nothing stored (bundlecache encode --modality {missing[0]}).[/]")
+        log.print(f"[dim]no vectors of {', '.join(missing)}: left out (bundlecache encode --modality all)[/]")
     return {name: store.matrix(catalogue.item_ids, name) for name in wanted or stored}
 
 
-def _print(
-    data: Any, as_json: bool, rows: Sequence[dict[str, Any]], title: str = "", columns: Sequence[str] = ()
-) -> None:
-    """``data`` as JSON, or ``rows`` as a table of ``columns`` (all of them when none is named)."""
-    if as_json:
-        out.print_json(jsonlib.dumps(data, default=str))
-        return
-    names = list(columns or (rows[0] if rows else ()))
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in names:
-        number = bool(rows) and isinstance(rows[0].get(name), int | float)
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_cell(row.get(name))) for name in names))
-    out.print(table)
+def _load_model(folder: Path, workspace: Workspace, catalogue: Catalogue, device: str) -> tuple[Any, dict[str, Matrix]]:
+    """A trained model, and the very matrices it was trained on."""
+    from bundlecache.store import Store
+    from train import checkpoint
+
+    store = Store(workspace.store)
+    encoders = checkpoint.read_manifest(folder)["encoders"]
+    matrices = {e["name"]: store.matrix(catalogue.item_ids, e["modality"], e["spec"]) for e in encoders}
+    return checkpoint.load(folder, catalogue, matrices, device), matrices
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)
+def _freeze(workspace: Workspace, catalogue: Catalogue, options: int, seed: int) -> list[dict[str, Any]]:
+    """Make the question files that are missing; those that are there stay as they are."""
+    from bundlecache import questions as files
+    from bundlecache.store import Store
+
+    store = Store(workspace.store)
+    content = [name for name in store.modalities() if name != "graph"]
+    vectors = store.matrix(catalogue.item_ids, content[0]).vectors if content else None
+    rows = []
+    for split in ("valid", "test"):
+        for negatives in ("random", "hard"):
+            name = files.name_of(split, negatives, options, seed)
+            made = name not in files.names(workspace)
+            if made:
+                frozen = files.freeze(
+                    catalogue, split=split, n_options=options, negatives=negatives, seed=seed, vectors=vectors
+                )
+                frozen.save(files.path(workspace, name), catalogue)
+            else:
+                frozen = files.load(workspace, catalogue, name)
+            rows.append(
+                {
+                    "name": name,
+                    "questions": len(frozen),
+                    "options": frozen.n_options,
+                    "sha256": frozen.sha256[:16],
+                    "made": "now" if made else "before",
+                }
+            )
+    return rows

@@ -1,0 +1,116 @@
+"""What people see in a terminal: tables, progress bars, and one way to print the same as JSON.
+
+Tables and JSON go to standard output, progress and remarks to standard error, so that output can be piped.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+out = Console()
+log = Console(stderr=True)
+
+
+class Bar:
+    """A progress bar on standard error; it shows itself only where somebody can see it."""
+
+    def __init__(self, name: str) -> None:
+        columns = (
+            TextColumn("{task.description:<8}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+        )
+        self.bar = Progress(*columns, console=log, transient=True, disable=not log.is_terminal)
+        self.task = self.bar.add_task(name, total=None, note="")
+
+    def __enter__(self) -> Bar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def encoding(self, p: Any) -> None:
+        """Show how far `encode.run` is, and where its time goes."""
+        note = f"{p.items_per_second:,.0f}/s  decode {p.decode_share:.0%} forward {p.forward_share:.0%} write {p.write_share:.0%}"
+        self.bar.update(self.task, completed=p.done, total=p.total, note=note)
+
+    def training(self, p: Any) -> None:
+        """Show how far a stage of training is."""
+        note = f"loss {p.loss:.3f}" + ("" if p.hit1 is None else f"  valid HitRate@1 {p.hit1:.3f}")
+        self.bar.update(self.task, description=p.stage, completed=p.step, total=p.steps, note=note)
+
+    def step(self, done: int, total: int) -> None:
+        """Show ``done`` of ``total``."""
+        self.bar.update(self.task, completed=done, total=total)
+
+
+def show_results(result: dict[str, Any]) -> None:
+    """The methods' table of one question set, the ablation, and the verdict in words."""
+    asked = result["questions"]
+    rows = [
+        {
+            "method": row["name"],
+            "HitRate@1": f"{row['hit@1']:.3f}",
+            "95 %": f"{row['hit@1_interval'][0]:.3f}-{row['hit@1_interval'][1]:.3f}",
+            "@3": f"{row['hit@3']:.3f}",
+            "@5": f"{row['hit@5']:.3f}",
+            "MRR": f"{row['mrr']:.3f}",
+            "valid": f"{row['valid_ratio']:.2f}",
+        }
+        for row in result["methods"]
+    ]
+    title = f"{asked['name']}: {asked['n_questions']:,} questions of {asked['n_options']} options, sha256 {asked['sha256'][:12]}"
+    show(None, False, rows, title=title)
+    ablation = [
+        {
+            "without": row["without"],
+            "HitRate@1": f"{row['hit@1']:.3f}",
+            "change": f"{row['delta']:+.3f}",
+            "95 %": f"{row['delta_interval'][0]:+.3f} to {row['delta_interval'][1]:+.3f}",
+        }
+        for row in result["ablation"]
+    ]
+    if ablation:
+        show(None, False, ablation, title="The model without one modality")
+    for sentence in result["verdict"]:
+        out.print(f"- {escape(sentence)}", highlight=False)
+    out.print()
+
+
+def show(
+    data: Any, as_json: bool, rows: Sequence[dict[str, Any]], title: str = "", columns: Sequence[str] = ()
+) -> None:
+    """``data`` as JSON, or ``rows`` as a table of ``columns`` (all of them when none is named)."""
+    if as_json:
+        out.print_json(json.dumps(data, default=str))
+        return
+    names = list(columns or (rows[0] if rows else ()))
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in names:
+        number = bool(rows) and isinstance(rows[0].get(name), int | float)
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_cell(row.get(name))) for name in names))
+    out.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
