@@ -1,0 +1,138 @@
+"""Stage A: the frozen encoders that turn pictures, sounds, titles and graphs into vectors.
+
+An encoder is one file in this folder, with a ``load(spec, options)`` that returns an object of the
+protocol ``bundlecache.encode.Encoder``, and one line in the table below. The contract test runs over
+every line. Importing this package imports none of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from bundlecache.errors import EncoderError
+
+from .common import Options, Spec
+
+if TYPE_CHECKING:
+    from bundlecache.catalogue import Catalogue
+    from bundlecache.encode import Encoder
+
+__all__ = ["DEFAULTS", "MODALITIES", "Kind", "kinds", "load", "modality_of"]
+
+MODALITIES = ("text", "image", "audio", "graph")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One line of the registry: what the user types, what it makes, where it lives."""
+
+    form: str  # as typed; words in capitals stand for names
+    modality: str
+    module: str  # in this package
+    about: str
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the form is a whole spec, with nothing left to name."""
+        return not any(letter.isupper() for letter in self.form)
+
+
+REGISTRY = (
+    Kind("descriptor:text", "text", "text", "hashed words and letter groups; no weights"),
+    Kind(
+        "hf:FOLDER|ID", "text", "hf_text", "transformers or sentence-transformers text encoder, pooled as it declares"
+    ),
+    Kind("descriptor:picture", "image", "image", "colour, light, outline and edges; no weights"),
+    Kind("open_clip:ARCH/PRETRAINED", "image", "open_clip_image", "image tower of open_clip; local-dir:FOLDER too"),
+    Kind("descriptor:sound", "audio", "audio", "spectrum, pitch, harmony and envelope; no weights"),
+    Kind("clap:FOLDER|ID", "audio", "clap_audio", "CLAP of transformers: audio tower with projection"),
+    Kind("lightgcn:user-item", "graph", "graph", "LightGCN on who-bought-what of the training split"),
+    Kind("lightgcn:bundle-item", "graph", "graph", "LightGCN on the bundles of the training split"),
+)
+
+DEFAULTS = {
+    "text": "descriptor:text",
+    "image": "descriptor:picture",
+    "audio": "descriptor:sound",
+    "graph": "lightgcn:user-item",
+}
+
+
+def kinds(modality: str | None = None) -> list[Kind]:
+    """The registered kinds of encoder, of one modality or of all."""
+    return [kind for kind in REGISTRY if modality in (None, kind.modality)]
+
+
+def load(
+    spec: str,
+    *,
+    modality: str,
+    catalogue: Catalogue,
+    device: str = "auto",
+    dtype: str = "float16",
+    batch_size: int | None = None,
+) -> Encoder:
+    """The encoder that ``spec`` names, ready to run.
+
+    Parameters
+    ----------
+    spec
+        ``kind:name@revision``; a local folder always works and never calls home.
+    device
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``; only encoders with weights use it.
+    dtype
+        Of the stored vectors. Encoding itself always answers in float32.
+
+    Raises
+    ------
+    EncoderError
+        When the spec, the modality, the device, the dtype or the batch size is none that is allowed, or
+        the checkpoint cannot be loaded.
+    """
+    kind = _find(spec, modality)
+    if dtype not in ("float16", "float32"):
+        raise EncoderError(f"Vectors are stored as float16 or float32, not {dtype!r}.")
+    if batch_size is not None and batch_size < 1:
+        raise EncoderError(f"A batch holds at least 1 item, not {batch_size}.")
+    module = import_module(f".{kind.module}", __name__)
+    return module.load(Spec.parse(spec), Options(catalogue, device, dtype, batch_size))
+
+
+def modality_of(spec: str) -> str:
+    """The modality of a spec, the first one where a kind of encoder makes several.
+
+    Raises
+    ------
+    EncoderError
+        For an unknown kind.
+    """
+    for kind in _matches(spec):
+        return kind.modality
+    forms = ", ".join(kind.form for kind in REGISTRY)
+    raise EncoderError(f"There is no encoder {spec!r}; there are {forms}.", hint=f"for example {DEFAULTS['image']}")
+
+
+def _matches(spec: str) -> list[Kind]:
+    return [kind for kind in REGISTRY if spec == kind.form or (not kind.fixed and _head(spec) == _head(kind.form))]
+
+
+def _find(spec: str, modality: str) -> Kind:
+    if modality not in MODALITIES:
+        raise EncoderError(f"There is no modality {modality!r}; there are {', '.join(MODALITIES)}.")
+    matches = _matches(spec)
+    for kind in matches:
+        if kind.modality == modality:
+            return kind
+    allowed = ", ".join(kind.form for kind in kinds(modality))
+    if matches:
+        made = " or ".join(sorted({kind.modality for kind in matches}))
+        message = f"The encoder {spec!r} makes {made} vectors, not {modality}"
+    else:
+        message = f"There is no encoder {spec!r}"
+    raise EncoderError(f"{message}; for {modality} there are {allowed}.", hint=f"for example {DEFAULTS[modality]}")
+
+
+def _head(spec: str) -> str:
+    return spec.partition(":")[0]

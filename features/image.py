@@ -1,0 +1,226 @@
+"""Pictures: reading any file that claims to be one, and ``descriptor:picture``, an encoder without weights."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bundlecache.errors import MediaError
+
+from .common import fingerprint, first_line, libraries, readable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL import Image as PIL_Image
+
+    from .common import Options, Spec
+
+# What a catalogue holds. Left out on purpose: formats whose reading starts another program (EPS).
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
+MAX_PIXELS = 100_000_000  # a 100-megapixel photo still passes; a small file that unpacks to gigabytes does not
+MAX_SIDES = 64  # longest : shortest side; resizing a one-pixel line by its short side would fill the memory
+DECODING = "EXIF turned, first frame, 16 bit scaled to 8, transparency on white, RGB"
+
+
+def read_picture(path: Path) -> PIL_Image.Image:
+    """A picture file as an RGB image, as a person would see it on a white page.
+
+    EXIF orientation is applied, an animation gives its first frame, transparency lies on white, CMYK,
+    palette, grey and 16-bit pictures become 8-bit RGB. The content decides, not the file's name.
+
+    Raises
+    ------
+    MediaError
+        With the reason: no such file, empty, no picture, truncated, too large, too narrow.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    path = readable(path, "picture")
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            _check_size(*image.size)
+            image.load()
+            return _to_rgb(_upright(image))
+    except MediaError:
+        raise
+    except UnidentifiedImageError as error:
+        raise MediaError(f"the file is no picture that can be read ({', '.join(FORMATS)})") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise MediaError(f"the picture has more than {MAX_PIXELS:,} pixels") from error
+    except Exception as error:  # a damaged file can fail anywhere inside a decoder, with any exception
+        raise MediaError(f"the picture is damaged or cut short: {first_line(error)}") from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats above that this build of Pillow can read; what it merely warns of is checked here, or harmless."""
+    import warnings
+
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise MediaError(f"the picture has {width:,} x {height:,} pixels; {MAX_PIXELS:,} are allowed")
+    if min(width, height) < 1 or max(width, height) > MAX_SIDES * min(width, height):
+        raise MediaError(f"the picture is {width:,} x {height:,} pixels: one side is over {MAX_SIDES} times the other")
+
+
+def _upright(image: PIL_Image.Image) -> PIL_Image.Image:
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF says nothing about the pixels, which did decode
+        return image
+
+
+def _to_rgb(image: PIL_Image.Image) -> PIL_Image.Image:
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):  # 32-bit pixels have no agreed range: stretch what is there
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
+        values -= values.min()
+        image = Image.fromarray((values * (255 / max(values.max(), 1e-12))).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def load(spec: Spec, options: Options) -> PictureDescriptor:
+    """The registry's entry for ``descriptor:picture``."""
+    return PictureDescriptor(spec.text, options.dtype, options.batch_size or 64)
+
+
+class PictureDescriptor:
+    """Colour, light, outline and edges of a picture: 132 numbers, no weights, a millisecond per item.
+
+    The blocks, each of length one before its weight: hue of the whole picture and of its foreground (24
+    soft bins each, weighted by squared chroma, so that noise on grey counts nothing), tones of the foreground
+    (black to white, and how colourful), a 4 x 4 grid of light, a 5 x 5 grid of foreground, and edge
+    directions (8 in each of 2 x 2 quarters). Foreground is what differs from the border's median colour,
+    weighted towards the middle: catalogue pictures have a plain ground and their subject in the centre.
+    """
+
+    modality = "image"
+    size = 64  # pixels, square
+    hues = 24
+    weights = (1.0, 1.2, 0.7, 0.6, 0.8, 0.9)  # of the blocks, in the order above
+    dim = 24 + 24 + 11 + 16 + 25 + 32
+
+    def __init__(self, spec: str, dtype: str, batch_size: int) -> None:
+        self.spec, self.dtype, self.batch_size = spec, dtype, batch_size
+        self.fingerprint = fingerprint("picture descriptor", 1, self.size, self.hues, self.weights, self.dim)
+        self.preprocess = f"{DECODING}; squashed to {self.size} px, bilinear; {libraries('Pillow')}"
+
+    def decode(self, source: Path | str) -> np.ndarray:
+        """The picture squashed to uint8 [64, 64, 3]."""
+        from pathlib import Path
+
+        from PIL import Image
+
+        image = read_picture(Path(source))
+        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
+
+    def encode(self, samples: list[Any]) -> np.ndarray:
+        """uint8 pictures -> float32 [n, 132], each of length one."""
+        rgb = np.stack(samples).astype(np.float64) / 255  # [n, 64, 64, 3]
+        n = len(rgb)
+        light = rgb @ (0.299, 0.587, 0.114)  # [n, 64, 64]
+        hue, chroma = _hue_and_chroma(rgb)
+        front = _foreground(rgb)
+        blocks = (
+            _soft_histogram(hue * self.hues, chroma**2, self.hues, circular=True) ** 0.5,
+            _soft_histogram(hue * self.hues, chroma**2 * front, self.hues, circular=True) ** 0.5,
+            np.concatenate(
+                [
+                    _soft_histogram(light * 6, front * np.exp(-((chroma / 0.15) ** 2)), 7),
+                    _soft_histogram(chroma * 3, front, 4),
+                ],
+                axis=1,
+            )
+            ** 0.5,
+            _centred(_cells(light, 4)).reshape(n, -1),
+            _centred(_cells(front, 5)).reshape(n, -1),
+            _edge_directions(light, 8),
+        )
+        joined = np.concatenate([w * _unit(block) for w, block in zip(self.weights, blocks, strict=True)], axis=1)
+        return _unit(joined).astype(np.float32)  # [n, 132]
+
+
+def _hue_and_chroma(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hue in [0, 1) round the colour circle, and chroma in [0, 1], both [n, s, s]."""
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    alpha, beta = red - (green + blue) / 2, np.sqrt(0.75) * (green - blue)
+    return (np.arctan2(beta, alpha) / (2 * np.pi)) % 1.0, np.hypot(alpha, beta)
+
+
+def _foreground(rgb: np.ndarray) -> np.ndarray:
+    """How much each pixel is of the subject: colour distance from the border times nearness to the middle."""
+    n, size = rgb.shape[:2]
+    edge = np.ones((size, size), bool)
+    edge[3:-3, 3:-3] = False
+    ground = np.median(rgb[:, edge], axis=1)  # [n, 3]
+    distance = np.linalg.norm(rgb - ground[:, None, None], axis=-1)
+    axis = np.linspace(-1, 1, size)
+    middle = np.exp(-(axis[:, None] ** 2 + axis[None] ** 2) / 0.8)
+    return np.minimum(distance / 0.4, 1.0) ** 2 * middle + 1e-3 * middle.reshape(1, size, size).repeat(n, 0)
+
+
+def _soft_histogram(position: np.ndarray, weight: np.ndarray, bins: int, *, circular: bool = False) -> np.ndarray:
+    """[n, bins] weighted counts; a position between two bins gives each its share. ``position`` is [n, s, s]."""
+    n = len(position)
+    position, weight = position.reshape(n, -1), weight.reshape(n, -1)
+    low = np.floor(position).astype(np.int64)
+    share = position - low
+    out = np.zeros(n * bins)
+    for step, part in ((0, 1 - share), (1, share)):
+        index = (low + step) % bins if circular else np.clip(low + step, 0, bins - 1)
+        index += bins * np.arange(n)[:, None]
+        out += np.bincount(index.ravel(), (weight * part).ravel(), minlength=n * bins)
+    return out.reshape(n, bins)
+
+
+def _cells(field: np.ndarray, cells: int) -> np.ndarray:
+    """The mean of a field [n, s, s] in each of cells x cells parts: [n, cells, cells]."""
+    cuts = np.linspace(0, field.shape[1], cells + 1).astype(int)[:-1]
+    sums = np.add.reduceat(np.add.reduceat(field, cuts, axis=1), cuts, axis=2)
+    sizes = np.diff(np.append(cuts, field.shape[1]))
+    return sums / (sizes[:, None] * sizes[None])
+
+
+def _edge_directions(light: np.ndarray, directions: int) -> np.ndarray:
+    """Edge strength by direction in each quarter of the picture: [n, directions * 4]."""
+    n, size = light.shape[:2]
+    down, right = np.gradient(light, axis=(1, 2))
+    angle = (np.arctan2(down, right) / np.pi) % 1.0  # an edge and its reverse are one direction
+    strength = np.hypot(down, right) ** 1.5  # noise makes many weak edges, outlines few strong ones
+    half = size // 2
+    quarters = [
+        (slice(None), rows, cols)
+        for rows in (slice(half), slice(half, None))
+        for cols in (slice(half), slice(half, None))
+    ]
+    parts = [_soft_histogram(angle[q] * directions, strength[q], directions, circular=True) for q in quarters]
+    return np.concatenate(parts, axis=1).reshape(n, -1) ** 0.5
+
+
+def _centred(block: np.ndarray) -> np.ndarray:
+    return block - block.mean(axis=(1, 2), keepdims=True)
+
+
+def _unit(block: np.ndarray) -> np.ndarray:
+    """Rows of length one; a row of (nearly) zeros stays zero instead of blowing rounding errors up."""
+    norm = np.linalg.norm(block, axis=1, keepdims=True)
+    return np.where(norm > 1e-9, block / np.maximum(norm, 1e-9), 0.0)
