@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encode import Receipt
     from bundlecache.readers import Vectors
+    from bundlecache.recipes import Recipe
     from bundlecache.store import Matrix
 
 PARTIAL = 3  # exit code: the work was done, but some items failed
@@ -88,8 +89,7 @@ def import_(
     _open(data)
     _store_imported(workspace, summary.vectors)
     made = summary.to_dict()
-    columns = ["items", "bundles", "interactions", "media"]
-    show(made, as_json, [made], title=f"{layout} -> {data}", columns=columns)
+    show(made, as_json, [made], title=f"{layout} -> {data}", columns=["items", "bundles", "interactions", "media"])
 
 
 @app.command()
@@ -126,7 +126,7 @@ def encode(
     how = {"workers": workers, "retry_failed": retry_failed, "max_errors": max_errors}
     receipts = [_encode(workspace, catalogue, name, encoder, load, how) for name in wanted]
     rows = [receipt.to_dict() for receipt in receipts]
-    shown = ["modality", "spec", "items", "encoded", "cached", "failed", "absent", "forwards", "seconds"]
+    shown = ["spec", "items", "encoded", "cached", "failed", "absent", "seconds"]
     show(rows, as_json, rows, title="Receipt: items = encoded + cached + failed + absent", columns=shown)
     if failed := sum(receipt.failed for receipt in receipts):
         log.print(f"[yellow]{failed:,} items failed[/] (bundlecache status --errors says why); all others are stored.")
@@ -168,7 +168,7 @@ def status(
         as_json,
         rows,
         title="Store",
-        columns=["modality", "spec", "rows", "missing", "failed", "absent", "dim", "dtype", "size_bytes"],
+        columns=["spec", "rows", "missing", "failed", "absent", "dim", "dtype", "size_bytes"],
     )
     out.print("Runs: " + (", ".join(runs) or "none yet (bundlecache train)"))
 
@@ -242,9 +242,7 @@ def train(
         log.print("No questions yet: freezing them now (bundlecache questions).")
         _freeze(workspace, catalogue, options=10, seed=0)
     resolved = recipes.load(recipe, settings or [])
-    for setting in resolved.settings():
-        if setting.source != "default":
-            log.print(f"[dim]{escape(str(setting))}[/]", highlight=False)
+    _say_settings(resolved)
     run = workspace.runs / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.name}-seed{seed}")
     with Bar("train") as bar:
         result = loop.train(
@@ -431,6 +429,19 @@ def _encode(
     with Bar(modality) as bar:
         loaded = features.load(spec, modality=modality, catalogue=catalogue, **(load or {}))
         return run(loaded, catalogue, workspace, Store(workspace.store), progress=bar.encoding, **(how or {}))
+
+
+def _say_settings(recipe: Recipe) -> None:
+    """The settings that are no default, one line per section and source."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for setting in recipe.settings():
+        section, _, key = setting.key.partition(".")
+        if setting.source != "default":
+            lines.setdefault((section, setting.source), []).append(f"{key}={setting.value}")
+    for (section, source), settings in lines.items():
+        log.print(
+            f"[dim]{section}: {escape(' '.join(settings))} ({escape(source)})[/]", highlight=False, soft_wrap=True
+        )
 
 
 def _store_imported(workspace: Workspace, vectors: Sequence[Vectors]) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -92,25 +94,41 @@ def show_results(result: dict[str, Any]) -> None:
 def show(
     data: Any, as_json: bool, rows: Sequence[dict[str, Any]], title: str = "", columns: Sequence[str] = ()
 ) -> None:
-    """``data`` as JSON, or ``rows`` as a table of ``columns`` (all of them when none is named)."""
+    """Print ``data`` as JSON, or ``rows`` as a table of ``columns`` (all when none is named); one row stands upright."""
     if as_json:
         out.print_json(json.dumps(data, default=str))
         return
     names = list(columns or (rows[0] if rows else ()))
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for name in names:
-        number = bool(rows) and isinstance(rows[0].get(name), int | float)
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_cell(row.get(name))) for name in names))
+    upright = len(rows) == 1
+    if title:
+        out.print(f"[bold]{escape(title)}[/]", soft_wrap=True, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, show_header=not upright, pad_edge=False)
+    if upright:
+        table.add_column(style="dim")
+        table.add_column(overflow="fold")
+        for name in names:
+            table.add_row(name, escape(_cell(rows[0].get(name), name)))
+    else:
+        for name in names:
+            number = bool(rows) and isinstance(rows[0].get(name), int | float)
+            heading = name.removesuffix("_bytes")
+            table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number)
+        for row in rows:
+            table.add_row(*(escape(_cell(row.get(name), name)) for name in names))
     out.print(table)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, name: str = "") -> str:
     if value is None:
         return "-"
+    if name.endswith("_bytes"):
+        return decimal(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_cell, value)) or "-"
     return str(value)
