@@ -28,7 +28,7 @@ import numpy as np
 from .atomic import replacing
 from .errors import CheckpointError
 from .metrics import evaluate, hits, mcnemar, paired_difference
-from .verdict import sentences
+from .verdict import ablated, sentences
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,7 +79,8 @@ def compare(
     ValueError
         When answers do not have the shape of the questions, or two methods share a name.
     """
-    answers, ablation, seconds = answers or {}, ablation or {}, seconds or {}
+    answers = {} if answers is None else answers
+    ablation = {} if ablation is None else ablation
     for name, answer in [*answers.items(), *ablation.items()]:
         if answer.logits.shape != questions.options.shape:
             raise ValueError(f"{name} answered {answer.logits.shape}, the questions are {questions.options.shape}")
@@ -87,7 +88,7 @@ def compare(
     first_hits: dict[str, np.ndarray] = {}
     for name, answer in answers.items():
         first_hits[name] = _strict_hits(answer, questions)
-        rows.append(_row(name, "model", answer.logits, questions, seed, seconds.get(name), answer.valid))
+        rows.append(_row(name, "model", answer.logits, questions, seed, (seconds or {}).get(name), answer.valid))
     for ranker in rankers:
         start = time.perf_counter()
         scores = ranker.scores(questions)
@@ -120,7 +121,7 @@ def compare(
             if model is not None
         ],
     }
-    return {**results, "verdict": sentences(results)}
+    return {**results, "verdict": sentences(results) + [ablated(row) for row in results["ablation"]]}
 
 
 def save(

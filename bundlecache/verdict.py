@@ -1,7 +1,7 @@
 """What a table of methods says, in sentences, for readers who do not want to read tables.
 
-A difference is called one only where its paired 95 % interval leaves out zero; everything else is
-"cannot be told apart on these questions". A model that loses is said to lose.
+A difference is called one only where its paired 95 % interval leaves out zero; everything else "cannot be
+told apart". A model that loses is said to lose.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ SHORTCUTS = {
     "popularity": "picking the most popular option",
     "category slots": "looking at nothing but the categories",
 }
-NAMES = {"text": "text", "image": "picture", "audio": "sound", "graph": "graph"}
+NAMES = {"image": "picture", "audio": "sound"}
 
 
 def sentences(results: dict[str, Any]) -> list[str]:
-    """The verdict on one question set, from its methods and ablation; see `bench` for their layout."""
+    """The verdict on one question set, from its methods; see `bench` for their layout."""
     methods = results["methods"]
     by_name = {row["name"]: row for row in methods}
     model = by_name.get(results.get("model"))
@@ -28,13 +28,24 @@ def sentences(results: dict[str, Any]) -> list[str]:
         out += _against(cosines, "every cosine of a single modality", "the best cosine of a single modality")
         out += _against(collaborative, "every baseline of who took what", "the best baseline of who took what")
         out += _against(rest, "every other baseline", "the best other baseline")
-        out += [_earlier(row) for row in methods if row["kind"] == "model" and row is not model]
+        out += [_rung(row) for row in methods if row["kind"] == "model" and row is not model]
         if model["valid_ratio"] < 1:
             share = _percent(1 - model["valid_ratio"])
             out.append(f"In {share} of the questions the model's answer was no option letter; these count as misses.")
-    out += _shortcuts(by_name, results["questions"]["n_options"])
-    out += [_ablated(row) for row in results["ablation"]]
-    return out
+    return out + _shortcuts(by_name, results["questions"]["n_options"])
+
+
+def ablated(row: dict[str, Any]) -> str:
+    """What the vectors of one modality are worth."""
+    low, high = row["delta_interval"]
+    vectors = f"Without the {NAMES.get(row['without'], row['without'])} vectors"
+    if high < 0:
+        return f"{vectors} it finds {_percent(row['hit@1'])}: they are worth {_points(-row['delta'])} {_range(-high, -low)}."
+    if low > 0:
+        return (
+            f"{vectors} it finds {_percent(row['hit@1'])}: they do harm, {_points(row['delta'])} {_range(low, high)}."
+        )
+    return f"{vectors} nothing measurable changes: {_open(-high, -low)}."
 
 
 def is_single_cosine(row: dict[str, Any]) -> bool:
@@ -50,11 +61,10 @@ def standing(interval: list[float]) -> str:
 
 def _opening(results: dict[str, Any], model: dict[str, Any]) -> str:
     questions = results["questions"]
-    low, high = model["hit@1_interval"]
     return (
-        f"The model ({model['name']}) finds the missing item at its first attempt in {_percent(model['hit@1'])} of "
-        f"{questions['n_questions']:,} {questions['split']} questions with {questions['n_options']} options "
-        f"(95 % interval {_percent(low)} to {_percent(high)}); guessing finds {_percent(1 / questions['n_options'])}."
+        f"{model['name']} finds the missing item at its first attempt in {_percent(model['hit@1'])} of "
+        f"{questions['n_questions']:,} {questions['split']} questions {_range(*model['hit@1_interval'])}; guessing finds "
+        f"{_percent(1 / questions['n_options'])}. Brackets hold 95% intervals."
     )
 
 
@@ -72,30 +82,27 @@ def _against(rows: list[dict[str, Any]], every: str, best_of: str) -> list[str]:
         return []
     unbeaten = [row for row in rows if standing(row["versus_model"]["interval"]) != "better"]
     row = (unbeaten or rows)[0]
-    seen = f"{row['name']} finds {_percent(row['hit@1'])}, {_difference(row['versus_model'])}"
     if not unbeaten:
-        return [
-            f"It beats {every}; the strongest is {row['name']}, which finds {_percent(row['hit@1'])}, {_difference(row['versus_model'])}."
-        ]
+        return [f"It beats {every}; the strongest is {_seen(row)}."]
     if standing(row["versus_model"]["interval"]) == "worse":
-        return [f"It loses to {best_of}: {seen}."]
-    return [f"It cannot be told apart from {best_of} on these questions: {seen}."]
+        return [f"It loses to {best_of}: {_seen(row)}."]
+    return [f"It cannot be told apart from {best_of}: {_seen(row)}."]
 
 
-def _difference(versus: dict[str, Any]) -> str:
-    low, high = versus["interval"]
-    side = "behind the model" if versus["delta"] >= 0 else "ahead of it"
-    return f"{_points(abs(versus['delta']))} {side} (95 % interval of the difference {low * 100:+.1f} to {high * 100:+.1f})"
+def _rung(row: dict[str, Any]) -> str:
+    words = {"better": "It beats", "worse": "It falls behind", "level": "It cannot be told apart from"}
+    return f"{words[standing(row['versus_model']['interval'])]} {_seen(row)}."
 
 
-def _earlier(row: dict[str, Any]) -> str:
-    versus = row["versus_model"]
-    words = {
-        "better": "The model beats",
-        "worse": "The model falls behind",
-        "level": "The model cannot be told apart from",
-    }
-    return f"{words[standing(versus['interval'])]} {row['name']}, which finds {_percent(row['hit@1'])}, {_difference(versus)}."
+def _seen(row: dict[str, Any]) -> str:
+    """A method's figure and how far it is from the model's: less where the model is better."""
+    delta, (low, high) = row["versus_model"]["delta"], row["versus_model"]["interval"]
+    side = {
+        "better": f"{_points(delta)} less {_range(low, high)}",
+        "worse": f"{_points(-delta)} more {_range(-high, -low)}",
+        "level": _open(low, high),
+    }[standing(row["versus_model"]["interval"])]
+    return f"{row['name']} with {_percent(row['hit@1'])}, {side}"
 
 
 def _shortcuts(by_name: dict[str, dict[str, Any]], n_options: int) -> list[str]:
@@ -107,22 +114,20 @@ def _shortcuts(by_name: dict[str, dict[str, Any]], n_options: int) -> list[str]:
     ]
 
 
-def _ablated(row: dict[str, Any]) -> str:
-    low, high = row["delta_interval"]
-    interval = f"(95 % interval {low * 100:+.1f} to {high * 100:+.1f})"
-    vectors = f"the {NAMES.get(row['without'], row['without'])} vectors"
-    if high < 0:
-        return (
-            f"Without {vectors} it finds {_percent(row['hit@1'])}: they are worth {_points(-row['delta'])} {interval}."
-        )
-    if low > 0:
-        return f"Without {vectors} it does better, by {_points(row['delta'])} {interval}: they do harm here."
-    return f"Without {vectors} nothing measurable changes {interval}."
-
-
 def _percent(rate: float) -> str:
-    return f"{rate * 100:.1f} %"
+    return f"{rate * 100:.1f}%"
 
 
 def _points(rate: float) -> str:
     return f"{rate * 100:.1f} points"
+
+
+def _range(low: float, high: float) -> str:
+    return f"({low * 100:.1f} to {high * 100:.1f})"
+
+
+def _open(low: float, high: float) -> str:
+    """A difference whose sign is open: from so many points more to so many less."""
+    if low == high == 0:
+        return "the same"
+    return f"anything from {_points(max(-low, 0.0))} more to {max(high, 0.0) * 100:.1f} less"

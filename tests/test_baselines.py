@@ -240,7 +240,7 @@ def test_invalid_answers_count_as_misses_and_are_mentioned():
     results = bench.compare(chance, asked, {"LLM": answers(asked, 1.0, invalid=15)})
     assert results["methods"][0]["hit@1"] == pytest.approx(0.75)
     assert results["methods"][1]["versus_model"]["delta"] == pytest.approx(0.75 - 1 / OPTIONS)
-    assert "25.0 % of the questions the model's answer was no option letter" in words(results)
+    assert "25.0% of the questions the model's answer was no option letter" in words(results)
 
 
 def test_ablation_says_which_modality_is_worth_something():
