@@ -81,9 +81,10 @@ def compare(
     """
     answers = {} if answers is None else answers
     ablation = {} if ablation is None else ablation
-    for name, answer in [*answers.items(), *ablation.items()]:
-        if answer.logits.shape != questions.options.shape:
-            raise ValueError(f"{name} answered {answer.logits.shape}, the questions are {questions.options.shape}")
+    for given in (answers, ablation):
+        for name, answer in given.items():
+            if answer.logits.shape != questions.options.shape:
+                raise ValueError(f"{name} answered {answer.logits.shape}, the questions are {questions.options.shape}")
     rows: list[dict[str, Any]] = []
     first_hits: dict[str, np.ndarray] = {}
     for name, answer in answers.items():

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from bundlecache.store import Matrix
 
 from bundlecache import bench
 from bundlecache.baselines import REGISTRY, all_baselines
@@ -14,6 +13,7 @@ from bundlecache.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.errors import CheckpointError
 from bundlecache.metrics import hits
 from bundlecache.questions import Questions
+from bundlecache.store import Matrix
 from bundlecache.verdict import standing
 
 ITEMS, UNSEEN, OPTIONS = 40, 4, 5
