@@ -104,7 +104,7 @@ def compare(
             if row["name"] != model:
                 row["versus_model"] = _versus(first_hits[model], first_hits[row["name"]], seed)
     rows.sort(key=lambda row: -row["hit@1"])
-    results = {
+    results: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "questions": {
             "name": questions.name,
@@ -122,7 +122,8 @@ def compare(
             if model is not None
         ],
     }
-    return {**results, "verdict": sentences(results) + [ablated(row) for row in results["ablation"]]}
+    results["verdict"] = sentences(results) + [ablated(row) for row in results["ablation"]]
+    return results
 
 
 def save(
