@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from .vectors import BATCH_ROWS, Identity, as_numpy, checksum
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+ABANDONED_SECONDS = 3600.0
 
 
 def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> None:
@@ -61,10 +64,7 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> None:
             _rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    version = folder.name.partition("-")[0]
-    for old in folder.parent.iterdir():
-        if not old.name.startswith(".") and old.name.partition("-")[0] != version:
-            shutil.rmtree(old, ignore_errors=True)  # on Windows one that is still mapped stays
+    _sweep(folder)
 
 
 def export(dataset: Any, path: Path) -> None:
@@ -104,6 +104,19 @@ def _identity(dataset: Any) -> Identity:
     if identity is None:
         raise StoreError(f"{dataset.uri} was not written by bundlecache.")
     return identity
+
+
+def _sweep(folder: Path) -> None:
+    """Remove matrices of other versions than that of ``folder``, and what died while it was made."""
+    version = folder.name.partition("-")[0]
+    for other in folder.parent.iterdir():
+        if other.name.startswith("."):
+            with suppress(FileNotFoundError):
+                if time.time() - other.stat().st_mtime < ABANDONED_SECONDS:
+                    continue
+        elif other.name.partition("-")[0] == version:
+            continue
+        shutil.rmtree(other, ignore_errors=True)  # on Windows one that is still mapped stays
 
 
 def _rename(source: Path, target: Path) -> None:

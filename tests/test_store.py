@@ -1,0 +1,302 @@
+"""The store: what goes in comes out on the right row, and everything odd on the disk is one clear sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import lance
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bundlecache.catalogue import Bundles, Catalogue, Interactions
+from bundlecache.errors import BundlecacheError, EncoderError, StoreError
+from bundlecache.store import MODALITIES, Store
+from bundlecache.tables import TableWriter
+from bundlecache.vectors import BATCH_ROWS, Identity, as_numpy, checksum, flaws
+
+PICTURES = Identity("image", "toy:pictures", "f" * 64, "none", "float16", 6)
+
+
+def vectors(count: int, seed: int = 0, dim: int = 6) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float16)
+
+
+def names(count: int) -> list[str]:
+    return [f"item-{i}" for i in range(count)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_an_empty_store_says_what_to_type_and_is_not_made_by_looking(store: Store) -> None:
+    assert store.tables() == []
+    assert store.modalities() == []
+    assert store.receipts() == []
+    for ask in (lambda: store.current("image"), lambda: store.matrix(["a"], "image")):
+        with pytest.raises(StoreError, match="holds no image vectors") as error:
+            ask()
+        assert error.value.hint == "bundlecache encode --modality image"
+    with pytest.raises(StoreError, match="holds no vectors"):
+        store.export(store.path / "out")
+    assert not store.path.exists()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("dim", [1, 3, 8])
+def test_what_was_written_is_read_by_lancedb_and_by_matrix_on_the_right_rows(
+    store: Store, dtype: str, dim: int
+) -> None:
+    """More rows than one batch: sliced lists were seen to land on the wrong rows after the first slice."""
+    count = BATCH_ROWS + 1500
+    identity = Identity("text", "toy:titles", "f", "p", dtype, dim)
+    given = vectors(count, dim=dim).astype(dtype)
+    given[(given == 0).all(axis=1)] = 1
+    info = store.write(identity, names(count), given)
+    assert (info.rows, info.failed, info.dim, info.dtype) == (count, 0, dim, dtype)
+    table = lancedb.connect(str(store.path)).open_table(info.table).to_arrow()
+    assert table["item_id"].to_pylist() == names(count)
+    assert np.array_equal(as_numpy(table["vector"]), given)
+    order = np.random.default_rng(1).permutation(count)
+    matrix = store.matrix([f"item-{i}" for i in order], "text")
+    assert matrix.vectors.dtype == dtype
+    assert matrix.mask.all()
+    assert np.array_equal(matrix.vectors, given[order])
+
+
+def test_a_matrix_has_the_order_asked_for_and_says_what_is_missing(store: Store) -> None:
+    given = vectors(5)
+    store.write(PICTURES, names(5), given)
+    matrix = store.matrix(["item-3", "nobody", "item-0", "item-3"], "image")
+    assert matrix.mask.tolist() == [True, False, True, True]
+    assert np.array_equal(matrix.vectors, np.stack([given[3], 0 * given[0], given[0], given[3]]))
+    assert (matrix.spec, matrix.fingerprint, matrix.table) == (PICTURES.spec, PICTURES.fingerprint, PICTURES.table)
+    assert store.matrix([], "image").vectors.shape == (0, 6)
+
+
+def test_a_matrix_is_made_once_per_version_then_mapped_and_the_old_one_is_removed(store: Store) -> None:
+    store.write(PICTURES, names(5), vectors(5))
+    folder = store.path / "matrices" / PICTURES.table
+    first = store.matrix(names(5), "image")
+    assert isinstance(first.vectors, np.memmap)
+    assert not first.vectors.flags.writeable
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    store.matrix(names(5), "image")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == made
+    store.matrix(names(3), "image")
+    assert len(list(folder.iterdir())) == 2, "another list of items is another matrix of the same version"
+    store.write(PICTURES, names(5), vectors(5, seed=1))
+    second = store.matrix(names(5), "image")
+    assert [path.name.split("-")[0] for path in folder.iterdir()] == [str(second.version)]
+    assert np.array_equal(second.vectors, vectors(5, seed=1))
+    assert np.array_equal(first.vectors, vectors(5)), "who has mapped the old one goes on reading it"
+
+
+def test_what_a_killed_process_left_of_a_matrix_is_not_taken_for_one(store: Store) -> None:
+    store.write(PICTURES, names(5), vectors(5))
+    whole = Path(str(store.matrix(names(5), "image").vectors.filename)).parent
+    half = whole.with_name(f".{whole.name}.0123abcd")
+    whole.rename(half)
+    (half / "mask.npy").unlink()
+    os.utime(half, (0, 0))
+    assert store.matrix(names(5), "image").mask.all()
+    assert not half.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_matrix_survives_a_fork(store: Store) -> None:
+    """Lance itself does not: data loading workers of Linux may be forked."""
+    store.write(PICTURES, names(500), vectors(500))
+    matrix = store.matrix(names(500), "image")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if np.array_equal(matrix.vectors[::-1], vectors(500)[::-1]) and matrix.mask.all() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_vectors_made_elsewhere_are_checked_and_known_ones_cost_nothing(store: Store) -> None:
+    given = vectors(6)
+    given[1], given[4, 2] = 0, np.nan
+    info = store.write(PICTURES, names(6), given)
+    assert (info.rows, info.failed) == (4, 2)
+    assert store.errors(info.table)["reason"].to_pylist() == [
+        "the vector is all zero",
+        "the vector is not finite in float16",
+    ]
+    assert store.matrix(names(6), "image").mask.tolist() == [True, False, True, True, False, True]
+    assert store.write(PICTURES, names(6), given).version == info.version
+    given[1] = 1
+    mended = store.write(PICTURES, names(6), given)
+    assert (mended.rows, mended.failed) == (5, 1)
+    given[0] = np.inf
+    assert store.write(PICTURES, names(6), given).rows == 4
+    for ids, rows in ((["a", "a"], 2), (["a"], 2)):
+        with pytest.raises(StoreError, match="needed are distinct ids"):
+            store.write(PICTURES, ids, vectors(rows))
+
+
+def test_a_damaged_vector_is_found_before_it_trains_anything(store: Store) -> None:
+    store.write(PICTURES, names(5), vectors(5))
+    table = lancedb.connect(str(store.path)).open_table(PICTURES.table)
+    table.update(where="item_id = 'item-2'", values={"vector": [9.0] * 6})
+    for ask in (lambda: store.matrix(names(5), "image"), lambda: store.export(store.path / "out")):
+        with pytest.raises(StoreError, match=r"1 vectors of .* do not match their checksums"):
+            ask()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_commit_that_does_not_read_back_is_taken_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    store.write(PICTURES, names(5), vectors(5))
+    right = TableWriter._batches
+
+    def shifted(self: TableWriter, item_ids: Any, hashes: Any, rows: np.ndarray) -> Any:
+        return right(self, item_ids, hashes, np.roll(rows, 1, axis=0))
+
+    monkeypatch.setattr(TableWriter, "_batches", shifted)
+    more = names(5) if known else [f"more-{i}" for i in range(5)]
+    with pytest.raises(StoreError, match="did not read back as it was written"):
+        store.write(PICTURES, more, vectors(5, seed=1))
+    assert store.current("image").rows == 5
+    assert np.array_equal(store.matrix(names(5), "image").vectors, vectors(5))
+
+
+def test_rows_that_another_program_doubled_are_noticed(store: Store) -> None:
+    store.write(PICTURES, names(5), vectors(5))
+    uri = str(store.path / f"{PICTURES.table}.lance")
+    lance.write_dataset(lance.dataset(uri).to_table().slice(0, 1), uri, mode="append")
+    with pytest.raises(StoreError, match="1 items twice"):
+        store.write(PICTURES, names(6), vectors(6))
+
+
+def test_what_is_not_ours_or_not_whole_is_passed_over(store: Store) -> None:
+    store.write(PICTURES, names(2), vectors(2))
+    lancedb.connect(str(store.path)).create_table("somebody_else", pa.table({"x": [1]}))
+    (store.path / "image--half-made--00000000.lance" / "data").mkdir(parents=True)
+    assert [info.table for info in store.tables()] == [PICTURES.table]
+
+
+def test_a_process_that_died_while_it_made_the_table_stops_nobody(store: Store) -> None:
+    (store.path / f"{PICTURES.table}.lance" / "data").mkdir(parents=True)
+    assert store.write(PICTURES, names(2), vectors(2)).rows == 2
+
+
+def test_a_damaged_or_newer_table_is_one_sentence(store: Store) -> None:
+    schema = PICTURES.schema.with_metadata({"bundlecache": json.dumps({"format_version": 99, "spec": "future:x"})})
+    lancedb.connect(str(store.path)).create_table("image--future--1", schema=schema)
+    with pytest.raises(StoreError, match="future:x were written by a newer bundlecache"):
+        store.tables()
+    for path in (store.path / "image--future--1.lance" / "_versions").iterdir():
+        path.write_bytes(b"garbage")
+    with pytest.raises(StoreError, match=r"image--future--1\.lance is damaged") as error:
+        store.tables()
+    assert "delete" in str(error.value.hint)
+
+
+def test_the_current_table_is_the_one_of_the_last_run_and_specs_can_be_asked_for(store: Store) -> None:
+    other = Identity("image", "toy:other", "f", "p", "float32", 3)
+    store.write(PICTURES, names(2), vectors(2))
+    store.write(other, names(2), vectors(2, dim=3))
+    assert store.current("image").spec == "toy:other"
+    assert store.current("image", "toy:pictures").table == PICTURES.table
+    with pytest.raises(StoreError, match="no image vectors of toy:none; it has those of toy:other, toy:pictures"):
+        store.current("image", "toy:none")
+    store.write(PICTURES, names(2), vectors(2))
+    assert store.current("image").spec == "toy:pictures"
+    store.begin_run(Identity("image", "toy:empty", "f", "p", "float16", 3))
+    assert store.current("image").spec == "toy:pictures", "a run that has stored nothing yet takes nothing away"
+    assert [receipt["spec"] for receipt in store.receipts()] == ["toy:other", "toy:pictures"]
+
+
+def test_modalities_come_in_the_order_of_the_house(store: Store) -> None:
+    for modality in ("graph", "audio", "image", "text"):
+        store.write(Identity(modality, "toy:x", "f", "p", "float16", 6), names(2), vectors(2))
+    assert store.modalities() == list(MODALITIES)
+
+
+def test_an_export_is_read_in_three_lines(store: Store, tmp_path: Path) -> None:
+    given = vectors(5)
+    given[3] = 0
+    store.write(PICTURES, names(5), given)
+    (path,) = store.export(tmp_path / "out")
+    table = pq.read_table(path)
+    matrix = np.stack(table["vector"].to_numpy(zero_copy_only=False))
+    assert matrix.dtype == np.float32
+    assert np.array_equal(matrix, given[[0, 1, 2, 4]].astype(np.float32))
+    assert table["item_id"].to_pylist() == ["item-0", "item-1", "item-2", "item-4"]
+    assert json.loads(table.schema.metadata[b"bundlecache"])["spec"] == "toy:pictures"
+    with pytest.raises(StoreError, match="only as parquet"):
+        store.export(tmp_path, "npy")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundlecacheError, match="cannot be written"):
+        store.export(tmp_path / "file" / "x")
+
+
+def test_status_accounts_for_every_item_of_the_catalogue(store: Store) -> None:
+    images = [None if i == 9 else f"{i}.png" for i in range(10)]
+    catalogue = Catalogue(
+        names(10), [""] * 2 + ["title"] * 8, {"image": images}, Bundles(["b"], [np.array([0, 1])]), Interactions()
+    )
+    given = vectors(7)
+    given[0] = 0
+    store.write(PICTURES, [*names(6), "left the catalogue"], given)
+    rows = {row["modality"]: row for row in store.status(catalogue)}
+    assert [rows["image"][name] for name in ("rows", "missing", "failed", "absent")] == [5, 3, 1, 1]
+    assert [rows["text"][name] for name in ("rows", "missing", "failed", "absent")] == [0, 8, 0, 2]
+    assert [rows["graph"][name] for name in ("rows", "missing", "failed", "absent")] == [0, 2, 0, 8]
+    assert "audio" not in rows, "a modality that neither side has is no row"
+    assert rows["image"]["current"]
+    assert rows["image"]["size_bytes"] > 0
+
+
+def test_table_names_are_folder_names_on_every_system() -> None:
+    for spec in ("open_clip:local-dir:/a b/c", "x:\\\\y*?<>|", "a" * 300, "hf:org/name@rev.", "子"):
+        name = Identity("text", spec, "f", "p", "float16", 4).table
+        assert len(name) < 90
+        assert all(letter.isascii() and (letter.isalnum() or letter in "-.") for letter in name)
+        assert name[-8:].isalnum()
+
+
+def test_only_the_dtypes_that_are_stored_exactly_are_allowed() -> None:
+    with pytest.raises(EncoderError, match="bfloat16; allowed are float16 and float32"):
+        Identity("text", "x", "f", "p", "bfloat16", 4)
+
+
+def test_checksums_see_every_bit_and_every_swap() -> None:
+    rows = vectors(4, dim=7)
+    sums = checksum(rows)
+    for place in range(7):
+        changed = rows.copy()
+        changed.view(np.uint16)[:, place] ^= 1
+        assert (checksum(changed) != sums).all()
+    swapped = rows.copy()
+    swapped[:, [0, 6]] = rows[:, [6, 0]]
+    assert (checksum(swapped) != sums).all()
+
+
+def test_flaws_are_found_past_the_first_batch() -> None:
+    rows = np.ones((BATCH_ROWS + 3, 2), np.float32)
+    rows[-1, 1] = -np.inf
+    rows[-2] = 0
+    assert list(flaws(rows)) == [BATCH_ROWS + 1, BATCH_ROWS + 2]
+
+
+def test_opening_a_store_of_some_tables_loads_no_model_library(store: Store, tmp_path: Path) -> None:
+    import subprocess
+
+    store.write(PICTURES, names(2), vectors(2))
+    code = (
+        f"from bundlecache.store import Store; import sys; assert len(Store({str(store.path)!r}).tables()) == 1; "
+        "assert not {'torch', 'lancedb', 'pandas'} & set(sys.modules), 'too heavy for a look'"
+    )
+    top = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=top)
