@@ -1,0 +1,226 @@
+"""What people type: every verb works or says in one sentence what to type, and never shows a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shop import make_shop
+from typer.testing import CliRunner, Result
+
+from bundlecache.workspace import Workspace
+
+TOP = Path(__file__).parents[1]
+VERBS = [
+    "demo",
+    "import",
+    "encode",
+    "status",
+    "questions",
+    "candidates",
+    "train",
+    "evaluate",
+    "complete",
+    "report",
+    "export",
+]
+QUICK = ["--set", "text_stage.steps=3", "--set", "fusion_stage.steps=3", "--set", "fusion_stage.contrastive_steps=2"]
+
+
+def invoke(*args: str | Path) -> Result:
+    """Run a command in this process, as the entry point does."""
+    import cli
+
+    return CliRunner().invoke(cli.app, [str(arg) for arg in args], standalone_mode=False)
+
+
+def typed(*args: str | Path, cwd: Path = TOP) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, through ``main``, and insist that no traceback is shown."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return done
+
+
+def ok(*args: str | Path) -> Result:
+    result = invoke(*args)
+    assert result.exception is None, (result.output, result.exception)
+    assert not result.return_value
+    return result
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A small shop after `train` alone was typed: the command makes what it lacks."""
+    workspace = Workspace(make_shop(tmp_path_factory.mktemp("cli")))
+    ok("train", "--data", workspace.root, "--name", "first", *QUICK)
+    return workspace
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_its_defaults(verb: str):
+    result = CliRunner().invoke(__import__("cli").app, [verb, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+    assert verb in ("complete", "import") or "default: data" in result.output
+
+
+def test_help_lists_the_verbs_in_the_order_of_the_pipeline():
+    output = CliRunner().invoke(__import__("cli").app, ["--help"]).output
+    places = [output.index(f"│ {verb} ") for verb in VERBS]
+    assert places == sorted(places)
+
+
+def test_the_version_is_printed():
+    assert "bundlecache 0." in ok("--version").output
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["encode", "--modality", "smell"],
+        ["encode", "--modality", "image", "--encoder", "magic:wand"],
+        ["encode", "--encoder", "descriptor:picture"],
+        ["encode", "--modality", "image", "--encoder", "open_clip:local-dir:/no/such/folder"],
+        ["encode", "--modality", "image", "--dtype", "int3"],
+        ["candidates", "--modality", "smell"],
+        ["candidates", "--split", "dev"],
+        ["train", "--recipe", "no-such-recipe"],
+        ["train", "--set", "lora.rnak=8"],
+        ["train", "--set", "base.model=/no/such/model"],
+        ["train", "--stage", "third"],
+        ["train", "--from", "no-such-run"],
+        ["evaluate", "--run", "no-such-run"],
+        ["evaluate", "--questions", "no-such-questions"],
+        ["complete", "no-such-item"],
+        ["report", "--run", "no-such-run"],
+        ["export", "--format", "punch-cards"],
+        ["import", "no-such-format", "."],
+        ["import", "bundlerec", "/no/such/folder"],
+    ],
+    ids=" ".join,
+)
+def test_mistakes_get_one_clear_sentence_and_no_traceback(trained: Workspace, args: list[str]):
+    from bundlecache import BundlecacheError
+
+    result = invoke(*args, "--data", trained.root)
+    assert isinstance(result.exception, BundlecacheError), (result.output, result.exception)
+    assert "\n" not in result.exception.message
+    assert result.exception.hint or len(result.exception.message) > 30
+
+
+def test_a_mistake_exits_with_1_and_says_what_to_type_next(tmp_path: Path):
+    done = typed("status", "--data", tmp_path / "nowhere")
+    assert done.returncode == 1
+    assert "error:" in done.stderr
+    assert "try:" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "verb", [["encode", "--modality", "image"], ["candidates", "--k", "5"], ["status"], ["questions"]], ids=" ".join
+)
+def test_verbs_work_alone_on_an_untouched_workspace(workspace: Workspace, verb: list[str]):
+    ok(*verb, "--data", workspace.root)
+
+
+@pytest.mark.parametrize("verb", [["evaluate"], ["report"], ["complete", "item-01"]], ids=" ".join)
+def test_what_needs_a_model_names_the_command_that_makes_one(workspace: Workspace, verb: list[str]):
+    assert invoke(*verb, "--data", workspace.root).exception.hint == "bundlecache train"  # type: ignore[union-attr]
+
+
+def test_the_whole_way_gives_results_a_report_and_a_completion(trained: Workspace):
+    results = json.loads(ok("evaluate", "--data", trained.root, "--json").stdout)
+    assert {row["questions"]["name"] for row in results} == {"test-random10", "test-hard10"}
+    names = {method["name"] for method in results[0]["methods"]}
+    assert {"random", "popularity", "Bundle-MLLM"} <= names
+    assert {row["without"] for row in results[0]["ablation"]} == {"text", "image", "audio", "graph"}
+    ok("report", "--data", trained.root)
+    assert "<html" in (trained.runs / "first" / "report.html").read_text("utf-8")
+    completed = json.loads(ok("complete", "item-02", "item-04", "--data", trained.root, "--json", "--k", "3").stdout)
+    assert [row["rank"] for row in completed] == [1, 2, 3]
+    assert not {"item-02", "item-04"} & {row["item_id"] for row in completed}
+
+
+def test_evaluate_gives_the_same_digits_twice_and_with_any_batch_size(trained: Workspace):
+    def digits(*args: str) -> list[dict[str, object]]:
+        results = json.loads(ok("evaluate", "--data", trained.root, "--json", *args).stdout)
+        for result in results:
+            for method in result["methods"]:
+                method.pop("seconds")
+        return results
+
+    assert digits() == digits() == digits("--batch-size", "1")
+
+
+def test_missing_questions_are_an_error_and_never_drawn_again_silently(trained: Workspace, tmp_path: Path):
+    copy = tmp_path / "shop"
+    shutil.copytree(trained.root, copy)
+    (copy / "questions" / "test-random10.json").unlink()
+    assert invoke("evaluate", "--data", copy).exception.hint == "bundlecache questions"  # type: ignore[union-attr]
+    shutil.rmtree(copy / "questions")
+    assert invoke("evaluate", "--data", copy).exception.hint == "bundlecache questions"  # type: ignore[union-attr]
+
+
+def test_encoding_again_does_nothing_and_the_receipt_balances(trained: Workspace):
+    for row in json.loads(ok("encode", "--data", trained.root, "--json").stdout):
+        assert row["encoded"] == row["forwards"] == 0
+        assert row["items"] == row["cached"] + row["failed"] + row["absent"] == 24
+
+
+def test_a_damaged_picture_fails_alone_with_its_reason_and_an_exit_code_of_its_own(workspace: Workspace):
+    (workspace.root / "images" / "3.png").write_bytes(b"")
+    done = typed("encode", "--modality", "image", "--data", workspace.root)
+    assert done.returncode == 3
+    errors = json.loads(ok("status", "--errors", "--json", "--data", workspace.root).stdout)
+    assert [(row["item_id"], row["stage"]) for row in errors] == [("item-03", "decode")]
+    [image] = [
+        row
+        for row in json.loads(ok("status", "--json", "--data", workspace.root).stdout)["store"]
+        if row["modality"] == "image"
+    ]
+    assert (image["rows"], image["failed"], image["absent"]) == (21, 1, 2)
+
+
+def test_exported_vectors_are_read_by_pyarrow_in_three_lines(trained: Workspace, tmp_path: Path):
+    import pyarrow.parquet as pq
+
+    ok("export", "--data", trained.root, "--out", tmp_path / "vectors")
+    tables = [pq.read_table(path) for path in (tmp_path / "vectors").glob("image*.parquet")]
+    assert [table.num_rows for table in tables] == [22]
+    assert "vector" in tables[0].column_names
+
+
+def test_training_calls_no_encoder(trained: Workspace, monkeypatch: pytest.MonkeyPatch):
+    import features
+
+    def called(*_: object, **__: object) -> None:
+        raise AssertionError("an encoder was loaded")
+
+    monkeypatch.setattr(features, "load", called)
+    ok("train", "--data", trained.root, "--name", "again", *QUICK)
+    manifest = json.loads((trained.runs / "again" / "manifest.json").read_text("utf-8"))
+    assert manifest["encoder_calls"] == 0
+
+
+def test_a_folder_of_pictures_is_a_catalogue(workspace: Workspace, tmp_path: Path):
+    target = tmp_path / "photos"
+    ok("import", "folder", workspace.root / "images", "--data", target)
+    [row] = json.loads(ok("encode", "--modality", "image", "--data", target, "--json").stdout)
+    assert (row["encoded"], row["failed"], row["absent"]) == (22, 0, 0)
+
+
+def test_the_demo_never_writes_over_a_catalogue_unasked(workspace: Workspace):
+    before = (workspace.root / "items.parquet").read_bytes()
+    assert "--overwrite" in invoke("demo", "--make-data", workspace.root).exception.hint  # type: ignore[union-attr,operator]
+    assert (workspace.root / "items.parquet").read_bytes() == before
