@@ -8,6 +8,7 @@ has no vector). Its header names the vectors it was made from, and it is refused
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from .atomic import replacing
 from .errors import QuestionsError
-from .index import Index, version_of
+from .index import Index, by_name, version_of
 from .questions import hold_out
 
 if TYPE_CHECKING:
@@ -28,59 +29,78 @@ if TYPE_CHECKING:
     from .store import Matrix
     from .workspace import Workspace
 
-__all__ = ["Completion", "Index", "complete", "for_bundles", "header_of", "load", "path", "recall", "save"]
+__all__ = ["Candidates", "Index", "complete", "for_bundles", "load", "path", "recall"]
 
 FORMAT_VERSION = 1
 DEPTHS = (1, 5, 10, 20, 50, 100)
+SCHEMA = pa.schema(
+    {
+        "bundle_id": pa.string(),
+        "partial": pa.list_(pa.string()),
+        "truth": pa.string(),
+        "candidates": pa.list_(pa.string()),
+        "scores": pa.list_(pa.float32()),
+        "rank": pa.int64(),
+    }
+)
 
 
 @dataclass(frozen=True)
-class Completion:
-    """An item that may complete a bundle; ``score`` is the weighted mean of the modalities' cosines."""
+class Candidates:
+    """The k items nearest to each bundle of a split, one of its members held out; ``header`` says how."""
 
-    item_id: str
-    title: str
-    score: float
+    table: pa.Table
+    header: dict[str, Any]
+
+    def save(self, workspace: Workspace) -> Path:
+        """Write the file, whole or not at all; gives its path."""
+        target = path(workspace, self.header["modalities"], self.header["k"], self.header["split"])
+        meta = {"bundlecache": json.dumps(self.header, sort_keys=True)}
+        with replacing(target) as temporary:
+            pq.write_table(self.table.replace_schema_metadata(meta), temporary)
+        return target
+
+    def summary(self) -> dict[str, Any]:
+        """What to print: the set-up, and Recall and MRR over the whole catalogue."""
+        keys = ("modalities", "split", "k", "items", "indexed")
+        return {**{key: self.header[key] for key in keys}, **self.header["metrics"]}
 
 
-def complete(catalogue: Catalogue, index: Index, partial: Sequence[str], k: int = 10) -> list[Completion]:
-    """The k items nearest to a partial bundle, best first, its members left out.
+def complete(
+    catalogue: Catalogue, matrices: Mapping[str, Matrix] | Sequence[Matrix], partial: np.ndarray, k: int = 10
+) -> np.ndarray:
+    """The k items nearest to a partial bundle (item indices): int32 [<= k], best first, its members left out.
 
     Raises
     ------
-    CatalogueError
-        When an item of ``partial`` is not in the catalogue.
     QuestionsError
-        When ``partial`` is empty, or none of its items has a vector of the index's modalities.
+        When ``partial`` is empty, or none of its items has a vector of these modalities.
     """
-    if not partial:
+    if not len(partial):
         raise QuestionsError(
             "No item was given; a bundle starts with at least one.", hint="bundlecache complete ITEM..."
         )
-    members = catalogue.indices(partial)
-    query = index.query([members])
+    index = Index.build(matrices)
+    query = index.query([partial])
     if not query.any():
+        given = ", ".join(catalogue.item_ids[i] for i in partial)
         raise QuestionsError(
-            f"None of {', '.join(partial)} has a vector of {' or '.join(index.modalities)}.",
+            f"None of {given} has a vector of {' or '.join(index.modalities)}.",
             hint="choose other modalities, or look at bundlecache status",
         )
-    items, scores = index.search(query, k, [members])
-    return [
-        Completion(catalogue.item_ids[i], catalogue.titles[i], float(score))
-        for i, score in zip(items[0].tolist(), scores[0], strict=True)
-        if i >= 0
-    ]
+    items, _ = index.search(query, k, [partial])
+    return items[0][items[0] >= 0]
 
 
 def for_bundles(
     catalogue: Catalogue,
-    matrices: Mapping[str, Matrix],
+    matrices: Mapping[str, Matrix] | Sequence[Matrix],
     k: int = 20,
     split: str = "test",
     *,
     seed: int = 0,
     weights: Mapping[str, float] | None = None,
-) -> pa.Table:
+) -> Candidates:
     """The k best items of the whole catalogue for every bundle of a split, one member held out.
 
     The held-out item is the one that `questions.freeze` asks about with the same seed.
@@ -105,19 +125,18 @@ def for_bundles(
     # In the list the place there counts; single precision may see a near tie the other way round.
     rank = np.where(listed.any(1), listed.argmax(1) + 1, np.where(beyond > 0, np.maximum(beyond, k + 1), 0))
     ids = np.array(catalogue.item_ids, object)
-    found = [row[row >= 0] for row in items]
-    table = pa.table(
+    rows = [
         {
-            "bundle_id": pa.array([catalogue.bundles.ids[b] for b, _, _ in held], pa.string()),
-            "partial": pa.array([ids[partial].tolist() for partial in partials], pa.list_(pa.string())),
-            "truth": pa.array(ids[truth].tolist(), pa.string()),
-            "candidates": pa.array([ids[row].tolist() for row in found], pa.list_(pa.string())),
-            "scores": pa.array(
-                [row[: len(kept)].tolist() for row, kept in zip(scores, found, strict=True)], pa.list_(pa.float32())
-            ),
-            "rank": pa.array(rank.tolist(), pa.int64()),
+            "bundle_id": catalogue.bundles.ids[b],
+            "partial": ids[partial].tolist(),
+            "truth": ids[right],
+            "candidates": ids[items[q][items[q] >= 0]].tolist(),
+            "scores": scores[q][items[q] >= 0].tolist(),
+            "rank": int(rank[q]),
         }
-    )
+        for q, (b, partial, right) in enumerate(held)
+    ]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
     header = {
         "format_version": FORMAT_VERSION,
         "modalities": list(index.modalities),
@@ -129,9 +148,9 @@ def for_bundles(
         "seed": seed,
         "items": len(catalogue),
         "indexed": len(index.rows),
-        "metrics": recall(table),
+        "metrics": recall(table, sorted({*DEPTHS, k})),
     }
-    return table.replace_schema_metadata({"bundlecache": json.dumps(header, sort_keys=True)})
+    return Candidates(table, header)
 
 
 def recall(table: pa.Table, depths: Sequence[int] = DEPTHS) -> dict[str, float]:
@@ -149,16 +168,11 @@ def recall(table: pa.Table, depths: Sequence[int] = DEPTHS) -> dict[str, float]:
 
 def path(workspace: Workspace, modalities: Sequence[str], k: int, split: str = "test") -> Path:
     """Where a candidate set stands: ``candidates/text+image-k20.parquet``; another split than test is named."""
-    return workspace.candidates / f"{'+'.join(modalities)}-k{k}{'' if split == 'test' else '-' + split}.parquet"
+    chosen = re.sub(r"[^\w+.-]", "_", "+".join(modalities))
+    return workspace.candidates / f"{chosen}-k{k}{'' if split == 'test' else '-' + split}.parquet"
 
 
-def save(table: pa.Table, path: Path) -> None:
-    """Write a table of `for_bundles`, whole or not at all."""
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)
-
-
-def load(path: Path, matrices: Mapping[str, Matrix]) -> pa.Table:
+def load(path: Path, matrices: Mapping[str, Matrix] | Sequence[Matrix]) -> Candidates:
     """Read a candidate set.
 
     Raises
@@ -171,13 +185,14 @@ def load(path: Path, matrices: Mapping[str, Matrix]) -> pa.Table:
         raise QuestionsError(f"There is no candidate set {path}.", hint=again)
     try:
         table = pq.read_table(path)
-        header = header_of(table)
+        header = json.loads((table.schema.metadata or {})[b"bundlecache"])
         made_from = dict(header["vectors"])
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise QuestionsError(f"{path} is damaged or no candidate set ({reason}).", hint=again) from error
+    at_hand = by_name(matrices)
     for modality, version in made_from.items():
-        matrix = matrices.get(modality)
+        matrix = at_hand.get(modality)
         now = version_of(matrix) if matrix is not None else None
         if now != version:
             is_now = f"now it is {now['table']}, version {now['version']}" if now else "now there is none"
@@ -185,9 +200,4 @@ def load(path: Path, matrices: Mapping[str, Matrix]) -> pa.Table:
                 f"{path} was made from the {modality} vectors {version['table']}, version {version['version']}; {is_now}.",
                 hint=again,
             )
-    return table
-
-
-def header_of(table: pa.Table) -> dict[str, Any]:
-    """How a table of `for_bundles` was made, its ``metrics`` included."""
-    return json.loads((table.schema.metadata or {})[b"bundlecache"])
+    return Candidates(table.select(SCHEMA.names), header)

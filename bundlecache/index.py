@@ -9,6 +9,7 @@ precision, so that equal items get equal scores and ties fall by the item's inde
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from .errors import BundlecacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from types import ModuleType
 
     from .store import Matrix
@@ -58,14 +59,18 @@ class Index:
 
     @classmethod
     def build(
-        cls, matrices: Mapping[str, Matrix], *, weights: Mapping[str, float] | None = None, zscore: bool = False
+        cls,
+        matrices: Mapping[str, Matrix] | Sequence[Matrix],
+        *,
+        weights: Mapping[str, float] | None = None,
+        zscore: bool = False,
     ) -> Index:
         """Index every item that has a vector of at least one modality.
 
         Parameters
         ----------
         matrices
-            Vectors by modality, rows in the order of the catalogue.
+            Vectors, rows in the order of the catalogue; by name, or as `by_name` names them.
         weights
             By modality, 1 where not given; 0 leaves a modality out.
         zscore
@@ -76,7 +81,7 @@ class Index:
         BundlecacheError
             When no modality is left, a weight is negative or names no modality, or no item has a vector.
         """
-        weights = dict(weights or {})
+        weights, matrices = dict(weights or {}), by_name(matrices)
         if unknown := sorted(set(weights) - set(matrices)):
             raise BundlecacheError(
                 f"A weight was given for {unknown[0]!r}, but the chosen modalities are {', '.join(matrices) or 'none'}.",
@@ -193,6 +198,16 @@ class Index:
                 ahead = self.rows[(row > mine + 1e-6) | ((np.abs(row - mine) <= 1e-6) & (self.rows < truth[q]))]
                 out[q] = 1 + len(ahead) - np.isin(ahead, exclude[q]).sum()
         return out
+
+
+def by_name(matrices: Mapping[str, Matrix] | Sequence[Matrix]) -> dict[str, Matrix]:
+    """Matrices by modality; a second one of the same modality goes by its encoder (``lightgcn:user-item``)."""
+    if isinstance(matrices, Mapping):
+        return dict(matrices)
+    named: dict[str, Matrix] = {}
+    for matrix in matrices:
+        named[matrix.spec if matrix.modality in named else matrix.modality] = matrix
+    return named
 
 
 def version_of(matrix: Matrix) -> dict[str, Any]:

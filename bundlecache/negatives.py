@@ -9,6 +9,7 @@ neighbours, say) would not have that property.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,18 +27,22 @@ KINDS = ("random", "hard")
 PATH = " > "  # between the steps of a category, "Electronics > Cameras > Lenses"
 
 
-def cells(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimum: int) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Cells:
+    """``cell`` int64 [I]; ``seen`` bool [I], stands in a training bundle; ``popularity`` int64 [I], edges in training."""
+
+    cell: np.ndarray
+    seen: np.ndarray
+    popularity: np.ndarray
+
+
+def cells(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimum: int) -> Cells:
     """Cut the items into cells of at least ``minimum`` items, as far as the catalogue allows.
 
     Both kinds separate items that stand in training bundles from those that do not, and items of
-    different popularity (training bundles and training users, in powers of two). ``hard`` cuts each part
+    different popularity (training bundles and training users, in steps of a fifth). ``hard`` cuts each part
     by category, small categories joined along their path; without a category column, by clusters of
     ``vectors`` ([I, d], zero rows are missing).
-
-    Returns
-    -------
-    cell, seen
-        int64 [I] the cell of every item; bool [I] whether it stands in a training bundle.
 
     Raises
     ------
@@ -56,7 +61,8 @@ def cells(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimum: 
         )
     bundled = np.bincount(splits.training_graph(catalogue, "bundle-item")[:, 1], minlength=len(catalogue))
     bought = np.bincount(splits.training_graph(catalogue, "user-item")[:, 1], minlength=len(catalogue))
-    level = np.floor(np.log2(1 + bundled + bought)).astype(np.int64)
+    popularity = bundled + bought
+    level = np.floor(4 * np.log2(1 + popularity) + 1e-9).astype(np.int64)  # log2(8) is 3 on every machine
     seen = bundled > 0
     cell = np.zeros(len(catalogue), np.int64)
     number = 0
@@ -72,7 +78,7 @@ def cells(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimum: 
             for members in _by_level(group, level, minimum):
                 cell[members] = number
                 number += 1
-    return cell, seen
+    return Cells(cell, seen, popularity)
 
 
 def shuffled(rng: random.Random, pool: Sequence[int] | np.ndarray) -> Iterator[int]:

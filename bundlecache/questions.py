@@ -82,7 +82,8 @@ def freeze(
     The same catalogue, seed and arguments give the same SHA-256 on every machine (for ``hard`` by
     ``vectors``, as far as these are the same). Where a cell of `negatives.cells` is too small, options
     come from the items that are as seen or unseen in training as the truth, then from all; how many did
-    stands in the header as ``filled``.
+    stands in the header as ``filled``, and how often the most popular option is right as ``popularity_hit@1``:
+    where a few items make up most bundles, no choice of options hides them.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def freeze(
         raise QuestionsError(f"There is no split {split!r}; there are train, valid and test.", hint="--split test")
     if n_options < 2:
         raise QuestionsError(f"{n_options} options are no choice; at least 2 are needed.", hint="--options 10")
-    cell, seen = cells(catalogue, negatives, vectors, 2 * n_options)
+    drawn_from = cells(catalogue, negatives, vectors, n_options + 4)
     held = hold_out(catalogue, split, seed)
     if not held:
         raise QuestionsError(
@@ -106,6 +107,7 @@ def freeze(
             hint="add rows to bundles.parquet, or mend its split column",
         )
     positions = _positions([catalogue.bundles.ids[b] for b, _, _ in held], n_options, seed)
+    cell, seen = drawn_from.cell, drawn_from.seen
     pools = {int(c): np.flatnonzero(cell == c) for c in np.unique(cell)}
     alike = {bool(s): np.flatnonzero(seen == s) for s in (True, False)}
     everything = np.arange(len(catalogue))
@@ -135,6 +137,7 @@ def freeze(
             "seed": seed,
             "passed_over": int((splits.assign(catalogue) == split).sum()) - len(held),
             "filled": filled,
+            "popularity_hit@1": _right_by(drawn_from.popularity, options, positions),
             "matched_on": "in training bundles or not, popularity"
             + (", category or nearness" if negatives == "hard" else ""),
         },
@@ -201,6 +204,13 @@ def _jsonl_row(line: dict[str, Any], options: str) -> dict[str, Any]:
         "options": [str(item) for item in line["options"]],
         "truth": line["truth"],
     }
+
+
+def _right_by(score: np.ndarray, options: np.ndarray, truth: np.ndarray) -> float:
+    """How often the option with the highest ``score`` [I] is the truth; a tie counts by its share."""
+    shown = score[options]  # [q, n]
+    best = shown == shown.max(axis=1, keepdims=True)
+    return round(float((best[np.arange(len(truth)), truth] / best.sum(axis=1)).mean()), 4)
 
 
 def _positions(bundle_ids: list[str], n_options: int, seed: int) -> np.ndarray:

@@ -52,6 +52,11 @@ class ImportSummary:
     vectors: list[Vectors] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def to_dict(self) -> dict[str, Any]:
+        """For printing: the vectors as modality, spec, rows and width."""
+        shapes = [{"modality": v.modality, "spec": v.spec, "rows": len(v.item_ids), "dim": v.dim} for v in self.vectors]
+        return {**{name: value for name, value in vars(self).items() if name != "vectors"}, "vectors": shapes}
+
 
 def read(format: str, src: Path, workspace: Workspace, *, seed: int = 0, overwrite: bool = False) -> ImportSummary:  # noqa: A002
     """Import a dataset into a workspace: write its tables, copy its pictures and sounds.

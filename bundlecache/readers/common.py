@@ -37,6 +37,11 @@ class Vectors:
     item_ids: list[str]
     vectors: np.ndarray
 
+    @property
+    def dim(self) -> int:
+        """Width d."""
+        return int(self.vectors.shape[1])
+
 
 @dataclass
 class Raw:
