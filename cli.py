@@ -514,3 +514,7 @@ def _freeze(workspace: Workspace, catalogue: Catalogue, options: int, seed: int)
                 }
             )
     return rows
+
+
+if __name__ == "__main__":
+    main()
