@@ -7,8 +7,10 @@ bundles and the interactions of training users only.
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import coo_array, csr_array, csr_matrix
 
-from .rankers import ByItem, ByPair, ByVector, CosineSum, Ranker
+from .rankers import ByFeatures, ByItem, ByPair, ByVector, CosineSum, Ranker
 from .splits import training_graph
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .store import Matrix
 
 FACTORS = 32
+WORD = re.compile(r"\w+")
 # Fixed once on a synthetic catalogue, never tuned on the questions that they answer.
 ALS = {"factors": FACTORS, "regularization": 1.0, "alpha": 10.0, "iterations": 15}
 BPR = {"factors": FACTORS, "learning_rate": 0.05, "regularization": 0.01, "iterations": 100}
@@ -79,10 +82,24 @@ def category_slots(sources: Sources) -> Iterator[Ranker]:
         yield ByPair("category slots", "content", partial(_category_pmi, labels, sources.graphs["bundles"]))
 
 
+def category_overlap(sources: Sources) -> Iterator[Ranker]:
+    """How much of their category paths (``Shoes > Boots``) items share, rare parts counting more."""
+    labels = sources.catalogue.column("category")
+    if len({label for label in labels if label}) > 1:
+        yield ByFeatures("category overlap", "content", partial(_tf_idf, [_path(label or "") for label in labels]))
+
+
+def title_words(sources: Sources) -> Iterator[Ranker]:
+    """TF-IDF cosine of the titles' words."""
+    words = [WORD.findall(title.lower()) for title in sources.catalogue.titles]
+    if any(words):
+        yield ByFeatures("TF-IDF title", "content", partial(_tf_idf, words))
+
+
 def co_occurrence(sources: Sources) -> Iterator[Ranker]:
     """How often two items stood in one training bundle, over the root of how often each stood in any."""
     if "bundles" in sources.graphs:
-        yield ByPair("co-occurrence", "collaborative", partial(_cosine_counts, sources.graphs["bundles"]))
+        yield ByFeatures("co-occurrence", "collaborative", partial(_baskets_of_items, sources.graphs["bundles"]))
 
 
 def item_knn(sources: Sources) -> Iterator[Ranker]:
@@ -126,6 +143,8 @@ REGISTRY: list[Callable[[Sources], Iterable[Ranker]]] = [
     chance,
     popularity,
     category_slots,
+    category_overlap,
+    title_words,
     co_occurrence,
     item_knn,
     als,
@@ -160,10 +179,36 @@ def _column(graph: csr_array) -> np.ndarray:
     return np.asarray(graph.sum(axis=0)).ravel()  # [I]
 
 
-def _cosine_counts(graph: csr_array) -> tuple[csr_array, np.ndarray]:
+def _baskets_of_items(graph: csr_array) -> csr_array:
+    """[I, baskets] whose dot products are co-occurrence counts over the root of both items' counts."""
     scale = 1 / np.sqrt(np.maximum(_column(graph), 1))
-    scaled = csr_array(graph.multiply(scale[None, :]))
-    return csr_array(scaled.T @ scaled), np.arange(graph.shape[1])
+    return csr_array(graph.multiply(scale[None, :]).T)
+
+
+def _path(category: str) -> list[str]:
+    """``a > b > c`` as its prefixes: two items share as many as their paths run together.
+
+    >>> _path("Shoes > Boots")
+    ['Shoes', 'Shoes > Boots']
+    """
+    parts = [part.strip() for part in category.split(">") if part.strip()]
+    return [" > ".join(parts[: depth + 1]) for depth in range(len(parts))]
+
+
+def _tf_idf(documents: Sequence[Sequence[str]]) -> csr_array:
+    """[I, words] of length 1 a row: 1 + log count, times log of items per item with the word; empty rows stay empty."""
+    vocabulary: dict[str, int] = {}
+    cells = [
+        (row, vocabulary.setdefault(word, len(vocabulary)), 1 + np.log(count))
+        for row, words in enumerate(documents)
+        for word, count in Counter(words).items()
+    ]
+    rows, columns, values = (np.array(part) for part in zip(*cells, strict=True))
+    weights = np.log(len(documents) / np.bincount(columns))
+    values = values * weights[columns]
+    length = np.sqrt(np.bincount(rows, values**2, minlength=len(documents)))
+    values = values / np.maximum(length, 1e-12)[rows]
+    return csr_array((values, (rows, columns)), shape=(len(documents), len(vocabulary)))
 
 
 def _category_pmi(labels: list[str | None], graph: csr_array) -> tuple[csr_array, np.ndarray]:

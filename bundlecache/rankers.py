@@ -82,6 +82,31 @@ class ByPair:
 
 
 @dataclass(frozen=True)
+class ByFeatures:
+    """Ranks options by the dot products of sparse item features [I, F], summed over the partial bundle."""
+
+    name: str
+    kind: Kind
+    fit: Callable[[], csr_array]
+
+    @cached_property
+    def _fitted(self) -> csr_array:
+        return self.fit()
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] summed dot products; 0 for options that share no feature with the partial bundle."""
+        features = self._fitted
+        out = np.zeros(questions.options.shape)
+        for rows in _chunks(len(questions)):
+            options = questions.options[rows]
+            query = _members(questions.partial[rows], features.shape[0]) @ features  # [c, F]
+            line = np.repeat(np.arange(len(options)), options.shape[1])
+            shared = query[line].multiply(features[options.ravel()])  # [c * n, F]
+            out[rows] = np.asarray(shared.sum(axis=1)).reshape(options.shape)
+        return np.round(out, 6)
+
+
+@dataclass(frozen=True)
 class ByVector:
     """Ranks options by their mean cosine to the items of the partial bundle.
 

@@ -30,7 +30,7 @@ def catalogue(test_bundles_of: int = 2) -> Catalogue:
     names = [f"b{b}" for b in range(150)]
     return Catalogue(
         item_ids=[f"i{i}" for i in range(ITEMS)],
-        titles=["x"] * ITEMS,
+        titles=[f"{'Warm' if i % 2 == 0 else 'Cold'} thing" if i < seen else "" for i in range(ITEMS)],
         columns={"category": [("even" if i % 2 == 0 else "odd") if i < seen else None for i in range(ITEMS)]},
         bundles=Bundles(
             names, [m.astype(np.int32) for m in members], ["train"] * 100 + ["test"] * 50, names, [None] * 150
@@ -173,7 +173,9 @@ def test_an_empty_partial_bundle_ties_instead_of_failing(name):
 
 
 def test_only_baselines_whose_inputs_exist():
-    bare = dataclasses.replace(catalogue(), bundles=Bundles(), interactions=Interactions(), columns={})
+    bare = dataclasses.replace(
+        catalogue(), bundles=Bundles(), interactions=Interactions(), columns={}, titles=[""] * ITEMS
+    )
     assert [r.name for r in all_baselines(bare, {})] == ["random"]
     one = all_baselines(bare, {"text": matrices()["text"]})
     assert [r.name for r in one] == ["random", "cosine text"]
