@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .store import Matrix
 
 SLACK = 16  # asked for beyond k, so that a tie rarely needs a second search
+TINY = 1e-6  # two scores in single precision that differ by less are taken as equal
 TIE = 1e-5  # FAISS's single precision may order what lies closer than this either way
 
 
@@ -93,9 +94,13 @@ class Index:
         if not used:
             raise BundlecacheError("No modality is left to search by.", hint="bundlecache encode --modality all")
         scale = {name: float(np.sqrt(weights.get(name, 1.0))) for name in used}
-        blocks = [_units(matrix, zscore) * scale[name] for name, matrix in used.items()]
-        parts = np.ascontiguousarray(np.concatenate(blocks, axis=1), np.float32)  # [I, D]
-        norms = np.linalg.norm(parts, axis=1)  # [I]
+        widths = [matrix.vectors.shape[1] for matrix in used.values()]
+        offsets = np.cumsum([0, *widths]).tolist()
+        parts = np.zeros((len(next(iter(used.values())).mask), offsets[-1]), np.float32)  # [I, D]
+        for low, high, (name, matrix) in zip(offsets[:-1], offsets[1:], used.items(), strict=True):
+            parts[:, low:high] = _units(matrix, zscore)
+            parts[:, low:high] *= scale[name]
+        norms = _lengths(parts)  # [I]
         keys = _normalise(parts)
         rows = np.flatnonzero(norms > 0).astype(np.int32)
         if not len(rows):
@@ -107,7 +112,7 @@ class Index:
         return cls(
             modalities=tuple(used),
             versions={name: version_of(matrix) for name, matrix in used.items()},
-            offsets=tuple(np.cumsum([0, *(block.shape[1] for block in blocks)]).tolist()),
+            offsets=tuple(offsets),
             weights=tuple(weights.get(name, 1.0) for name in used),
             keys=keys,
             norms=norms,
@@ -195,8 +200,12 @@ class Index:
                 if not able[truth[q]] or not query[q].any():
                     continue
                 mine = row[np.searchsorted(self.rows, truth[q])]
-                ahead = self.rows[(row > mine + 1e-6) | ((np.abs(row - mine) <= 1e-6) & (self.rows < truth[q]))]
-                out[q] = 1 + len(ahead) - np.isin(ahead, exclude[q]).sum()
+                near = np.flatnonzero(row >= mine - TINY)
+                ahead = (row[near] > mine + TINY) | (self.rows[near] < truth[q])
+                banned = exclude[q][able[exclude[q]]]
+                theirs = row[np.searchsorted(self.rows, banned)]
+                out_of_it = (theirs > mine + TINY) | ((theirs >= mine - TINY) & (banned < truth[q]))
+                out[q] = 1 + ahead.sum() - out_of_it.sum()
         return out
 
 
@@ -232,5 +241,11 @@ def _units(matrix: Matrix, zscore: bool) -> np.ndarray:
 
 
 def _normalise(vectors: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    """Bring the rows to length 1, in place; rows of zeros stay."""
+    norms = _lengths(vectors)
+    vectors /= np.where(norms > 0, norms, 1)[:, None]
+    return vectors
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors))  # np.linalg.norm would make a copy of all
