@@ -70,7 +70,7 @@ class TrainingQuestions:
                 "The catalogue has no training bundle of two known items.", hint="add rows to bundles.parquet"
             )
         kinds = ("random", "hard") if settings.negatives == "mixed" else (settings.negatives,)
-        self._pools = [_Pools(*negatives.cells(catalogue, kind, vectors, 3 * settings.options)) for kind in kinds]
+        self._pools = [_Pools(negatives.cells(catalogue, kind, vectors, 3 * settings.options)) for kind in kinds]
         largest = max(map(len, self.bundles))
         if len(catalogue) < settings.options - 1 + largest:
             raise QuestionsError(
@@ -123,7 +123,8 @@ class TrainingQuestions:
 class _Pools:
     """Items to draw wrong options from: first those of the truth's cell, then those as seen as it, then all."""
 
-    def __init__(self, cell: np.ndarray, seen: np.ndarray) -> None:
+    def __init__(self, cells: negatives.Cells) -> None:
+        cell, seen = cells.cell, cells.seen
         order = np.argsort(cell, kind="stable")
         starts = np.flatnonzero(np.r_[True, np.diff(cell[order]) > 0])
         self._members = dict(zip(cell[order][starts].tolist(), np.split(order, starts[1:]), strict=True))
