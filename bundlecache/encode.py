@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .catalogue import Catalogue
+    from .failures import Failure
     from .pipeline import Shares
     from .sources import Survey
     from .store import Store
-    from .tables import Failure, TableWriter
+    from .tables import TableWriter
     from .workspace import Workspace
 
 COMMIT_ROWS = 4096

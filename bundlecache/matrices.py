@@ -23,8 +23,21 @@ if TYPE_CHECKING:
 ABANDONED_SECONDS = 3600.0
 
 
-def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> None:
-    """Write vectors.npy [I, d] and mask.npy [I] for these items into ``folder``, which appears whole or not at all.
+def load(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Vectors [I, d], memory-mapped, and mask [I]; None when they are not there. What is damaged is removed."""
+    if not folder.is_dir():
+        return None
+    try:
+        return np.load(folder / "vectors.npy", mmap_mode="r"), np.load(folder / "mask.npy")
+    except (OSError, ValueError, EOFError):
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Write vectors.npy [I, d] and mask.npy [I] for these items into ``folder``, and load them.
+
+    The folder appears whole or not at all.
 
     Matrices of other versions of the same table are removed: nothing asks for them again.
 
@@ -65,6 +78,10 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sweep(folder)
+    made = load(folder)
+    if made is None:
+        raise StoreError(f"{folder} vanished while it was made.", hint="type the same command again")
+    return made
 
 
 def export(dataset: Any, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import BundlecacheError, EncoderError, MediaError
-from .tables import Failure
+from .failures import Failure
 from .vectors import BATCH_ROWS, as_stored, flaws
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 
 from .atomic import replacing
 from .errors import EncoderError, MediaError
-from .tables import Failure, storing
+from .failures import Failure
+from .tables import storing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,21 +36,28 @@ if TYPE_CHECKING:
     from .catalogue import Catalogue
     from .workspace import Workspace
 
+Stamp = tuple[int, int, int]  # a file's size, time of writing, time of change
 CHUNK_BYTES = 1 << 20
 SETTLED_NS = 2_000_000_000  # a file changed less than this ago may change again without its time telling
 SAVE_SECONDS = 30.0
 MEMO_SCHEMA = pa.schema(
-    [("uri", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("content_hash", pa.string())]
+    [
+        ("uri", pa.string()),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("ctime_ns", pa.int64()),  # tells a file that was replaced by one of equal size and time
+        ("content_hash", pa.string()),
+    ]
 )
 
 
 @dataclass(frozen=True)
 class Source:
-    """What one item gives to the encoder: ``value`` for ``decode``, the hash of its bytes, a file's (size, time)."""
+    """What one item gives to the encoder: ``value`` for ``decode``, the hash of its bytes, a file's stamp."""
 
     value: Path | str
     content_hash: str
-    stamp: tuple[int, int] | None = None
+    stamp: Stamp | None = None
 
     def unchanged(self) -> bool:
         """Whether the file is still the one that was hashed."""
@@ -164,11 +172,11 @@ def _files(
     return found
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> Stamp:
     status = path.stat()
     if not S_ISREG(status.st_mode):
         raise OSError(f"{path.name} is no regular file")
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class _Memo:
@@ -178,35 +186,28 @@ class _Memo:
         self.path = path
         self._new = False
         self._saved = time.monotonic()
-        self._known: dict[str, tuple[int, int, str]] = {}
+        self._known: dict[str, tuple[Stamp, str]] = {}
         try:
-            columns = pq.read_table(path, schema=MEMO_SCHEMA).to_pydict()
+            rows = zip(*pq.read_table(path, schema=MEMO_SCHEMA).to_pydict().values(), strict=True)
         except (OSError, pa.ArrowException):
             return  # nothing remembered: the files are read
-        self._known = dict(
-            zip(
-                columns["uri"],
-                zip(columns["size"], columns["mtime_ns"], columns["content_hash"], strict=True),
-                strict=True,
-            )
-        )
+        self._known = {uri: ((size, mtime, ctime), known) for uri, size, mtime, ctime, known in rows}
 
-    def get(self, uri: str, stamp: tuple[int, int]) -> str | None:
-        known = self._known.get(uri)
-        return known[2] if known is not None and known[:2] == stamp else None
+    def get(self, uri: str, stamp: Stamp) -> str | None:
+        known_stamp, content_hash = self._known.get(uri, (None, None))
+        return content_hash if known_stamp == stamp else None
 
-    def put(self, uri: str, stamp: tuple[int, int], content_hash: str) -> str:
-        if time.time_ns() - stamp[1] > SETTLED_NS:
-            self._known[uri] = (*stamp, content_hash)
+    def put(self, uri: str, stamp: Stamp, content_hash: str) -> str:
+        if time.time_ns() - max(stamp[1:]) > SETTLED_NS:
+            self._known[uri] = (stamp, content_hash)
             self._new = True
         return content_hash
 
     def save(self, at_least_seconds: float = 0.0) -> None:
         if not self._new or time.monotonic() - self._saved < at_least_seconds:
             return
-        known = list(self._known.items())
-        sizes, times, hashes = zip(*(entry for _, entry in known), strict=True)
-        table = pa.table([[uri for uri, _ in known], sizes, times, hashes], schema=MEMO_SCHEMA)
+        rows = [(uri, *stamp, content_hash) for uri, (stamp, content_hash) in list(self._known.items())]
+        table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=MEMO_SCHEMA)
         with storing(self.path.parent), replacing(self.path) as temporary:
             pq.write_table(table, temporary)
         self._new, self._saved = False, time.monotonic()

@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from . import failures
 from .atomic import replacing
 from .coverage import coverage
 from .errors import StoreError
-from .matrices import export, materialise
-from .tables import ERRORS_SCHEMA, Failure, TableWriter, errors_path, folder_bytes, storing
+from .failures import Failure
+from .matrices import export, load, materialise
+from .tables import TableWriter, folder_bytes, has_manifest, opening, storing
 from .vectors import Identity, as_stored, checksum, flaws
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .catalogue import Catalogue
 
 MODALITIES = ("text", "image", "audio", "graph")
+STAMP = "%Y%m%dT%H%M%S.%fZ"  # of a run, in the name of its receipt
 
 
 @dataclass(frozen=True)
@@ -131,19 +133,27 @@ class Store:
             When there is no such table, a row is damaged, or the matrix cannot be written.
         """
         info = self.current(modality, spec)
+        try:
+            return self._matrix(info, item_ids)
+        except (StoreError, ValueError):
+            newer = self.current(modality, spec)
+            if newer.version == info.version:
+                raise
+            return self._matrix(newer, item_ids)  # a run that has just ended took the older version away
+
+    def _matrix(self, info: TableInfo, item_ids: Sequence[str]) -> Matrix:
         ids = hashlib.blake2b("\0".join(item_ids).encode(), digest_size=8).hexdigest()
         folder = self.path / "matrices" / info.table / f"{info.version}-{ids}"
-        if not folder.is_dir():
-            with storing(self.path):
-                materialise(self._dataset(info), item_ids, folder)
+        with storing(self.path):
+            vectors, mask = load(folder) or materialise(self._dataset(info), item_ids, folder)
         return Matrix(
-            modality=modality,
+            modality=info.modality,
             spec=info.spec,
             table=info.table,
             fingerprint=info.fingerprint,
             version=info.version,
-            vectors=np.load(folder / "vectors.npy", mmap_mode="r"),
-            mask=np.load(folder / "mask.npy"),
+            vectors=vectors,
+            mask=mask,
         )
 
     def live_ids(self, info: TableInfo) -> set[str]:
@@ -152,8 +162,7 @@ class Store:
 
     def errors(self, table: str) -> pa.Table:
         """The failed items of a table: item_id, stage (read, decode, encode, check), reason, content_hash."""
-        path = errors_path(self.path, table)
-        return pq.read_table(path) if path.is_file() else ERRORS_SCHEMA.empty_table()
+        return failures.read(self.path, table)
 
     def receipts(self) -> list[dict[str, Any]]:
         """The newest finished run of every table, newest last."""
@@ -236,7 +245,7 @@ class Store:
     def begin_run(self, identity: Identity) -> Path:
         """Note that a run has started: this makes its table the current one of its modality."""
         now = datetime.now(timezone.utc)
-        path = self.path / "receipts" / f"{now:%Y%m%dT%H%M%S.%fZ}--{identity.table}.json"
+        path = self.path / "receipts" / f"{now.strftime(STAMP)}--{identity.table}.json"
         self._note(path, identity, now, None, {})
         return path
 
@@ -261,25 +270,19 @@ class Store:
     def _info(self, path: Path) -> TableInfo | None:
         import lance
 
-        manifests = list((path / "_versions").glob("*"))
-        if not manifests:
+        if not has_manifest(path):
             return None  # a process died while it made the table
-        try:
+        with opening(path):
             dataset = lance.dataset(str(path))
             identity = Identity.read(dataset.schema)
             if identity is None:
                 return None  # a table of somebody else
             rows = dataset.count_rows("live")
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise StoreError(
-                f"The table {path} is damaged: {reason}.", hint=f"delete {path} and encode its items again"
-            ) from error
-        runs = sorted((self.path / "receipts").glob(f"*--{path.stem}.json"))
-        stamp = runs[-1].name.partition("--")[0] if runs else None
-        changed = datetime.fromtimestamp(max(file.stat().st_mtime for file in manifests), timezone.utc)
-        updated = datetime.strptime(stamp, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=timezone.utc) if stamp else changed
-        errors = errors_path(self.path, path.stem)
+        runs = sorted((self.path / "receipts").glob(f"*Z--{path.stem}.json"))
+        if runs:
+            updated = datetime.strptime(runs[-1].name.partition("--")[0], STAMP).replace(tzinfo=timezone.utc)
+        else:
+            updated = datetime.fromtimestamp((path / "_versions").stat().st_mtime, timezone.utc)
         return TableInfo(
             modality=identity.modality,
             spec=identity.spec,
@@ -289,7 +292,7 @@ class Store:
             dtype=identity.dtype,
             dim=identity.dim,
             rows=rows,
-            failed=pq.read_metadata(errors).num_rows if errors.is_file() else 0,
+            failed=len(failures.read(self.path, path.stem)),
             size_bytes=folder_bytes(path),
             version=dataset.version,
             updated=updated.isoformat(),

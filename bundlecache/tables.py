@@ -2,7 +2,8 @@
 
 Lance has traps that stand guarded here: sliced list columns may land on the wrong rows (arrays are built
 fresh and every commit is read back), upserts of two processes at once duplicate keys (one writer per
-table, by a lock file), and what a killed process left half-written stays on the disk (``tidy``).
+table, by a lock file), and what a killed process left half-written stays on the disk (``tidy``). A killed
+process costs the open commit; Lance does not fsync, so what a power cut damages the checksums tell.
 """
 
 from __future__ import annotations
@@ -11,33 +12,25 @@ import re
 import shutil
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from .atomic import replacing
+from . import failures
 from .errors import StoreError
+from .failures import Failure
 from .vectors import BATCH_ROWS, Identity, as_numpy, checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence, Set
-    from pathlib import Path
     from types import TracebackType
 
 SAMPLE_ROWS = 512  # rows of a commit that are read back and compared
 COMPACT_FRAGMENTS = 16  # a table in more pieces than this is written together at the end of a run
 KEEP_VERSIONS = timedelta(minutes=10)  # long enough for a reader that has just opened an older version
-ERRORS_SCHEMA = pa.schema([(name, pa.string()) for name in ("item_id", "stage", "reason", "content_hash")])
-
-
-class Failure(NamedTuple):
-    """Why an item has no vector: ``stage`` is read, decode, encode or check; ``content_hash`` "" if unread."""
-
-    stage: str
-    reason: str
-    content_hash: str
+UNTOLD = Failure("", "", "")
 
 
 @contextmanager
@@ -56,7 +49,21 @@ def storing(root: Path) -> Iterator[None]:
         ) from error
 
 
-UNTOLD = Failure("", "", "")
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Turn what Lance raises on a table with damaged files into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise StoreError(
+            f"The table {path} is damaged: {reason}.", hint=f"delete {path} and encode its items again"
+        ) from error
+
+
+def has_manifest(path: Path) -> bool:
+    """Whether a folder holds a table whose making was completed."""
+    return any((path / "_versions").glob("*.manifest"))
 
 
 class TableWriter:
@@ -104,13 +111,12 @@ class TableWriter:
     def _open(self) -> None:
         import lance
 
-        try:
-            self._opened = lance.dataset(self.uri)
-        except ValueError:  # there is none, or a process died while it made one
+        if not has_manifest(Path(self.uri)):  # there is no table, or a process died while it made one
             import lancedb
 
             with storing(self.root):
                 lancedb.connect(str(self.root)).create_table(self.name, schema=self.identity.schema)
+        with opening(Path(self.uri)):
             self._opened = lance.dataset(self.uri)
         rows = self._opened.to_table(columns=["item_id", "content_hash"])
         self.content: dict[str, str] = dict(
@@ -123,7 +129,7 @@ class TableWriter:
                 hint=f"delete {self.uri} and encode again",
             )
         self._present = set(self.content)
-        self.errors = read_errors(self.root, self.name)
+        self.errors = failures.by_item(self.root, self.name)
 
     def vectors(self, rows: Sequence[int]) -> np.ndarray:
         """Vectors [n, d] at ``rows`` of the table as it was on entering."""
@@ -143,7 +149,7 @@ class TableWriter:
                 commit(item_ids, hashes, vectors)
             elif part.any():
                 rows = np.flatnonzero(part)
-                commit([item_ids[row] for row in rows], [hashes[row] for row in rows], vectors[rows])
+                commit([item_ids[row] for row in rows.tolist()], [hashes[row] for row in rows.tolist()], vectors[rows])
         self._present.update(item_ids)
 
     def _batches(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> Iterator[pa.RecordBatch]:
@@ -242,15 +248,13 @@ class TableWriter:
                     table.update(where=_among(item_ids[low : low + SAMPLE_ROWS]), values={"live": live})
                     self.wrote = True
 
-    def note_errors(self, failures: Mapping[str, Failure]) -> None:
+    def note_errors(self, found: Mapping[str, Failure]) -> None:
         """Record failures in the middle of a run."""
-        if any(self.errors.get(item_id) != failure for item_id, failure in failures.items()):
-            self._save_errors({**self.errors, **failures})
+        if any(self.errors.get(item_id) != failure for item_id, failure in found.items()):
+            self._save_errors({**self.errors, **found})
 
     def _save_errors(self, errors: dict[str, Failure]) -> None:
-        rows = [{"item_id": item_id, **failure._asdict()} for item_id, failure in errors.items()]
-        with storing(self.root), replacing(errors_path(self.root, self.name)) as path:
-            pq.write_table(pa.Table.from_pylist(rows, ERRORS_SCHEMA), path)
+        failures.save(self.root, self.name, errors)
         self.errors = errors
 
     def tidy(self) -> None:
@@ -274,20 +278,6 @@ def folder_bytes(path: Path) -> int:
         with suppress(FileNotFoundError):
             total += file.stat().st_size
     return total
-
-
-def errors_path(root: Path, table: str) -> Path:
-    """The Parquet file with the failed items of a table."""
-    return root / "errors" / f"{table}.parquet"
-
-
-def read_errors(root: Path, table: str) -> dict[str, Failure]:
-    """item_id -> failure, from the errors file of a table."""
-    path = errors_path(root, table)
-    if not path.is_file():
-        return {}
-    rows = pq.read_table(path).to_pylist()
-    return {row.pop("item_id"): Failure(**row) for row in rows}
 
 
 def _sample(count: int) -> np.ndarray:

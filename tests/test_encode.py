@@ -356,6 +356,45 @@ def test_a_file_that_changes_between_hashing_and_decoding_is_not_stored_under_th
     assert (shop.vector("item-8") == stored("content changed")).all()
 
 
+def test_an_interrupted_run_keeps_what_was_encoded(shop: Shop) -> None:
+    class Impatient(Toy):
+        def encode(self, samples: list[bytes]) -> np.ndarray:
+            if len(self.batches) == 2:
+                raise KeyboardInterrupt
+            return super().encode(samples)
+
+    with pytest.raises(KeyboardInterrupt):
+        shop.run(Impatient())
+    assert shop.store.current("image").rows == 8
+    assert shop.store.receipts() == [], "an unfinished run has no receipt"
+    assert shop.run().encoded == 3
+    (receipt,) = shop.store.receipts()
+    assert (receipt["encoded"], receipt["cached"], receipt["spec"]) == (3, 8, "toy:bytes")
+
+
+def test_known_files_are_not_read_again_but_a_replaced_one_of_equal_size_and_time_is(shop: Shop) -> None:
+    paths = [shop.workspace.root / str(uri) for uri in shop.images.values()]
+    time.sleep(2.1)  # younger files are not trusted: they may change again within the clock's tick
+    shop.run()
+    reads: list[Path] = []
+    opened = Path.open
+
+    def counted(self: Path, *args: Any, **options: Any) -> Any:
+        if self in paths:
+            reads.append(self)
+        return opened(self, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", counted)
+        assert shop.run().cached == 11
+        assert reads == []
+        status = paths[4].stat()
+        paths[4].write_text("CONTENT 4")
+        os.utime(paths[4], ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert shop.run().encoded == 1
+    assert (shop.vector("item-4") == stored("CONTENT 4")).all()
+
+
 def test_ids_with_quotes_and_foreign_letters_pass_through_every_path(shop: Shop) -> None:
     names = ["it's", 'say "hi"', "naïve\n子", "a;DROP TABLE x", "../up", "%"]
     for name in names:

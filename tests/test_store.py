@@ -111,6 +111,16 @@ def test_what_a_killed_process_left_of_a_matrix_is_not_taken_for_one(store: Stor
     assert not half.exists()
 
 
+@pytest.mark.parametrize("name", ["vectors.npy", "mask.npy"])
+def test_a_damaged_matrix_is_made_again(store: Store, name: str) -> None:
+    store.write(PICTURES, names(5), vectors(5))
+    folder = Path(str(store.matrix(names(5), "image").vectors.filename)).parent
+    (folder / name).write_bytes((folder / name).read_bytes()[:-3])
+    matrix = store.matrix(names(5), "image")
+    assert matrix.mask.all()
+    assert np.array_equal(matrix.vectors, vectors(5))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_matrix_survives_a_fork(store: Store) -> None:
     """Lance itself does not: data loading workers of Linux may be forked."""
@@ -190,6 +200,25 @@ def test_a_process_that_died_while_it_made_the_table_stops_nobody(store: Store) 
     assert store.write(PICTURES, names(2), vectors(2)).rows == 2
 
 
+def test_the_end_of_a_run_removes_what_a_killed_one_left(store: Store) -> None:
+    store.write(PICTURES, names(2), vectors(2))
+    orphan = store.path / f"{PICTURES.table}.lance" / "data" / "0123456789abcdef.lance"
+    orphan.write_bytes(b"half a file")
+    store.write(PICTURES, names(2), vectors(2))
+    assert not orphan.exists()
+    assert store.matrix(names(2), "image").mask.all()
+
+
+def test_damaged_files_beside_the_tables_are_one_sentence(store: Store) -> None:
+    given = vectors(2)
+    given[0] = 0
+    info = store.write(PICTURES, names(2), given)
+    (store.path / "errors" / f"{info.table}.parquet").write_bytes(b"garbage")
+    for ask in (store.tables, lambda: store.errors(info.table), lambda: store.write(PICTURES, names(2), given)):
+        with pytest.raises(StoreError, match=r"errors.*parquet is damaged"):
+            ask()
+
+
 def test_a_damaged_or_newer_table_is_one_sentence(store: Store) -> None:
     schema = PICTURES.schema.with_metadata({"bundlecache": json.dumps({"format_version": 99, "spec": "future:x"})})
     lancedb.connect(str(store.path)).create_table("image--future--1", schema=schema)
@@ -200,6 +229,15 @@ def test_a_damaged_or_newer_table_is_one_sentence(store: Store) -> None:
     with pytest.raises(StoreError, match=r"image--future--1\.lance is damaged") as error:
         store.tables()
     assert "delete" in str(error.value.hint)
+
+
+def test_writing_to_a_damaged_table_is_one_sentence_and_frees_the_lock(store: Store) -> None:
+    store.write(PICTURES, names(2), vectors(2))
+    for path in (store.path / f"{PICTURES.table}.lance" / "_versions").iterdir():
+        path.write_bytes(b"garbage")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="is damaged"):
+            store.write(PICTURES, names(2), vectors(2))
 
 
 def test_the_current_table_is_the_one_of_the_last_run_and_specs_can_be_asked_for(store: Store) -> None:

@@ -1,0 +1,116 @@
+"""The store against np.memmap, in one run: bulk write, full read, random batches of training.
+
+    python benchmarks/store.py --quick
+    python benchmarks/store.py --json
+    python benchmarks/store.py --folder /dev/shm        # without the disk
+
+What is measured: ``Store.writer().write`` (checksums and read-back included) against filling and flushing a
+memmap of the same vectors; reading all rows in their order through the store's matrix (first time: made
+from the table; afterwards: mapped) against the memmap; and batches of 256 random rows from both. Every
+figure is the least of several interleaved repeats. Exits with 1 when a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from bundlecache.store import Store
+from bundlecache.vectors import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BARS = {"bulk write": 1.5, "full read, mapped": 1.25, "random batch of 256": 1.25}
+BATCH, BATCHES, READS = 256, 200, 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--folder", type=Path, help="where to write; the system's temporary folder if left out")
+    parser.add_argument("--quick", action="store_true", help="100,000 rows, 5 repeats")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.quick:
+        options.rows, options.repeats = 100_000, 5
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        seconds = measure(Path(folder), options.rows, options.dim, options.repeats)
+    rows = []
+    for name in ("bulk write", "full read, first time", "full read, mapped", "random batch of 256"):
+        ours, base = min(seconds[f"{name}: store"]), min(seconds[f"{name}: memmap"])
+        ratio, bar = ours / base, BARS.get(name)
+        met = bar is None or ratio <= bar
+        rows.append({"what": name, "store_s": ours, "memmap_s": base, "ratio": ratio, "bar": bar, "met": met})
+    if options.json:
+        print(json.dumps({"rows": options.rows, "dim": options.dim, "dtype": "float16", "results": rows}, indent=1))
+    else:
+        print(f"{options.rows:,} x {options.dim} float16, least of {options.repeats} interleaved repeats")
+        for row in rows:
+            verdict = "" if row["bar"] is None else f"bar {row['bar']:.2f}  {'met' if row['met'] else 'MISSED'}"
+            print(
+                f"{row['what']:24} store {row['store_s']:9.5f} s  memmap {row['memmap_s']:9.5f} s  "
+                f"ratio {row['ratio']:6.2f}  {verdict}"
+            )
+    sys.exit(0 if all(row["met"] for row in rows) else 1)
+
+
+def measure(folder: Path, count: int, dim: int, repeats: int) -> dict[str, list[float]]:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((count, dim), dtype=np.float32).astype(np.float16)
+    item_ids = [f"item-{i}" for i in range(count)]
+    hashes = [f"{i:032x}" for i in range(count)]
+    identity = Identity("image", "benchmark:normal", "f" * 64, "none", "float16", dim)
+    plain, seconds = folder / "plain.bin", defaultdict[str, list[float]](list)
+
+    def clock(name: str, action: Callable[[], object]) -> None:
+        began = time.perf_counter()
+        action()
+        seconds[name].append(time.perf_counter() - began)
+
+    def write_plain() -> None:
+        mapped = np.memmap(plain, np.float16, "w+", shape=(count, dim))
+        mapped[:] = vectors
+        mapped.flush()
+
+    def write_store() -> None:
+        with store.writer(identity) as table:
+            table.write(item_ids, hashes, vectors)
+
+    for _ in range(repeats):
+        plain.unlink(missing_ok=True)
+        shutil.rmtree(folder / "store", ignore_errors=True)
+        store = Store(folder / "store")
+        clock("bulk write: memmap", write_plain)
+        clock("bulk write: store", write_store)
+        mapped = np.memmap(plain, np.float16, "r", shape=(count, dim))
+        clock("full read, first time: memmap", lambda: np.array(mapped))  # noqa: B023 - called at once
+        clock("full read, first time: store", lambda: np.array(store.matrix(item_ids, "image").vectors))  # noqa: B023
+        matrix = store.matrix(item_ids, "image").vectors
+        assert np.array_equal(matrix.view(np.uint16), vectors.view(np.uint16))
+        picks = rng.integers(0, count, (BATCHES, BATCH))
+        for turn in range(READS):
+            # Who reads first alternates: the second finds the first one's pages pushed out of the CPU's caches.
+            for name, rows in (("memmap", mapped), ("store", matrix))[:: 1 if turn % 2 else -1]:
+                clock(f"full read, mapped: {name}", lambda: np.array(rows))  # noqa: B023
+                clock(f"random batch of 256: {name}", lambda: [rows[pick] for pick in picks])  # noqa: B023
+    for name in ("random batch of 256: memmap", "random batch of 256: store"):
+        seconds[name] = [value / BATCHES for value in seconds[name]]
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
