@@ -63,12 +63,13 @@ def load(spec: Spec, options: Options) -> SoundDescriptor:
 
 
 class SoundDescriptor:
-    """Spectrum, pitch, harmony and envelope of a sound: 98 numbers, no weights, milliseconds per item.
+    """Spectrum, pitch, harmony and envelope of a sound: 103 numbers, no weights, milliseconds per item.
 
     In this order, each on a scale of about one: log-mel level (28 bands: mean, and spread over time), pitch
     classes (12, loud frames), the same turned so that the strongest comes first (12: major or minor in any
     key), pitch (mean, spread, how periodic), timbre (centroid, width, roll-off, flatness: mean and spread),
-    envelope (attack, decay, onset rate, loudness spread, crest, length, active share). A silent sound lies
+    envelope (attack, decay, onset rate, loudness spread, crest, length, active share), beating (how much the
+    bands' levels swing at 0.7, 1.4, 2.8, 5.6 and 11 Hz). A silent sound lies
     at the scale's floor; one shorter than a frame is padded with silence.
     """
 
@@ -76,7 +77,7 @@ class SoundDescriptor:
     rate, window, hop = 22_050, 2048, 512  # Hz, samples, samples
     bands = 28
     floor_db = -80.0  # below the loudest frame: quieter than that is silence
-    dim = 28 + 28 + 12 + 12 + 3 + 8 + 7
+    dim = 28 + 28 + 12 + 12 + 3 + 8 + 7 + 5
 
     def __init__(self, spec: str, dtype: str, batch_size: int) -> None:
         self.spec, self.dtype, self.batch_size = spec, dtype, batch_size
@@ -89,13 +90,13 @@ class SoundDescriptor:
         self.chroma = _chroma_filters(self.frequencies)  # [f, 12]
 
     def decode(self, source: Path | str) -> np.ndarray:
-        """The numbers of one sound, float64 [98]: they are worked out here, off the main thread."""
+        """The numbers of one sound, float64 [103]: they are worked out here, off the main thread."""
         samples = read_sound(Path(source), self.rate)
         samples = np.pad(samples, (0, max(0, self.window - len(samples))))
         return self._describe(samples)
 
     def encode(self, samples: list[Any]) -> np.ndarray:
-        """-> float32 [n, 98]."""
+        """-> float32 [n, 103]."""
         return np.stack(samples).astype(np.float32)
 
     def _describe(self, samples: np.ndarray) -> np.ndarray:
@@ -117,6 +118,7 @@ class SoundDescriptor:
                 self._pitch(frames, loud),
                 self._timbre(spectrum, loud),
                 self._envelope(energy),
+                self._beating(quiet),
             ]
         )
 
@@ -167,6 +169,15 @@ class SoundDescriptor:
         crest = np.log10(loudness.max() / max(loudness.mean(), 1e-9) + 1e-3)
         values = [np.log2(attack + 0.02) + 2, np.log2(decay + 0.02), np.log2((rises > 6.0).sum() / length + 0.1)]
         return np.array([*values, relative.std() / 20, crest * 2, np.log2(length + 0.1), (relative > -40.0).mean()])
+
+    def _beating(self, quiet: np.ndarray) -> np.ndarray:
+        """Strength of level changes around 0.7, 1.4, 2.8, 5.6 and 11 Hz, mean over bands: [5]."""
+        swing = quiet - quiet.mean(axis=0)  # [t, bands]
+        size = max(256, len(swing))  # short sounds are padded, so that every octave has bins
+        rates = np.fft.rfftfreq(size, self.hop / self.rate)
+        power = (np.abs(np.fft.rfft(swing, size, axis=0)) ** 2).mean(axis=1) / (size * len(swing))  # [rates]
+        octaves = [power[(rates >= low) & (rates < 2 * low)].sum() for low in (0.5, 1.0, 2.0, 4.0, 8.0)]
+        return (np.log10(np.array(octaves) + 1e-6) + 4) / 2
 
 
 def _climb(row: np.ndarray, start: int) -> int:

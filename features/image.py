@@ -116,7 +116,7 @@ class PictureDescriptor:
     modality = "image"
     size = 64  # pixels, square
     hues = 24
-    weights = (1.0, 1.2, 0.7, 0.6, 0.8, 0.9)  # of the blocks, in the order above
+    weights = (0.8, 1.2, 0.6, 0.6, 1.0, 1.2)  # of the blocks, in the order above
     dim = 24 + 24 + 11 + 16 + 25 + 32
 
     def __init__(self, spec: str, dtype: str, batch_size: int) -> None:

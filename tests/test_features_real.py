@@ -231,6 +231,13 @@ def test_a_folder_that_is_no_checkpoint_is_one_sentence(tmp_path: Path):
         assert "\n" not in str(caught.value)
 
 
+def test_a_folder_has_no_revision_and_an_at_sign_in_its_path_is_no_revision(tmp_path: Path):
+    folder = tiny.bert_folder(tmp_path / "bert@home")
+    assert load(f"hf:{folder}", "text").dim == 32
+    with pytest.raises(EncoderError, match="no revision"):
+        load(f"hf:{folder}@main", "text")
+
+
 def test_a_model_of_several_modalities_is_no_text_encoder(tmp_path: Path):
     folder = tiny.clap_folder(tmp_path / "clap")
     tiny.bert_folder(tmp_path / "bert")
