@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import bench
 from .atomic import replacing
-from .charts import Drawing, Line, draw, smooth
+from .charts import Line, draw, smooth
 from .errors import CheckpointError
 from .gallery import gallery
 from .verdict import NAMES, ablated, standing
@@ -89,7 +89,7 @@ def context(workspace: Workspace, run: Path, catalogue: Catalogue) -> dict[str, 
         "gallery": examples,
         "encoded": _encoded(workspace, catalogue, manifest),
         "stages": [{**stage, "trains": STAGES.get(stage["name"], "")} for stage in manifest["stages"]],
-        "charts": _curves(_history(run), main),
+        **_curves(_history(run), main),
         "recipe": _recipe_text(run, manifest),
     }
 
@@ -224,7 +224,7 @@ def _why_missing(modality: str, catalogue: Catalogue) -> str:
 
 
 def _history(run: Path) -> list[dict[str, Any]]:
-    """The training log, with ``at``: the step counted over all stages. A half-written last line is passed over."""
+    """The training log, with ``at``: the step counted over the stages. A half-written last line is passed over."""
     path = run / "history.jsonl"
     rows: list[dict[str, Any]] = []
     offset, last, stage = 0, 0, None
@@ -235,15 +235,18 @@ def _history(run: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError):
             continue
         if name != stage:
-            offset, stage = offset + last, name
+            # A contrastive warm-up has a loss of its own: it is named beside the charts, not drawn in them.
+            offset, stage = offset + (last if stage in STAGES else 0), name
             last = 0
         last = max(last, step)
         rows.append({**row, "at": offset + step, "begins": offset})
     return rows
 
 
-def _curves(history: list[dict[str, Any]], main: dict[str, Any] | None) -> list[Drawing]:
-    """Loss and validation HitRate@1 over all steps."""
+def _curves(rows: list[dict[str, Any]], main: dict[str, Any] | None) -> dict[str, Any]:
+    """Charts of loss and validation HitRate@1 over all steps, and the warm-ups that are not in them."""
+    history = [row for row in rows if row["stage"] in STAGES]
+    warm = {row["stage"]: row["step"] for row in rows if row["stage"] not in STAGES}
     begins = {row["stage"]: row["begins"] for row in history}
     marks = [(float(at), f"stage {name}") for name, at in begins.items()]
     loss: list[Line] = []
@@ -271,7 +274,7 @@ def _curves(history: list[dict[str, Any]], main: dict[str, Any] | None) -> list[
         draw("Training loss (lower is better)", loss, marks),
         draw("HitRate@1 on the validation questions (dashed: guessing)", hits, marks, percent=True, floor=0.0),
     ]
-    return [chart for chart in charts if chart is not None]
+    return {"charts": [chart for chart in charts if chart is not None], "warm": warm}
 
 
 def _recipe_text(run: Path, manifest: dict[str, Any]) -> str:

@@ -77,10 +77,11 @@ def finish(workspace, *, evaluated=True, encoded=True):
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     lines = []
-    for stage in ("text", "fusion"):
+    for stage in ("text", "contrastive", "fusion"):
         for step in range(10, 61, 10):
             lines.append({"stage": stage, "step": step, "loss": 2.0 / step, "lr": 1e-3})
-        lines.append({"stage": stage, "step": 60, "valid_hit@1": 0.4})
+        if stage != "contrastive":
+            lines.append({"stage": stage, "step": 60, "valid_hit@1": 0.4})
     (folder / "history.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"stage": "fusion", "st')
     if evaluated:
         asked = questions.freeze(catalogue, split="test", n_options=5)
@@ -274,6 +275,7 @@ def test_charts_follow_the_steps_over_stages_and_skip_what_is_not_finite(workspa
     assert [mark.label for mark in loss.marks] == ["stage text", "stage fusion"]
     assert loss.marks[1].at == pytest.approx((loss.frame[0] + loss.frame[2]) / 2, abs=1)
     assert len(hits.dots) == 2
+    assert context["warm"] == {"contrastive": 60}
     line = charts.Line([0, 1, 2, 3], [1.0, float("nan"), float("inf"), 0.5], "main")
     assert len(charts.draw("x", [line]).paths[0][1].split()) == 2
     assert charts.draw("x", [charts.Line([], [], "main")]) is None
