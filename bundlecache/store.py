@@ -234,10 +234,11 @@ class Store:
                     content if whole else [content[i] for i in keep],
                     rows if whole else rows[keep],
                 )
-            failures = {item_ids[i]: Failure("check", reason, content[i]) for i, reason in bad.items()}
-            table.settle(dict.fromkeys(item_ids) | failures, dead=set(failures))
+            flawed = {item_ids[i]: Failure("check", reason, content[i]) for i, reason in bad.items()}
+            table.settle(dict.fromkeys(item_ids) | flawed, dead=set(flawed))
             table.tidy()
-            self.end_run(run, identity, {"items": len(rows), "encoded": len(keep), "failed": len(bad)})
+            figures = {"items": len(rows), "encoded": len(keep), "failed": len(bad), "absent": 0, "forwards": 0}
+            self.end_run(run, identity, figures | {"cached": len(rows) - len(keep) - len(bad)})
         info = self._info(self.path / f"{identity.table}.lance")
         assert info is not None  # noqa: S101 - it was just written
         return info

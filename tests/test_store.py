@@ -146,6 +146,8 @@ def test_vectors_made_elsewhere_are_checked_and_known_ones_cost_nothing(store: S
     given[1] = 1
     mended = store.write(PICTURES, names(6), given)
     assert (mended.rows, mended.failed) == (5, 1)
+    figures = ("items", "encoded", "cached", "failed", "absent", "forwards")
+    assert [store.receipts()[0][name] for name in figures] == [6, 1, 4, 1, 0, 0]
     given[0] = np.inf
     assert store.write(PICTURES, names(6), given).rows == 4
     for ids, rows in ((["a", "a"], 2), (["a"], 2)):
