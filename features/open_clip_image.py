@@ -76,9 +76,11 @@ def _from_tag(spec: Spec) -> tuple[Any, Any]:
         try:
             model = open_clip.create_model(arch, pretrained=tag, precision="fp32", require_pretrained=True)
         except Exception as error:
+            repository = open_clip.get_pretrained_cfg(arch, tag).get("hf_hub", "").rpartition("/")[0] or "REPOSITORY"
             raise EncoderError(
                 f"The weights of {spec.text!r} are not in the cache and cannot be downloaded.",
-                hint="where there is a network, `hf download` the model; then type --encoder open_clip:local-dir:FOLDER",
+                hint=f"where there is a network, `hf download {repository} --local-dir FOLDER`; "
+                "then type --encoder open_clip:local-dir:FOLDER",
             ) from error
         return model, open_clip.get_model_config(arch)
 
