@@ -248,4 +248,5 @@ def _normalise(vectors: np.ndarray) -> np.ndarray:
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors))  # np.linalg.norm would make a copy of all
+    """float32 [I]; added up in double precision, so that the order of the numbers leaves no trace."""
+    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)).astype(np.float32)

@@ -51,6 +51,21 @@ def test_equal_items_come_in_the_order_of_their_index_however_many_they_are():
     assert (many == items).all(), "one query and many give the same"
 
 
+def test_scores_that_only_rounding_tells_apart_are_ties():
+    # Every item is the same whole numbers in another order: equal sums, which single precision adds up differently.
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(-50, 60, 96)
+    vectors = np.stack([rng.permutation(numbers) for _ in range(400)]).astype(np.float32)
+    index = Index.build([matrix(vectors)])
+    query = unit(np.ones((25, 96))).astype(np.float32)
+    rough, position = index.flat.search(query, 9)
+    assert len(np.unique(rough)) > 1 or position[0].tolist() != list(range(9)), "FAISS alone would do"
+    items, _ = index.search(query, 9, [np.array([2])] * 25)
+    assert items.tolist() == [[0, 1, 3, 4, 5, 6, 7, 8, 9]] * 25
+    one, _ = index.search(query[:1], 9, [np.array([2])])
+    assert (one == items[:1]).all()
+
+
 def test_two_modalities_score_the_weighted_mean_of_their_cosines():
     rng = np.random.default_rng(1)
     text, image = rng.normal(size=(60, 6)), rng.normal(size=(60, 10)) * 50
