@@ -18,8 +18,8 @@ from bundlecache.store import Matrix
 
 prepare()
 
-from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ITEMS = 48
 WORDS = ["lamp", "bell", "mug", "chime", "red", "blue"]
@@ -64,12 +64,31 @@ def save_base(folder: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0)
     """A random Llama and a tokenizer of whole words, as ``save_pretrained`` writes them."""
     letters = list("ABCDEFGHIJKLMNOP")
     digits = [str(k) for k in range(1, 17)]
-    words = ["<unk>", "<s>", "</s>", "<sep>", "a", *letters, *digits, *WORDS, "Bundle", "Options", "Answer", ":", ";", ",", "<", ">"]
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "<sep>",
+        "a",
+        *letters,
+        *digits,
+        *WORDS,
+        "Bundle",
+        "Options",
+        "Answer",
+        ":",
+        ";",
+        ",",
+        "<",
+        ">",
+    ]
     words += ["s", "Feature", ".", "content", "token"]
     vocabulary = {word: k for k, word in enumerate(words)}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>", additional_special_tokens=["<sep>"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>", additional_special_tokens=["<sep>"]
+    )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -89,7 +108,7 @@ def save_base(folder: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0)
     return folder
 
 
-def recipe(base: Path, **sections: dict[str, object]) -> Recipe:
+def recipe(base: Path, /, **sections: dict[str, object]) -> Recipe:
     """A recipe for the tiny world; keyword arguments are sections that override it."""
     tables: dict[str, dict[str, object]] = {
         "base": {"model": str(base)},

@@ -34,7 +34,7 @@ class Fusion(nn.Module):
         self.query = nn.Linear(s.width, s.width, bias=False)
         self.key = nn.Linear(s.width, s.width, bias=False)
         self.value = nn.Linear(s.width, s.width, bias=False) if s.value_projection else None
-        self.type = nn.Parameter(torch.randn(len(widths), s.width) * s.width**-0.5) if s.type_embedding else None
+        self.kind = nn.Parameter(torch.randn(len(widths), s.width) * s.width**-0.5) if s.type_embedding else None
         self.norm = nn.LayerNorm(s.width) if s.layer_norm == "fused" else None
         self.absent = nn.Parameter(torch.randn(s.width) * s.width**-0.5)
         for k, d in enumerate(widths):
@@ -53,10 +53,10 @@ class Fusion(nn.Module):
             self.get_buffer(f"std{modality}").copy_(vectors.std(0, correction=0).clamp_min(1e-6))
 
     def _input(self, modality: int, vectors: Tensor) -> Tensor:
-        kind = self.input_of[modality]
-        if kind == "l2":
+        how = self.input_of[modality]
+        if how == "l2":
             return F.normalize(vectors, dim=-1)
-        if kind == "standardise":
+        if how == "standardise":
             return (vectors - self.get_buffer(f"mean{modality}")) / self.get_buffer(f"std{modality}")
         return vectors
 
@@ -70,8 +70,8 @@ class Fusion(nn.Module):
         x = torch.stack(rows, dim=1)  # [u, m, w]
         if s.normalise:
             x = F.normalize(x, dim=-1)
-        if self.type is not None:
-            x = x + self.type
+        if self.kind is not None:
+            x = x + self.kind
         base = F.layer_norm(x, x.shape[-1:]) if s.layer_norm == "attention" else x
         something = mask.any(dim=1)  # [u]
         present = mask | ~something[:, None]  # a row of nothing but -inf would be NaN

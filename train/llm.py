@@ -62,7 +62,9 @@ def load(settings: Base, device: torch.device) -> LoadedLlm:
     """
     prepare()
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # the command line draws its own
     source, options = _source(settings.model)
     dtype = settings.dtype
     if dtype == "auto":

@@ -124,8 +124,9 @@ def build(titles: Sequence[str], matrices: Mapping[str, Matrix], recipe: Recipe,
     base = llms.load(recipe.base, device)
     prompts = PromptBuilder(base.tokenizer, titles, recipe.prompt, recipe.data.options)
     bank = FeatureBank.of(matrices, recipe.fusion.modalities, device) if matrices else None
+    adapted = llms.add_lora(base.model, recipe.lora)  # drawn first: the same with and without vectors
     tokens = None if bank is None else _item_tokens(base, bank, recipe)
-    model = BundleMLLM(llms.add_lora(base.model, recipe.lora), tokens, bank, prompts, recipe)
+    model = BundleMLLM(adapted, tokens, bank, prompts, recipe)
     model.base = base
     return model.to(device)
 

@@ -88,9 +88,7 @@ class PromptBuilder:
         options = encode_many(
             tokenizer, [template.option_label.format(letter=letter) for letter in ALPHABET[: len(self.letters)]]
         )
-        before, after, hard = encode_many(
-            tokenizer, [template.pre_soft, template.after_item, settings.separator_words]
-        )
+        before, after, hard = encode_many(tokenizer, [template.pre_soft, template.after_item, settings.separator_words])
         control = reserved(tokenizer)
         plain = [clean(title, control) for title in titles]
         title_ids = encode_many(tokenizer, [f" {t}" if t else "" for t in plain], settings.max_title_tokens)

@@ -87,10 +87,12 @@ def score_options(
     hidden = _hidden(model, modalities)
     n = options.shape[1]
     logits, valid = np.zeros(options.shape, np.float32), np.zeros(len(options), bool)
+    if not len(options):
+        return Answers(logits, valid)
     order = np.argsort(model.prompts.lengths(given, list(options), mode), kind="stable")
     was_training = model.training
     model.eval()
-    items = np.unique(np.concatenate([*given, options.ravel()]) if len(options) else np.zeros(0)).astype(np.int64)
+    items = np.unique(np.concatenate([*given, options.ravel()])).astype(np.int64)
     fused = _fuse(model, items, hidden) if mode == "mm" else None  # every item once, however often it is shown
     letters = model.get_buffer("letters")[:n]
     for rows in (order[k : k + batch_size] for k in range(0, len(order), batch_size)):

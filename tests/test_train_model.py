@@ -1,0 +1,181 @@
+"""The model: soft places get the right vectors, the answer is read where it stands, and batches do not matter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import train_world as world
+
+from bundlecache.errors import RecipeError, StoreError
+from bundlecache.recipes import Base, Lora
+from train import llm as llms
+from train.model import build
+from train.scoring import complete, ladder, score, score_options
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def cat():
+    return world.catalogue()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return world.save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def model(cat, base):
+    torch.manual_seed(0)
+    made = build(cat.titles, world.matrices(), world.recipe(base), CPU)
+    made.mode = "mm"
+    for name, parameter in made.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)  # an adapter that does something
+    return made.eval()
+
+
+def test_the_hybrid_sequence_is_words_then_separator_then_the_items_token(model):
+    given, options = [np.array([3]), np.array([1, 2])], [np.array([4, 5]), np.array([3, 0])]
+    batch = model.prompts.build(given, options, "mm")
+    with torch.inference_mode():
+        tokens = model.item_tokens(batch.items)
+        mixed = model.embed(batch, tokens)
+        words = model.llm.get_input_embeddings().weight
+    for q, (shown, offered) in enumerate(zip(given, options, strict=True)):
+        order = iter([*shown, *offered])
+        for place in range(batch.last[q] + 1):
+            code = batch.ids[q, place]
+            if code >= 0:
+                assert torch.equal(mixed[q, place], words[code])
+            elif code == -1:
+                assert torch.equal(mixed[q, place], model.tokens.separator)
+            else:
+                alone = model.item_tokens(np.array([next(order)]))[0]
+                torch.testing.assert_close(mixed[q, place], alone, atol=1e-6, rtol=0)
+        assert next(order, None) is None
+
+
+def test_the_separator_starts_at_the_embedding_that_the_recipe_names(cat, base, model):
+    sep = model.base.tokenizer.convert_tokens_to_ids("<sep>")
+    assert torch.equal(model.tokens.separator, model.llm.get_input_embeddings().weight[sep])
+    torch.manual_seed(0)
+    drawn = build(cat.titles, world.matrices(), world.recipe(base, prompt={"separator_init": ""}), CPU)
+    assert drawn.tokens.separator.abs().sum() > 0
+    none = build(cat.titles, world.matrices(), world.recipe(base, prompt={"separator": "none"}), CPU)
+    assert none.tokens.separator is None
+
+
+def test_logits_are_those_of_the_whole_model_at_the_answer(model):
+    given, options = [np.array([3]), np.array([1, 2, 7])], [np.array([4, 5]), np.array([3, 0])]
+    batch = model.prompts.build(given, options, "mm")
+    with torch.inference_mode():
+        tokens = model.item_tokens(batch.items)
+        ours = model.logits(batch, tokens)
+        for q, last in enumerate(batch.last):
+            whole = model.llm(inputs_embeds=model.embed(batch, tokens)[q : q + 1, : last + 1]).logits[0, -1]
+            torch.testing.assert_close(ours[q], whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["mm", "text"])
+def test_one_question_at_a_time_gives_what_a_batch_gives(model, cat, mode):
+    questions = world.questions(cat)
+    many = score(model, questions, batch_size=32, mode=mode)
+    one = score(model, questions, batch_size=1, mode=mode)
+    np.testing.assert_allclose(one.logits, many.logits, atol=1e-4)
+    assert (one.valid == many.valid).all()
+    np.testing.assert_allclose(many.probabilities().sum(1), 1, atol=1e-6)
+
+
+def test_valid_means_that_the_likeliest_token_is_one_of_the_questions_letters(model, cat):
+    questions = world.questions(cat)
+    answers = score(model, questions)
+    for q in range(5):
+        batch = model.prompts.build(questions.partial[q : q + 1], list(questions.options[q : q + 1]), "mm")
+        with torch.inference_mode():
+            top = int(model.logits(batch, model.item_tokens(batch.items)).argmax())
+        assert answers.valid[q] == (top in model.prompts.letters[: questions.n_options])
+
+
+def test_text_mode_is_blind_to_vectors_and_leaving_a_modality_out_is_not(model, cat):
+    questions = world.questions(cat)
+    full = score(model, questions).logits
+    assert (score(model, questions, modalities=["image", "graph"]).logits == full).all()
+    assert (score(model, questions, modalities=["image"]).logits != full).any()
+    other = build(cat.titles, world.matrices(seed=5), model.recipe, CPU).eval()
+    other.load_state_dict(model.state_dict())
+    assert (score(other, questions, mode="text").logits == score(model, questions, mode="text").logits).all()
+    assert (score(other, questions, mode="mm").logits != full).any()
+    with pytest.raises(RecipeError, match="audio"):
+        score(model, questions, modalities=["audio"])
+    with pytest.raises(RecipeError, match="mode"):
+        score(model, questions, mode="smell")
+
+
+def test_complete_ranks_all_candidates(model):
+    ranked = complete(model, np.array([1, 3]), [5, 7, 2])
+    assert sorted(item for item, _ in ranked) == [2, 5, 7]
+    assert [p for _, p in ranked] == sorted((p for _, p in ranked), reverse=True)
+    assert sum(p for _, p in ranked) == pytest.approx(1)
+    assert score_options(model, [], np.zeros((0, 4), np.int32)).logits.shape == (0, 4)
+
+
+def test_the_ladder_holds_every_rung_of_a_run(model, cat):
+    seen = []
+    rungs = ladder(model, world.questions(cat), progress=lambda done, of: seen.append((done, of)))
+    assert list(rungs.answers) == ["Bundle-MLLM", "Bundle-MLLM, titles only (stage 1)", "base model, untrained"]
+    assert list(rungs.ablation) == ["image", "graph"]
+    assert set(rungs.seconds) == set(rungs.answers) | set(rungs.ablation)
+    assert seen[-1][0] == seen[-1][1]
+    text = score(model, world.questions(cat), mode="text").logits
+    assert (rungs.answers["base model, untrained"].logits != text).any()  # the adapter was off
+
+
+def test_rows_are_gathered_alike_from_the_device_and_from_disk(base, monkeypatch):
+    from train import bank as banks
+
+    matrices = world.matrices()
+    resident = banks.FeatureBank.of(matrices, (), CPU)
+    monkeypatch.setattr(banks, "RESIDENT_BYTES", 0)
+    mapped = banks.FeatureBank.of(matrices, (), CPU)
+    items = torch.tensor([5, 0, 31])
+    for a, b in zip(resident.rows(items)[0], mapped.rows(items)[0], strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(resident.rows(items)[1], mapped.rows(items)[1])
+    assert not resident.rows(items, ["graph"])[1][:, 1].any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"base": {"model": "/no/such/folder"}}, "/no/such/folder"),
+        ({"base": {"model": "nobody/has-this"}}, "nobody/has-this"),
+        ({"lora": {"targets": ["c_attn"]}}, "c_attn"),
+        ({"fusion": {"modalities": ["audio"]}}, "audio"),
+        ({"data": {"options": 30}}, "letters"),
+    ],
+)
+def test_what_cannot_be_built_is_one_sentence(cat, base, settings, word):
+    with pytest.raises((RecipeError, StoreError), match=word):
+        build(cat.titles, world.matrices(), world.recipe(base, **settings), CPU)
+
+
+def test_a_folder_without_a_model_is_one_sentence(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(RecipeError, match="causal language model"):
+        llms.load(Base(model=str(tmp_path)), CPU)
+
+
+def test_a_fresh_adapter_changes_nothing_and_the_fingerprint_sees_one_weight(base):
+    one, two = llms.load(Base(model=str(base)), CPU), llms.load(Base(model=str(base)), CPU)
+    ids = torch.arange(12)[None]
+    with torch.inference_mode():
+        before = one.model(ids).logits
+        after = llms.add_lora(one.model, Lora(dropout=0.0)).eval()(ids).logits
+    assert torch.equal(before, after)
+    assert llms.fingerprint(two.model) == two.fingerprint
+    with torch.no_grad():
+        two.model.lm_head.weight[0, 0] += 1
+    assert llms.fingerprint(two.model) != two.fingerprint
