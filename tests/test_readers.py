@@ -160,7 +160,8 @@ def test_a_workspace_with_another_catalogue_is_left_alone_unless_told_otherwise(
 def test_any_file_of_a_layout_may_be_cut_or_garbled_and_no_traceback_comes_of_it(name, tmp_path):
     src = SAMPLES[name](tmp_path / "src")
     rng = random.Random(0)
-    for number, path in enumerate(sorted(p for p in src.rglob("*") if p.is_file())):
+    files = (p for p in sorted(src.rglob("*")) if p.is_file() and p.suffix.lower() not in (".jpg", ".png", ".wav"))
+    for number, path in enumerate(files):  # pictures and sounds are copied unread
         whole = path.read_bytes()
         for trial, broken in enumerate((b"", whole[: len(whole) // 2], rng.randbytes(60), b"\xff\xfe" + whole, None)):
             if broken is None:
