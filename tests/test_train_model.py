@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -160,6 +162,13 @@ def test_rows_are_gathered_alike_from_the_device_and_from_disk(base, monkeypatch
 def test_what_cannot_be_built_is_one_sentence(cat, base, settings, word):
     with pytest.raises((RecipeError, StoreError), match=word):
         build(cat.titles, world.matrices(), world.recipe(base, **settings), CPU)
+
+
+def test_a_prompt_longer_than_the_model_reads_is_one_sentence(model):
+    batch = model.prompts.build([np.arange(16)] * 1, [np.arange(16, 20)], "mm")
+    long = dataclasses.replace(batch, ids=np.zeros((1, 513), np.int64))
+    with pytest.raises(RecipeError, match="513"):
+        model.embed(long, None)
 
 
 def test_a_folder_without_a_model_is_one_sentence(tmp_path):

@@ -49,6 +49,8 @@ def device_of(name: str) -> torch.device:
         raise RecipeError(f"{name!r} is no device.", hint="--device auto, cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RecipeError(f"The device {name} was asked for, but torch finds no GPU.", hint="--device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RecipeError("The device mps was asked for, but torch finds none.", hint="--device cpu")
     return device
 
 

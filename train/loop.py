@@ -87,7 +87,7 @@ def train(
     start = None if init is None else checkpoint.read_manifest(init)
     fuses = any(name != "text" for name in strategy) or bool(start and start["encoders"])
     _check(strategy, matrices if fuses else None, valid)
-    accelerator = _accelerator(recipe, llms.device_of(device))
+    accelerator = accelerator_for(recipe, llms.device_of(device))
     torch.manual_seed(seed)
     model = build(catalogue.titles, matrices if fuses else {}, recipe, accelerator.device)
     if init is not None and start is not None:
@@ -142,7 +142,7 @@ def _questions(
     )
 
 
-def _accelerator(recipe: Recipe, device: torch.device) -> Any:
+def accelerator_for(recipe: Recipe, device: torch.device) -> Any:
     """An Accelerator for ``device``; under ``accelerate launch`` every process has its own."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from bundlecache.errors import RecipeError
+
 from . import llm as llms
 from .bank import FeatureBank
 from .fusion import ItemTokens
@@ -73,7 +75,19 @@ class BundleMLLM(nn.Module):
             return self.tokens(vectors, mask)
 
     def embed(self, batch: Batch, tokens: Tensor | None) -> Tensor:
-        """Input embeddings [b, L, h]: word embeddings, with separator and item tokens [u, h] in the soft places."""
+        """Input embeddings [b, L, h]: word embeddings, with separator and item tokens [u, h] in the soft places.
+
+        Raises
+        ------
+        RecipeError
+            When a prompt is longer than the language model can read.
+        """
+        longest = getattr(self.llm.config, "max_position_embeddings", None)
+        if longest is not None and batch.ids.shape[1] > longest:
+            raise RecipeError(
+                f"A prompt has {batch.ids.shape[1]:,} tokens, but this base model reads at most {longest:,}.",
+                hint="--set prompt.max_title_tokens=16, fewer options, or --set prompt.max_given=4",
+            )
         ids = torch.from_numpy(batch.ids).to(self.device)
         words = self.llm.get_input_embeddings()(ids.clamp_min(0))
         if tokens is None:

@@ -81,9 +81,8 @@ class PromptBuilder:
         words = {"task": settings.task, "bundle": settings.bundle, "item": settings.item}
         template = TEMPLATES[settings.template]
         bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        opening, between, closing = encode_many(
-            tokenizer, [piece.format(**words) for piece in (template.opening, template.between, template.closing)]
-        )
+        opening = tokenizer([template.opening.format(**words)], add_special_tokens=False)["input_ids"][0]
+        between, closing = encode_many(tokenizer, [p.format(**words) for p in (template.between, template.closing)])
         given = encode_many(tokenizer, [template.given_label.format(number=k + 1) for k in range(settings.max_given)])
         options = encode_many(
             tokenizer, [template.option_label.format(letter=letter) for letter in ALPHABET[: len(self.letters)]]

@@ -98,7 +98,7 @@ class StageLoop:
         self._evaluate(0)
         done, stale, total = 0, 0, torch.zeros((), device=self.accelerator.device)
         while done < self.settings.steps and not self.stop.reason:
-            total += self._step(model, optimizer, parameters, done)
+            total += self.step(model, optimizer, parameters, done)
             done += 1
             rate = schedule.get_last_lr()[0]
             schedule.step()
@@ -133,7 +133,7 @@ class StageLoop:
         left = max(0, s.steps - step) / max(1, s.steps - s.warmup)
         return s.final_lr + (1 - s.final_lr) * left
 
-    def _step(self, model: nn.Module, optimizer: Any, parameters: list[nn.Parameter], step: int) -> torch.Tensor:
+    def step(self, model: nn.Module, optimizer: Any, parameters: list[nn.Parameter], step: int) -> torch.Tensor:
         """One optimiser step over the questions of ``step``; returns their mean loss, on this process."""
         self._modes()
         drawn = self.questions.batch(step)
