@@ -37,10 +37,8 @@ class DemoSummary:
 def tables(seed: int = 0) -> dict[str, dict[str, list]]:
     """Return the columns of items, bundles and interactions; the same for the same seed."""
     world = demo_world.build(seed)
-    rng = np.random.RandomState(seed + 1)  # noqa: NPY002
-    items: dict[str, list] = {
-        name: [] for name in ("item_id", "title", "image", "audio", "category", "brand", "price")
-    }
+    rng = np.random.RandomState(seed + 1)
+    items: dict[str, list] = {name: [] for name in ("item_id", "title", "image", "audio", "category", "brand", "price")}
     for i, item_id in enumerate(world.item_ids):
         category = CATEGORIES[world.category[i]]
         items["item_id"].append(item_id)
@@ -56,7 +54,7 @@ def tables(seed: int = 0) -> dict[str, dict[str, list]]:
         "item_ids": [[world.item_ids[i] for i in content] for *_, content in boxes],
         "group": [world.users[maker] for _, maker, *_ in boxes],
         "split": [split for _, _, split, _ in boxes],
-        "name": [demo_world.OCCASIONS[rng.randint(len(demo_world.OCCASIONS))] for _ in boxes],
+        "name": ["Gift Box for " + demo_world.OCCASIONS[rng.randint(len(demo_world.OCCASIONS))] for _ in boxes],
     }
     clicks = sorted((when, world.users[user], world.item_ids[item]) for user, item, when in world.clicks)
     interactions: dict[str, list] = {
@@ -89,7 +87,7 @@ def make(workspace_root: Path, seed: int = 0) -> DemoSummary:
     world = demo_world.build(seed)
     written: list[Path] = []
     for i, item_id in enumerate(world.item_ids):
-        rng = np.random.RandomState([seed, i])  # noqa: NPY002
+        rng = np.random.RandomState([seed, i])
         category = CATEGORIES[world.category[i]]
         hue = world.factors[i, FACTORS.index("colour")] / LEVELS
         written.append(root / "images" / f"{item_id}.jpg")

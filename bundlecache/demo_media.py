@@ -10,7 +10,7 @@ Units: pixels, hertz, seconds. Pictures are RGB uint8 [64, 64, 3], sounds float3
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -108,10 +108,17 @@ def sound(category: str, mood: int, rng: np.random.RandomState) -> np.ndarray:
     return (0.8 * wet / np.abs(wet).max()).astype(np.float32)
 
 
+def _together(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Add up what sounds at the same time."""
+    return np.sum(list(parts), axis=0)
+
+
 def _strike(time: np.ndarray, start: float, pitch: float, partials: tuple[float, ...], decay: float) -> np.ndarray:
     """One strike: partials at multiples of `pitch` that die away with rate `decay` per second."""
     after = np.maximum(time - start, 0.0)
-    tone = sum(np.sin(2 * np.pi * pitch * p * after) / (1 + 0.25 * k) for k, p in enumerate(partials) if pitch * p < 7_500)
+    tone = _together(
+        np.sin(2 * np.pi * pitch * p * after) / (1 + 0.25 * k) for k, p in enumerate(partials) if pitch * p < 7_500
+    )
     return (time >= start) * np.exp(-decay * after) * np.minimum(1.0, after / 0.003) * tone
 
 
@@ -122,29 +129,31 @@ BAR_LIKE = (1.0, 2.76, 3.9, 5.4, 7.1, 8.9, 11.2, 13.4)
 
 def _bursts(time: np.ndarray, starts: np.ndarray, decay: float, rng: np.random.RandomState) -> np.ndarray:
     """Short bursts of noise."""
-    envelope = sum((time >= s) * np.exp(-decay * np.maximum(time - s, 0.0)) for s in starts)
+    envelope = _together((time >= s) * np.exp(-decay * np.maximum(time - s, 0.0)) for s in starts)
     return envelope * rng.standard_normal(len(time))
 
 
 def _flute(time: np.ndarray, pitch: float, rng: np.random.RandomState) -> np.ndarray:
     breath = np.minimum(1.0, time / 0.08)
-    tone = sum(np.sin(2 * np.pi * 300 * pitch * k * time) / k**0.5 for k in range(1, 20) if 300 * pitch * k < 7_500)
+    tone = _together(
+        np.sin(2 * np.pi * 300 * pitch * k * time) / k**0.5 for k in range(1, 20) if 300 * pitch * k < 7_500
+    )
     return breath * (tone + 0.8 * rng.standard_normal(len(time)))
 
 
 def _drum(time: np.ndarray, pitch: float, rng: np.random.RandomState) -> np.ndarray:
-    skin = sum(_strike(time, s, 90 * pitch, BAR_LIKE, 14) for s in (0.0, 0.23, 0.46))
+    skin = _together(_strike(time, s, 90 * pitch, BAR_LIKE, 14) for s in (0.0, 0.23, 0.46))
     return skin + 0.8 * _bursts(time, np.array([0.0, 0.23, 0.46]), 16, rng)
 
 
 INSTRUMENTS: dict[str, Callable[[np.ndarray, float, np.random.RandomState], np.ndarray]] = {
     "Bell": lambda t, p, _: _strike(t, 0.0, 330 * p, BELL_LIKE, 4),
-    "Chime": lambda t, p, r: sum(_strike(t, s, 300 * p * 2 ** r.random_sample(), BELL_LIKE, 7) for s in (0.0, 0.12, 0.3, 0.45)),
-    "Clock": lambda t, p, _: sum(_strike(t, s, 420 * p, BELL_LIKE, 25) for s in np.arange(0, LENGTH, 0.07)),
+    "Chime": lambda t, p, r: _together(_strike(t, s, 300 * p * 2 ** r.random_sample(), BELL_LIKE, 7) for s in (0.0, 0.12, 0.3, 0.45)),
+    "Clock": lambda t, p, _: _together(_strike(t, s, 420 * p, BELL_LIKE, 25) for s in np.arange(0, LENGTH, 0.07)),
     "Drum": _drum,
     "Flute": _flute,
-    "Piano": lambda t, p, _: sum(_strike(t, s, 220 * p * m, HARMONIC, 6) for s, m in ((0.0, 1.0), (0.18, 1.25), (0.36, 1.5))),
+    "Piano": lambda t, p, _: _together(_strike(t, s, 220 * p * m, HARMONIC, 6) for s, m in ((0.0, 1.0), (0.18, 1.25), (0.36, 1.5))),
     "Rattle": lambda t, _, r: _bursts(t, np.sort(r.random_sample(9)) * LENGTH, 40, r),
-    "Xylophone": lambda t, p, _: sum(_strike(t, s, 260 * p * m, BAR_LIKE, 18) for s, m in ((0.0, 1.0), (0.14, 1.33), (0.28, 1.5), (0.42, 2.0))),
+    "Xylophone": lambda t, p, _: _together(_strike(t, s, 260 * p * m, BAR_LIKE, 18) for s, m in ((0.0, 1.0), (0.14, 1.33), (0.28, 1.5), (0.42, 2.0))),
 }  # fmt: skip
 """Category -> what it plays, given time [t], pitch (1..2) and the generator; only sounding categories."""

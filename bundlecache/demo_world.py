@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,7 +44,16 @@ SOUNDING = ("Bell", "Chime", "Clock", "Drum", "Flute", "Piano", "Rattle", "Xylop
 SILENT = ("Blanket", "Candle", "Cushion", "Lamp", "Mug", "Notebook", "Poster", "Vase")
 CATEGORIES = SOUNDING + SILENT
 BRANDS = ("Alder & Co", "Bluebird", "Larkspur", "Marlow", "Pipkin", "Tamsin")
-OCCASIONS = ("Birthday", "Housewarming", "New baby", "Thank you", "Get well", "Farewell", "Christmas", "Just because")
+OCCASIONS = (
+    "Birthdays",
+    "Housewarmings",
+    "New Parents",
+    "Old Friends",
+    "Sick Days",
+    "Farewells",
+    "Christmas",
+    "No Reason",
+)
 """Makers of items and names of boxes; drawn at random, they hint at nothing."""
 
 FACTORS = ("style", "colour", "mood", "community")
@@ -58,9 +68,9 @@ NEW_PULL = 1.0  # log-odds that later users prefer a new arrival
 
 
 def words() -> list[str]:
-    """Every word that a title of the demo catalogue can hold, sorted."""
+    """Every word that a title of the demo catalogue can hold, and what its boxes are called, sorted."""
     styled = [word for group in STYLES.values() for word in group]
-    return sorted({*styled, *NEUTRAL_WORDS, *CATEGORIES})
+    return sorted({*styled, *NEUTRAL_WORDS, *CATEGORIES, "Gift", "Box", "for"})
 
 
 @dataclass(frozen=True)
@@ -77,9 +87,10 @@ class World:
     clicks: list[tuple[int, int, int]]  # user, item, time in seconds since 1970
 
 
+@lru_cache(maxsize=2)
 def build(seed: int = 0) -> World:
     """Make the world of a seed; the same on every machine (`RandomState` is frozen by NumPy)."""
-    rng = np.random.RandomState(seed)  # noqa: NPY002
+    rng = np.random.RandomState(seed)
     category = np.repeat(np.arange(len(CATEGORIES)), PER_CATEGORY)
     count = len(category)
     factors = np.stack([_even(count, rng) for _ in FACTORS], 1)
@@ -100,7 +111,7 @@ def build(seed: int = 0) -> World:
             pull = pull + (np.where(is_new, -np.inf, 0.0) if split == "train" else NEW_PULL * is_new)
             boxes.append((box_ids[len(boxes)], maker, split, _pack(theme, pull, category, factors, rng)))
     clicks = _clicks(community, factors[:, FACTORS.index("community")], popularity, is_new, rng)
-    titles = [_title(c, s, rng) for c, s in zip(category, factors[:, 0], strict=True)]
+    titles = [_title(int(c), int(s), rng) for c, s in zip(category, factors[:, 0], strict=True)]
     return World(_ids("g", count, seed), titles, category, factors, is_new, users, boxes, clicks)
 
 
@@ -134,7 +145,11 @@ def _pack(
 
 
 def _clicks(
-    community: np.ndarray, item_community: np.ndarray, popularity: np.ndarray, is_new: np.ndarray, rng: np.random.RandomState
+    community: np.ndarray,
+    item_community: np.ndarray,
+    popularity: np.ndarray,
+    is_new: np.ndarray,
+    rng: np.random.RandomState,
 ) -> list[tuple[int, int, int]]:
     """Every user clicks items of the own community most, popular ones more; new arrivals since last month."""
     day, start = 86_400, 1_735_689_600  # 2025-01-01
