@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -26,9 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .atomic import replacing
-from .errors import EncoderError, MediaError
+from .errors import BundlecacheError, EncoderError, MediaError
 from .failures import Failure
-from .tables import storing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,6 +208,7 @@ class _Memo:
             return
         rows = [(uri, *stamp, content_hash) for uri, (stamp, content_hash) in list(self._known.items())]
         table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=MEMO_SCHEMA)
-        with storing(self.path.parent), replacing(self.path) as temporary:
+        # What cannot be remembered is read again; a full disk is told by the vectors' own commits.
+        with suppress(BundlecacheError), replacing(self.path) as temporary:
             pq.write_table(table, temporary)
         self._new, self._saved = False, time.monotonic()

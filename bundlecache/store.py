@@ -196,7 +196,7 @@ class Store:
             raise StoreError(f"The store {self.path} holds no vectors.", hint="bundlecache encode --modality all")
         paths = [Path(out) / f"{info.table}.parquet" for info in infos]
         for info, path in zip(infos, paths, strict=True):
-            with replacing(path) as temporary:
+            with storing(path.parent), replacing(path) as temporary:
                 export(self._dataset(info), temporary)
         return paths
 

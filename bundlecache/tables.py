@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import failures
-from .errors import StoreError
+from .errors import BundlecacheError, StoreError
 from .failures import Failure
 from .vectors import BATCH_ROWS, Identity, as_numpy, checksum
 
@@ -38,6 +38,10 @@ def storing(root: Path) -> Iterator[None]:
     """Turn what a full, read-only or broken disk raises into one sentence."""
     try:
         yield
+    except BundlecacheError as error:
+        if type(error) is not BundlecacheError:
+            raise
+        raise StoreError(error.message, hint=error.hint) from error  # from atomic.replacing
     except (OSError, RuntimeError) as error:
         text = str(error).splitlines()[0]
         if isinstance(error, RuntimeError) and "lance" not in text.lower():
@@ -254,7 +258,8 @@ class TableWriter:
             self._save_errors({**self.errors, **found})
 
     def _save_errors(self, errors: dict[str, Failure]) -> None:
-        failures.save(self.root, self.name, errors)
+        with storing(self.root):
+            failures.save(self.root, self.name, errors)
         self.errors = errors
 
     def tidy(self) -> None:
