@@ -130,4 +130,6 @@ def _open(low: float, high: float) -> str:
     """A difference whose sign is open: from so many points more to so many less."""
     if low == high == 0:
         return "the same"
-    return f"anything from {_points(max(-low, 0.0))} more to {max(high, 0.0) * 100:.1f} less"
+    if high <= 0 or low >= 0:
+        return f"anything up to {_points(max(-low, high))} {'more' if high <= 0 else 'less'}"
+    return f"anything from {_points(-low)} more to {high * 100:.1f} less"

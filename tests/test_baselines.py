@@ -14,7 +14,7 @@ from bundlecache.errors import CheckpointError
 from bundlecache.metrics import hits
 from bundlecache.questions import Questions
 from bundlecache.store import Matrix
-from bundlecache.verdict import standing
+from bundlecache.verdict import sentences, standing
 
 ITEMS, UNSEEN, OPTIONS = 40, 4, 5
 
@@ -234,6 +234,26 @@ def test_standing_needs_an_interval_without_zero():
         "level",
         "level",
     ]
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ([-0.05, 0.02], "anything from 5.0 points more to 2.0 less"),
+        ([-0.05, 0.0], "anything up to 5.0 points more"),
+        ([0.0, 0.02], "anything up to 2.0 points less"),
+        ([0.0, 0.0], "the same"),
+        ([0.01, 0.03], "2.0 points less (1.0 to 3.0)"),
+        ([-0.03, -0.01], "2.0 points more (1.0 to 3.0)"),
+    ],
+)
+def test_a_difference_is_said_from_the_side_of_the_other_method(interval, said):
+    row = {"name": "cosine text", "kind": "content", "hit@1": 0.3, "hit@1_interval": [0.2, 0.4]}
+    model = {"name": "LLM", "kind": "model", "hit@1": 0.3, "hit@1_interval": [0.2, 0.4], "valid_ratio": 1.0}
+    row["versus_model"] = {"delta": sum(interval) / 2, "interval": interval}
+    asked = {"n_questions": 9, "n_options": 5, "split": "test"}
+    verdict = sentences({"questions": asked, "model": "LLM", "methods": [model, row], "ablation": []})
+    assert verdict[1].endswith(f"cosine text with 30.0%, {said}.")
 
 
 def test_invalid_answers_count_as_misses_and_are_mentioned():
