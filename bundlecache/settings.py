@@ -91,6 +91,9 @@ class Fusion:
         "Length of a fused token: free, or that of a mean word embedding times a learnt scale.",
         ("free", "embedding"),
     )
+    input_dropout: float = _setting(
+        0.0, "Dropout on the vectors themselves, 0 to 1: against learning items by heart.", at_least=0
+    )
     modality_dropout: float = _setting(
         0.0, "Chance that training hides a modality of an item that has others.", at_least=0
     )

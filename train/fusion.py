@@ -31,6 +31,7 @@ class Fusion(nn.Module):
             _net([d, *(() if name == "graph" else s.hidden), s.width])
             for d, name in zip(widths, modalities, strict=True)
         )
+        self.dropout = nn.Dropout(s.input_dropout)
         self.query = nn.Linear(s.width, s.width, bias=False)
         self.key = nn.Linear(s.width, s.width, bias=False)
         self.value = nn.Linear(s.width, s.width, bias=False) if s.value_projection else None
@@ -66,7 +67,8 @@ class Fusion(nn.Module):
         rows = []
         for k, net in enumerate(self.nets):
             here = mask[:, k, None]
-            rows.append(net(self._input(k, vectors[k].masked_fill(~here, 0.0))))  # what is masked may be anything
+            known = vectors[k].masked_fill(~here, 0.0)  # what is masked may be anything
+            rows.append(net(self.dropout(self._input(k, known))))
         x = torch.stack(rows, dim=1)  # [u, m, w]
         if s.normalise:
             x = F.normalize(x, dim=-1)

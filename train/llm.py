@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,9 @@ def add_lora(llm: Any, settings: Lora) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(llm, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what PEFT asks it
+        return get_peft_model(llm, config)
 
 
 def head(llm: Any, hidden: Tensor) -> Tensor:
