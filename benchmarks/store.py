@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BARS = {"bulk write": 1.5, "full read, mapped": 1.25, "random batch of 256": 1.25}
-BATCH, BATCHES, READS = 256, 200, 8
+BATCH, BATCHES, READS = 256, 200, 4
 
 
 def main() -> None:
@@ -42,11 +42,11 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--folder", type=Path, help="where to write; the system's temporary folder if left out")
-    parser.add_argument("--quick", action="store_true", help="100,000 rows, 5 repeats")
+    parser.add_argument("--quick", action="store_true", help="100,000 rows, 10 repeats")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.quick:
-        options.rows, options.repeats = 100_000, 5
+        options.rows, options.repeats = 100_000, 10
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         seconds = measure(Path(folder), options.rows, options.dim, options.repeats)
     rows = []

@@ -244,6 +244,8 @@ def test_a_file_that_is_missing_is_told_and_its_earlier_vector_stays(shop: Shop)
         "outside": "read",
     }
     assert "No such file" in shop.errors()["never there"][1]
+    row = next(row for row in shop.store.status(shop.catalogue) if row["modality"] == "image")
+    assert [row[name] for name in ("rows", "missing", "failed", "absent")] == [11, 0, 2, 0]
     assert (shop.vector("item-6") == stored("content 6")).all()
     path.write_text("content 6")
     assert (shop.run().forwards, "item-6" in shop.errors()) == (0, False)
@@ -307,6 +309,7 @@ def test_too_many_errors_stop_the_run_but_lose_nothing(shop: Shop) -> None:
         shop.put(f"item-{i}", f"BAD {i}")
     with pytest.raises(EncoderError, match="2 items failed and 1 were allowed"):
         shop.run(max_errors=1, workers=1)
+    assert set(shop.errors()) == {"item-3", "item-5"}
     assert shop.store.current("image").rows == 4
     assert shop.run(max_errors=3).encoded == 11 - 3 - 4
 
@@ -448,6 +451,27 @@ def test_many_commits_end_as_one_piece_with_the_same_rows(shop: Shop) -> None:
     assert len(dataset.get_fragments()) <= COMPACT_FRAGMENTS
     assert dataset.count_rows() == 91
     assert all((shop.vector(f"more-{i}") == stored(f"more {i}")).all() for i in range(80))
+
+
+def test_rows_are_committed_while_the_run_goes_on(shop: Shop) -> None:
+    seen: list[int] = []
+
+    class Watching(Toy):
+        def encode(self, samples: list[bytes]) -> np.ndarray:
+            seen.append(shop.store.tables()[0].rows)
+            return super().encode(samples)
+
+    shop.run(Watching(), commit_rows=4)
+    assert seen[0] == 0
+    assert 4 <= seen[2] <= 8
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_file_is_a_failed_item_and_blocks_nothing(shop: Shop) -> None:
+    os.mkfifo(shop.workspace.root / "images" / "pipe")
+    shop.images |= {"pipe": "images/pipe", "folder": "images", "root": ".", "long": "x" * 5000, "null": "a\0b"}
+    assert shop.run().failed == 5
+    assert {stage for stage, _ in shop.errors().values()} == {"read"}
 
 
 def test_a_second_writer_is_told_in_one_sentence_and_other_tables_stay_open(shop: Shop) -> None:
