@@ -102,7 +102,7 @@ def show(
     upright = len(rows) == 1
     if title:
         out.print(f"[bold]{escape(title)}[/]", soft_wrap=True, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, show_header=not upright, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_header=not upright, pad_edge=False, collapse_padding=True)
     if upright:
         table.add_column(style="dim")
         table.add_column(overflow="fold")

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bundlecache import bench, charts, questions, report, thumbnails
+from bundlecache import bench, questions, report
 from bundlecache.baselines import all_baselines
 from bundlecache.catalogue import Catalogue
 from bundlecache.encode import run as encode
 from bundlecache.errors import BundlecacheError, CheckpointError, MediaError
+from bundlecache.report import charts, thumbnails
 from bundlecache.store import Store
 
 NASTY = '<script>alert("x")</script></title>&"quoted"'

@@ -12,18 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import bench
-from .atomic import replacing
+from .. import bench
+from ..atomic import replacing
+from ..errors import CheckpointError
+from ..verdict import NAMES, ablated, standing
 from .charts import Line, draw, smooth
-from .errors import CheckpointError
 from .gallery import gallery
-from .verdict import NAMES, ablated, standing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .catalogue import Catalogue
-    from .workspace import Workspace
+    from ..catalogue import Catalogue
+    from ..workspace import Workspace
 
 MODALITIES = {"text": "texts", "image": "pictures", "audio": "sounds", "graph": "graphs"}
 COLUMNS = {"text": "title", "image": "image", "audio": "audio"}
@@ -53,7 +53,7 @@ def write(workspace: Workspace, run: Path, catalogue: Catalogue, out: Path | Non
     import jinja2
 
     page = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -186,7 +186,7 @@ def _bar(value: float, interval: Sequence[float], end: float) -> dict[str, float
 
 def _encoded(workspace: Workspace, catalogue: Catalogue, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """Per modality the newest receipts of the store, or why there is none."""
-    from .store import Store
+    from ..store import Store
 
     receipts = Store(workspace.store).receipts() if workspace.store.is_dir() else []
     used = {encoder["table"] for encoder in manifest["encoders"]}

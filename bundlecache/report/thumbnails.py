@@ -10,7 +10,7 @@ import io
 import warnings
 from pathlib import Path
 
-from .errors import MediaError
+from ..errors import MediaError
 
 SIDE = 112  # pixels of the longer side: sharp at half that size on dense screens
 MAX_PIXELS = 100_000_000

@@ -10,14 +10,15 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import bench, thumbnails
-from .errors import BundlecacheError, MediaError
+from .. import bench
+from ..errors import BundlecacheError, MediaError
+from . import thumbnails
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .catalogue import Catalogue
-    from .workspace import Workspace
+    from ..catalogue import Catalogue
+    from ..workspace import Workspace
 
 SHOWN = 8
 SOUND_BUDGET = 1_500_000  # characters of all sounds on a page
