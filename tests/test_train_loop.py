@@ -241,6 +241,7 @@ def test_variants_of_the_recipe_all_run(cat, valid, base, tmp_path):
         {"prompt": {"template": "paper", "separator": "hard"}, "run": {"loss": "vocabulary"}},
         {"fusion_stage": {"contrastive_steps": 5, "patience": 1}, "fusion": {"modality_dropout": 0.3}},
         {"base": {"dtype": "bfloat16"}, "prompt": {"separator": "none"}},
+        {"run": {"precision": "bf16"}, "fusion": {"input_dropout": 0.2}},
     ]
     for number, variant in enumerate(variants):
         result = loop.train(cat, world.matrices(), valid, world.recipe(base, **variant), tmp_path / f"{number}")

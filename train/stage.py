@@ -104,7 +104,8 @@ class StageLoop:
             schedule.step()
             last = done == self.settings.steps
             if done % LOG_EVERY == 0 or last:
-                self._report(done, float(total) / ((done - 1) % LOG_EVERY + 1), rate)
+                mean = self.accelerator.reduce(total, reduction="mean") / ((done - 1) % LOG_EVERY + 1)
+                self._report(done, float(mean), rate)
                 total.zero_()
             if done % self.settings.evaluate_every == 0 or last:
                 stale = 0 if self._evaluate(done) else stale + 1
