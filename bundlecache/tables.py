@@ -184,12 +184,11 @@ class TableWriter:
 
     def _replace(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
         import lance
-        import lancedb
 
         before = lance.dataset(self.uri)
         rows = pa.Table.from_batches(self._batches(item_ids, hashes, vectors))
         with storing(self.root):
-            table = lancedb.connect(str(self.root)).open_table(self.name)
+            table = self._lancedb()
             table.merge_insert("item_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
         self.wrote = True
         picks = _sample(len(item_ids))
@@ -232,7 +231,6 @@ class TableWriter:
         not dead, and of items that are not in ``outcome``, stay as they are.
         """
         import lance
-        import lancedb
 
         errors = {item_id: failure for item_id, failure in self.errors.items() if item_id not in outcome}
         errors |= {item_id: failure for item_id, failure in outcome.items() if failure is not None}
@@ -245,12 +243,12 @@ class TableWriter:
                 changed[False].append(item_id)
             elif not live and item_id not in dead and outcome.get(item_id, UNTOLD) is None:
                 changed[True].append(item_id)
-        with storing(self.root):
-            for live, item_ids in changed.items():
-                for low in range(0, len(item_ids), SAMPLE_ROWS):
-                    table = lancedb.connect(str(self.root)).open_table(self.name)
-                    table.update(where=_among(item_ids[low : low + SAMPLE_ROWS]), values={"live": live})
-                    self.wrote = True
+        for live, item_ids in changed.items():
+            for low in range(0, len(item_ids), SAMPLE_ROWS):
+                part = _among(item_ids[low : low + SAMPLE_ROWS])
+                with storing(self.root):
+                    self._lancedb().update(where=part, values={"live": live})
+                self.wrote = True
 
     def note_errors(self, found: Mapping[str, Failure]) -> None:
         """Record failures in the middle of a run."""
@@ -261,6 +259,12 @@ class TableWriter:
         with storing(self.root):
             failures.save(self.root, self.name, errors)
         self.errors = errors
+
+    def _lancedb(self) -> Any:
+        """The table as LanceDB's users open it; imported only when something changes, because that takes long."""
+        import lancedb
+
+        return lancedb.connect(str(self.root)).open_table(self.name)
 
     def tidy(self) -> None:
         """End of a run: write the pieces together if they are many, drop old versions and a dead process's files."""
