@@ -180,37 +180,13 @@ def run(
     began = time.monotonic()
     identity = Identity.of(encoder)
     total = len(catalogue) if limit is None else min(limit, len(catalogue))
-    show = _Throttle(progress)
+    show = _Show(progress, identity, total)
     with store.writer(identity) as table:
         note = store.begin_run(identity)
-
-        def looked(done: int) -> None:
-            show(Progress(identity.modality, identity.spec, "look", done, total))
-
-        found = survey(encoder, catalogue, workspace, workers=workers, limit=limit, looked=looked)
+        found = survey(encoder, catalogue, workspace, workers=workers, limit=limit, looked=show.looked)
         plan = _plan(found, table, retry_failed=retry_failed)
-        before = len(plan.cached) + len(plan.failed) + len(found.absent)
-
-        def encoding(shares: Shares, encoded: int, failed: int) -> None:
-            done = before + encoded + failed
-            show(
-                Progress(
-                    modality=identity.modality,
-                    spec=identity.spec,
-                    stage="encode",
-                    done=done,
-                    total=total,
-                    encoded=encoded,
-                    failed=failed + len(plan.failed),
-                    items_per_second=(encoded + failed) / max(shares.seconds, 1e-9),
-                    decode_share=shares.decode,
-                    forward_share=shares.forward,
-                    write_share=shares.write,
-                ),
-                last=done == total,
-            )
-
-        with Pipeline(encoder, table, workers, commit_rows, commit_seconds, max_errors, encoding) as pipeline:
+        show.settled, show.failed = len(plan.cached) + len(plan.failed) + len(found.absent), len(plan.failed)
+        with Pipeline(encoder, table, workers, commit_rows, commit_seconds, max_errors, show.encoding) as pipeline:
             pipeline.refuse(found.failed)
             pipeline.copy(plan.copies)
             pipeline.encode(plan.units)
@@ -266,14 +242,31 @@ def _settle(table: TableWriter, found: Survey, failed: dict[str, Failure]) -> No
     table.settle(outcome | failed, dead=dead | set(found.absent))
 
 
-class _Throttle:
-    """Calls ``progress`` not more often than a terminal can show, but never leaves out the last."""
+class _Show:
+    """Tells ``progress`` how far the run is, not more often than a terminal can show, but always the last."""
 
-    def __init__(self, progress: Callable[[Progress], None] | None) -> None:
-        self._progress = progress
+    def __init__(self, progress: Callable[[Progress], None] | None, identity: Identity, total: int) -> None:
+        self.settled = self.failed = 0  # items, and failures among them, that were settled by looking
+        self._progress, self._identity, self._total = progress, identity, total
         self._next = 0.0
 
-    def __call__(self, progress: Progress, *, last: bool = False) -> None:
+    def looked(self, done: int) -> None:
+        self._show("look", done)
+
+    def encoding(self, shares: Shares, encoded: int, failed: int) -> None:
+        self._show(
+            "encode",
+            self.settled + encoded + failed,
+            encoded=encoded,
+            failed=self.failed + failed,
+            items_per_second=(encoded + failed) / max(shares.seconds, 1e-9),
+            decode_share=shares.decode,
+            forward_share=shares.forward,
+            write_share=shares.write,
+        )
+
+    def _show(self, stage: str, done: int, **figures: Any) -> None:
+        last = stage == "encode" and done == self._total
         if self._progress is not None and (last or time.monotonic() >= self._next):
             self._next = time.monotonic() + SHOW_SECONDS
-            self._progress(progress)
+            self._progress(Progress(self._identity.modality, self._identity.spec, stage, done, self._total, **figures))
