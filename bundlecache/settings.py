@@ -149,6 +149,11 @@ class Run:
         ("vocabulary", "letters"),
     )
     validation: str = _setting("valid-random10", "The frozen questions on which the best weights are chosen.")
+    select: str = _setting(
+        "hit@1",
+        "What the best weights are best at on these questions; the loss is steadier where they are few.",
+        ("hit@1", "loss"),
+    )
     seed: int = _setting(0, "Seed of weights, questions and dropout.", at_least=0)
     precision: str = _setting("no", "Automatic mixed precision.", ("no", "bf16", "fp16"))
     max_minutes: float = _setting(0.0, "Stop and save after so many minutes; 0 has no limit.", at_least=0)

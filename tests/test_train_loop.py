@@ -20,6 +20,7 @@ import train
 from bundlecache.errors import CheckpointError, QuestionsError, RecipeError, StoreError
 from train import checkpoint, loop, scoring
 from train.model import BundleMLLM
+from train.stage import Best
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +234,21 @@ def test_the_best_weights_on_validation_are_the_ones_that_are_kept(cat, valid, b
     lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     looks = [line["valid_hit@1"] for line in lines if "valid_hit@1" in line]
     assert result.stages[0]["best_valid_hit@1"] == strict == max(looks)
+
+
+def test_selection_follows_hits_then_loss_or_loss_alone():
+    model = torch.nn.Linear(1, 1)
+    looks = [(0.2, 1.5), (0.3, 1.6), (0.3, 1.4), (0.25, 1.2), (0.3, 1.4)]
+    kept = {}
+    for select in ("hit@1", "loss"):
+        best = Best(select)
+        for step, (hit1, loss) in enumerate(looks):
+            torch.nn.init.constant_(model.weight, step)
+            best.offer(model, step, hit1, loss)
+        best.restore(model)
+        assert model.weight.item() == best.step
+        kept[select] = best.step
+    assert kept == {"hit@1": 2, "loss": 3}
 
 
 def test_variants_of_the_recipe_all_run(cat, valid, base, tmp_path):

@@ -40,8 +40,9 @@ class Progress:
 
 @dataclass
 class Best:
-    """The best trainable weights so far: by strict HitRate@1, then by loss, on the validation questions."""
+    """The best trainable weights so far: by strict HitRate@1 and then loss on the validation questions, or by loss alone."""
 
+    select: str = "hit@1"
     hit1: float = -1.0
     loss: float = math.inf
     step: int = 0
@@ -49,7 +50,8 @@ class Best:
 
     def offer(self, model: nn.Module, step: int, hit1: float, loss: float) -> bool:
         """Keep the model's weights if they are better."""
-        if (hit1, -loss) <= (self.hit1, -self.loss):
+        worse = loss >= self.loss if self.select == "loss" else (hit1, -loss) <= (self.hit1, -self.loss)
+        if worse:
             return False
         self.hit1, self.loss, self.step = hit1, loss, step
         self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
@@ -81,7 +83,7 @@ class StageLoop:
         self.settings = model.recipe.stage(name)
         self.model, self.questions, self.valid = model, questions, valid
         self.accelerator, self.history, self.stop, self.progress = accelerator, history, stop, progress
-        self.best = Best()
+        self.best = Best(model.recipe.run.select)
         self.hit1: float | None = None
 
     def run(self) -> dict[str, Any]:
