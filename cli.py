@@ -321,7 +321,7 @@ def complete(
     partial = catalogue.indices(items)
     model, matrices = _load_model(folder, workspace, catalogue, device)
     proposed = search.complete(catalogue, matrices, partial, model.max_options)
-    chosen = scoring.complete(model, partial, proposed)[:k]
+    chosen = scoring.complete(model, partial, proposed.tolist())[:k]
     rows = [
         {"rank": r, "item_id": catalogue.item_ids[i], "title": catalogue.titles[i], "probability": round(p, 4)}
         for r, (i, p) in enumerate(chosen, start=1)
@@ -450,7 +450,7 @@ def _say_settings(recipe: Recipe) -> None:
 def _store_imported(workspace: Workspace, vectors: Sequence[Vectors]) -> None:
     """Put vectors that came with a data set into the store."""
     from bundlecache.store import Store
-    from bundlecache.vectors import Identity
+    from bundlecache.store.vectors import Identity
 
     for found in vectors:
         identity = Identity(

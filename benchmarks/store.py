@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from bundlecache.store import Store
-from bundlecache.vectors import Identity
+from bundlecache.store.vectors import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -85,6 +85,17 @@ class Catalogue:
         """A column of the items table, all None when the table has no such column."""
         return self.columns.get(name) or [None] * len(self)
 
+    def has_source(self, modality: str) -> np.ndarray:
+        """[I] bool, whether an item has something to encode; for the graph, any edge at all."""
+        if modality == "text":
+            return np.array([bool(title) for title in self.titles])
+        if modality == "graph":
+            linked = np.zeros(len(self), bool)
+            for items in (*self.bundles.items, self.interactions.item):
+                linked[items] = True
+            return linked
+        return np.array([bool(cell) for cell in self.column(modality)])
+
     def indices(self, item_ids: Sequence[str]) -> np.ndarray:
         """int32 indices of ``item_ids``.
 

@@ -17,13 +17,12 @@ import lance
 import numpy as np
 import pytest
 
-from bundlecache import sources
 from bundlecache.catalogue import Bundles, Catalogue, Interactions
-from bundlecache.encode import Progress, Receipt, run
+from bundlecache.encode import Progress, Receipt, run, sources
 from bundlecache.errors import EncoderError, MediaError, StoreError
 from bundlecache.store import Store
-from bundlecache.tables import COMPACT_FRAGMENTS
-from bundlecache.vectors import Identity
+from bundlecache.store.tables import COMPACT_FRAGMENTS
+from bundlecache.store.vectors import Identity
 from bundlecache.workspace import Workspace
 
 

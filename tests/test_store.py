@@ -18,8 +18,8 @@ import pytest
 from bundlecache.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.errors import EncoderError, StoreError
 from bundlecache.store import MODALITIES, Store
-from bundlecache.tables import TableWriter
-from bundlecache.vectors import BATCH_ROWS, Identity, as_numpy, checksum, flaws
+from bundlecache.store.tables import TableWriter
+from bundlecache.store.vectors import BATCH_ROWS, Identity, as_numpy, checksum, flaws
 
 PICTURES = Identity("image", "toy:pictures", "f" * 64, "none", "float16", 6)
 

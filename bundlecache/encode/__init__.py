@@ -13,9 +13,9 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..store.vectors import Identity
 from .pipeline import Pipeline, Unit
 from .sources import survey
-from .vectors import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from .catalogue import Catalogue
-    from .failures import Failure
+    from ..catalogue import Catalogue
+    from ..store import Store
+    from ..store.failures import Failure
+    from ..store.tables import TableWriter
+    from ..workspace import Workspace
     from .pipeline import Shares
     from .sources import Survey
-    from .store import Store
-    from .tables import TableWriter
-    from .workspace import Workspace
 
 COMMIT_ROWS = 4096
 COMMIT_SECONDS = 15.0

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import failures
-from .errors import BundlecacheError, StoreError
+from ..errors import BundlecacheError, StoreError
 from .failures import Failure
 from .vectors import BATCH_ROWS, Identity, as_numpy, checksum
 

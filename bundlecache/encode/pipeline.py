@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import BundlecacheError, EncoderError, MediaError
-from .failures import Failure
-from .vectors import BATCH_ROWS, as_stored, flaws
+from ..errors import BundlecacheError, EncoderError, MediaError
+from ..store.failures import Failure
+from ..store.vectors import BATCH_ROWS, as_stored, flaws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from .encode import Encoder
+    from ..store.tables import TableWriter
+    from . import Encoder
     from .sources import Source
-    from .tables import TableWriter
 
 HOPELESS = 32  # items in a row that fail inside the encoder: then it is the encoder that is broken
 

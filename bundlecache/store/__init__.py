@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import failures
-from .atomic import replacing
+from ..atomic import replacing
 from .coverage import coverage
-from .errors import StoreError
+from ..errors import StoreError
 from .failures import Failure
 from .matrices import export, load, materialise
 from .tables import TableWriter, folder_bytes, has_manifest, opening, storing
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from .catalogue import Catalogue
+    from ..catalogue import Catalogue
 
 MODALITIES = ("text", "image", "audio", "graph")
 STAMP = "%Y%m%dT%H%M%S.%fZ"  # of a run, in the name of its receipt

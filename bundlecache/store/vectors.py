@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .errors import EncoderError, StoreError
+from ..errors import EncoderError, StoreError
 
 FORMAT_VERSION = 1
 BATCH_ROWS = 8192  # Lance writes batches of this size several times as fast as one large chunk

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import StoreError
+from ..errors import StoreError
 from .vectors import BATCH_ROWS, Identity, as_numpy, checksum
 
 if TYPE_CHECKING:

@@ -22,19 +22,18 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .atomic import replacing
-from .errors import BundlecacheError, EncoderError, MediaError
-from .failures import Failure
+from ..atomic import replacing
+from ..errors import BundlecacheError, MediaError
+from ..store.failures import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .catalogue import Catalogue
-    from .workspace import Workspace
+    from ..catalogue import Catalogue
+    from ..workspace import Workspace
 
 Stamp = tuple[int, int, int]  # a file's size, time of writing, time of change
 CHUNK_BYTES = 1 << 20
@@ -74,26 +73,6 @@ class Survey:
     present: dict[str, Source] = field(default_factory=dict)
     failed: dict[str, Failure] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
-
-
-def has_source(catalogue: Catalogue, modality: str) -> list[bool]:
-    """[I] whether the catalogue gives the item something to encode; for the graph, any edge at all.
-
-    Raises
-    ------
-    EncoderError
-        For another modality.
-    """
-    if modality == "text":
-        return [bool(title) for title in catalogue.titles]
-    if modality in ("image", "audio"):
-        return [bool(cell) for cell in catalogue.column(modality)]
-    if modality == "graph":
-        linked = np.zeros(len(catalogue), bool)
-        for items in (*catalogue.bundles.items, catalogue.interactions.item):
-            linked[items] = True
-        return linked.tolist()
-    raise EncoderError(f"There is no modality {modality!r}; there are text, image, audio and graph.")
 
 
 def survey(

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .sources import has_source
-
 if TYPE_CHECKING:
-    from .catalogue import Catalogue
-    from .store import Store, TableInfo
+    from ..catalogue import Catalogue
+    from . import Store, TableInfo
 
 NOT_STORED: dict[str, Any] = {"spec": None, "table": None, "dim": 0, "dtype": None, "size_bytes": 0, "version": 0}
 
@@ -32,7 +30,7 @@ def coverage(store: Store, catalogue: Catalogue) -> list[dict[str, Any]]:
         for info in infos
     ]
     for modality in ("text", "image", "audio", "graph"):
-        waiting = sum(has_source(catalogue, modality))
+        waiting = int(catalogue.has_source(modality).sum())
         if waiting and all(info.modality != modality for info in infos):
             absent = len(catalogue) - waiting
             counts = {"rows": 0, "missing": waiting, "failed": 0, "absent": absent}
@@ -43,7 +41,7 @@ def coverage(store: Store, catalogue: Catalogue) -> list[dict[str, Any]]:
 def _table(store: Store, info: TableInfo, catalogue: Catalogue, receipt: dict[str, Any]) -> dict[str, Any]:
     live = store.live_ids(info)
     failed = set(store.errors(info.table)["item_id"].to_pylist()) - live
-    source = np.array(has_source(catalogue, info.modality), bool)  # [I]
+    source = catalogue.has_source(info.modality)  # [I]
     row = np.array([item_id in live for item_id in catalogue.item_ids], bool)
     bad = np.array([item_id in failed for item_id in catalogue.item_ids], bool)
     waiting = int((source & ~row & ~bad).sum())
