@@ -61,10 +61,9 @@ def test_every_file_in_the_readme_tree_exists_and_every_module_stands_in_it():
     named = {line.split()[0] for line in tree.group(1).splitlines() if line.strip()}
     missing = [name for name in named if not (TOP / name).exists()]
     assert missing == []
-    untold = [
-        str(p.relative_to(TOP)) for p in modules() if p.stem != "__init__" and str(p.relative_to(TOP)) not in named
-    ]
-    assert untold == []
+    rooms = {name for name in named if name.endswith("/")} - {"bundlecache/", "features/", "train/"}
+    modules_told = [p.relative_to(TOP).as_posix() for p in modules() if p.stem != "__init__"]
+    assert [name for name in modules_told if name not in named and not name.startswith(tuple(rooms))] == []
 
 
 def test_every_package_on_disk_is_packaged():
