@@ -76,7 +76,7 @@ def measure(catalogue: Catalogue, stage: str, steps: int) -> dict[str, object]:
     mode = "text" if stage == "text" else "mm"
     supply = TrainingQuestions(catalogue, recipe.data, lambda g, o: model.prompts.lengths(g, o, mode), 0)
     parameters = model.train_only(stage)
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     ours, bare, tokens = [], [], []
     with tempfile.TemporaryDirectory() as folder, Stop() as stop, History(Path(folder)) as history:
         accelerator = accelerator_for(recipe, torch.device("cpu"))
@@ -106,6 +106,7 @@ def _bare(model: BundleMLLM, optimizer: torch.optim.Optimizer, batch: Batch, tru
     states = core.model(inputs_embeds=ready, use_cache=False).last_hidden_state
     logits = core.lm_head(states[torch.arange(len(last)), last])
     F.cross_entropy(logits[:, letters], target).backward()
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return time.process_time() - began

@@ -94,7 +94,9 @@ class StageLoop:
             self._warm_start(
                 [p for n, p in self.model.named_parameters() if p.requires_grad and n.startswith("tokens.")]
             )
-        optimizer = torch.optim.AdamW(parameters, lr=self.settings.lr, weight_decay=self.settings.weight_decay)
+        optimizer = torch.optim.AdamW(
+            parameters, lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True
+        )
         model, optimizer = self.accelerator.prepare(self.model, optimizer)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         self._evaluate(0)
