@@ -1,6 +1,6 @@
 """Pretrain the embedded base: ``python -m train.pretrain --out train/embedded``.
 
-A LLaMA of 345 thousand parameters that learns one thing: to find, among lettered options, the
+A LLaMA of 410 thousand parameters that learns one thing: to find, among lettered options, the
 one that goes with the bundle, by words and by soft vectors (``pretrain_episodes``). It sees no
 bundle, picture or sound of any catalogue; only its tokenizer knows the demo catalogue's words.
 What made it learn within minutes, and what did not, is logged in docs/embedded_base.md.
@@ -38,6 +38,7 @@ class Plan:
     hidden: int = 64
     layers: int = 4
     heads: int = 4
+    head_width: int = 32  # twice hidden / heads: soft vectors are compared in more dimensions
     ffn: int = 192
     vocabulary: int = 2048
     rope_theta: float = 100_000.0  # words must be found wherever they stand
@@ -93,6 +94,7 @@ def new_model(plan: Plan, tokenizer: Any) -> Any:
         num_hidden_layers=plan.layers,
         num_attention_heads=plan.heads,
         num_key_value_heads=plan.heads,
+        head_dim=plan.head_width,
         max_position_embeddings=4096,
         rope_parameters={"rope_type": "default", "rope_theta": plan.rope_theta},
         tie_word_embeddings=True,
@@ -101,7 +103,7 @@ def new_model(plan: Plan, tokenizer: Any) -> Any:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    half = plan.hidden // 2
+    half = plan.heads * plan.head_width // 2
     with torch.no_grad():
         nn.init.normal_(model.model.embed_tokens.weight, std=plan.hidden**-0.5)
         for layer in model.model.layers:
