@@ -91,9 +91,7 @@ def train(
     torch.manual_seed(seed)
     model = build(catalogue.titles, matrices if fuses else {}, recipe, accelerator.device)
     if init is not None and start is not None:
-        checkpoint.check_questions(start, valid, init.name)
-        checkpoint.check_encoders(start, matrices, init.name)
-        checkpoint.restore(model, init, start)
+        _go_on(model, init, start, valid, matrices)
     minutes = recipe.run.max_minutes if max_minutes is None else max_minutes
     stages: list[dict[str, Any]] = list(start["stages"]) if start else []
     with Stop(minutes) as stop, History(run, enabled=accelerator.is_main_process) as history:
@@ -111,6 +109,15 @@ def train(
         with replacing(run.parent / "latest") as temporary:
             temporary.write_text(run.name + "\n", "utf-8")
     return TrainResult(run, stages, time.perf_counter() - began, stop.reason)
+
+
+def _go_on(
+    model: BundleMLLM, init: Path, start: Mapping[str, Any], valid: Questions, matrices: Mapping[str, Matrix]
+) -> None:
+    """Put the weights of ``init`` into ``model``, if questions, encoders and base model are the same."""
+    checkpoint.check_questions(start, valid, init.name)
+    checkpoint.check_encoders(start, matrices, init.name)
+    checkpoint.restore(model, init, start)
 
 
 def _check(strategy: Sequence[str], matrices: Mapping[str, Matrix] | None, valid: Questions) -> None:
