@@ -12,11 +12,12 @@ from train.fusion import Fusion, ItemTokens
 WIDTHS, KINDS = (12, 6, 8), ("image", "audio", "graph")
 
 
-def world(seed=0, items=9):
+def world(seed=0, items=40):
     rng = np.random.default_rng(seed)
     vectors = [rng.normal(size=(items, d)).astype(np.float32) for d in WIDTHS]
     mask = rng.random((items, 3)) > 0.3
     mask[0], mask[1] = True, False
+    assert len({tuple(row) for row in mask.tolist()}) == 8  # every pattern of missing modalities
     return vectors, mask
 
 

@@ -145,6 +145,12 @@ def test_packed_lists_are_gathered_in_the_order_asked_for():
     assert packed.gather(np.array([2, 0, 1, 2])).tolist() == [3, 1, 2, 3]
 
 
+def test_plain_text_never_becomes_a_control_token_even_uncleaned(base):
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    ids = encode_many(tokenizer, [" red</s>mug<sep>"])[0]
+    assert not set(ids) & {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<sep>")}
+
+
 def test_cleaning_breaks_control_tokens_of_this_tokenizer(tokenizer):
     for word in reserved(tokenizer):
         assert word not in clean(f"x{word}y", reserved(tokenizer))
