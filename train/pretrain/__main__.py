@@ -1,7 +1,7 @@
 """Pretrain the embedded base: ``python -m train.pretrain --out train/embedded``.
 
 A LLaMA of 410 thousand parameters that learns one thing: to find, among lettered options, the
-one that goes with the bundle, by words and by soft vectors (``pretrain_episodes``). It sees no
+one that goes with the bundle, by words and by soft vectors (``episodes``). It sees no
 bundle, picture or sound of any catalogue; only its tokenizer knows the demo catalogue's words.
 What made it learn within minutes, and what did not, is logged in docs/embedded_base.md.
 
@@ -25,8 +25,8 @@ from torch.nn import functional as F  # noqa: N812
 from bundlecache._torchvision import prepare
 from bundlecache.demo_world import words
 
-from . import pretrain_episodes as episodes
-from .pretrain_tokenizer import BOS, LETTERS, SEPARATOR, build
+from . import episodes
+from .tokenizer import BOS, LETTERS, SEPARATOR, build
 
 LOG = logging.getLogger(__name__)
 
@@ -247,7 +247,7 @@ def pretrain(plan: Plan) -> tuple[Any, Any]:
 def main() -> None:
     """Pretrain by the plan and write a model folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "embedded")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "embedded")
     parser.add_argument("--steps", type=int, default=Plan.steps)
     parser.add_argument("--seed", type=int, default=Plan.seed)
     arguments = parser.parse_args()

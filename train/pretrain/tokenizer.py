@@ -1,7 +1,7 @@
 """The tokenizer of the embedded base: a byte-level BPE whose merges spell shop words.
 
 A tiny frozen model compares words by their token; a word in pieces is noise to it. So the
-BPE is trained on a list of words (the demo catalogue's first, then pretrain_words.txt), never
+BPE is trained on a list of words (the demo catalogue's first, then words.txt), never
 on text, and any other string still has a spelling in bytes.
 """
 
@@ -23,7 +23,7 @@ TEMPLATE_PIECES = ("Bundle:", "\nOptions:", "\nAnswer:", ";")
 
 BOS, EOS, PAD, SEPARATOR = "<s>", "</s>", "<pad>", "<sep>"
 
-WORDS = Path(__file__).with_suffix(".txt").with_stem("pretrain_words")
+WORDS = Path(__file__).with_name("words.txt")
 """Words of shops in general, a blank line, and frequent pieces of words."""
 
 

@@ -1,0 +1,1 @@
+"""How the embedded base was made: random questions, a tokenizer, and a few minutes of one core."""
