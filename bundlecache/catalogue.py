@@ -10,7 +10,9 @@ from __future__ import annotations
 import csv
 import difflib
 import hashlib
+import io
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from .workspace import Workspace
 
 SPLITS = ("train", "valid", "test")
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a UTF-16 file begins
+WHOLE = re.compile(r"-?\d+\.0")
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,10 @@ class Catalogue:
             item_id stands twice.
         """
         if not workspace.root.is_dir():
+            told = f"{workspace.root} is a file" if workspace.root.exists() else f"There is no folder {workspace.root}"
             raise CatalogueError(
-                f"There is no folder {workspace.root}.", hint="bundlecache demo --make-data DIR makes one to try"
+                f"{told}; a workspace is a folder with items, bundles and interactions.",
+                hint="bundlecache demo --make-data DIR makes one to try",
             )
         path = workspace.table("items")
         if path is None:
@@ -152,8 +158,8 @@ def id_hash(item_id: str) -> bytes:
     return hashlib.blake2b(item_id.encode(), digest_size=16).digest()
 
 
-def read_table(path: Path) -> dict[str, list[Any]]:
-    """Columns of a parquet, csv or jsonl file, as Python lists.
+def read_table(path: Path, notes: list[str] | None = None) -> dict[str, list[Any]]:
+    """Columns of a parquet, csv or jsonl file, as Python lists; ``notes`` is told of rows with too many cells.
 
     Raises
     ------
@@ -165,29 +171,56 @@ def read_table(path: Path) -> dict[str, list[Any]]:
             return pq.read_table(path).to_pydict()
         names: list[str] = []
         if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+            rows = _json_lines(path)
         else:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file)
+                # Strict, because an unclosed quote would swallow the rows behind it.
+                reader = csv.DictReader(io.StringIO(file.read(), newline=""), strict=True)
                 rows, names = list(reader), list(reader.fieldnames or [])
     except UnicodeDecodeError as error:
         raise CatalogueError(
             f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}).",
-            hint=f"iconv -f LATIN1 -t UTF-8 {path.name} > fixed{path.suffix}",
+            hint=f"iconv -f {'UTF-16' if error.object[:2] in UTF_16 else 'LATIN1'} -t UTF-8 {path} > fixed{path.suffix}, "
+            f"then mv fixed{path.suffix} {path}",
         ) from error
-    except (json.JSONDecodeError, csv.Error, pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (ValueError, csv.Error, pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
         raise CatalogueError(
             f"{path} cannot be read as {path.suffix[1:]}: {reason}.", hint="write that file again"
         ) from error
     if not all(isinstance(row, dict) for row in rows):
         raise CatalogueError(f"{path} must hold one JSON object a line.", hint="write that file again")
+    if (long := sum(None in row for row in rows)) and notes is not None:
+        notes.append(f"{path.name} has {long:,} rows with more cells than its first row; what is beyond is left out.")
     names = list(dict.fromkeys([*names, *(name for row in rows for name in row if name is not None)]))
-    return {name: [row.get(name) for row in rows] for name in names}
+    table = {name: [row.get(name) for row in rows] for name in names}
+    return {name: _whole(cells) for name, cells in table.items()} if path.suffix == ".csv" else table
+
+
+def _json_lines(path: Path) -> list[Any]:
+    """The values of a JSONL file; not by splitlines, which also cuts at characters that may stand in a title."""
+    lines = path.read_text("utf-8-sig").split("\n")
+    return [_json(line, number) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _json(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except RecursionError:
+        raise ValueError(f"line {number:,} is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"line {number:,} is no JSON ({getattr(error, 'msg', error)})") from None
+
+
+def _whole(cells: list[Any]) -> list[Any]:
+    """A CSV column of whole numbers that pandas wrote as 1.0, 2.0 because a cell was empty: as 1, 2."""
+    if any(cells) and all(not cell or WHOLE.fullmatch(cell) for cell in cells):
+        return [cell and cell[:-2] for cell in cells]
+    return cells
 
 
 def _items(path: Path, notes: list[str]) -> tuple[list[str], list[str], dict[str, list[str | None]]]:
-    table = read_table(path)
+    table = read_table(path, notes)
     ids = _required(table, path, "item_id")
     twice = [item_id for item_id, count in Counter(ids).items() if count > 1]
     if twice:
@@ -208,13 +241,14 @@ def _items(path: Path, notes: list[str]) -> tuple[list[str], list[str], dict[str
 
 
 def _bundles(path: Path, index: dict[str, int], notes: list[str]) -> Bundles:
-    table = read_table(path)
+    table = read_table(path, notes)
     ids = _required(table, path, "bundle_id")
     members = [_list(cell) for cell in _required(table, path, "item_ids", text=False)]
     nothing: list[Any] = [None] * len(ids)
     splits, groups, names = (table.get(name, nothing) for name in ("split", "group", "name"))
     bundles = Bundles()
-    unknown, small = 0, 0
+    unknown: list[str] = []
+    small = 0
     seen: set[str] = set()
     for bundle_id, item_ids, split, group, name in zip(ids, members, splits, groups, names, strict=True):
         if bundle_id in seen:
@@ -225,7 +259,7 @@ def _bundles(path: Path, index: dict[str, int], notes: list[str]) -> Bundles:
                 f"{path} puts bundle {bundle_id!r} in the split {split!r}; allowed are train, valid, test."
             )
         known = list(dict.fromkeys(index[item_id] for item_id in item_ids if item_id in index))
-        unknown += sum(item_id not in index for item_id in item_ids)
+        unknown += [item_id for item_id in item_ids if item_id not in index]
         if len(known) < 2:
             small += 1
             continue
@@ -235,14 +269,17 @@ def _bundles(path: Path, index: dict[str, int], notes: list[str]) -> Bundles:
         bundles.group.append(_text(group) or bundle_id)
         bundles.name.append(_text(name))
     if unknown:
-        notes.append(f"{path.name} names {unknown:,} items that are not in the catalogue; they are left out.")
+        notes.append(
+            f"{path.name} names {len(unknown):,} items that are not in the catalogue, {unknown[0]!r} among them; "
+            "they are left out."
+        )
     if small:
         notes.append(f"{small:,} bundles have fewer than two known items; they are left out.")
     return bundles
 
 
 def _interactions(path: Path, index: dict[str, int], notes: list[str]) -> Interactions:
-    table = read_table(path)
+    table = read_table(path, notes)
     user_ids = _required(table, path, "user_id")
     item_ids = _required(table, path, "item_id")
     groups = table.get("group", user_ids)
@@ -265,8 +302,10 @@ def _interactions(path: Path, index: dict[str, int], notes: list[str]) -> Intera
 def _required(table: dict[str, list[Any]], path: Path, name: str, *, text: bool = True) -> list[Any]:
     if name not in table:
         found = ", ".join(table) or "none"
+        joined = len(table) == 1 and any(mark in found for mark in ";\t|")
         raise CatalogueError(
-            f"{path} has no column {name!r}; its columns are: {found}.", hint=f"rename a column to {name}"
+            f"{path} has no column {name!r}; its columns are: {found}.",
+            hint="separate its cells by commas" if joined else f"rename a column to {name}",
         )
     if not text:
         return table[name]
@@ -286,7 +325,10 @@ def _text(value: object) -> str | None:
         value = int(value)
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
-    return str(value).strip() or None
+    text = str(value).strip()
+    if not text.isascii():  # half of a surrogate pair (JSON may hold one) is no text that can be written anywhere
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    return text or None
 
 
 def _list(cell: Any) -> list[str]:

@@ -151,3 +151,53 @@ def test_the_training_graph_holds_no_edge_of_a_held_out_user_or_bundle(workspace
     assert set(split[bundles]) == {"train"}
     with pytest.raises(CatalogueError, match="user-item and bundle-item"):
         splits.training_graph(catalogue, "items")
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ('{"item_id": 1}\nno json', "line 2 is no JSON"),
+        ("[" * 100_000, "line 1 is nested too deeply"),
+    ],
+)
+def test_a_line_that_is_no_json_is_named_by_its_number_in_the_file(tmp_path: Path, lines: str, says: str):
+    with pytest.raises(CatalogueError, match=says):
+        Catalogue.read(write(tmp_path, lines, suffix="jsonl"))
+
+
+def test_jsonl_is_cut_at_line_feeds_only_and_half_a_surrogate_pair_does_no_harm(tmp_path: Path):
+    rows = [{"item_id": "a", "title": "two\u2028lines"}, {"item_id": "b", "title": "half \ud83d"}]
+    lines = "\n".join([json.dumps(rows[0], ensure_ascii=False), json.dumps(rows[1])])
+    catalogue = Catalogue.read(write(tmp_path, lines, suffix="jsonl"))
+    assert set(catalogue.titles) == {"two\u2028lines", "half ?"}
+
+
+def test_whole_numbers_that_a_csv_shows_as_decimals_are_the_same_ids(tmp_path: Path):
+    catalogue = Catalogue.read(write(tmp_path, "item_id,title\n1.0,a\n2.0,b\n", "bundle_id,item_ids\n7,1 2\n"))
+    assert set(catalogue.item_ids) == {"1", "2"}
+    assert len(catalogue.bundles) == 1
+
+
+@pytest.mark.parametrize(
+    ("items", "says"),
+    [
+        ('item_id,title\n1,"open\n2,b\n3,c\n', "unexpected end of data"),
+        ("item_id;title\n1;a\n", "separate its cells by commas"),
+    ],
+)
+def test_a_csv_never_loses_rows_or_columns_silently(tmp_path: Path, items: str, says: str):
+    with pytest.raises(CatalogueError) as refused:
+        Catalogue.read(write(tmp_path, items))
+    assert says in str(refused.value)
+
+
+def test_cells_beyond_the_header_are_left_out_and_said(tmp_path: Path):
+    assert "1 rows with more cells" in Catalogue.read(write(tmp_path, "item_id,title\n1,a,b,c\n2,d\n")).notes[0]
+
+
+def test_utf16_is_told_from_latin_1_and_a_file_from_a_folder(tmp_path: Path):
+    (tmp_path / "items.csv").write_text("item_id,title\n1,a\n", "utf-16")
+    with pytest.raises(CatalogueError, match="iconv -f UTF-16"):
+        Catalogue.read(Workspace(tmp_path))
+    with pytest.raises(CatalogueError, match="is a file; a workspace is a folder"):
+        Catalogue.read(Workspace(tmp_path / "items.csv"))

@@ -37,14 +37,14 @@ def read(src: Path) -> Raw:
         )
     raw = Raw()
     raw.items, raw.bundles, raw.interactions = (
-        _rows(path, NEEDED[name]) if (path := files.get(name)) else [] for name in TABLES
+        _rows(path, NEEDED[name], raw.notes) if (path := files.get(name)) else [] for name in TABLES
     )
     _media(items.parent, raw)
     return raw
 
 
-def _rows(path: Path, needed: tuple[str, ...]) -> list[dict[str, Any]]:
-    table = read_table(path)
+def _rows(path: Path, needed: tuple[str, ...], notes: list[str]) -> list[dict[str, Any]]:
+    table = read_table(path, notes)
     for name in needed:
         if name not in table:
             raise CatalogueError(
