@@ -411,3 +411,18 @@ def test_tables_that_are_not_utf_8_or_lack_a_column_say_so(tmp_path, shop):
     (src / "items.csv").write_text("id,title\na,x\n")
     with pytest.raises(CatalogueError, match="no column 'item_id'; its columns are: id, title"):
         readers.read("tables", src, shop)
+
+
+def test_a_folder_gives_no_pipe_no_dangling_link_and_no_file_from_elsewhere(tmp_path, shop):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "own.png").write_bytes(b"own")
+    (tmp_path / "private.png").write_bytes(b"private")
+    (photos / "inside.png").symlink_to(photos / "own.png")
+    (photos / "outside.png").symlink_to(tmp_path / "private.png")
+    (photos / "dangling.png").symlink_to(tmp_path / "nothing.png")
+    os.mkfifo(photos / "pipe.png")
+    made = readers.read("folder", photos, shop)
+    assert (made.items, made.media) == (2, 2)
+    assert "3 links and pipes" in made.notes[0]
+    assert not (shop.root / "images" / "outside.png").exists()

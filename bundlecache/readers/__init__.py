@@ -133,7 +133,14 @@ def _check(raw: Raw, src: Path) -> None:
 
 def _copy(source: Path, target: Path) -> bool:
     """Copy a file with its times, unless it is there already."""
-    before = source.stat()
+    try:
+        before = source.stat()
+        with source.open("rb"):
+            pass
+    except OSError as error:
+        raise CatalogueError(
+            f"{source} cannot be read: {error.strerror or error}.", hint="mend its permissions or move it away"
+        ) from error
     if target.is_file():
         there = target.stat()
         if (there.st_size, there.st_mtime_ns) == (before.st_size, before.st_mtime_ns):

@@ -40,7 +40,7 @@ def read(src: Path) -> Raw:
         inside = f"; its folders {', '.join(domains)} do" if domains else ""
         raise CatalogueError(
             f"{src} holds no item_titles.csv, so it is no BundleRec domain{inside}.",
-            hint=f"bundlecache import bundlerec {src / (domains or ['electronic'])[0]}",
+            hint=f"bundlecache import bundlerec {src / domains[0]}" if domains else "give a folder such as electronic/",
         )
     raw = Raw()
     groups = Groups()

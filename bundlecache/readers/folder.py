@@ -21,6 +21,8 @@ SAYS_NOTHING = frozenset(("img", "dsc", "dscn", "image", "photo", "pic", "pictur
 def read(src: Path) -> Raw:
     """Read all pictures and sounds below ``src``; hidden files and folders are passed over.
 
+    So are links that lead out of ``src``: a folder from elsewhere must not pull in other files of this machine.
+
     Raises
     ------
     CatalogueError
@@ -28,11 +30,15 @@ def read(src: Path) -> Raw:
     """
     raw = Raw()
     files: dict[str, dict[str, list[Path]]] = {}
-    skipped = 0
+    skipped = strays = 0
+    inside = src.resolve()
     for path in _walk(src):
         kind = _kind(path)
         if kind is None or not _is_text(path.name):
             skipped += 1
+            continue
+        if not path.is_file() or (path.is_symlink() and not path.resolve().is_relative_to(inside)):
+            strays += 1
             continue
         stem = path.relative_to(src).with_suffix("").as_posix()
         files.setdefault(stem, {"image": [], "audio": []})[kind].append(path)
@@ -50,6 +56,8 @@ def read(src: Path) -> Raw:
         )
     if skipped:
         raw.notes.append(f"{skipped:,} files of {src.name} are neither picture nor sound; they are left out.")
+    if strays:
+        raw.notes.append(f"{strays:,} links and pipes of {src.name} lead to no file in it; they are left out.")
     return raw
 
 
