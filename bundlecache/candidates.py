@@ -74,7 +74,7 @@ def complete(
     Raises
     ------
     QuestionsError
-        When ``partial`` is empty, or none of its items has a vector of these modalities.
+        When ``partial`` is empty, none of its items has a vector of these modalities, or no other item has.
     """
     if not len(partial):
         raise QuestionsError(
@@ -89,7 +89,13 @@ def complete(
             hint="choose other modalities, or look at bundlecache status",
         )
     items, _ = index.search(query, k, [partial])
-    return items[0][items[0] >= 0]
+    found = items[0][items[0] >= 0]
+    if not len(found):
+        raise QuestionsError(
+            f"No item is left to complete it with: the bundle holds all {len(index.rows):,} that have a vector.",
+            hint="give fewer items",
+        )
+    return found
 
 
 def for_bundles(
@@ -113,7 +119,8 @@ def for_bundles(
     held = hold_out(catalogue, split, seed)
     if not held:
         raise QuestionsError(
-            f"The {split!r} split has no bundle of two known items to complete.", hint="--split test, valid or train"
+            f"The {split!r} split has no bundle of two known items to complete.",
+            hint="--split test, valid or train" if len(catalogue.bundles) else "add a bundles table to the workspace",
         )
     index = Index.build(matrices, weights=weights)
     partials = [partial for _, partial, _ in held]

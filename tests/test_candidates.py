@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bundlecache import candidates, questions
-from bundlecache.catalogue import Catalogue
+from bundlecache.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.errors import BundlecacheError, QuestionsError
 from bundlecache.index import Index, faiss_module
 from bundlecache.store import Matrix
@@ -210,3 +210,9 @@ def test_without_faiss_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(BundlecacheError, match=r"bundlecache\[cpu\]"):
         faiss_module()
+
+
+def test_a_bundle_of_all_items_has_no_completion_and_says_so():
+    catalogue = Catalogue(list("abc"), ["", "", ""], {}, Bundles(), Interactions())
+    with pytest.raises(QuestionsError, match="holds all 3"):
+        candidates.complete(catalogue, [matrix(np.eye(3))], np.arange(3, dtype=np.int32))
