@@ -39,7 +39,9 @@ def read_sound(path: Path, rate: int) -> np.ndarray:
                 b.mean(axis=1)
                 for b in file.blocks(own_rate, frames=MAX_SECONDS * own_rate, dtype="float32", always_2d=True)
             ]
-    except (soundfile.LibsndfileError, RuntimeError, ValueError, MemoryError) as error:
+    except soundfile.LibsndfileError as error:
+        raise MediaError(f"the file is no sound that can be read (WAV, FLAC, OGG, MP3, AIFF): {_why(error)}") from error
+    except (RuntimeError, ValueError, MemoryError) as error:
         raise MediaError(f"the file is no sound that can be read: {first_line(error)}") from error
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if not len(samples):
@@ -50,6 +52,12 @@ def read_sound(path: Path, rate: int) -> np.ndarray:
         resampled = soxr.resample(samples, own_rate, rate, quality="HQ")
         samples = resampled if len(resampled) else samples[:1]
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def _why(error: Any) -> str:
+    """The reason of libsndfile without the path; of what it takes for MP3 and is not, it says that there is no file."""
+    reason = error.error_string.rstrip(".")
+    return "its content is none of these" if reason.startswith("File does not exist") else reason
 
 
 def decoding(rate: int) -> str:

@@ -361,3 +361,10 @@ def test_the_text_descriptor_puts_like_titles_together():
     assert likeness[0, 2] > likeness[0, 3] + 0.3
     with pytest.raises(MediaError):
         encoder.decode("\ud800 ")
+
+
+def test_the_reason_of_a_sound_that_is_none_names_neither_a_path_nor_a_missing_file(tmp_path: Path):
+    (tmp_path / "text.mp3").write_text("not a sound")
+    with pytest.raises(MediaError) as refused:
+        read_sound(tmp_path / "text.mp3", 22_050)
+    assert refused.value.message.endswith("its content is none of these")
