@@ -7,6 +7,8 @@ standard output, progress and remarks to standard error, so that ``--json`` can 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
     from bundlecache.store import Matrix
 
 PARTIAL = 3  # exit code: the work was done, but some items failed
+INTERRUPTED = 130
+SIGNALLED = {"SIGINT": INTERRUPTED, "SIGTERM": 143}  # the exit codes that shells expect
 MODALITIES = ("text", "image", "audio", "graph")
-TEST_SETS = ["test-random10", "test-hard10"]
+NEGATIVES = ("random", "hard")
+OPTIONS = 10
 
 app = typer.Typer(
     help="Complete bundles (outfits, playlists, kits) with a multimodal language model: encode every item once, "
@@ -124,6 +129,8 @@ def encode(
     workspace, catalogue = _open(data, allow_outside=allow_outside)
     load = {"device": device, "dtype": dtype, "batch_size": batch_size}
     how = {"workers": workers, "retry_failed": retry_failed, "max_errors": max_errors}
+    if modality == "all":
+        wanted = _encodable(catalogue)
     receipts = [_encode(workspace, catalogue, name, encoder, load, how) for name in wanted]
     rows = [receipt.to_dict() for receipt in receipts]
     shown = ["spec", "items", "encoded", "cached", "failed", "absent", "seconds"]
@@ -147,7 +154,9 @@ def status(
     store = Store(workspace.store)
     if errors:
         rows = [{"table": t.table} | row for t in store.tables() for row in store.errors(t.table).to_pylist()]
-        show(rows, as_json, rows, title=f"Failed items in {data}", columns=["item_id", "stage", "reason", "table"])
+        for row in rows:
+            row["modality"] = row["table"].partition("--")[0]
+        show(rows, as_json, rows, title=f"Failed items in {data}", columns=["item_id", "modality", "stage", "reason"])
         return
     parts = splits.assign(catalogue)
     counts = {
@@ -163,20 +172,21 @@ def status(
         show({"catalogue": counts, "store": rows, "runs": runs}, as_json, [])
         return
     out.print(f"[bold]{data}[/]: " + ", ".join(f"{value:,} {name}" for name, value in counts.items()))
-    show(
-        rows,
-        as_json,
-        rows,
-        title="Store",
-        columns=["spec", "rows", "missing", "failed", "absent", "dim", "dtype", "size_bytes"],
-    )
+    shown = [{**row, "encoder": row["spec"] or f"({row['modality']}: none yet)"} for row in rows]
+    columns = ["encoder", "rows", "missing", "failed", "absent", "dim", "dtype", "size_bytes"]
+    if shown:
+        show(rows, as_json, shown, title="Store", columns=columns)
+    else:
+        out.print("Nothing to encode: no title, picture, sound, bundle or interaction.")
     out.print("Runs: " + (", ".join(runs) or "none yet (bundlecache train)"))
 
 
 @app.command()
 def questions(
     data: Data = Path("data"),
-    options: Annotated[int, typer.Option("--options", help="Options of each question, the truth among them.")] = 10,
+    options: Annotated[
+        int, typer.Option("--options", help="Options of each question, the truth among them.")
+    ] = OPTIONS,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -223,7 +233,12 @@ def train(
         str | None, typer.Option("--from", help="Run whose adapter and fusion to go on from.", show_default=False)
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new run.", show_default=False)] = None,
-    validation: Annotated[str, typer.Option(help="Questions on which the best weights are chosen.")] = "valid-random10",
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            help="Questions on which the best weights are chosen; random ones if left out.", show_default=False
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     max_minutes: Annotated[
@@ -237,10 +252,11 @@ def train(
     from train import loop
 
     workspace, catalogue = _open(data)
+    _check_name(workspace, name)
     matrices = _matrices(workspace, catalogue)
     if not any(workspace.questions.glob("*.parquet")):
         log.print("No questions yet: freezing them now (bundlecache questions).")
-        _freeze(workspace, catalogue, options=10, seed=0)
+        _freeze(workspace, catalogue, options=OPTIONS, seed=0)
     resolved = recipes.load(recipe, settings or [])
     _say_settings(resolved)
     run = workspace.runs / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.name}-seed{seed}")
@@ -248,7 +264,7 @@ def train(
         result = loop.train(
             catalogue,
             matrices,
-            question_files.load(workspace, catalogue, validation),
+            question_files.load(workspace, catalogue, validation or _default_sets(workspace, "valid")[0]),
             resolved,
             run,
             seed=seed,
@@ -259,6 +275,10 @@ def train(
             progress=bar.training,
         )
     show(result.to_dict(), as_json, result.stages, title=f"Trained {run.name}")
+    if result.stopped:
+        log.print(f"[yellow]Stopped early by {result.stopped};[/] what was learned is saved in {escape(run.name)}.")
+    if result.stopped in SIGNALLED:
+        raise typer.Exit(SIGNALLED[result.stopped])
 
 
 @app.command()
@@ -283,7 +303,8 @@ def evaluate(
 
     workspace, catalogue = _open(data)
     folder = workspace.run(run)
-    sets = [question_files.load(workspace, catalogue, name) for name in question_sets or TEST_SETS]
+    wanted = question_sets or _default_sets(workspace, "test")
+    sets = [question_files.load(workspace, catalogue, name) for name in wanted]
     model, matrices = _load_model(folder, workspace, catalogue, device)
     rankers = simple.all_baselines(catalogue, matrices) if baselines else []
     results = []
@@ -318,10 +339,12 @@ def complete(
 
     workspace, catalogue = _open(data)
     folder = workspace.run(run)
-    partial = catalogue.indices(items)
+    partial = catalogue.indices(list(dict.fromkeys(items)))  # a bundle holds an item once
     model, matrices = _load_model(folder, workspace, catalogue, device)
     proposed = search.complete(catalogue, matrices, partial, model.max_options)
     chosen = scoring.complete(model, partial, proposed.tolist())[:k]
+    if len(chosen) < k:
+        log.print(f"[dim]{len(chosen)} of {k} completions: the model chooses among {len(proposed)} candidates[/]")
     rows = [
         {"rank": r, "item_id": catalogue.item_ids[i], "title": catalogue.titles[i], "probability": round(p, 4)}
         for r, (i, p) in enumerate(chosen, start=1)
@@ -338,13 +361,17 @@ def report(
         Path | None,
         typer.Option("--out", help="The HTML file; report.html of the run if left out.", show_default=False),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page about a run: what was encoded, curves, methods, examples."""
     from bundlecache import report as page
 
     workspace, catalogue = _open(data)
     path = page.write(workspace, workspace.run(run), catalogue, out=output)
-    out.print(f"Report: [bold]{path}[/]", soft_wrap=True)
+    if as_json:
+        show({"path": str(path)}, as_json, [])
+    else:
+        out.print(f"Report: [bold]{escape(str(path))}[/]", soft_wrap=True)
 
 
 @app.command()
@@ -377,11 +404,26 @@ def main() -> None:
     """Run the command line: a BundlecacheError is one sentence and exit code 1, a bug keeps its traceback."""
     try:
         app()
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            log.print("[yellow]Interrupted;[/] what is stored stays stored.")
+        raise
     except BundlecacheError as error:
         log.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True, highlight=False)
         if error.hint:
-            log.print(f"  [dim]try:[/] {escape(error.hint)}", soft_wrap=True, highlight=False)
+            log.print(f"  [dim]try:[/] {escape(_here(error.hint))}", soft_wrap=True, highlight=False)
         sys.exit(1)
+
+
+def _here(hint: str) -> str:
+    """A hint whose commands name the workspace that was typed, so that they can be copied."""
+    typed = re.search(r"(?:^|\0)--data[\0=]([^\0]+)", "\0".join(sys.argv))
+    if typed is None or "--data" in hint:
+        return hint
+    verbs = "|".join(
+        str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands
+    )
+    return re.sub(rf"\bbundlecache (?!demo)({verbs})\b", lambda verb: f"{verb[0]} --data {shlex.quote(typed[1])}", hint)
 
 
 def _open(data: Path, *, allow_outside: bool = False) -> tuple[Workspace, Catalogue]:
@@ -390,6 +432,30 @@ def _open(data: Path, *, allow_outside: bool = False) -> tuple[Workspace, Catalo
     for note in catalogue.notes:
         log.print(f"[dim]note: {escape(note)}[/]")
     return workspace, catalogue
+
+
+def _check_name(workspace: Workspace, name: str | None) -> None:
+    """A new run has a plain name of its own: results and reports belong to the weights they were made with."""
+    if name is None:
+        return
+    if not name or name.startswith(".") or Path(name).name != name or name == "latest":
+        raise BundlecacheError(f"A run cannot be called {name!r}; a plain folder name is needed.", hint="--name second")
+    if (workspace.runs / name / "manifest.json").is_file():
+        raise BundlecacheError(
+            f"There is a finished run {name!r} already, and its results belong to its weights.",
+            hint=f"--name another, or delete {workspace.runs / name}",
+        )
+
+
+def _default_sets(workspace: Workspace, split: str) -> list[str]:
+    """The question sets of a split that are used when none is named: ten options, else what there is."""
+    from bundlecache import questions as files
+
+    usual = [files.name_of(split, negatives, OPTIONS) for negatives in NEGATIVES]
+    made = [name for name in files.names(workspace) if name.startswith(f"{split}-")]
+    if not made or set(usual) & set(made):
+        return usual
+    return sorted(made, key=lambda name: "random" not in name)
 
 
 def _modalities(name: str) -> tuple[str, ...]:
@@ -401,6 +467,19 @@ def _modalities(name: str) -> tuple[str, ...]:
             hint="bundlecache encode --modality all",
         )
     return (name,)
+
+
+def _encodable(catalogue: Catalogue) -> tuple[str, ...]:
+    """All modalities, but the graph only where training may see an edge of the default one."""
+    from bundlecache import splits
+
+    if len(splits.training_graph(catalogue, "user-item")):
+        return MODALITIES
+    log.print(
+        "[dim]no graph: there are no interactions that training may see"
+        " (bundlecache encode --modality graph --encoder lightgcn:bundle-item learns from bundles)[/]"
+    )
+    return MODALITIES[:-1]
 
 
 def _make_demo(root: Path, seed: int, *, overwrite: bool) -> None:
@@ -467,10 +546,10 @@ def _matrices(workspace: Workspace, catalogue: Catalogue, wanted: Sequence[str] 
     store = Store(workspace.store)
     if not store.modalities():
         log.print("Nothing is encoded yet, so the default encoders run now (bundlecache encode --modality all).")
-        for modality in MODALITIES:
+        for modality in _encodable(catalogue):
             _encode(workspace, catalogue, modality)
     stored = store.modalities()
-    missing = [name for name in MODALITIES if name not in stored]
+    missing = [name for name in MODALITIES if name not in stored and catalogue.has_source(name).any()]
     if missing and not wanted:
         log.print(f"[dim]no vectors of {', '.join(missing)}: left out (bundlecache encode --modality all)[/]")
     return {name: store.matrix(catalogue.item_ids, name) for name in wanted or stored}
@@ -483,7 +562,7 @@ def _load_model(folder: Path, workspace: Workspace, catalogue: Catalogue, device
 
     store = Store(workspace.store)
     encoders = checkpoint.read_manifest(folder)["encoders"]
-    matrices = {e["name"]: store.matrix(catalogue.item_ids, e["modality"], e["spec"]) for e in encoders}
+    matrices = {e["name"]: store.matrix(catalogue.item_ids, e["modality"], e["spec"], e["table"]) for e in encoders}
     return checkpoint.load(folder, catalogue, matrices, device), matrices
 
 
@@ -493,11 +572,11 @@ def _freeze(workspace: Workspace, catalogue: Catalogue, options: int, seed: int)
     from bundlecache.store import Store
 
     store = Store(workspace.store)
-    content = [name for name in store.modalities() if name != "graph"]
+    content = [name for name in store.modalities() if name != "graph"] or store.modalities()
     vectors = store.matrix(catalogue.item_ids, content[0]).vectors if content else None
     rows = []
     for split in ("valid", "test"):
-        for negatives in ("random", "hard"):
+        for negatives in NEGATIVES:
             name = files.name_of(split, negatives, options, seed)
             made = name not in files.names(workspace)
             if made:

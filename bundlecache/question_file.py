@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from .errors import QuestionsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from .catalogue import Catalogue
 
@@ -208,7 +208,7 @@ def build(rows: list[dict[str, Any]], header: dict[str, Any], catalogue: Catalog
     def wrong(row: int, what: str) -> QuestionsError:
         return QuestionsError(
             f"{source}, question {row + 1}: {what}.",
-            hint="make the questions again from this catalogue: bundlecache questions",
+            hint=f"if the catalogue has changed, delete {Path(source).parent} and run `bundlecache questions`",
         )
 
     if not rows:

@@ -104,7 +104,7 @@ def freeze(
     if not held:
         raise QuestionsError(
             f"The {split} split has no bundle of two known items to ask about; the catalogue has {len(catalogue.bundles):,} bundles.",
-            hint="add rows to bundles.parquet, or mend its split column",
+            hint="a catalogue needs a few dozen bundles, of several groups: add rows to the bundles table, or mend its split column",
         )
     positions = _positions([catalogue.bundles.ids[b] for b, _, _ in held], n_options, seed)
     cell, seen = drawn_from.cell, drawn_from.seen
@@ -261,7 +261,7 @@ def _draw(
     if len(drawn) < need:
         raise QuestionsError(
             f"A question with {need + 1} options needs {need} wrong items, but the catalogue offers {len(drawn)} for one of its bundles.",
-            hint=f"--options {max(len(drawn) + 1, 2)}",
+            hint=f"bundlecache questions --options {max(len(drawn) + 1, 2)}",
         )
     extra = need - (from_first or 0)
     if extra:  # the later tiers' items must not stand last

@@ -220,3 +220,73 @@ def test_the_demo_never_writes_over_a_catalogue_unasked(workspace: Workspace):
     before = (workspace.root / "items.parquet").read_bytes()
     assert "--overwrite" in invoke("demo", "--make-data", workspace.root).exception.hint  # type: ignore[union-attr,operator]
     assert (workspace.root / "items.parquet").read_bytes() == before
+
+
+def test_a_catalogue_without_interactions_goes_the_whole_way_without_a_graph(workspace: Workspace):
+    (workspace.root / "interactions.parquet").unlink()
+    encoded = json.loads(ok("encode", "--data", workspace.root, "--json").stdout)
+    assert [row["modality"] for row in encoded] == ["text", "image", "audio"]
+    shutil.rmtree(workspace.store)
+    ok("train", "--data", workspace.root, *QUICK)
+
+
+def test_a_small_catalogue_is_trained_and_evaluated_on_questions_of_fewer_options(workspace: Workspace):
+    ok("encode", "--modality", "text", "--data", workspace.root)
+    ok("questions", "--options", "3", "--data", workspace.root)
+    ok("train", "--data", workspace.root, *QUICK)
+    results = json.loads(ok("evaluate", "--no-baselines", "--data", workspace.root, "--json").stdout)
+    assert [row["questions"]["name"] for row in results] == ["test-random3", "test-hard3"]
+
+
+def test_questions_of_another_catalogue_say_what_to_delete(trained: Workspace, tmp_path: Path):
+    import pyarrow.parquet as pq
+
+    copy = tmp_path / "shop"
+    shutil.copytree(trained.root, copy)
+    pq.write_table(pq.read_table(copy / "items.parquet").slice(4), copy / "items.parquet")
+    assert f"delete {copy / 'questions'}" in invoke("questions", "--data", copy).exception.hint  # type: ignore[union-attr,operator]
+    shutil.rmtree(copy / "questions")
+    ok("questions", "--data", copy)
+
+
+def test_a_model_finds_its_vectors_when_the_graph_was_learnt_again_since(trained: Workspace, tmp_path: Path):
+    import pyarrow.parquet as pq
+
+    copy = tmp_path / "shop"
+    shutil.copytree(trained.root, copy)
+    pq.write_table(pq.read_table(copy / "interactions.parquet").slice(9), copy / "interactions.parquet")
+    ok("encode", "--modality", "graph", "--data", copy)
+    ok("complete", "item-02", "--data", copy)
+
+
+@pytest.mark.parametrize("name", ["", "latest", "../outside", ".hidden", "first"])
+def test_a_run_gets_a_plain_name_of_its_own(trained: Workspace, name: str):
+    assert "--name" in invoke("train", "--name", name, "--data", trained.root, *QUICK).exception.hint  # type: ignore[union-attr,operator]
+
+
+def test_an_item_given_twice_counts_once(trained: Workspace):
+    once, twice = (ok("complete", *["item-02"] * n, "--data", trained.root, "--json").stdout for n in (1, 2))
+    assert once == twice
+
+
+def test_status_names_the_modality_that_is_not_stored_yet(workspace: Workspace):
+    assert "(audio: none yet)" in ok("status", "--data", workspace.root).stdout
+
+
+def test_hints_name_the_workspace_that_was_typed(workspace: Workspace):
+    assert f"bundlecache train --data {workspace.root}" in typed("evaluate", "--data", workspace.root).stderr
+
+
+def test_the_report_can_be_asked_for_as_json(trained: Workspace):
+    assert Path(json.loads(ok("report", "--json", "--data", trained.root).stdout)["path"]).is_file()
+
+
+def test_training_that_was_interrupted_says_so_and_stops_what_comes_after_it(
+    trained: Workspace, monkeypatch: pytest.MonkeyPatch
+):
+    from train.history import Stop
+
+    monkeypatch.setattr(Stop, "reason", "SIGINT")
+    result = invoke("train", "--name", "stopped", "--data", trained.root, *QUICK)
+    assert result.return_value == 130
+    assert "Stopped early by SIGINT" in result.output

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import failures
 from ..atomic import replacing
-from .coverage import coverage
 from ..errors import StoreError
+from . import failures
+from .coverage import coverage
 from .failures import Failure
 from .matrices import export, load, materialise
 from .tables import TableWriter, folder_bytes, has_manifest, opening, storing
@@ -98,8 +98,10 @@ class Store:
         rank = {modality: i for i, modality in enumerate(MODALITIES)}
         return sorted(infos, key=lambda info: rank.get(info.modality, len(rank)))
 
-    def current(self, modality: str, spec: str | None = None) -> TableInfo:
+    def current(self, modality: str, spec: str | None = None, table: str | None = None) -> TableInfo:
         """The table of a modality (and encoder) that a run has last written to or looked at, if it has rows.
+
+        One that is called ``table`` goes before the others.
 
         Raises
         ------
@@ -109,7 +111,7 @@ class Store:
         of_modality = [info for info in self.tables() if info.modality == modality and info.rows]
         found = [info for info in of_modality if spec in (None, info.spec)]
         if found:
-            return found[0]
+            return next((info for info in found if info.table == table), found[0])
         if of_modality:
             specs = ", ".join(dict.fromkeys(info.spec for info in of_modality))
             raise StoreError(
@@ -124,19 +126,21 @@ class Store:
         """The modalities with at least one vector, in the order text, image, audio, graph."""
         return list(dict.fromkeys(info.modality for info in self.tables() if info.rows))
 
-    def matrix(self, item_ids: Sequence[str], modality: str, spec: str | None = None) -> Matrix:
-        """The vectors of these items, from the current table: made once per table version, then memory-mapped.
+    def matrix(
+        self, item_ids: Sequence[str], modality: str, spec: str | None = None, table: str | None = None
+    ) -> Matrix:
+        """The vectors of these items, from the `current` table: made once per table version, then memory-mapped.
 
         Raises
         ------
         StoreError
             When there is no such table, a row is damaged, or the matrix cannot be written.
         """
-        info = self.current(modality, spec)
+        info = self.current(modality, spec, table)
         try:
             return self._matrix(info, item_ids)
         except (StoreError, ValueError):
-            newer = self.current(modality, spec)
+            newer = self.current(modality, spec, table)
             if newer.version == info.version:
                 raise
             return self._matrix(newer, item_ids)  # a run that has just ended took the older version away

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from . import failures
 from ..errors import BundlecacheError, StoreError
+from . import failures
 from .failures import Failure
 from .vectors import BATCH_ROWS, Identity, as_numpy, checksum
 
