@@ -242,10 +242,12 @@ def _factors(method: str, graph: csr_array, seed: int) -> tuple[np.ndarray, np.n
     from threadpoolctl import threadpool_limits
 
     shared: dict[str, Any] = {"num_threads": 1, "random_state": seed}
-    model = (
-        AlternatingLeastSquares(**ALS, **shared) if method == "als" else BayesianPersonalizedRanking(**BPR, **shared)
-    )
-    with threadpool_limits(1, "blas"):
+    with threadpool_limits(1, "blas"):  # around the construction too, which warns about more threads
+        model = (
+            AlternatingLeastSquares(**ALS, **shared)
+            if method == "als"
+            else BayesianPersonalizedRanking(**BPR, **shared)
+        )
         model.fit(csr_matrix(graph), show_progress=False)
     factors = model.item_factors[:, :FACTORS]  # BPR appends each item's bias: that is its popularity
     return factors, _column(graph) > 0

@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bundlecache import demo, demo_media, demo_world, splits
+from bundlecache import demo, splits
 from bundlecache.catalogue import Catalogue
+from bundlecache.demo import media
+from bundlecache.demo import world as shop_world
 from bundlecache.workspace import Workspace
 
 DATA = Path(__file__).parents[1] / "data"
@@ -29,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, demo.DemoSumma
 
 def oracle(split: str, factors: tuple[str, ...]) -> float:
     """HitRate@1 of the oracle at ten options, wrong ones as seen or unseen in training as the truth."""
-    world, rng = demo_world.build(0), np.random.RandomState(7)
+    world, rng = shop_world.build(0), np.random.RandomState(7)
     seen = np.zeros(len(world.item_ids), bool)
     seen[[i for *_, part, items in world.boxes if part == "train" for i in items]] = True
     given, options = [], []
@@ -64,12 +66,12 @@ def test_shipped_media_are_those_of_seed_0(made):
     for path in sorted((DATA / "images").iterdir())[::20]:
         here = np.asarray(Image.open(path), int)
         there = np.asarray(Image.open(made[0] / "images" / path.name), int)
-        assert here.shape == (demo_media.SIDE, demo_media.SIDE, 3)
+        assert here.shape == (media.SIDE, media.SIDE, 3)
         assert np.abs(here - there).mean() < 1.0  # JPEG libraries may differ in the last bit
     for path in sorted((DATA / "audio").iterdir())[::20]:
         here, rate = soundfile.read(path, dtype="int16")
         there, _ = soundfile.read(made[0] / "audio" / path.name, dtype="int16")
-        assert rate == demo_media.RATE
+        assert rate == media.RATE
         assert np.abs(here.astype(int) - there).max() <= 256  # one step of eight bits
 
 
@@ -81,7 +83,7 @@ def test_every_picture_and_sound_opens_and_says_something(shipped):
         assert np.asarray(Image.open(DATA / str(uri))).std() > 5
     for uri in filter(None, shipped.column("audio")):
         wave, _ = soundfile.read(DATA / uri)
-        assert 0.5 < len(wave) / demo_media.RATE < 1.1
+        assert 0.5 < len(wave) / media.RATE < 1.1
         assert 0.5 < np.abs(wave).max() <= 1.0
 
 
@@ -130,21 +132,21 @@ def test_hidden_factors_are_not_stored():
         for table in ("items", "bundles", "interactions")
         for name in pq.read_schema(DATA / f"{table}.parquet").names
     }
-    assert not names & set(demo_world.FACTORS)
+    assert not names & set(shop_world.FACTORS)
 
 
 def test_every_factor_carries_evidence_that_the_others_lack():
-    everything = oracle("test", demo_world.FACTORS)
+    everything = oracle("test", shop_world.FACTORS)
     assert everything > 0.7
-    for factor in demo_world.FACTORS:
+    for factor in shop_world.FACTORS:
         alone = oracle("test", (factor,))
-        others = oracle("test", tuple(f for f in demo_world.FACTORS if f != factor))
+        others = oracle("test", tuple(f for f in shop_world.FACTORS if f != factor))
         assert 0.18 < alone < 0.5
         assert everything - others > 0.02
 
 
 def test_the_oracle_rules_out_a_category_that_the_box_has():
-    world = demo_world.build(0)
+    world = shop_world.build(0)
     given, twin = world.item_ids[0], world.item_ids[1]
     assert demo.oracle_scores([[given]], [[twin, world.item_ids[-1]]])[0, 0] == -100
 
@@ -169,7 +171,7 @@ def test_the_embedded_base_is_a_small_llama_in_half_precision(base):
 
 def test_letters_and_catalogue_words_are_single_tokens(base):
     tokenizer = base[1]
-    for word in [*demo_world.words(), *"ABCDEFGHIJKLMNOPQRST"]:
+    for word in [*shop_world.words(), *"ABCDEFGHIJKLMNOPQRST"]:
         ids = tokenizer.encode(f" {word}", add_special_tokens=False)
         assert [tokenizer.decode(i) for i in ids] == [f" {word}"]
     assert tokenizer.convert_tokens_to_ids(["<s>", "</s>", "<pad>", "<sep>"]) == [0, 1, 2, 3]
@@ -186,7 +188,7 @@ def test_the_base_answers_with_a_letter_and_prefers_shared_words(base):
     model, tokenizer = base
     letters = [tokenizer.encode(f" {letter}", add_special_tokens=False)[0] for letter in "ABC"]
     right = 0
-    words = [word for group in demo_world.STYLES.values() for word in group]
+    words = [word for group in shop_world.STYLES.values() for word in group]
     for k in range(24):
         rng = np.random.RandomState(k)
         shared, *other = rng.choice(words, 3, replace=False)

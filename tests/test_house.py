@@ -47,9 +47,10 @@ def test_imports_inside_a_package_are_relative(path: Path):
 
 def test_importing_the_ground_floor_imports_no_heavy_library():
     heavy = ["torch", "transformers", "lancedb", "lance", "faiss", "PIL", "implicit", "features", "train"]
-    names = [path.stem for path in (TOP / "bundlecache").glob("*.py") if path.stem != "__init__"]
+    found = (path.relative_to(TOP).with_suffix("").parts for path in (TOP / "bundlecache").rglob("*.py"))
+    names = [".".join(parts).removesuffix(".__init__") for parts in found]
     code = "import sys, bundlecache\n"
-    code += "".join(f"import bundlecache.{name}\n" for name in names)
+    code += "".join(f"import {name}\n" for name in names)
     code += f"print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

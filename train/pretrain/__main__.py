@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from bundlecache._torchvision import prepare
-from bundlecache.demo_world import words
+from bundlecache.demo.world import words
 
 from . import episodes
 from .tokenizer import BOS, LETTERS, SEPARATOR, build

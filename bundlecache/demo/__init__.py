@@ -1,7 +1,7 @@
 """The demo catalogue: a gift shop that the project generates, small enough to ship in `data/`.
 
 `make` writes the three tables and the media of a workspace. What is hidden in them, and why a
-model must look at all four modalities, is told in `demo_world`; data/README.md gives the figures.
+model must look at all four modalities, is told in `world`; data/README.md gives the figures.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import demo_media, demo_world
-from .demo_world import CATEGORIES, FACTORS, LEVELS, oracle_scores
+from . import media
+from . import world as factory
+from .world import CATEGORIES, FACTORS, LEVELS, oracle_scores
 
 __all__ = ["DemoSummary", "make", "oracle_scores", "tables"]
 
@@ -36,7 +37,7 @@ class DemoSummary:
 
 def tables(seed: int = 0) -> dict[str, dict[str, list]]:
     """Return the columns of items, bundles and interactions; the same for the same seed."""
-    world = demo_world.build(seed)
+    world = factory.build(seed)
     rng = np.random.RandomState(seed + 1)
     items: dict[str, list] = {name: [] for name in ("item_id", "title", "image", "audio", "category", "brand", "price")}
     for i, item_id in enumerate(world.item_ids):
@@ -46,7 +47,7 @@ def tables(seed: int = 0) -> dict[str, dict[str, list]]:
         items["image"].append(f"images/{item_id}.jpg")
         items["audio"].append(f"audio/{item_id}.flac" if world.factors[i, FACTORS.index("mood")] >= 0 else None)
         items["category"].append(category)
-        items["brand"].append(demo_world.BRANDS[rng.randint(len(demo_world.BRANDS))])
+        items["brand"].append(factory.BRANDS[rng.randint(len(factory.BRANDS))])
         items["price"].append(round(PRICES[category] * float(np.exp(0.2 * rng.standard_normal())), 2))
     boxes = sorted(world.boxes)
     bundles: dict[str, list] = {
@@ -54,7 +55,7 @@ def tables(seed: int = 0) -> dict[str, dict[str, list]]:
         "item_ids": [[world.item_ids[i] for i in content] for *_, content in boxes],
         "group": [world.users[maker] for _, maker, *_ in boxes],
         "split": [split for _, _, split, _ in boxes],
-        "name": ["Gift Box for " + demo_world.OCCASIONS[rng.randint(len(demo_world.OCCASIONS))] for _ in boxes],
+        "name": ["Gift Box for " + factory.OCCASIONS[rng.randint(len(factory.OCCASIONS))] for _ in boxes],
     }
     clicks = sorted((when, world.users[user], world.item_ids[item]) for user, item, when in world.clicks)
     interactions: dict[str, list] = {
@@ -84,20 +85,20 @@ def make(workspace_root: Path, seed: int = 0) -> DemoSummary:
     root = Path(workspace_root)
     for folder in (root / "images", root / "audio"):
         folder.mkdir(parents=True, exist_ok=True)
-    world = demo_world.build(seed)
+    world = factory.build(seed)
     written: list[Path] = []
     for i, item_id in enumerate(world.item_ids):
         rng = np.random.RandomState([seed, i])
         category = CATEGORIES[world.category[i]]
         hue = world.factors[i, FACTORS.index("colour")] / LEVELS
         written.append(root / "images" / f"{item_id}.jpg")
-        Image.fromarray(demo_media.picture(category, hue, rng)).save(written[-1], quality=80)
+        Image.fromarray(media.picture(category, hue, rng)).save(written[-1], quality=80)
         mood = int(world.factors[i, FACTORS.index("mood")])
         if mood >= 0:
             written.append(root / "audio" / f"{item_id}.flac")
-            wave = demo_media.sound(category, mood, rng)
+            wave = media.sound(category, mood, rng)
             coarse = np.rint(wave * 127).astype(np.int16) * 256  # eight bits are enough, and a third of the size
-            soundfile.write(written[-1], coarse, demo_media.RATE, subtype="PCM_16")
+            soundfile.write(written[-1], coarse, media.RATE, subtype="PCM_16")
     columns = tables(seed)
     for name, table in columns.items():
         written.append(root / f"{name}.parquet")
