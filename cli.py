@@ -341,7 +341,8 @@ def complete(
     folder = workspace.run(run)
     partial = catalogue.indices(list(dict.fromkeys(items)))  # a bundle holds an item once
     model, matrices = _load_model(folder, workspace, catalogue, device)
-    proposed = search.complete(catalogue, matrices, partial, model.max_options)
+    searched = matrices or _matrices(workspace, catalogue)  # a model of titles alone fuses no vectors
+    proposed = search.complete(catalogue, searched, partial, model.max_options)
     chosen = scoring.complete(model, partial, proposed.tolist())[:k]
     if len(chosen) < k:
         log.print(f"[dim]{len(chosen)} of {k} completions: the model chooses among {len(proposed)} candidates[/]")

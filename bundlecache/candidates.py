@@ -86,7 +86,7 @@ def complete(
         given = ", ".join(catalogue.item_ids[i] for i in partial)
         raise QuestionsError(
             f"None of {given} has a vector of {' or '.join(index.modalities)}.",
-            hint="choose other modalities, or look at bundlecache status",
+            hint="bundlecache encode --modality all, which stores what is new",
         )
     items, _ = index.search(query, k, [partial])
     found = items[0][items[0] >= 0]

@@ -15,17 +15,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .errors import CatalogueError, MediaError
+from .errors import CatalogueError, CheckpointError, MediaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 TABLES = ("items", "bundles", "interactions")
+LISTED = {  # what every entry of these lists of a run's manifest has
+    "encoders": ("name", "modality", "spec", "fingerprint", "table", "version", "dim"),
+    "stages": ("name", "steps", "seconds", "best_valid_hit@1", "trainable_parameters"),
+}
 
 
 @dataclass(frozen=True)
@@ -119,3 +124,26 @@ class Workspace:
     def run_names(self) -> Iterator[str]:
         """Names of the finished runs, in no particular order."""
         return (path.parent.name for path in self.runs.glob("*/manifest.json"))
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """The manifest of a finished run, its parts of the kinds that `train.checkpoint` writes.
+
+    Raises
+    ------
+    CheckpointError
+        When there is none, or it is damaged.
+    """
+    path = run / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        tables = [manifest.get(name) or {} for name in ("base", "questions", "versions", "recipe")]
+        lacking = [key for name in LISTED for row in manifest.get(name, []) for key in LISTED[name] if key not in row]
+        sound = not lacking and all(isinstance(table, dict) for table in tables)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{run} holds no finished run.", hint="bundlecache train") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged.", hint="bundlecache train makes a new run") from error
+    if not sound:
+        raise CheckpointError(f"{path} was changed by hand or is damaged.", hint="bundlecache train makes a new run")
+    return manifest

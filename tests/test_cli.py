@@ -290,3 +290,26 @@ def test_training_that_was_interrupted_says_so_and_stops_what_comes_after_it(
     result = invoke("train", "--name", "stopped", "--data", trained.root, *QUICK)
     assert result.return_value == 130
     assert "Stopped early by SIGINT" in result.output
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", '{"encoders": 3}', '{"encoders": [{}]}', '{"stages": 5}', '{"base": 1}']
+)
+def test_a_manifest_that_was_changed_by_hand_is_refused_without_a_traceback(
+    trained: Workspace, tmp_path: Path, content: str
+):
+    from bundlecache import BundlecacheError
+
+    copy = tmp_path / "shop"
+    shutil.copytree(trained.root, copy)
+    path = copy / "runs" / "first" / "manifest.json"
+    whole = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(whole | json.loads(content)) if content not in ("[]", "{}") else content, "utf-8")
+    for verb in (["complete", "item-02"], ["report"]):
+        result = invoke(*verb, "--run", "first", "--data", copy)
+        assert result.exception is None or isinstance(result.exception, BundlecacheError), result.exception
+
+
+def test_a_model_of_titles_alone_completes_too(trained: Workspace):
+    ok("train", "--stage", "text", "--name", "titles", "--data", trained.root, *QUICK)
+    assert json.loads(ok("complete", "item-02", "--run", "titles", "--data", trained.root, "--json").stdout)

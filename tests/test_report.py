@@ -64,7 +64,8 @@ def finish(workspace, *, evaluated=True, encoded=True):
         "recipe": {},
         "base": {"spec": "embedded", "fingerprint": "ab" * 32, "parameters": 282_112},
         "encoders": [
-            {k: getattr(m, k) for k in ("modality", "spec", "fingerprint", "table", "version")} | {"dim": 3}
+            {k: getattr(m, k) for k in ("modality", "spec", "fingerprint", "table", "version")}
+            | {"name": "image", "dim": 3}
             for m in matrices.values()
         ],
         "questions": {"valid": {"name": "valid-random5", "sha256": "cd" * 32}},

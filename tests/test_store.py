@@ -340,3 +340,10 @@ def test_opening_a_store_of_some_tables_loads_no_model_library(store: Store, tmp
     )
     top = Path(__file__).parent.parent
     subprocess.run([sys.executable, "-c", code], check=True, cwd=top)
+
+
+def test_a_damaged_receipt_is_passed_over(store: Store) -> None:
+    store.write(PICTURES, names(2), vectors(2))
+    (store.path / "receipts" / f"29991231T000000.000000Z--{PICTURES.table}.json").write_text("{")
+    assert len(store.receipts()) == 1
+    assert store.current("image").rows == 2

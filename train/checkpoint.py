@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bundlecache import workspace
 from bundlecache.errors import CheckpointError
 from bundlecache.recipes import Recipe, from_dict
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from bundlecache.store import Matrix
 
 FORMAT_VERSION = 1
+NEEDED = ("format_version", "recipe_name", "recipe", "base", "mode", "encoders", "questions", "stages")
 LIBRARIES = ("bundlecache", "torch", "transformers", "peft", "accelerate", "numpy")
 
 
@@ -75,15 +77,12 @@ def read_manifest(run: Path) -> dict[str, Any]:
         When there is none, or it is damaged or of a later version.
     """
     path = run / "manifest.json"
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        found = manifest["format_version"]
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{run} holds no finished run.", hint="bundlecache train") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged.", hint="bundlecache train makes a new run") from error
-    if found != FORMAT_VERSION:
+    manifest = workspace.read_manifest(run)
+    found = manifest.get("format_version")
+    if found is not None and found != FORMAT_VERSION:
         raise CheckpointError(f"{path} has the format {found}; this bundlecache reads {FORMAT_VERSION}.")
+    if lacking := [key for key in NEEDED if key not in manifest]:
+        raise CheckpointError(f"{path} lacks {lacking[0]!r}.", hint="bundlecache train makes a new run")
     return manifest
 
 
@@ -122,12 +121,12 @@ def restore(model: BundleMLLM, run: Path, manifest: Mapping[str, Any]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    made = manifest["base"]
-    if model.base is not None and model.base.fingerprint != made["fingerprint"]:
+    made = manifest["base"] or {}
+    if model.base is not None and model.base.fingerprint != made.get("fingerprint"):
         raise CheckpointError(
-            f"{run.name} was trained on the base model {made['spec']!r} ({made['fingerprint'][:8]}), but "
+            f"{run.name} was trained on the base model {made.get('spec')!r} ({str(made.get('fingerprint'))[:8]}), but "
             f"{model.base.spec!r} is another one ({model.base.fingerprint[:8]}).",
-            hint="give the base model of that run with --set base.model=...",
+            hint="bring that base model back, or train again: bundlecache train",
         )
     try:
         adapter = load_file(run / "adapter" / "adapter_model.safetensors")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import bench
 from ..atomic import replacing
-from ..errors import CheckpointError
 from ..verdict import NAMES, ablated, standing
+from ..workspace import read_manifest
 from .charts import Line, draw, smooth
 from .gallery import gallery
 
@@ -69,7 +69,15 @@ def write(workspace: Workspace, run: Path, catalogue: Catalogue, out: Path | Non
 
 def context(workspace: Workspace, run: Path, catalogue: Catalogue) -> dict[str, Any]:
     """Everything the template shows, as plain data."""
-    manifest = _manifest(run)
+    nothing: dict[str, Any] = {
+        "stages": [],
+        "encoders": [],
+        "versions": {},
+        "questions": {},
+        "seed": None,
+        "base": None,
+    }
+    manifest = nothing | read_manifest(run)
     results = bench.load(run)
     main = next(iter(results.values()), None)
     examples = gallery(workspace, run, catalogue, main) if main else None
@@ -113,17 +121,6 @@ def seconds(value: float | None) -> str:
     if value >= 0.01:
         return f"{value:.1f}\u202fs" if value >= 1 else f"{value:.2f}\u202fs"
     return "<0.01\u202fs"
-
-
-def _manifest(run: Path) -> dict[str, Any]:
-    path = run / "manifest.json"
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{run} holds no finished run.", hint="bundlecache train") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged.", hint="bundlecache train makes a new run") from error
-    return {"stages": [], "encoders": [], "versions": {}, "questions": {}, "seed": None, "base": None} | manifest
 
 
 def _base(manifest: dict[str, Any]) -> dict[str, Any] | None:

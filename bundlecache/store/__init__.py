@@ -172,10 +172,14 @@ class Store:
         """The newest finished run of every table, newest last."""
         newest: dict[str, dict[str, Any]] = {}
         for path in sorted((self.path / "receipts").glob("*.json")):
-            receipt = json.loads(path.read_text("utf-8"))
-            if receipt["finished"]:
-                newest.pop(receipt["table"], None)
-                newest[receipt["table"]] = receipt
+            try:
+                receipt = json.loads(path.read_text("utf-8"))
+                table, finished = receipt["table"], receipt["finished"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # damaged: what it counted stands in the table itself
+            if finished:
+                newest.pop(table, None)
+                newest[table] = receipt
         return list(newest.values())
 
     def status(self, catalogue: Catalogue) -> list[dict[str, Any]]:
