@@ -112,12 +112,13 @@ class Workspace:
             latest = self.runs / "latest"
             if not latest.is_file():
                 raise CatalogueError(f"There is no trained model in {self.root} yet.", hint="bundlecache train")
-            name = latest.read_text("utf-8").strip()
+            name = latest.read_text("utf-8", "replace").strip()
         path = self.runs / name
         if not (path / "manifest.json").is_file():
-            names = ", ".join(sorted(self.run_names())) or "none"
+            names = sorted(self.run_names())
             raise CatalogueError(
-                f"There is no finished run {name!r} in {self.root}; there are: {names}.", hint="bundlecache train"
+                f"There is no finished run {name!r} in {self.root}; there are: {', '.join(names) or 'none'}.",
+                hint=f"--run {names[-1]}" if names else "bundlecache train",
             )
         return path
 

@@ -313,3 +313,10 @@ def test_a_manifest_that_was_changed_by_hand_is_refused_without_a_traceback(
 def test_a_model_of_titles_alone_completes_too(trained: Workspace):
     ok("train", "--stage", "text", "--name", "titles", "--data", trained.root, *QUICK)
     assert json.loads(ok("complete", "item-02", "--run", "titles", "--data", trained.root, "--json").stdout)
+
+
+def test_a_broken_note_of_the_newest_run_is_a_sentence_that_names_the_others(trained: Workspace, tmp_path: Path):
+    copy = tmp_path / "shop"
+    shutil.copytree(trained.root, copy)
+    (copy / "runs" / "latest").write_bytes(b"\xff\xfe")
+    assert invoke("evaluate", "--data", copy).exception.hint.startswith("--run ")  # type: ignore[union-attr]

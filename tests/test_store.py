@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,23 @@ def test_a_damaged_receipt_is_passed_over(store: Store) -> None:
     (store.path / "receipts" / f"29991231T000000.000000Z--{PICTURES.table}.json").write_text("{")
     assert len(store.receipts()) == 1
     assert store.current("image").rows == 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bytes_that_flipped_on_the_disk_are_a_sentence_for_every_reader(store: Store, seed: int) -> None:
+    store.write(PICTURES, names(300), vectors(300))
+    rng = np.random.default_rng(seed)
+    for path in store.path.glob("*.lance/data/*"):
+        content = bytearray(path.read_bytes())
+        for place in rng.integers(0, len(content), 40).tolist():
+            content[place] ^= 0xFF
+        path.write_bytes(content)
+    table = Catalogue(names(300), [""] * 300, {}, Bundles(), Interactions())
+    for read in (
+        lambda: store.matrix(names(300), "image"),
+        lambda: store.export(store.path.parent / "out"),
+        lambda: store.status(table),
+        lambda: store.write(PICTURES, names(2), vectors(2)),
+    ):
+        with suppress(StoreError):
+            read()

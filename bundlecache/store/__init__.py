@@ -119,7 +119,8 @@ class Store:
                 hint=f"bundlecache encode --modality {modality} --encoder {spec}",
             )
         raise StoreError(
-            f"The store {self.path} holds no {modality} vectors.", hint=f"bundlecache encode --modality {modality}"
+            f"The store {self.path} holds no {modality} vectors.",
+            hint=f"bundlecache encode --modality {modality}" + (f" --encoder {spec}" if spec else ""),
         )
 
     def modalities(self) -> list[str]:
@@ -162,7 +163,8 @@ class Store:
 
     def live_ids(self, info: TableInfo) -> set[str]:
         """The items with a valid vector in a table."""
-        return set(self._dataset(info).to_table(columns=["item_id"], filter="live")["item_id"].to_pylist())
+        with opening(self.path / f"{info.table}.lance"):
+            return set(self._dataset(info).to_table(columns=["item_id"], filter="live")["item_id"].to_pylist())
 
     def errors(self, table: str) -> pa.Table:
         """The failed items of a table: item_id, stage (read, decode, encode, check), reason, content_hash."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import StoreError
+from .tables import opening
 from .vectors import BATCH_ROWS, Identity, as_numpy, checksum
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np
         When a row's checksum does not match its vector.
     """
     identity = _identity(dataset)
-    table = dataset.to_table(columns=["item_id", "live"])
+    with opening(dataset.uri):
+        table = dataset.to_table(columns=["item_id", "live"])
     row_of = {
         item_id: row
         for row, (item_id, live) in enumerate(zip(table["item_id"].to_pylist(), table["live"].to_pylist(), strict=True))
@@ -105,7 +107,7 @@ def export(dataset: Any, path: Path) -> None:
 
 def _checked(dataset: Any, columns: Sequence[str] = ()) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Vectors [r, d] of batch after batch, in the order of the rows, each compared with its checksum."""
-    for batch in dataset.to_batches(columns=["vector", "checksum", *columns], batch_size=BATCH_ROWS):
+    for batch in _batches(dataset, ["vector", "checksum", *columns]):
         vectors = as_numpy(batch["vector"])
         wrong = checksum(vectors) != batch["checksum"].to_numpy()
         if wrong.any():
@@ -114,6 +116,11 @@ def _checked(dataset: Any, columns: Sequence[str] = ()) -> Iterator[tuple[np.nda
                 hint=f"delete {dataset.uri} and encode again",
             )
         yield vectors, batch
+
+
+def _batches(dataset: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with opening(dataset.uri):
+        yield from dataset.to_batches(columns=columns, batch_size=BATCH_ROWS)
 
 
 def _identity(dataset: Any) -> Identity:

@@ -54,12 +54,14 @@ def storing(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opening(path: Path) -> Iterator[None]:
-    """Turn what Lance raises on a table with damaged files into one sentence."""
+def opening(path: Path | str) -> Iterator[None]:
+    """Turn what Lance raises on opening or reading a table with damaged files into one sentence."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = re.sub(r"^(External error: |LanceError\(IO\): )*|, /\S+:\d+:\d+$", "", str(error).splitlines()[0])[
+            :200
+        ]
         raise StoreError(
             f"The table {path} is damaged: {reason}.", hint=f"delete {path} and encode its items again"
         ) from error
@@ -122,7 +124,7 @@ class TableWriter:
                 lancedb.connect(str(self.root)).create_table(self.name, schema=self.identity.schema)
         with opening(Path(self.uri)):
             self._opened = lance.dataset(self.uri)
-        rows = self._opened.to_table(columns=["item_id", "content_hash"])
+            rows = self._opened.to_table(columns=["item_id", "content_hash"])
         self.content: dict[str, str] = dict(
             zip(rows["item_id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
         )
@@ -137,7 +139,8 @@ class TableWriter:
 
     def vectors(self, rows: Sequence[int]) -> np.ndarray:
         """Vectors [n, d] at ``rows`` of the table as it was on entering."""
-        return as_numpy(self._opened.take(list(rows), columns=["vector"])["vector"])
+        with opening(self.uri):
+            return as_numpy(self._opened.take(list(rows), columns=["vector"])["vector"])
 
     def write(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
         """Commit rows: new items are appended, known ones replaced. Vectors [n, d] as from :func:`as_stored`.
@@ -236,7 +239,8 @@ class TableWriter:
         errors |= {item_id: failure for item_id, failure in outcome.items() if failure is not None}
         if errors != self.errors:
             self._save_errors(errors)
-        rows = lance.dataset(self.uri).to_table(columns=["item_id", "live"])
+        with opening(self.uri):
+            rows = lance.dataset(self.uri).to_table(columns=["item_id", "live"])
         changed: dict[bool, list[str]] = {True: [], False: []}
         for item_id, live in zip(rows["item_id"].to_pylist(), rows["live"].to_pylist(), strict=True):
             if live and item_id in dead:
