@@ -490,7 +490,12 @@ def _make_demo(root: Path, seed: int, *, overwrite: bool) -> None:
         raise BundlecacheError(
             f"{root} holds a catalogue already.", hint="choose an empty folder, or add --overwrite to replace it"
         )
-    made = maker.make(root, seed)
+    try:
+        made = maker.make(root, seed)
+    except OSError as error:
+        raise BundlecacheError(
+            f"{root} cannot be made or written: {error.strerror or error}.", hint="choose another folder"
+        ) from error
     out.print(f"Demo catalogue in {root}: {made.items:,} items, {made.bundles:,} bundles, {made.users:,} users.")
 
 

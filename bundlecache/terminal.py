@@ -6,6 +6,7 @@ Tables and JSON go to standard output, progress and remarks to standard error, s
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -18,6 +19,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")  # would steer the terminal
+LONGEST = 300  # characters of a cell
 out = Console()
 log = Console(stderr=True)
 
@@ -101,7 +104,7 @@ def show(
     names = list(columns or (rows[0] if rows else ()))
     upright = len(rows) == 1
     if title:
-        out.print(f"[bold]{escape(title)}[/]", soft_wrap=True, highlight=False)
+        out.print(f"[bold]{escape(plain(title))}[/]", soft_wrap=True, highlight=False)
     table = Table(box=box.SIMPLE_HEAD, show_header=not upright, pad_edge=False, collapse_padding=True)
     if upright:
         table.add_column(style="dim")
@@ -131,4 +134,14 @@ def _cell(value: Any, name: str = "") -> str:
         return f"{value:,}"
     if isinstance(value, list | tuple):
         return ", ".join(map(_cell, value)) or "-"
-    return str(value)
+    return plain(str(value))
+
+
+def plain(text: str) -> str:
+    """Text from a catalogue as a terminal can show it: no control characters, and not by the page.
+
+    >>> plain("red\x1b[31m\\ndress")
+    'red [31m dress'
+    """
+    text = CONTROL.sub(" ", text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

@@ -320,3 +320,18 @@ def test_a_broken_note_of_the_newest_run_is_a_sentence_that_names_the_others(tra
     shutil.copytree(trained.root, copy)
     (copy / "runs" / "latest").write_bytes(b"\xff\xfe")
     assert invoke("evaluate", "--data", copy).exception.hint.startswith("--run ")  # type: ignore[union-attr]
+
+
+def test_the_demo_in_the_place_of_a_file_is_a_sentence(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    done = typed("demo", "--make-data", tmp_path / "file" / "demo")
+    assert done.returncode == 1
+    assert "cannot be made or written" in done.stderr
+
+
+def test_titles_cannot_steer_the_terminal_nor_fill_it():
+    from bundlecache.terminal import plain
+
+    assert plain("a\x1b[2Jb\u202ec\r\nd") == "a [2Jb c d"
+    assert len(plain("x" * 10_000)) == 300
+    assert plain("🎁 שלום 👩‍👧") == "🎁 שלום 👩‍👧"
