@@ -288,3 +288,12 @@ def test_training_cannot_call_an_encoder():
         "assert not [m for m in sys.modules if m.startswith(('features.', 'open_clip'))]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=package.parent)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_fills_up_while_training_is_one_sentence(tmp_path):
+    from train.history import History
+
+    (tmp_path / "history.jsonl").symlink_to("/dev/full")
+    with pytest.raises(CheckpointError, match="cannot be written"), History(tmp_path) as history:
+        history.add("text", 1, loss=1.0)

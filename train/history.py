@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TextIO
@@ -16,6 +17,8 @@ from bundlecache.errors import CheckpointError
 class History:
     """``history.jsonl`` and TensorBoard events of a run, line by line; a context manager.
 
+    TensorBoard is a convenience: when the disk refuses its events, training goes on without them.
+
     Raises
     ------
     CheckpointError
@@ -23,34 +26,42 @@ class History:
     """
 
     def __init__(self, run: Path, *, enabled: bool = True) -> None:
+        self._run = run
         self._file: TextIO | None = None
         self._board: Any = None
+        self._hook = threading.excepthook
         if not enabled:
             return
         try:
             run.mkdir(parents=True, exist_ok=True)
             self._file = (run / "history.jsonl").open("w", encoding="utf-8")
         except OSError as error:
-            raise CheckpointError(
-                f"{run} cannot be written: {error.strerror or error}.", hint="free some space or choose another --data"
-            ) from error
+            raise self._refused(error) from error
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return  # the curves stand in history.jsonl all the same
-        for old in run.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._board = SummaryWriter(str(run))
+        threading.excepthook = self._unless_disk  # TensorBoard writes in a thread of its own
+        with suppress(OSError):
+            for old in run.glob("events.out.tfevents.*"):
+                old.unlink()
+            self._board = SummaryWriter(str(run))
 
     def add(self, stage: str, step: int, **values: float) -> None:
         """One line: ``{"stage", "step", **values}``."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._refused(error) from error
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{stage}/{name}", value, step)
+            try:
+                for name, value in values.items():
+                    self._board.add_scalar(f"{stage}/{name}", value, step)
+            except OSError:
+                self._board = None
 
     def __enter__(self) -> History:
         return self
@@ -58,10 +69,21 @@ class History:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for writer in (self._file, self._board):
+            with suppress(OSError):  # what could not be written has been told
+                if writer is not None:
+                    writer.close()
+        threading.excepthook = self._hook
+
+    def _refused(self, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"{self._run} cannot be written: {error.strerror or error}.",
+            hint="free some space or choose another --data",
+        )
+
+    def _unless_disk(self, args: Any) -> None:
+        if not isinstance(args.exc_value, OSError):
+            self._hook(args)
 
 
 class Stop:
