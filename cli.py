@@ -48,7 +48,7 @@ Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, c
 Run = Annotated[
     str | None, typer.Option("--run", help="Name of a run; the newest one if left out.", show_default=False)
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.", min=0, max=2**32 - 1)]
 
 
 @app.command()
@@ -258,13 +258,19 @@ def train(
         log.print("No questions yet: freezing them now (bundlecache questions).")
         _freeze(workspace, catalogue, options=OPTIONS, seed=0)
     resolved = recipes.load(recipe, settings or [])
+    valid = question_files.load(workspace, catalogue, validation or _default_sets(workspace, "valid")[0])
+    if valid.split != "valid":
+        raise BundlecacheError(
+            f"{valid.name} holds {valid.split} questions; weights are chosen on validation questions only.",
+            hint=f"--validation {_default_sets(workspace, 'valid')[0]}",
+        )
     _say_settings(resolved)
     run = workspace.runs / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.name}-seed{seed}")
     with Bar("train") as bar:
         result = loop.train(
             catalogue,
             matrices,
-            question_files.load(workspace, catalogue, validation or _default_sets(workspace, "valid")[0]),
+            valid,
             resolved,
             run,
             seed=seed,
@@ -476,10 +482,11 @@ def _encodable(catalogue: Catalogue) -> tuple[str, ...]:
 
     if len(splits.training_graph(catalogue, "user-item")):
         return MODALITIES
-    log.print(
-        "[dim]no graph: there are no interactions that training may see"
-        " (bundlecache encode --modality graph --encoder lightgcn:bundle-item learns from bundles)[/]"
-    )
+    if len(splits.training_graph(catalogue, "bundle-item")):
+        log.print(
+            "[dim]no graph: there are no interactions that training may see"
+            " (bundlecache encode --modality graph --encoder lightgcn:bundle-item learns from bundles)[/]"
+        )
     return MODALITIES[:-1]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bundlecache.catalogue import Catalogue
 
 # What a text or audio encoder of transformers needs from a hub; never a checkpoint of another framework.
+DEVICES = ("cpu", "cuda", "mps")
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "*_Dense/*.bin")
 
 
@@ -63,6 +64,10 @@ def resolve_device(device: str) -> str:
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.partition(":")[0] not in DEVICES:
+        raise EncoderError(
+            f"{device!r} is no device; there are auto, {', '.join(DEVICES)}, cuda:1.", hint="type --device auto"
+        )
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -335,3 +335,21 @@ def test_titles_cannot_steer_the_terminal_nor_fill_it():
     assert plain("a\x1b[2Jb\u202ec\r\nd") == "a [2Jb c d"
     assert len(plain("x" * 10_000)) == 300
     assert plain("🎁 שלום 👩‍👧") == "🎁 שלום 👩‍👧"
+
+
+@pytest.mark.parametrize("device", ["meta", "xpu", "nonsense"])
+def test_a_device_that_is_none_is_refused_and_never_replaced_silently(trained: Workspace, device: str):
+    from bundlecache import BundlecacheError
+
+    for verb in (["encode", "--modality", "graph"], ["train", *QUICK], ["complete", "item-02"]):
+        assert isinstance(invoke(*verb, "--device", device, "--data", trained.root).exception, BundlecacheError)
+
+
+def test_weights_are_never_chosen_on_test_questions(trained: Workspace):
+    refused = invoke("train", "--validation", "test-random10", "--data", trained.root, *QUICK).exception
+    assert "validation questions only" in str(refused)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**70)])
+def test_a_seed_out_of_range_is_a_usage_error(trained: Workspace, seed: str):
+    assert typed("train", "--seed", seed, "--data", trained.root).returncode == 2

@@ -48,6 +48,8 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise RecipeError(f"{name!r} is no device.", hint="--device auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise RecipeError(f"Models are not trained on {device.type!r}.", hint="--device auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RecipeError(f"The device {name} was asked for, but torch finds no GPU.", hint="--device cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
