@@ -6,6 +6,7 @@ Tables and JSON go to standard output, progress and remarks to standard error, s
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ def show(
 ) -> None:
     """Print ``data`` as JSON, or ``rows`` as a table of ``columns`` (all when none is named); one row stands upright."""
     if as_json:
-        out.print_json(json.dumps(data, default=str))
+        out.print_json(json.dumps(_finite(data), default=str))
         return
     names = list(columns or (rows[0] if rows else ()))
     upright = len(rows) == 1
@@ -119,6 +120,15 @@ def show(
         for row in rows:
             table.add_row(*(escape(_cell(row.get(name), name)) for name in names))
     out.print(table)
+
+
+def _finite(data: Any) -> Any:
+    """Data with null for what is no finite number: JSON has no word for it."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _cell(value: Any, name: str = "") -> str:

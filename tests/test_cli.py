@@ -353,3 +353,13 @@ def test_weights_are_never_chosen_on_test_questions(trained: Workspace):
 @pytest.mark.parametrize("seed", ["-1", str(2**70)])
 def test_a_seed_out_of_range_is_a_usage_error(trained: Workspace, seed: str):
     assert typed("train", "--seed", seed, "--data", trained.root).returncode == 2
+
+
+def test_json_holds_null_where_there_is_no_number(capsys: pytest.CaptureFixture[str]):
+    from bundlecache import terminal
+
+    terminal.show({"loss": float("nan"), "rows": [{"p": float("inf")}, {"p": 0.5}]}, True, [])
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "loss": None,
+        "rows": [{"p": None}, {"p": 0.5}],
+    }

@@ -297,3 +297,13 @@ def test_a_disk_that_fills_up_while_training_is_one_sentence(tmp_path):
     (tmp_path / "history.jsonl").symlink_to("/dev/full")
     with pytest.raises(CheckpointError, match="cannot be written"), History(tmp_path) as history:
         history.add("text", 1, loss=1.0)
+
+
+@pytest.mark.parametrize("select", ["loss", "hit@1"])
+def test_weights_that_diverged_are_never_the_best(select):
+    from train.stage import Best
+
+    best, model = Best(select), torch.nn.Linear(2, 2)
+    assert best.offer(model, 0, 0.5, 1.0)
+    assert not best.offer(model, 10, 0.9, float("nan"))
+    assert best.offer(model, 20, 0.6, 0.9)

@@ -50,8 +50,9 @@ class Best:
 
     def offer(self, model: nn.Module, step: int, hit1: float, loss: float) -> bool:
         """Keep the model's weights if they are better."""
-        worse = loss >= self.loss if self.select == "loss" else (hit1, -loss) <= (self.hit1, -self.loss)
-        if worse:
+        # Not a number compares as false with everything: weights that diverged are never the best.
+        better = loss < self.loss if self.select == "loss" else (hit1, -loss) > (self.hit1, -self.loss)
+        if math.isnan(loss) or not better:
             return False
         self.hit1, self.loss, self.step = hit1, loss, step
         self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
