@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .rankers import Ranker
 
 FORMAT_VERSION = 1
+PARTS = {"questions": dict, "methods": list, "ablation": list, "verdict": list}  # of a results file
 
 
 class Answers(Protocol):
@@ -163,6 +164,7 @@ def load(run: Path) -> dict[str, dict[str, Any]]:
         try:
             results = json.loads(path.read_text("utf-8"))
             version = results["format_version"]
+            whole = all(isinstance(results.get(name), kind) for name, kind in PARTS.items())
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{path} is damaged or no results file.", hint="bundlecache evaluate") from error
         if version != FORMAT_VERSION:
@@ -170,6 +172,8 @@ def load(run: Path) -> dict[str, dict[str, Any]]:
                 f"{path} has the format {version}; this bundlecache reads {FORMAT_VERSION}.",
                 hint="bundlecache evaluate",
             )
+        if not whole:
+            raise CheckpointError(f"{path} was changed by hand or is damaged.", hint="bundlecache evaluate")
         found[path.stem] = results
     return found
 

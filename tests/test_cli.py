@@ -363,3 +363,16 @@ def test_json_holds_null_where_there_is_no_number(capsys: pytest.CaptureFixture[
         "loss": None,
         "rows": [{"p": None}, {"p": 0.5}],
     }
+
+
+@pytest.mark.parametrize("name", ["results/test-random10.json", "history.jsonl", "recipe.toml"])
+def test_a_run_with_a_damaged_file_gives_a_report_or_a_sentence(trained: Workspace, tmp_path: Path, name: str):
+    from bundlecache import BundlecacheError
+
+    copy = tmp_path / "shop"
+    shutil.copytree(trained.root, copy)
+    ok("evaluate", "--run", "first", "--data", copy)
+    for content in (b"\xff\xfe", b'{"format_version": 1}'):
+        (copy / "runs" / "first" / name).write_bytes(content)
+        result = invoke("report", "--run", "first", "--data", copy)
+        assert result.exception is None or isinstance(result.exception, BundlecacheError), result.exception

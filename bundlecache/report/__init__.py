@@ -225,7 +225,7 @@ def _history(run: Path) -> list[dict[str, Any]]:
     path = run / "history.jsonl"
     rows: list[dict[str, Any]] = []
     offset, last, stage = 0, 0, None
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
             step, name = int(row["step"]), str(row["stage"])
@@ -277,5 +277,5 @@ def _curves(rows: list[dict[str, Any]], main: dict[str, Any] | None) -> dict[str
 def _recipe_text(run: Path, manifest: dict[str, Any]) -> str:
     path = run / "recipe.toml"
     if path.is_file():
-        return path.read_text("utf-8")
+        return path.read_text("utf-8", "replace")
     return json.dumps(manifest.get("recipe", {}), indent=1)
