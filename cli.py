@@ -564,7 +564,7 @@ def _matrices(workspace: Workspace, catalogue: Catalogue, wanted: Sequence[str] 
     stored = store.modalities()
     missing = [name for name in MODALITIES if name not in stored and catalogue.has_source(name).any()]
     if missing and not wanted:
-        log.print(f"[dim]no vectors of {', '.join(missing)}: left out (bundlecache encode --modality all)[/]")
+        log.print(f"[yellow]Without {', '.join(missing)}:[/] nothing of it is encoded (bundlecache encode).")
     return {name: store.matrix(catalogue.item_ids, name) for name in wanted or stored}
 
 
@@ -584,9 +584,11 @@ def _freeze(workspace: Workspace, catalogue: Catalogue, options: int, seed: int)
     from bundlecache import questions as files
     from bundlecache.store import Store
 
-    store = Store(workspace.store)
-    content = [name for name in store.modalities() if name != "graph"] or store.modalities()
-    vectors = store.matrix(catalogue.item_ids, content[0]).vectors if content else None
+    vectors = None
+    if not any(catalogue.column("category")):  # hard options are near items then
+        store = Store(workspace.store)
+        content = [name for name in store.modalities() if name != "graph"] or store.modalities()
+        vectors = store.matrix(catalogue.item_ids, content[0]).vectors if content else None
     rows = []
     for split in ("valid", "test"):
         for negatives in NEGATIVES:

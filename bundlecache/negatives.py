@@ -70,7 +70,7 @@ def cells(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimum: 
         if kind == "random":
             groups = [part]
         elif any(categories):
-            groups = _by_category(part, categories, vectors, minimum)
+            groups = _by_category(part, categories, minimum)
         else:
             assert vectors is not None  # noqa: S101
             groups = _by_cluster(part, vectors, minimum)
@@ -108,10 +108,11 @@ def _by_level(items: np.ndarray, level: np.ndarray, minimum: int) -> list[np.nda
     return pieces
 
 
-def _by_category(
-    items: np.ndarray, categories: Sequence[str | None], vectors: np.ndarray | None, minimum: int
-) -> list[np.ndarray]:
-    """Cut by category; one smaller than ``minimum`` joins what is left over one step up its path."""
+def _by_category(items: np.ndarray, categories: Sequence[str | None], minimum: int) -> list[np.ndarray]:
+    """Cut by category; one smaller than ``minimum`` joins what is left over one step up its path.
+
+    The catalogue alone decides, so that its questions are the same whatever has been encoded.
+    """
     groups: dict[tuple[str, ...], list[int]] = {}
     for i in items.tolist():
         groups.setdefault(tuple((categories[i] or "").split(PATH)), []).append(i)
@@ -121,17 +122,8 @@ def _by_category(
     rest = groups.get((), [])
     if 0 < len(rest) < minimum and len(groups) > 1:
         del groups[()]
-        groups[_home(rest, groups, vectors)].extend(rest)
+        groups[max(sorted(groups), key=lambda path: len(groups[path]))].extend(rest)
     return [np.array(sorted(groups[path])) for path in sorted(groups)]
-
-
-def _home(rest: list[int], groups: dict[tuple[str, ...], list[int]], vectors: np.ndarray | None) -> tuple[str, ...]:
-    """The category that a left-over joins: the one with the nearest mean vector, or the largest."""
-    paths = sorted(groups)
-    if vectors is None:
-        return max(paths, key=lambda path: len(groups[path]))
-    centre = np.asarray(vectors[rest], np.float32).mean(0)
-    return max(paths, key=lambda path: float(np.asarray(vectors[groups[path]], np.float32).mean(0) @ centre))
 
 
 def _by_cluster(items: np.ndarray, vectors: np.ndarray, minimum: int) -> list[np.ndarray]:

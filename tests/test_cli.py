@@ -168,6 +168,12 @@ def test_missing_questions_are_an_error_and_never_drawn_again_silently(trained: 
     assert invoke("evaluate", "--data", copy).exception.hint == "bundlecache questions"  # type: ignore[union-attr]
 
 
+def test_the_questions_are_the_same_whatever_has_been_encoded(workspace: Workspace, trained: Workspace):
+    ok("encode", "--modality", "image", "--data", workspace.root)
+    rows = [json.loads(ok("questions", "--json", "--data", root).stdout) for root in (workspace.root, trained.root)]
+    assert [row["sha256"] for row in rows[0]] == [row["sha256"] for row in rows[1]]
+
+
 def test_encoding_again_does_nothing_and_the_receipt_balances(trained: Workspace):
     for row in json.loads(ok("encode", "--data", trained.root, "--json").stdout):
         assert row["encoded"] == row["forwards"] == 0

@@ -307,3 +307,10 @@ def test_weights_that_diverged_are_never_the_best(select):
     assert best.offer(model, 0, 0.5, 1.0)
     assert not best.offer(model, 10, 0.9, float("nan"))
     assert best.offer(model, 20, 0.6, 0.9)
+
+
+def test_a_stage_that_diverges_says_so_and_leaves_no_finished_run(cat, valid, base, tmp_path):
+    recipe = world.recipe(base, fusion_stage={"contrastive_steps": 5, "lr": 1e30})
+    with pytest.raises(RecipeError, match="diverged"):
+        loop.train(cat, world.matrices(), valid, recipe, tmp_path / "run", stage="fusion")
+    assert not (tmp_path / "run" / "manifest.json").exists()

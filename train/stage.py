@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from bundlecache.errors import RecipeError
+
 from .scoring import score
 from .warm import contrastive_loss, draw_pairs
 
@@ -120,6 +122,11 @@ class StageLoop:
             self._evaluate(done)
         self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
+        if not self.best.weights:
+            raise RecipeError(
+                f"The stage {self.name} diverged: its loss on the validation questions was never a number.",
+                hint=f"--set {self.name}_stage.lr={self.settings.lr / 10:g}",
+            )
         self.best.restore(self.model)
         self.model.eval()
         return {
