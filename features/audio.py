@@ -82,6 +82,7 @@ class SoundDescriptor:
     """
 
     modality = "audio"
+    tokens = 0
     rate, window, hop = 22_050, 2048, 512  # Hz, samples, samples
     bands = 28
     floor_db = -80.0  # below the loudest frame: quieter than that is silence
@@ -92,16 +93,18 @@ class SoundDescriptor:
         self.fingerprint = fingerprint(
             "sound descriptor", 1, self.rate, self.window, self.hop, self.bands, self.floor_db, self.dim
         )
-        self.preprocess = decoding(self.rate)
+        self.reading = self.preprocess = decoding(self.rate)
         self.frequencies = np.fft.rfftfreq(self.window, 1 / self.rate)  # [f]
         self.mel = _mel_filters(self.frequencies, self.bands, 40.0, 10_000.0)  # [f, bands]
         self.chroma = _chroma_filters(self.frequencies)  # [f, 12]
 
-    def decode(self, source: Path | str) -> np.ndarray:
+    def read(self, source: Path | str) -> np.ndarray:
+        """The sound as mono float32 [samples]."""
+        return read_sound(Path(source), self.rate)
+
+    def prepare(self, raw: np.ndarray) -> np.ndarray:
         """The numbers of one sound, float64 [103]: they are worked out here, off the main thread."""
-        samples = read_sound(Path(source), self.rate)
-        samples = np.pad(samples, (0, max(0, self.window - len(samples))))
-        return self._describe(samples)
+        return self._describe(np.pad(raw, (0, max(0, self.window - len(raw)))))
 
     def encode(self, samples: list[Any]) -> np.ndarray:
         """-> float32 [n, 103]."""

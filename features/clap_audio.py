@@ -59,6 +59,7 @@ class ClapAudio:
     """
 
     modality = "audio"
+    tokens = 0
 
     def __init__(self, spec: Spec, options: Options, model: Any, extractor: Any) -> None:
         self.device = resolve_device(options.device)
@@ -68,18 +69,26 @@ class ClapAudio:
         heard = {name: value for name, value in model.state_dict().items() if name.startswith("audio_")}
         self.fingerprint = fingerprint("clap", config_cause(model.config.audio_config), tensors=heard)
         self.extractor, self.rate, self.window = extractor, extractor.sampling_rate, extractor.nb_max_samples
+        self.reading = decoding(self.rate)
         self.preprocess = (
-            f"{decoding(self.rate)}; mean over evenly spaced windows of {self.window / self.rate:g} s, is_longer false, "
+            f"{self.reading}; mean over evenly spaced windows of {self.window / self.rate:g} s, is_longer false, "
             f"shorter ones {extractor.padding}; log-mel {config_text(extractor)}; forward {self.compute}; "
             f"{libraries('transformers')}"
         )
         del model.text_model, model.text_projection
         self.model = model.eval().requires_grad_(False).to(self.device)
-        self.dim = measured_dim(self, [self._features(np.zeros(self.window, np.float32))])
+        self.dim = measured_dim(self, [self.prepare(np.zeros(self.window, np.float32))])
 
-    def decode(self, source: Path | str) -> np.ndarray:
+    def read(self, source: Path | str) -> np.ndarray:
+        """The sound as mono float32 [samples]."""
+        return read_sound(Path(source), self.rate)
+
+    def prepare(self, raw: np.ndarray) -> np.ndarray:
         """The log-mel pictures of a sound's windows: float32 [w, 1, t, mel]."""
-        return self._features(read_sound(Path(source), self.rate))
+        pieces = [raw[start : start + self.window] for start in window_starts(len(raw), self.window)]
+        out = self.extractor(pieces, sampling_rate=self.rate, return_tensors="np")
+        # A fused checkpoint's extractor adds three crops, which only windows with is_longer would look at.
+        return out["input_features"][:, :1].astype(np.float32)
 
     def encode(self, samples: list[Any]) -> np.ndarray:
         """-> float32 [n, d]; all windows of the batch go through the tower in batches of their own."""
@@ -95,12 +104,6 @@ class ClapAudio:
         counts = np.array([len(sample) for sample in samples])
         starts = np.concatenate([[0], counts.cumsum()[:-1]])
         return np.add.reduceat(vectors, starts, axis=0) / counts[:, None].astype(np.float32)
-
-    def _features(self, samples: np.ndarray) -> np.ndarray:
-        pieces = [samples[start : start + self.window] for start in window_starts(len(samples), self.window)]
-        out = self.extractor(pieces, sampling_rate=self.rate, return_tensors="np")
-        # A fused checkpoint's extractor adds three crops, which only windows with is_longer would look at.
-        return out["input_features"][:, :1].astype(np.float32)
 
 
 def window_starts(length: int, window: int) -> list[int]:

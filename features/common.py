@@ -219,7 +219,7 @@ def forward(module: Any, inputs: Any, device: str, compute: str) -> Any:
 
 def measured_dim(encoder: Any, samples: list[Any]) -> int:
     """The width of an encoder's vectors, asked of one forward pass rather than of a configuration."""
-    return int(encoder.encode(samples).shape[1])
+    return int(encoder.encode(samples).shape[-1])
 
 
 def to_numpy(tensor: Any) -> Any:

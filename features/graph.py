@@ -68,6 +68,8 @@ class LightGCN:
     """
 
     modality = "graph"
+    tokens = 0
+    reading = "item id"
 
     def __init__(
         self, spec: str, item_ids: list[str], edges: np.ndarray, settings: Settings, dtype: str, device: str
@@ -83,18 +85,24 @@ class LightGCN:
         self.fingerprint = fingerprint(
             "lightgcn", 1, asdict(settings), item_ids, _digest(self.left), _digest(self.item)
         )
-        self.preprocess = f"training split only, {len(self.item)} edges, propagated on {device.partition(':')[0]}"
+        self.preprocess = (
+            f"{self.reading}, training split only, {len(self.item)} edges, propagated on {device.partition(':')[0]}"
+        )
         self._vectors: np.ndarray | None = None
 
     def has(self, item_id: str) -> bool:
         """Whether the item has an edge that training may see."""
         return item_id in self.index and bool(self.linked[self.index[item_id]])
 
-    def decode(self, source: Path | str) -> int:
+    def read(self, source: Path | str) -> str:
+        """The item id as it is."""
+        return str(source)
+
+    def prepare(self, raw: str) -> int:
         """The item's index."""
-        if not self.has(str(source)):
+        if not self.has(raw):
             raise MediaError("the item has no edge in the training graph")
-        return self.index[str(source)]
+        return self.index[raw]
 
     def encode(self, samples: list[Any]) -> np.ndarray:
         """Item indices -> float32 [n, d]."""

@@ -24,7 +24,7 @@ from .common import (
     resolve_device,
     to_numpy,
 )
-from .text import clean
+from .text import READING, clean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,6 +150,8 @@ class HfText:
     """Titles -> one pooled vector each, with the pooling, head and normalisation of the folder."""
 
     modality = "text"
+    tokens = 0
+    reading = READING
 
     def __init__(self, spec: Spec, options: Options, model: Any, tokenizer: Any, declared: Declared, head: Any) -> None:
         self.device = resolve_device(options.device)
@@ -170,19 +172,22 @@ class HfText:
         self.max_length = min(declared.max_length, tokenizer.model_max_length, positions)
         self.tokenizer = tokenizer
         self.preprocess = (
-            f"stripped, {'lower-cased, ' if declared.lower else ''}prompt {declared.prompt!r}, at most {self.max_length} tokens, "
+            f"{self.reading}, {'lower-cased, ' if declared.lower else ''}prompt {declared.prompt!r}, at most {self.max_length} tokens, "
             f"pooling {'+'.join(declared.pooling)}, {len(declared.dense)} dense, "
             f"{'normalised' if declared.normalize else 'not normalised'}; forward {self.compute}; "
             f"{libraries('transformers', 'tokenizers')}"
         )
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.head = head.eval().requires_grad_(False).to(self.device)
-        self.dim = measured_dim(self, [self.decode("a")])
+        self.dim = measured_dim(self, [self.prepare("a")])
 
-    def decode(self, source: Path | str) -> str:
+    def read(self, source: Path | str) -> str:
+        """The title without surrounding space."""
+        return clean(source)
+
+    def prepare(self, raw: str) -> str:
         """The title with the folder's prompt; tokens are made per batch, where padding is known."""
-        text = clean(source)
-        return self.declared.prompt + (text.lower() if self.declared.lower else text)
+        return self.declared.prompt + (raw.lower() if self.declared.lower else raw)
 
     def encode(self, samples: list[Any]) -> np.ndarray:
         """-> float32 [n, d]."""

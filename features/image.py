@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,6 @@ from bundlecache.errors import MediaError
 from .common import fingerprint, first_line, libraries, readable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL import Image as PIL_Image
 
     from .common import Options, Spec
@@ -114,6 +113,8 @@ class PictureDescriptor:
     """
 
     modality = "image"
+    tokens = 0
+    reading = DECODING
     size = 64  # pixels, square
     hues = 24
     weights = (0.8, 1.2, 0.6, 0.6, 1.0, 1.2)  # of the blocks, in the order above
@@ -122,16 +123,17 @@ class PictureDescriptor:
     def __init__(self, spec: str, dtype: str, batch_size: int) -> None:
         self.spec, self.dtype, self.batch_size = spec, dtype, batch_size
         self.fingerprint = fingerprint("picture descriptor", 1, self.size, self.hues, self.weights, self.dim)
-        self.preprocess = f"{DECODING}; squashed to {self.size} px, bilinear; {libraries('Pillow')}"
+        self.preprocess = f"{self.reading}; squashed to {self.size} px, bilinear; {libraries('Pillow')}"
 
-    def decode(self, source: Path | str) -> np.ndarray:
+    def read(self, source: Path | str) -> PIL_Image.Image:
+        """The picture in full, RGB."""
+        return read_picture(Path(source))
+
+    def prepare(self, raw: PIL_Image.Image) -> np.ndarray:
         """The picture squashed to uint8 [64, 64, 3]."""
-        from pathlib import Path
-
         from PIL import Image
 
-        image = read_picture(Path(source))
-        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
+        return np.asarray(raw.resize((self.size, self.size), Image.Resampling.BILINEAR))
 
     def encode(self, samples: list[Any]) -> np.ndarray:
         """uint8 pictures -> float32 [n, 132], each of length one."""

@@ -26,6 +26,7 @@ from .image import DECODING, read_picture
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
 
     from .common import Options, Spec
 
@@ -89,6 +90,8 @@ class OpenClipImage:
     """Pictures -> the tower's projected vectors, as ``encode_image`` gives them, not normalised."""
 
     modality = "image"
+    tokens = 0
+    reading = DECODING
 
     def __init__(self, spec: Spec, options: Options, tower: Any, config: dict[str, Any]) -> None:
         from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -102,16 +105,20 @@ class OpenClipImage:
         steps = PreprocessCfg(**tower.preprocess_cfg)
         self.transform = image_transform_v2(steps, is_train=False)
         self.preprocess = (
-            f"{DECODING}; resize {steps.resize_mode} to {steps.size} {steps.interpolation}, fill {steps.fill_color}, "
+            f"{self.reading}; resize {steps.resize_mode} to {steps.size} {steps.interpolation}, fill {steps.fill_color}, "
             f"mean {steps.mean}, std {steps.std}; forward {self.compute}; "
             f"{libraries('Pillow', 'torchvision', 'open_clip_torch')}"
         )
         self.tower = tower.eval().requires_grad_(False).to(self.device)
         self.dim = measured_dim(self, [self.transform(_blank())])
 
-    def decode(self, source: Path | str) -> Any:
+    def read(self, source: Path | str) -> Image:
+        """The picture in full, RGB."""
+        return read_picture(Path(source))
+
+    def prepare(self, raw: Image) -> Any:
         """The picture as the tower reads it: a float32 tensor [3, s, s]."""
-        return self.transform(read_picture(Path(source)))
+        return self.transform(raw)
 
     def encode(self, samples: list[Any]) -> np.ndarray:
         """-> float32 [n, d]."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .common import Options, Spec
 
+READING = "stripped"
 _WORD = re.compile(r"\w+")
 
 
@@ -50,6 +51,8 @@ class TextDescriptor:
     """
 
     modality = "text"
+    tokens = 0
+    reading = READING
     dim = 128
     groups = (3, 4, 5)
     group_weight = 0.35
@@ -57,11 +60,15 @@ class TextDescriptor:
     def __init__(self, spec: str, dtype: str, batch_size: int) -> None:
         self.spec, self.dtype, self.batch_size = spec, dtype, batch_size
         self.fingerprint = fingerprint("text descriptor", 1, self.dim, self.groups, self.group_weight)
-        self.preprocess = "NFKC, case-folded, words and letter groups, crc32"
+        self.preprocess = f"{self.reading}, NFKC, case-folded, words and letter groups, crc32"
 
-    def decode(self, source: Path | str) -> str:
+    def read(self, source: Path | str) -> str:
+        """The title without surrounding space."""
+        return clean(source)
+
+    def prepare(self, raw: str) -> str:
         """The title in one Unicode form with single spaces."""
-        return " ".join(unicodedata.normalize("NFKC", clean(source)).split())
+        return " ".join(unicodedata.normalize("NFKC", raw).split())
 
     def encode(self, samples: list[Any]) -> np.ndarray:
         """Titles -> float32 [n, 128]."""

@@ -34,18 +34,22 @@ class Toy:
     dim = 12
     dtype = "float16"
     batch_size = 4
+    tokens = 0
     fingerprint = "f" * 64
-    preprocess = "raw bytes"
+    reading = preprocess = "raw bytes"
 
     def __init__(self, **changes: Any) -> None:
         self.__dict__.update(changes)
         self.batches: list[int] = []
 
-    def decode(self, source: Path | str) -> bytes:
+    def read(self, source: Path | str) -> bytes:
         content = Path(source).read_bytes()
         if content.startswith(b"BAD"):
             raise MediaError("the picture is cut off")
         return content
+
+    def prepare(self, raw: bytes) -> bytes:
+        return raw
 
     def encode(self, samples: list[bytes]) -> np.ndarray:
         self.batches.append(len(samples))
@@ -65,7 +69,7 @@ class Titles(Toy):
     modality = "text"
     spec = "toy:titles"
 
-    def decode(self, source: Path | str) -> bytes:
+    def read(self, source: Path | str) -> bytes:
         return str(source).encode()
 
 
@@ -182,14 +186,14 @@ def test_a_failed_item_is_tried_again_only_when_it_changed_or_on_request(shop: S
     assert shop.run().failed == 1
     assert shop.errors() == {"item-5": ("decode", "the picture is cut off")}
     encoder = Toy()
-    encoder.decode = pytest.fail  # type: ignore[method-assign, assignment]
+    encoder.read = pytest.fail  # type: ignore[method-assign, assignment]
     assert shop.run(encoder).failed == 1
     decoded: list[str] = []
 
     class Watched(Toy):
-        def decode(self, source: Path | str) -> bytes:
+        def read(self, source: Path | str) -> bytes:
             decoded.append(str(source))
-            return super().decode(source)
+            return super().read(source)
 
     assert shop.run(Watched(), retry_failed=True).failed == 1
     assert len(decoded) == 1
@@ -220,10 +224,10 @@ def test_what_is_no_direction_is_never_stored(shop: Shop, content: str, reason: 
 
 def test_any_exception_of_a_decoder_is_a_failed_item_not_a_stopped_run(shop: Shop) -> None:
     class Fragile(Toy):
-        def decode(self, source: Path | str) -> bytes:
+        def read(self, source: Path | str) -> bytes:
             if Path(source).read_bytes() == b"content 7":
                 raise ZeroDivisionError("oops")
-            return super().decode(source)
+            return super().read(source)
 
     assert shop.run(Fragile()).failed == 1
     assert shop.errors() == {"item-7": ("decode", "ZeroDivisionError: oops")}
@@ -349,10 +353,10 @@ def test_memory_that_runs_out_halves_the_batch_for_the_rest_of_the_run(shop: Sho
 
 def test_a_file_that_changes_between_hashing_and_decoding_is_not_stored_under_the_old_hash(shop: Shop) -> None:
     class Late(Toy):
-        def decode(self, source: Path | str) -> bytes:
+        def read(self, source: Path | str) -> bytes:
             if Path(source).read_bytes() == b"content 8":
                 Path(source).write_text("content changed")
-            return super().decode(source)
+            return super().read(source)
 
     assert shop.run(Late()).failed == 1
     assert shop.vector("item-8") is None
@@ -420,9 +424,9 @@ def test_decoding_overlaps_the_forward_and_progress_adds_up(shop: Shop) -> None:
         shop.put(f"more-{i}", f"more {i}")
 
     class Slow(Toy):
-        def decode(self, source: Path | str) -> bytes:
+        def read(self, source: Path | str) -> bytes:
             time.sleep(0.01)
-            return super().decode(source)
+            return super().read(source)
 
         def encode(self, samples: list[bytes]) -> np.ndarray:
             time.sleep(0.02)

@@ -78,14 +78,21 @@ def test_every_registered_encoder_keeps_the_contract(case: Case, kind: features.
     assert encoder.batch_size >= 1
     assert len(encoder.fingerprint) == 64
     assert 10 < len(encoder.preprocess) < 1000
+    assert encoder.reading
+    assert encoder.reading in encoder.preprocess
     assert load(case, kind, dtype="float32", batch_size=3).dtype == "float32"
 
-    samples = [encoder.decode(source) for source in case.good]
-    vectors = encoder.encode(samples)  # [n, d]
+    raws = [encoder.read(source) for source in case.good]
+    kept = [np.array(raw) for raw in raws]
+    samples = [encoder.prepare(raw) for raw in raws]
+    for raw, before in zip(raws, kept, strict=True):
+        np.testing.assert_array_equal(np.array(raw), before, err_msg="prepare changed what others read too")
+    vectors = encoder.encode(samples)  # [n, d] or [n, t, d]
     assert vectors.dtype == np.float32
-    assert vectors.shape == (len(case.good), encoder.dim)
+    shape = (encoder.tokens, encoder.dim) if encoder.tokens else (encoder.dim,)
+    assert vectors.shape == (len(case.good), *shape)
     assert np.isfinite(vectors).all()
-    assert (np.linalg.norm(vectors, axis=1) > 1e-3).all()
+    assert (np.linalg.norm(vectors, axis=-1) > 1e-3).all()
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3, "two items, one vector: the encoder is blind"
 
     one_by_one = np.concatenate([encoder.encode([sample]) for sample in samples])
@@ -94,11 +101,11 @@ def test_every_registered_encoder_keeps_the_contract(case: Case, kind: features.
     again = load(case, kind)
     assert again.fingerprint == encoder.fingerprint
     assert again.preprocess == encoder.preprocess
-    np.testing.assert_array_equal(again.encode([again.decode(s) for s in case.good]), vectors)
+    np.testing.assert_array_equal(again.encode([again.prepare(again.read(s)) for s in case.good]), vectors)
 
     for source in case.bad:
         with pytest.raises(MediaError) as caught:
-            encoder.decode(source)
+            encoder.prepare(encoder.read(source))
         assert "\n" not in str(caught.value)
     if case.other is not None:
         other = load(replace(case, spec=case.other), kind)
@@ -331,7 +338,7 @@ def test_the_sound_descriptor_hears_pitch_and_mode_and_timbre(tmp_path: Path):
         )
         wave = wave * np.exp(-rng.uniform(1, 4) * t) * np.minimum(t / rng.uniform(0.005, 0.1), 1)
         soundfile.write(tmp_path / "a.wav", 0.4 * wave / np.abs(wave).max(), 16_000)
-        return encoder.decode(tmp_path / "a.wav")
+        return encoder.prepare(encoder.read(tmp_path / "a.wav"))
 
     for hertz in (110.0, 261.63, 700.0):
         assert abs(chord((0,), hertz, 4)[80] - np.log2(hertz / 261.63)) < 0.05
@@ -355,12 +362,12 @@ def test_the_sound_descriptor_hears_pitch_and_mode_and_timbre(tmp_path: Path):
 def test_the_text_descriptor_puts_like_titles_together():
     encoder = features.load("descriptor:text", modality="text", catalogue=None)
     titles = ["Red wool coat", "red  WOOL coat", "red woollen coats", "steel bicycle chain", "!!!", "杯子"]
-    vectors = encoder.encode([encoder.decode(title) for title in titles])
+    vectors = encoder.encode([encoder.prepare(encoder.read(title)) for title in titles])
     likeness = vectors @ vectors.T
     assert likeness[0, 1] == pytest.approx(1)
     assert likeness[0, 2] > likeness[0, 3] + 0.3
     with pytest.raises(MediaError):
-        encoder.decode("\ud800 ")
+        encoder.prepare(encoder.read("\ud800 "))
 
 
 def test_the_reason_of_a_sound_that_is_none_names_neither_a_path_nor_a_missing_file(tmp_path: Path):

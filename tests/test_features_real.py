@@ -47,7 +47,7 @@ def test_open_clip_equals_the_library_used_directly(tmp_path: Path, no_calls: No
     files = tiny.pictures(tmp_path)
     with torch.inference_mode():
         want = model.eval().encode_image(torch.stack([transform(Image.open(file).convert("RGB")) for file in files]))
-    got = encoder.encode([encoder.decode(file) for file in files])
+    got = encoder.encode([encoder.prepare(encoder.read(file)) for file in files])
     np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
     assert "mean (0.5, 0.4, 0.3)" in encoder.preprocess.replace("[", "(").replace("]", ")")
 
@@ -63,7 +63,7 @@ def test_the_activation_is_part_of_the_fingerprint_though_no_weight_tells_it(tmp
     plain = load(f"open_clip:{tiny.open_clip_folder(tmp_path / 'a')}", "image")
     quick = load(f"open_clip:{tiny.open_clip_folder(tmp_path / 'b', quick_gelu=True)}", "image")
     assert plain.fingerprint != quick.fingerprint
-    blank = plain.decode(tiny.pictures(tmp_path)[0])
+    blank = plain.prepare(plain.read(tiny.pictures(tmp_path)[0]))
     assert np.abs(plain.encode([blank]) - quick.encode([blank])).max() > 1e-4
 
 
@@ -92,7 +92,7 @@ def test_clap_equals_the_library_used_directly(tmp_path: Path, no_calls: None):
     model = ClapModel.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         want = as_tensor(model.get_audio_features(**inputs.to(torch.float32)))
-    got = encoder.encode([encoder.decode(file)])
+    got = encoder.encode([encoder.prepare(encoder.read(file))])
     assert got.shape == (1, 24)
     np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
 
@@ -105,11 +105,11 @@ def test_a_long_sound_is_the_mean_of_its_windows_every_time(tmp_path: Path, fusi
     noise = np.random.default_rng(0).normal(0, 0.1, 12 * 48_000).astype(np.float32)
     for name, piece in (("all", noise), ("head", noise[: 10 * 48_000]), ("tail", noise[2 * 48_000 :])):
         soundfile.write(tmp_path / f"{name}.wav", piece, 48_000, subtype="FLOAT")
-    samples = {name: encoder.decode(tmp_path / f"{name}.wav") for name in ("all", "head", "tail")}
+    samples = {name: encoder.prepare(encoder.read(tmp_path / f"{name}.wav")) for name in ("all", "head", "tail")}
     assert len(samples["all"]) == 2
     whole, head, tail = encoder.encode([samples["all"], samples["head"], samples["tail"]])
     np.testing.assert_allclose(whole, (head + tail) / 2, atol=1e-5)
-    np.testing.assert_array_equal(encoder.decode(tmp_path / "all.wav"), samples["all"])
+    np.testing.assert_array_equal(encoder.prepare(encoder.read(tmp_path / "all.wav")), samples["all"])
 
 
 @pytest.mark.parametrize("length", [1, 99, 100, 101, 250, 1000, 12_345])
@@ -134,7 +134,9 @@ def test_a_bert_folder_is_pooled_by_the_mean_over_its_own_tokens(tmp_path: Path,
     for title in titles:
         with torch.inference_mode():
             want.append(model(**tokenizer(title, return_tensors="pt")).last_hidden_state[0].mean(dim=0))
-    np.testing.assert_allclose(encoder.encode([encoder.decode(t) for t in titles]), torch.stack(want), atol=1e-5)
+    np.testing.assert_allclose(
+        encoder.encode([encoder.prepare(encoder.read(t)) for t in titles]), torch.stack(want), atol=1e-5
+    )
 
 
 def test_a_sentence_transformers_folder_keeps_its_pooling_head_and_normalisation(tmp_path: Path):
@@ -148,7 +150,7 @@ def test_a_sentence_transformers_folder_keeps_its_pooling_head_and_normalisation
     with torch.inference_mode():
         first = BertModel.from_pretrained(folder).eval()(**tokens).last_hidden_state[:, 0]
         want = torch.tanh(first @ dense["linear.weight"].T + dense["linear.bias"])
-    got = encoder.encode([encoder.decode("A Warm MUG")])
+    got = encoder.encode([encoder.prepare(encoder.read("A Warm MUG"))])
     np.testing.assert_allclose(got, torch.nn.functional.normalize(want).numpy(), atol=1e-5)
     assert encoder.dim == 12
     for word in ("cls", "1 dense", "normalised", "lower-cased", "16 tokens"):

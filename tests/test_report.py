@@ -24,15 +24,19 @@ class Colour:
     """A tiny real encoder: the mean colour of a picture."""
 
     modality, spec, dim, dtype, batch_size = "image", "descriptor:colour", 3, "float32", 8
-    fingerprint, preprocess = "f" * 64, "mean of RGB"
+    fingerprint, preprocess = "f" * 64, "RGB, mean"
+    reading, tokens = "RGB", 0
 
-    def decode(self, source):
+    def read(self, source):
         from PIL import Image
 
         try:
-            return np.asarray(Image.open(source).convert("RGB"), np.float32).mean((0, 1))
+            return Image.open(source).convert("RGB")
         except OSError as error:
             raise MediaError("no picture") from error
+
+    def prepare(self, raw):
+        return np.asarray(raw, np.float32).mean((0, 1))
 
     def encode(self, samples):
         return np.stack(samples)

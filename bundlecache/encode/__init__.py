@@ -50,10 +50,14 @@ class Encoder(Protocol):
         "text", "image", "audio" or "graph"; the encoder as typed, "open_clip:ViT-B-32/laion2b".
     dim, dtype, batch_size
         Width of a vector; "float16" or "float32", as stored; samples per forward at most.
+    tokens
+        Vectors of an item, where it has several (token features); 0 for the usual one vector an item.
     fingerprint
         SHA-256 of the weights, or of whatever else the vectors follow from.
+    reading
+        How a source is opened, in short words: encoders of a modality with equal ``reading`` share one read.
     preprocess
-        Every choice that changes pixels, samples or tokens, in short words.
+        Every choice that changes pixels, samples or tokens, in short words; contains ``reading``.
     """
 
     modality: str
@@ -61,11 +65,13 @@ class Encoder(Protocol):
     dim: int
     dtype: str
     batch_size: int
+    tokens: int
     fingerprint: str
+    reading: str
     preprocess: str
 
-    def decode(self, source: Path | str) -> Any:
-        """One sample from a file (image, audio), title (text) or item id (graph); in a worker thread.
+    def read(self, source: Path | str) -> Any:
+        """What a file (image, audio), title (text) or item id (graph) holds, in full; in a worker thread.
 
         Raises
         ------
@@ -73,8 +79,17 @@ class Encoder(Protocol):
             When the content cannot be used; the message is the reason that the user reads.
         """
 
+    def prepare(self, raw: Any) -> Any:
+        """One sample for ``encode`` from what was read, which stays as it is; in a worker thread.
+
+        Raises
+        ------
+        MediaError
+            As above.
+        """
+
     def encode(self, samples: list[Any]) -> np.ndarray:
-        """Vectors, float32 [n, d], of n samples."""
+        """Vectors of n samples: float32 [n, d], or [n, t, d] with t ``tokens``."""
 
 
 @dataclass(frozen=True)

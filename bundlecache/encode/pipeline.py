@@ -177,7 +177,7 @@ class Pipeline:
         samples: list[Any] = []
         for unit in units:
             try:
-                sample = self.encoder.decode(unit.source.value)
+                sample = self.encoder.prepare(self.encoder.read(unit.source.value))
                 if not unit.source.unchanged():
                     raise MediaError("the file changed while it was read; the next run looks again")
             except Exception as error:
@@ -220,10 +220,12 @@ class Pipeline:
     def _take(self, batch: list[tuple[Unit, Any]], vectors: np.ndarray) -> None:
         self.failed |= self._doubted
         self._doubted, self._misses = {}, 0
-        if vectors.shape != (len(batch), self.encoder.dim):
+        tokens, dim = self.encoder.tokens, self.encoder.dim
+        needed = (len(batch), tokens, dim) if tokens else (len(batch), dim)
+        if vectors.shape != needed:
             raise EncoderError(
                 f"{self.encoder.spec} gave vectors of shape {vectors.shape} for {len(batch)} samples; "
-                f"needed is ({len(batch)}, {self.encoder.dim})."
+                f"needed is {needed}."
             )
         rows = as_stored(vectors, self.table.identity)  # [n, d]
         bad = flaws(rows)

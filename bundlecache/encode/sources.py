@@ -52,7 +52,7 @@ MEMO_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Source:
-    """What one item gives to the encoder: ``value`` for ``decode``, the hash of its bytes, a file's stamp."""
+    """What one item gives to the encoder: ``value`` for ``read``, the hash of its bytes, a file's stamp."""
 
     value: Path | str
     content_hash: str
