@@ -172,7 +172,14 @@ def status(
         show({"catalogue": counts, "store": rows, "runs": runs}, as_json, [])
         return
     out.print(f"[bold]{data}[/]: " + ", ".join(f"{value:,} {name}" for name, value in counts.items()))
-    shown = [{**row, "encoder": row["spec"] or f"({row['modality']}: none yet)"} for row in rows]
+    shown = [
+        {
+            **row,
+            "encoder": row["spec"] or f"({row['modality']}: none yet)",
+            "dim": f"{row['tokens']}x{row['dim']}" if row["tokens"] else row["dim"],
+        }
+        for row in rows
+    ]
     columns = ["encoder", "rows", "missing", "failed", "absent", "dim", "dtype", "size_bytes"]
     if shown:
         show(rows, as_json, shown, title="Store", columns=columns)

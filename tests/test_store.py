@@ -191,6 +191,74 @@ def test_rows_that_another_program_doubled_are_noticed(store: Store) -> None:
         store.write(PICTURES, names(6), vectors(6))
 
 
+TOKENS = Identity("image", "toy:patches", "f" * 64, "none", "float16", 6, tokens=3)
+
+
+def patches(count: int, seed: int = 0) -> np.ndarray:
+    return vectors(count * 3, seed).reshape(count, 3, 6)
+
+
+def test_token_features_come_back_on_the_right_rows_with_their_shape(store: Store) -> None:
+    count = 50
+    given = patches(count)
+    given[7], given[9, 2, 5] = 0, np.nan
+    given[3, 0] = 0  # one empty patch is no flaw
+    info = store.write(TOKENS, names(count), given)
+    assert (info.rows, info.failed, info.tokens, info.dim) == (count - 2, 2, 3, 6)
+    order = np.random.default_rng(1).permutation(count)
+    matrix = store.matrix([f"item-{i}" for i in order], "image", "toy:patches")
+    assert matrix.vectors.shape == (count, 3, 6)
+    assert matrix.mask.tolist() == [i not in (7, 9) for i in order]
+    assert np.array_equal(matrix.vectors[matrix.mask], given[order][matrix.mask])
+    assert not matrix.vectors[~matrix.mask].any()
+    more = patches(count, seed=2)
+    store.write(TOKENS, names(count), more)  # known rows are replaced, new ones appended
+    assert np.array_equal(store.matrix(names(count), "image", "toy:patches").vectors, more)
+    with pytest.raises(StoreError, match=r"the shape \(2, 3, 6\)"):
+        store.write(TOKENS, names(2), vectors(2))
+
+
+def test_token_features_are_never_the_vectors_of_a_modality_unless_they_are_named(store: Store) -> None:
+    store.write(TOKENS, names(2), patches(2))
+    assert store.modalities() == []
+    with pytest.raises(StoreError, match="holds no image vectors"):
+        store.current("image")
+    store.write(PICTURES, names(2), vectors(2))
+    store.write(TOKENS, names(2), patches(2))
+    assert store.current("image").table == PICTURES.table
+    assert store.current("image", "toy:patches").table == TOKENS.table
+    assert store.current("image", table=TOKENS.table).table == TOKENS.table
+    catalogue = Catalogue(names(2), ["a", "b"], {}, Bundles(), Interactions())
+    rows = {row["spec"]: row for row in store.status(catalogue)}
+    assert [rows[spec]["current"] for spec in ("toy:pictures", "toy:patches")] == [True, False]
+    assert [rows["toy:patches"][name] for name in ("tokens", "dim", "rows")] == [3, 6, 2]
+
+
+def test_rows_of_every_width_can_be_written_and_replaced(store: Store) -> None:
+    """Lance has an encoding that refuses rows of 4 KiB and more; token features are half a MiB."""
+    for dtype, shape in (("float32", (1023,)), ("float32", (1024,)), ("float16", (2048,)), ("float16", (256, 1024))):
+        tokens, dim = (0, *shape)[-2:]
+        identity = Identity("text", f"toy:{dim}", "f", "p", dtype, dim, tokens)
+        for seed in (0, 1):
+            given = np.random.default_rng(seed).normal(size=(40, *shape)).astype(dtype)
+            store.write(identity, names(40), given)
+            assert np.array_equal(store.matrix(names(40), "text", identity.spec).vectors, given)
+
+
+def test_tables_from_before_there_were_tokens_are_read_under_the_same_name(store: Store) -> None:
+    header = json.loads(PICTURES.schema.metadata[b"bundlecache"])
+    del header["tokens"]
+    old = PICTURES.schema.with_metadata({"bundlecache": json.dumps({**header, "format_version": 1})})
+    store.write(PICTURES, names(2), vectors(2))
+    rows = lancedb.connect(str(store.path)).open_table(PICTURES.table).to_arrow()
+    lancedb.connect(str(store.path)).drop_table(PICTURES.table)
+    lance.write_dataset(rows.cast(old), str(store.path / f"{PICTURES.table}.lance"), schema=old)
+    assert store.current("image").tokens == 0
+    assert PICTURES.table.endswith("e836d714"), "tables that stand on somebody's disk keep their names"
+    assert store.write(PICTURES, names(3), vectors(3)).rows == 3
+    assert np.array_equal(store.matrix(names(3), "image").vectors, vectors(3))
+
+
 def test_what_is_not_ours_or_not_whole_is_passed_over(store: Store) -> None:
     store.write(PICTURES, names(2), vectors(2))
     lancedb.connect(str(store.path)).create_table("somebody_else", pa.table({"x": [1]}))

@@ -47,7 +47,10 @@ STAMP = "%Y%m%dT%H%M%S.%fZ"  # of a run, in the name of its receipt
 
 @dataclass(frozen=True)
 class TableInfo:
-    """What one table holds; ``updated`` is the ISO time (UTC) of the last run that wrote to it or looked at it."""
+    """What one table holds: ``tokens`` vectors an item, or one where it is 0.
+
+    ``updated`` is the ISO time (UTC) of the last run that wrote to it or looked at it.
+    """
 
     modality: str
     spec: str
@@ -56,6 +59,7 @@ class TableInfo:
     preprocess: str
     dtype: str
     dim: int
+    tokens: int
     rows: int
     failed: int
     size_bytes: int
@@ -67,6 +71,7 @@ class TableInfo:
 class Matrix:
     """Vectors [I, d] in the order of the item ids asked for, zero where ``mask`` [I] is False.
 
+    Token features are [I, t, d].
     Both are read-only; ``vectors`` is memory-mapped, which survives a fork of data loading workers.
     """
 
@@ -101,7 +106,8 @@ class Store:
     def current(self, modality: str, spec: str | None = None, table: str | None = None) -> TableInfo:
         """The table of a modality (and encoder) that a run has last written to or looked at, if it has rows.
 
-        One that is called ``table`` goes before the others.
+        One that is called ``table`` goes before the others. Token features are found by ``spec`` or ``table``
+        only: who asks for a modality wants one vector an item.
 
         Raises
         ------
@@ -110,9 +116,10 @@ class Store:
         """
         of_modality = [info for info in self.tables() if info.modality == modality and info.rows]
         found = [info for info in of_modality if spec in (None, info.spec)]
+        found = [info for info in found if spec or not info.tokens or info.table == table]
         if found:
             return next((info for info in found if info.table == table), found[0])
-        if of_modality:
+        if of_modality and spec:
             specs = ", ".join(dict.fromkeys(info.spec for info in of_modality))
             raise StoreError(
                 f"The store {self.path} holds no {modality} vectors of {spec}; it has those of {specs}.",
@@ -124,8 +131,8 @@ class Store:
         )
 
     def modalities(self) -> list[str]:
-        """The modalities with at least one vector, in the order text, image, audio, graph."""
-        return list(dict.fromkeys(info.modality for info in self.tables() if info.rows))
+        """The modalities with one vector an item, for at least one, in the order text, image, audio, graph."""
+        return list(dict.fromkeys(info.modality for info in self.tables() if info.rows and not info.tokens))
 
     def matrix(
         self, item_ids: Sequence[str], modality: str, spec: str | None = None, table: str | None = None
@@ -217,7 +224,9 @@ class Store:
     def write(
         self, identity: Identity, item_ids: Sequence[str], vectors: np.ndarray, hashes: Sequence[str] | None = None
     ) -> TableInfo:
-        """Put vectors [n, d] made elsewhere into the store; rows that are no direction go to the errors.
+        """Put vectors [n, d], or token features [n, t, d], made elsewhere into the store.
+
+        Those that are no direction go to the errors.
 
         ``hashes`` tell when content has changed; without them the vectors' own checksums do.
 
@@ -226,10 +235,11 @@ class Store:
         StoreError
             When the shape does not fit, an id stands twice, the table is locked or the disk refuses.
         """
-        if vectors.shape != (len(item_ids), identity.dim) or len(set(item_ids)) < len(item_ids):
+        needed = (len(item_ids), *identity.shape)
+        if vectors.shape != needed or len(set(item_ids)) < len(item_ids):
             raise StoreError(
                 f"{len(item_ids):,} item ids ({len(set(item_ids)):,} distinct) and vectors of shape {vectors.shape} "
-                f"were given; needed are distinct ids and the shape ({len(item_ids)}, {identity.dim})."
+                f"were given; needed are distinct ids and the shape {needed}."
             )
         rows = as_stored(vectors, identity)
         content = hashes if hashes is not None else [f"vector:{value:016x}" for value in checksum(rows).tolist()]
@@ -302,6 +312,7 @@ class Store:
             preprocess=identity.preprocess,
             dtype=identity.dtype,
             dim=identity.dim,
+            tokens=identity.tokens,
             rows=rows,
             failed=len(failures.read(self.path, path.stem)),
             size_bytes=folder_bytes(path),

@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from ..catalogue import Catalogue
     from . import Store, TableInfo
 
-NOT_STORED: dict[str, Any] = {"spec": None, "table": None, "dim": 0, "dtype": None, "size_bytes": 0, "version": 0}
+NOT_STORED: dict[str, Any] = {
+    "spec": None,
+    "table": None,
+    "dim": 0,
+    "tokens": 0,
+    "dtype": None,
+    "size_bytes": 0,
+    "version": 0,
+}
 
 
 def coverage(store: Store, catalogue: Catalogue) -> list[dict[str, Any]]:
@@ -21,7 +29,9 @@ def coverage(store: Store, catalogue: Catalogue) -> list[dict[str, Any]]:
     """
     receipts = {receipt["table"]: receipt for receipt in store.receipts()}
     infos = store.tables()
-    current = {info.modality: info.table for info in reversed(infos) if info.rows}  # the newest comes last here
+    current = {
+        info.modality: info.table for info in reversed(infos) if info.rows and not info.tokens
+    }  # the newest comes last here
     rows = [
         {
             **_table(store, info, catalogue, receipts.get(info.table, {})),
@@ -51,7 +61,7 @@ def _table(store: Store, info: TableInfo, catalogue: Catalogue, receipt: dict[st
         moved = min(waiting, max(0, receipt.get("absent", 0) - absent))
         waiting, absent = waiting - moved, absent + moved
     counts = {"rows": int(row.sum()), "missing": waiting, "failed": int(bad.sum()), "absent": absent}
-    names = ("spec", "table", "dim", "dtype", "size_bytes", "version")
+    names = ("spec", "table", "dim", "tokens", "dtype", "size_bytes", "version")
     return {
         "modality": info.modality,
         **{name: getattr(info, name) for name in names},

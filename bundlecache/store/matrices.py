@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from ..errors import StoreError
 from .tables import opening
-from .vectors import BATCH_ROWS, Identity, as_numpy, checksum
+from .vectors import Identity, as_numpy, checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ ABANDONED_SECONDS = 3600.0
 
 
 def load(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Vectors [I, d], memory-mapped, and mask [I]; None when they are not there. What is damaged is removed."""
+    """Vectors [I, d] or [I, t, d], memory-mapped, and mask [I]; None when they are not there. What is damaged is removed."""
     if not folder.is_dir():
         return None
     try:
@@ -36,7 +36,7 @@ def load(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Write vectors.npy [I, d] and mask.npy [I] for these items into ``folder``, and load them.
+    """Write vectors.npy [I, d] or [I, t, d] and mask.npy [I] for these items into ``folder``, and load them.
 
     The folder appears whole or not at all.
 
@@ -62,13 +62,13 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     temporary.mkdir()
     try:
-        shape = (len(item_ids), identity.dim)
+        shape = (len(item_ids), *identity.shape)
         out = np.lib.format.open_memmap(temporary / "vectors.npy", "w+", dtype=identity.dtype, shape=shape)
         low = 0
         for vectors, _ in _checked(dataset):
             first, last = np.searchsorted(row[order], [low, low + len(vectors)])
             places = order[first:last]
-            out[places] = vectors[row[places] - low]
+            out[places] = vectors[row[places] - low].reshape(-1, *identity.shape)
             low += len(vectors)
         out.flush()
         np.save(temporary / "mask.npy", row >= 0)
@@ -87,13 +87,13 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np
 
 
 def export(dataset: Any, path: Path) -> None:
-    """Write item_id, content_hash and vector (fixed-size list of float32 [d]) of all valid rows as Parquet.
+    """Write item_id, content_hash and vector (fixed-size list of float32 [w]) of all valid rows as Parquet.
 
     The schema's metadata carries the identity, as in the store.
     """
     identity = _identity(dataset)
     schema = pa.schema(
-        [("item_id", pa.string()), ("content_hash", pa.string()), ("vector", pa.list_(pa.float32(), identity.dim))],
+        [("item_id", pa.string()), ("content_hash", pa.string()), ("vector", pa.list_(pa.float32(), identity.width))],
         metadata=identity.schema.metadata,
     )
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -101,12 +101,12 @@ def export(dataset: Any, path: Path) -> None:
             live = batch["live"].to_numpy(zero_copy_only=False)
             flat = pa.array(vectors[live].astype(np.float32).reshape(-1))
             columns = [batch[name].filter(batch["live"]) for name in ("item_id", "content_hash")]
-            rows = [*columns, pa.FixedSizeListArray.from_arrays(flat, identity.dim)]
+            rows = [*columns, pa.FixedSizeListArray.from_arrays(flat, identity.width)]
             writer.write_batch(pa.record_batch(rows, schema=schema))
 
 
 def _checked(dataset: Any, columns: Sequence[str] = ()) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-    """Vectors [r, d] of batch after batch, in the order of the rows, each compared with its checksum."""
+    """Rows [r, w] of batch after batch, in the order of the rows, each compared with its checksum."""
     for batch in _batches(dataset, ["vector", "checksum", *columns]):
         vectors = as_numpy(batch["vector"])
         wrong = checksum(vectors) != batch["checksum"].to_numpy()
@@ -120,7 +120,7 @@ def _checked(dataset: Any, columns: Sequence[str] = ()) -> Iterator[tuple[np.nda
 
 def _batches(dataset: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
     with opening(dataset.uri):
-        yield from dataset.to_batches(columns=columns, batch_size=BATCH_ROWS)
+        yield from dataset.to_batches(columns=columns, batch_size=_identity(dataset).batch_rows)
 
 
 def _identity(dataset: Any) -> Identity:

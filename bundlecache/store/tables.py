@@ -21,7 +21,7 @@ import pyarrow as pa
 from ..errors import BundlecacheError, StoreError
 from . import failures
 from .failures import Failure
-from .vectors import BATCH_ROWS, Identity, as_numpy, checksum
+from .vectors import Identity, as_numpy, checksum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence, Set
@@ -138,18 +138,21 @@ class TableWriter:
         self.errors = failures.by_item(self.root, self.name)
 
     def vectors(self, rows: Sequence[int]) -> np.ndarray:
-        """Vectors [n, d] at ``rows`` of the table as it was on entering."""
+        """Rows [n, w] at ``rows`` of the table as it was on entering."""
         with opening(self.uri):
             return as_numpy(self._opened.take(list(rows), columns=["vector"])["vector"])
 
     def write(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
-        """Commit rows: new items are appended, known ones replaced. Vectors [n, d] as from :func:`as_stored`.
+        """Commit rows: new items are appended, known ones replaced.
+
+        Vectors [n, d], [n, t, d] or rows [n, w] in the table's dtype, contiguous, as from :func:`as_stored`.
 
         Raises
         ------
         StoreError
             When the disk refuses, or what is read back is not what was written; then nothing has changed.
         """
+        vectors = vectors.reshape(len(item_ids), self.identity.width)
         new = np.array([item_id not in self._present for item_id in item_ids], bool)
         for part, commit in ((new, self._append), (~new, self._replace)):
             if part.all():
@@ -160,15 +163,15 @@ class TableWriter:
         self._present.update(item_ids)
 
     def _batches(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> Iterator[pa.RecordBatch]:
-        schema = self.identity.schema
-        for low in range(0, len(item_ids), BATCH_ROWS):
-            part = vectors[low : low + BATCH_ROWS]
+        schema, size = self.identity.schema, self.identity.batch_rows
+        for low in range(0, len(item_ids), size):
+            part = vectors[low : low + size]
             columns = [
-                pa.array(item_ids[low : low + BATCH_ROWS], pa.string()),
-                pa.array(hashes[low : low + BATCH_ROWS], pa.string()),
+                pa.array(item_ids[low : low + size], pa.string()),
+                pa.array(hashes[low : low + size], pa.string()),
                 pa.array(checksum(part)),
                 pa.array(np.ones(len(part), bool)),
-                pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), self.identity.dim),
+                pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), self.identity.width),
             ]
             yield pa.record_batch(columns, schema=schema)
 

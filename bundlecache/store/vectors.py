@@ -7,16 +7,17 @@ item_id        string                          the key: one row per item
 content_hash   string                          blake2b of the bytes that were encoded
 checksum       uint64                          :func:`checksum` of the vector, checked when it is read
 live           bool                            false: the item has other content now, or none; row is kept
-vector         fixed_size_list<half|float>[d]  never null: items that failed stand in the errors file
+vector         fixed_size_list<half|float>[w]  never null: items that failed stand in the errors file
 =============  ==============================  ====================================================
 
-The schema's metadata holds the identity under ``bundlecache``.
+The width w of a row is d for one vector an item, and t * d for t tokens, one after the other. The schema's metadata holds the identity under ``bundlecache``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -26,8 +27,10 @@ import pyarrow as pa
 
 from ..errors import EncoderError, StoreError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: tokens
 BATCH_ROWS = 8192  # Lance writes batches of this size several times as fast as one large chunk
+BATCH_BYTES = 16 << 20  # and token features take their memory by the batch
+MINIBLOCK_BYTES = 4093  # Lance refuses that encoding for wider rows
 DTYPES = ("float16", "float32")
 BITS = {
     "float16": (np.uint16, 0x7FFF, 0x7C00),
@@ -37,7 +40,10 @@ BITS = {
 
 @dataclass(frozen=True)
 class Identity:
-    """The cause of a table's vectors, all but the content: two identities never share a table."""
+    """The cause of a table's vectors, all but the content: two identities never share a table.
+
+    ``tokens`` is t of token features [t, d], and 0 for one vector [d] an item.
+    """
 
     modality: str
     spec: str
@@ -45,6 +51,7 @@ class Identity:
     preprocess: str
     dtype: str
     dim: int
+    tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -53,12 +60,42 @@ class Identity:
     @classmethod
     def of(cls, encoder: Any) -> Identity:
         """The identity that an encoder declares."""
-        return cls(**{field.name: getattr(encoder, field.name) for field in fields(cls)})
+        names = [field.name for field in fields(cls) if field.name != "tokens"]
+        return cls(**{name: getattr(encoder, name) for name in names}, tokens=getattr(encoder, "tokens", 0))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What one item has: (d,), or (t, d) of token features."""
+        return (self.tokens, self.dim) if self.tokens else (self.dim,)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row: d, or t * d."""
+        return math.prod(self.shape)
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows that are written or read at a time."""
+        return max(1, min(BATCH_ROWS, BATCH_BYTES // self.row_bytes))
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of an item's vector or tokens."""
+        return self.width * np.dtype(self.dtype).itemsize
 
     @property
     def table(self) -> str:
         """The table's name, safe as a folder name everywhere: modality, a readable spec, 8 digits of the hash."""
-        cause = json.dumps([self.modality, self.spec, self.fingerprint, self.preprocess, self.dtype])
+        cause = json.dumps(
+            [
+                self.modality,
+                self.spec,
+                self.fingerprint,
+                self.preprocess,
+                self.dtype,
+                *[self.tokens] * bool(self.tokens),
+            ]
+        )
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", self.spec).strip("-.")[:60].rstrip("-.")
         return f"{self.modality}--{slug}--{hashlib.sha256(cause.encode()).hexdigest()[:8]}"
 
@@ -67,16 +104,15 @@ class Identity:
         """The table's Arrow schema (see the head of this file)."""
         # Hashes and ids do not compress, and trying costs a third of the write; miniblock halves a full scan.
         plain = {"lance-encoding:compression": "none"}
-        vector = pa.list_(pa.float16() if self.dtype == "float16" else pa.float32(), self.dim)
+        layout = {"lance-encoding:structural-encoding": "miniblock"} if self.row_bytes <= MINIBLOCK_BYTES else plain
+        vector = pa.list_(pa.float16() if self.dtype == "float16" else pa.float32(), self.width)
         return pa.schema(
             [
                 pa.field("item_id", pa.string(), nullable=False, metadata=plain),
                 pa.field("content_hash", pa.string(), nullable=False, metadata=plain),
                 pa.field("checksum", pa.uint64(), nullable=False),
                 pa.field("live", pa.bool_(), nullable=False),
-                pa.field(
-                    "vector", vector, nullable=False, metadata={"lance-encoding:structural-encoding": "miniblock"}
-                ),
+                pa.field("vector", vector, nullable=False, metadata=layout),
             ],
             metadata={"bundlecache": json.dumps({"format_version": FORMAT_VERSION, **asdict(self)})},
         )
@@ -103,7 +139,7 @@ class Identity:
 
 
 def checksum(vectors: np.ndarray) -> np.ndarray:
-    """uint64 [n] of vectors [n, d]: the sum of each row's 8-byte words, times odd weights, modulo 2**64.
+    """uint64 [n] of rows [n, w]: the sum of each row's 8-byte words, times odd weights, modulo 2**64.
 
     >>> checksum(np.ones((1, 4), np.float16)) == checksum(np.ones((1, 5), np.float16))
     array([False])
@@ -117,7 +153,7 @@ def checksum(vectors: np.ndarray) -> np.ndarray:
 
 
 def flaws(vectors: np.ndarray) -> dict[int, str]:
-    """Row -> reason, for the rows of vectors [n, d] that are no direction: NaN, infinite or all zero.
+    """Row -> reason, for the rows [n, w] that are no direction: NaN, infinite or all zero.
 
     >>> flaws(np.array([[0, 0], [0, -1], [np.inf, 1]], np.float16))
     {0: 'the vector is all zero', 2: 'the vector is not finite in float16'}
@@ -134,15 +170,18 @@ def flaws(vectors: np.ndarray) -> dict[int, str]:
 
 
 def as_stored(vectors: np.ndarray, identity: Identity) -> np.ndarray:
-    """Vectors [n, d] in the table's dtype and contiguous; what does not fit becomes infinite, see :func:`flaws`."""
+    """Vectors [n, d] or [n, t, d] as rows [n, w] of the table's dtype, contiguous.
+
+    What does not fit becomes infinite, see :func:`flaws`.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.ascontiguousarray(vectors, dtype=identity.dtype)
+        return np.ascontiguousarray(vectors, dtype=identity.dtype).reshape(len(vectors), identity.width)
 
 
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A vector column as [n, d]. Not by ``flatten``, which would shift every row behind a null."""
+    """A vector column as rows [n, w]. Not by ``flatten``, which would shift every row behind a null."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
-    dim = column.type.list_size
-    values = column.values.slice(column.offset * dim, len(column) * dim)
-    return values.to_numpy(zero_copy_only=True).reshape(len(column), dim)
+    width = column.type.list_size
+    values = column.values.slice(column.offset * width, len(column) * width)
+    return values.to_numpy(zero_copy_only=True).reshape(len(column), width)
