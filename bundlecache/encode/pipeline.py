@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import BundlecacheError, EncoderError, MediaError
 from ..store.failures import Failure
-from ..store.vectors import BATCH_ROWS, as_stored, flaws
+from ..store.vectors import as_stored, flaws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from . import Encoder
     from .sources import Source
 
+COMMIT_BYTES = 64 << 20  # open rows, those of the running commit and its copy stand in memory at the same time
 HOPELESS = 32  # items in a row that fail inside the encoder: then it is the encoder that is broken
 
 
@@ -89,7 +90,8 @@ class Pipeline:
         progress: Callable[[Shares, int, int], None],
     ) -> None:
         self.encoder, self.table, self.workers = encoder, table, max(1, workers)
-        self.commit_rows, self.commit_seconds, self.max_errors = commit_rows, commit_seconds, max_errors
+        self.commit_rows = max(1, min(commit_rows, COMMIT_BYTES // table.identity.row_bytes))
+        self.commit_seconds, self.max_errors = commit_seconds, max_errors
         self.progress = progress
         self.batch_size = max(1, encoder.batch_size)
         self.encoded = self.reused = self.forwards = 0
@@ -130,8 +132,8 @@ class Pipeline:
     def copy(self, copies: Sequence[tuple[str, str, str]]) -> None:
         """Give items (item, content hash, holder) the stored vector of the item that holds it."""
         rows = {item_id: row for row, item_id in enumerate(self.table.content)}
-        for low in range(0, len(copies), BATCH_ROWS):
-            part = copies[low : low + BATCH_ROWS]
+        for low in range(0, len(copies), self.commit_rows):
+            part = copies[low : low + self.commit_rows]
             vectors = self.table.vectors([rows[holder] for _, _, holder in part])
             with self.shares.spent_on("write"):
                 self.table.write([item_id for item_id, _, _ in part], [content for _, content, _ in part], vectors)
