@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence, Set
     from types import TracebackType
 
-SAMPLE_ROWS = 512  # rows of a commit that are read back and compared
+SAMPLE_ROWS = 512  # rows of a commit that are read back and compared, if they are not wide
+FRAGMENT_BYTES = 1 << 30  # pieces are written together up to this size
 COMPACT_FRAGMENTS = 16  # a table in more pieces than this is written together at the end of a run
 KEEP_VERSIONS = timedelta(minutes=10)  # long enough for a reader that has just opened an older version
 UNTOLD = Failure("", "", "")
@@ -72,6 +73,33 @@ def has_manifest(path: Path) -> bool:
     return any((path / "_versions").glob("*.manifest"))
 
 
+@contextmanager
+def locked(root: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a table: whoever changes it does so inside this block.
+
+    Raises
+    ------
+    StoreError
+        When another process holds it, or the disk refuses.
+    """
+    import filelock
+
+    with storing(root):
+        (root / "locks").mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(root / "locks" / f"{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise StoreError(
+                f"Another process is writing to {name} in {root}.",
+                hint="wait until it has ended, then type the same command",
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class TableWriter:
     """The one writer of a table: ``with TableWriter(root, identity) as table: table.write(...)``.
 
@@ -90,29 +118,16 @@ class TableWriter:
         self.wrote = False
 
     def __enter__(self) -> TableWriter:
-        import filelock
-
-        with storing(self.root):
-            (self.root / "locks").mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(self.root / "locks" / f"{self.name}.lock")
-            try:
-                self._lock.acquire(timeout=0)
-            except filelock.Timeout:
-                raise StoreError(
-                    f"Another process is writing to {self.name} in {self.root}.",
-                    hint="wait until it has ended, then type the same command",
-                ) from None
-        try:
+        with ExitStack() as held:
+            held.enter_context(locked(self.root, self.name))
             self._open()
-        except BaseException:
-            self._lock.release()
-            raise
+            self._held = held.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.release()
+        self._held.close()
 
     def _open(self) -> None:
         import lance
@@ -184,7 +199,7 @@ class TableWriter:
         with storing(self.root):
             after = lance.write_dataset(reader, self.uri, mode="append")
         self.wrote = True
-        picks = _sample(len(item_ids))
+        picks = self._sample(len(item_ids))
         got = after.take((rows + picks).tolist(), columns=["item_id", "content_hash", "vector"])
         self._compare(before, after.count_rows() - rows, got, picks, item_ids, hashes, vectors)
 
@@ -197,15 +212,19 @@ class TableWriter:
             table = self._lancedb()
             table.merge_insert("item_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
         self.wrote = True
-        picks = _sample(len(item_ids))
+        picks = self._sample(len(item_ids))
         after = lance.dataset(self.uri)
         got = after.to_table(
-            columns=["item_id", "content_hash", "vector"], filter=_among([item_ids[pick] for pick in picks.tolist()])
+            columns=["item_id", "content_hash", "vector"], filter=among([item_ids[pick] for pick in picks.tolist()])
         )
         order = {item_id: row for row, item_id in enumerate(got["item_id"].to_pylist())}
         got = got.take([order[item_ids[pick]] for pick in picks.tolist() if item_ids[pick] in order])
         grown = after.count_rows() - before.count_rows()
         self._compare(before, grown + len(item_ids), got, picks, item_ids, hashes, vectors)
+
+    def _sample(self, count: int) -> np.ndarray:
+        """Up to ``SAMPLE_ROWS`` rows of ``count``, evenly spread, both ends included."""
+        return np.unique(np.linspace(0, count - 1, min(count, SAMPLE_ROWS, self.identity.batch_rows)).astype(np.int64))
 
     def _compare(
         self,
@@ -252,7 +271,7 @@ class TableWriter:
                 changed[True].append(item_id)
         for live, item_ids in changed.items():
             for low in range(0, len(item_ids), SAMPLE_ROWS):
-                part = _among(item_ids[low : low + SAMPLE_ROWS])
+                part = among(item_ids[low : low + SAMPLE_ROWS])
                 with storing(self.root):
                     self._lancedb().update(where=part, values={"live": live})
                 self.wrote = True
@@ -278,13 +297,30 @@ class TableWriter:
         import lance
 
         dataset = lance.dataset(self.uri)
-        room = shutil.disk_usage(self.root).free > 2 * folder_bytes(self.root / f"{self.name}.lance")
         try:
-            if self.wrote and room and len(dataset.get_fragments()) > COMPACT_FRAGMENTS:
-                dataset.optimize.compact_files()
-            dataset.cleanup_old_versions(KEEP_VERSIONS, delete_unverified=True, error_if_tagged_old_versions=False)
+            if self.wrote and len(dataset.get_fragments()) > COMPACT_FRAGMENTS and has_room(self.root, self.name):
+                rewrite(dataset, self.identity)
+            clean(dataset, KEEP_VERSIONS)
         except OSError:
             pass  # every row is stored already; the next run tidies up
+
+
+def has_room(root: Path, name: str) -> bool:
+    """Whether the disk can hold a table twice, as it does while its pieces are written together."""
+    return shutil.disk_usage(root).free > 2 * folder_bytes(root / f"{name}.lance")
+
+
+def rewrite(dataset: Any, identity: Identity) -> None:
+    """Write small pieces together, without the rows that were replaced; the caller holds the table's lock."""
+    dataset.optimize.compact_files(
+        target_rows_per_fragment=max(1, min(1 << 20, FRAGMENT_BYTES // identity.row_bytes)),
+        batch_size=identity.batch_rows,
+    )
+
+
+def clean(dataset: Any, older_than: timedelta) -> None:
+    """Drop old versions that no tag holds, and what killed processes left; the caller holds the table's lock."""
+    dataset.cleanup_old_versions(older_than, delete_unverified=True, error_if_tagged_old_versions=False)
 
 
 def folder_bytes(path: Path) -> int:
@@ -296,11 +332,7 @@ def folder_bytes(path: Path) -> int:
     return total
 
 
-def _sample(count: int) -> np.ndarray:
-    """Up to ``SAMPLE_ROWS`` rows of ``count``, evenly spread, both ends included."""
-    return np.unique(np.linspace(0, count - 1, min(count, SAMPLE_ROWS)).astype(np.int64))
-
-
-def _among(item_ids: Sequence[str]) -> str:
+def among(item_ids: Sequence[str]) -> str:
+    """The filter of these items."""
     quoted = ", ".join("'" + item_id.replace("'", "''") + "'" for item_id in item_ids)
     return f"item_id IN ({quoted})"
