@@ -1,6 +1,6 @@
-"""Stage A: run a frozen encoder once over every new or changed item, into the store.
+"""Stage A: run frozen encoders once over every new or changed item, into the store.
 
-Threads decode ahead of the encoder, the encoder runs in the calling thread, and one thread commits what is
+Threads decode ahead of the encoders, the encoders run in the calling thread, and one thread commits what is
 done every few thousand rows or seconds, so that reading, computing and writing overlap. Killing the process
 loses the rows that are not committed yet, nothing else; the next run goes on from there.
 
@@ -10,26 +10,29 @@ loses the rows that are not committed yet, nothing else; the next run goes on fr
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import EncoderError
 from ..store.vectors import Identity
-from .pipeline import Pipeline, Unit
+from .lane import Limits
+from .pipeline import Pipeline
+from .plan import plan
 from .sources import survey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
 
     from ..catalogue import Catalogue
     from ..store import Store
-    from ..store.failures import Failure
-    from ..store.tables import TableWriter
     from ..workspace import Workspace
+    from .lane import Lane
     from .pipeline import Shares
-    from .sources import Survey
+    from .plan import Plan
 
 COMMIT_ROWS = 4096
 COMMIT_SECONDS = 15.0
@@ -96,7 +99,8 @@ class Encoder(Protocol):
 class Progress:
     """How far a run is; ``stage`` is "look" (finding and hashing) or "encode".
 
-    The shares are parts of the time since encoding began in which the run waited for decoded samples, ran
+    With several encoders (``spec`` is "a + b") an item counts once for each of them while they encode, in
+    ``done``, ``total`` and ``items_per_second``. ``note`` is what the user should know by now, or "". The shares are parts of the time since encoding began in which the run waited for decoded samples, ran
     the encoder, and waited for the disk. What overlaps costs nothing and counts nowhere.
     """
 
@@ -111,6 +115,7 @@ class Progress:
     decode_share: float = 0.0
     forward_share: float = 0.0
     write_share: float = 0.0
+    note: str = ""
 
     @property
     def bound_by(self) -> str:
@@ -128,7 +133,9 @@ class Receipt:
     """What a run did: items = encoded + cached + failed + absent.
 
     ``forwards`` counts calls of ``encoder.encode``, ``reused`` the encoded items that took the vector of an
-    item with the same content. Shares as in :class:`Progress`.
+    item with the same content; ``batch_size`` is the one at the end, smaller than the encoder's own if memory
+    ran out. Shares as in :class:`Progress`, with this encoder's own forwards and writes; ``seconds`` are those
+    of the run, with all its encoders.
     """
 
     modality: str
@@ -141,6 +148,7 @@ class Receipt:
     absent: int
     forwards: int
     reused: int
+    batch_size: int
     seconds: float
     decode_share: float
     forward_share: float
@@ -156,18 +164,13 @@ class Receipt:
         return asdict(self)
 
 
-@dataclass
-class _Plan:
-    """What has to be done with the items that were found."""
-
-    cached: list[str] = field(default_factory=list)
-    failed: dict[str, Failure] = field(default_factory=dict)
-    copies: list[tuple[str, str, str]] = field(default_factory=list)  # item, content hash, item that has its vector
-    units: list[Unit] = field(default_factory=list)
+def run(encoder: Encoder, catalogue: Catalogue, workspace: Workspace, store: Store, **options: Any) -> Receipt:
+    """:func:`run_all` with one encoder."""
+    return run_all([encoder], catalogue, workspace, store, **options)[0]
 
 
-def run(
-    encoder: Encoder,
+def run_all(
+    encoders: Sequence[Encoder],
     catalogue: Catalogue,
     workspace: Workspace,
     store: Store,
@@ -179,109 +182,122 @@ def run(
     progress: Callable[[Progress], None] | None = None,
     commit_rows: int = COMMIT_ROWS,
     commit_seconds: float = COMMIT_SECONDS,
-) -> Receipt:
+) -> list[Receipt]:
     """Encode what is new or changed among the first ``limit`` items of the catalogue, and account for all.
 
+    Several encoders of a modality go over the items in one pass: a file is hashed once, and read once for all
+    that read alike. Each has its own table, failures and receipt, as if they had run one after the other.
     Items that failed stand in ``store.errors`` and are tried again when their content changes, or with
-    ``retry_failed``. More than ``max_errors`` new failures stop the run; what was encoded is stored.
+    ``retry_failed``. More than ``max_errors`` new failures of an encoder stop the run; what was encoded is
+    stored.
 
     Raises
     ------
     StoreError
         When another process writes to the same table, or the disk refuses.
     EncoderError
-        When the encoder gives something that is no [n, d], fails on everything, or ``max_errors`` is passed.
+        When an encoder gives something that is no [n, d], fails on everything, or ``max_errors`` is passed;
+        when two encoders are of different modalities, or the same.
     """
     began = time.monotonic()
-    identity = Identity.of(encoder)
-    total = len(catalogue) if limit is None else min(limit, len(catalogue))
-    show = _Show(progress, identity, total)
-    with store.writer(identity) as table:
-        note = store.begin_run(identity)
-        found = survey(encoder, catalogue, workspace, workers=workers, limit=limit, looked=show.looked)
-        plan = _plan(found, table, retry_failed=retry_failed)
-        show.settled, show.failed = len(plan.cached) + len(plan.failed) + len(found.absent), len(plan.failed)
-        with Pipeline(encoder, table, workers, commit_rows, commit_seconds, max_errors, show.encoding) as pipeline:
-            pipeline.refuse(found.failed)
-            pipeline.copy(plan.copies)
-            pipeline.encode(plan.units)
-        failed = plan.failed | pipeline.failed
-        _settle(table, found, failed)
-        table.tidy()
-        receipt = Receipt(
-            modality=identity.modality,
-            spec=identity.spec,
-            table=identity.table,
-            items=total,
-            encoded=pipeline.encoded,
-            cached=len(plan.cached),
-            failed=len(failed),
-            absent=len(found.absent),
-            forwards=pipeline.forwards,
-            reused=pipeline.reused,
-            seconds=time.monotonic() - began,
-            decode_share=pipeline.shares.decode,
-            forward_share=pipeline.shares.forward,
-            write_share=pipeline.shares.write,
+    identities = [Identity.of(encoder) for encoder in encoders]
+    _check_together(identities)
+    items = len(catalogue) if limit is None else min(limit, len(catalogue))
+    show = _Show(progress, identities, items)
+    limits = Limits(commit_rows, commit_seconds, max_errors)
+    with ExitStack() as open_tables:
+        tables = [open_tables.enter_context(store.writer(identity)) for identity in identities]
+        notes = [store.begin_run(identity) for identity in identities]
+        found = survey(identities[0].modality, catalogue, workspace, workers=workers, limit=limit, looked=show.looked)
+        plans = [
+            plan(found.seen_by(encoder), table, retry_failed=retry_failed)
+            for encoder, table in zip(encoders, tables, strict=True)
+        ]
+        show.planned(plans)
+        with Pipeline(encoders, tables, workers, limits, show.encoding) as pipeline:
+            for lane, planned in zip(pipeline.lanes, plans, strict=True):
+                lane.refuse(planned.found.failed)
+                lane.copy(planned.copies)
+            pipeline.encode([planned.units for planned in plans])
+        receipts = []
+        for lane, planned, note in zip(pipeline.lanes, plans, notes, strict=True):
+            planned.settle(lane.table, lane.failed)
+            lane.table.tidy()
+            receipt = _receipt(lane, planned, items, time.monotonic() - began, pipeline.shares([lane]))
+            store.end_run(note, lane.table.identity, receipt.to_dict())
+            receipts.append(receipt)
+    return receipts
+
+
+def _check_together(identities: Sequence[Identity]) -> None:
+    """Encoders that run together read one modality and write to a table each."""
+    modalities = list(dict.fromkeys(identity.modality for identity in identities))
+    if len(modalities) != 1:
+        raise EncoderError(
+            f"Encoders that run together read one modality, not {' and '.join(modalities) or 'none'}.",
+            hint="run those of each modality on their own",
         )
-        store.end_run(note, identity, receipt.to_dict())
-    return receipt
+    if len({identity.table for identity in identities}) < len(identities):
+        specs = ", ".join(identity.spec for identity in identities)
+        raise EncoderError(f"An encoder was given twice: {specs}.", hint="name each encoder once")
 
 
-def _plan(found: Survey, table: TableWriter, *, retry_failed: bool) -> _Plan:
-    """Sort items into cached, failed before, copies of a stored vector, and units of equal content to encode."""
-    plan = _Plan()
-    holder = {content_hash: item_id for item_id, content_hash in table.content.items()}
-    units: dict[str, Unit] = {}
-    for item_id, source in found.present.items():
-        content_hash = source.content_hash
-        failure = table.errors.get(item_id)
-        if table.content.get(item_id) == content_hash:
-            plan.cached.append(item_id)
-        elif failure is not None and failure.content_hash == content_hash and not retry_failed:
-            plan.failed[item_id] = failure
-        elif content_hash in holder:
-            plan.copies.append((item_id, content_hash, holder[content_hash]))
-        elif content_hash in units:
-            units[content_hash].item_ids.append(item_id)
-        else:
-            units[content_hash] = Unit(source, [item_id])
-    plan.units = list(units.values())
-    return plan
-
-
-def _settle(table: TableWriter, found: Survey, failed: dict[str, Failure]) -> None:
-    """Rows whose item has other content now, or none, no longer hold; a file that cannot be read proves nothing."""
-    outcome: dict[str, Failure | None] = dict.fromkeys([*found.present, *found.absent])
-    dead = {item_id for item_id, failure in failed.items() if failure.content_hash}
-    table.settle(outcome | failed, dead=dead | set(found.absent))
+def _receipt(lane: Lane, planned: Plan, items: int, seconds: float, shares: Shares) -> Receipt:
+    identity, failed = lane.table.identity, planned.failed | lane.failed
+    return Receipt(
+        modality=identity.modality,
+        spec=identity.spec,
+        table=identity.table,
+        items=items,
+        encoded=lane.encoded,
+        cached=len(planned.cached),
+        failed=len(failed),
+        absent=len(planned.found.absent),
+        forwards=lane.forwards,
+        reused=lane.reused,
+        batch_size=lane.batch_size,
+        seconds=seconds,
+        decode_share=shares.decode,
+        forward_share=shares.forward,
+        write_share=shares.write,
+    )
 
 
 class _Show:
     """Tells ``progress`` how far the run is, not more often than a terminal can show, but always the last."""
 
-    def __init__(self, progress: Callable[[Progress], None] | None, identity: Identity, total: int) -> None:
-        self.settled = self.failed = 0  # items, and failures among them, that were settled by looking
-        self._progress, self._identity, self._total = progress, identity, total
+    def __init__(self, progress: Callable[[Progress], None] | None, identities: Sequence[Identity], items: int) -> None:
+        self._progress, self._items, self._lanes = progress, items, len(identities)
+        self._modality, self._spec = identities[0].modality, " + ".join(identity.spec for identity in identities)
+        self._settled = self._failed = 0  # items, and failures among them, that were settled by looking
         self._next = 0.0
 
     def looked(self, done: int) -> None:
-        self._show("look", done)
+        self._show("look", done, self._items)
 
-    def encoding(self, shares: Shares, encoded: int, failed: int) -> None:
+    def planned(self, plans: Sequence[Plan]) -> None:
+        self._settled = sum(len(plan.cached) + len(plan.failed) + len(plan.found.absent) for plan in plans)
+        self._failed = sum(len(plan.failed) for plan in plans)
+
+    def encoding(self, pipeline: Pipeline) -> None:
+        encoded = sum(lane.encoded for lane in pipeline.lanes)
+        failed = sum(lane.misses for lane in pipeline.lanes)
+        shares = pipeline.shares()
         self._show(
             "encode",
-            self.settled + encoded + failed,
+            self._settled + encoded + failed,
+            self._items * self._lanes,
             encoded=encoded,
-            failed=self.failed + failed,
-            items_per_second=(encoded + failed) / max(shares.seconds, 1e-9),
+            failed=self._failed + failed,
+            items_per_second=(encoded + failed) / shares.seconds,
             decode_share=shares.decode,
             forward_share=shares.forward,
             write_share=shares.write,
+            note="; ".join(lane.note for lane in pipeline.lanes if lane.note),
         )
 
-    def _show(self, stage: str, done: int, **figures: Any) -> None:
-        last = stage == "encode" and done == self._total
+    def _show(self, stage: str, done: int, total: int, **figures: Any) -> None:
+        last = stage == "encode" and done == total
         if self._progress is not None and (last or time.monotonic() >= self._next):
             self._next = time.monotonic() + SHOW_SECONDS
-            self._progress(Progress(self._identity.modality, self._identity.spec, stage, done, self._total, **figures))
+            self._progress(Progress(self._modality, self._spec, stage, done, total, **figures))

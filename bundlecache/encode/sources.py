@@ -74,9 +74,17 @@ class Survey:
     failed: dict[str, Failure] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
 
+    def seen_by(self, encoder: Any) -> Survey:
+        """The same without the items that the encoder says it does not know (``has``): they are absent for it."""
+        has = getattr(encoder, "has", None)
+        if has is None:
+            return self
+        known = {item_id: source for item_id, source in self.present.items() if has(item_id)}
+        return Survey(known, self.failed, self.absent + [item_id for item_id in self.present if item_id not in known])
+
 
 def survey(
-    encoder: Any,
+    modality: str,
     catalogue: Catalogue,
     workspace: Workspace,
     *,
@@ -90,14 +98,10 @@ def survey(
     """
     count = len(catalogue) if limit is None else min(limit, len(catalogue))
     item_ids = catalogue.item_ids[:count]
-    if encoder.modality in ("image", "audio"):
-        cells = catalogue.column(encoder.modality)[:count]
-        return _files(dict(zip(item_ids, cells, strict=True)), encoder.modality, workspace, workers, looked)
-    if encoder.modality == "text":
-        texts = dict(zip(item_ids, catalogue.titles, strict=False))
-    else:
-        has = getattr(encoder, "has", lambda _: True)
-        texts = {item_id: item_id if has(item_id) else "" for item_id in item_ids}
+    if modality in ("image", "audio"):
+        cells = catalogue.column(modality)[:count]
+        return _files(dict(zip(item_ids, cells, strict=True)), modality, workspace, workers, looked)
+    texts = dict(zip(item_ids, catalogue.titles if modality == "text" else item_ids, strict=False))
     return Survey(
         present={item_id: Source(text, hash_text(text)) for item_id, text in texts.items() if text},
         absent=[item_id for item_id, text in texts.items() if not text],
