@@ -50,6 +50,10 @@ REGISTRY = (
     Kind("clap:FOLDER|ID", "audio", "clap_audio", "CLAP of transformers: audio tower with projection"),
     Kind("lightgcn:user-item", "graph", "graph", "LightGCN on who-bought-what of the training split"),
     Kind("lightgcn:bundle-item", "graph", "graph", "LightGCN on the bundles of the training split"),
+    Kind("als:user-item", "graph", "graph", "alternating least squares on who-bought-what, by implicit"),
+    Kind("als:bundle-item", "graph", "graph", "alternating least squares on bundles, by implicit"),
+    Kind("bpr:user-item", "graph", "graph", "Bayesian personalised ranking on who-bought-what, by implicit"),
+    Kind("bpr:bundle-item", "graph", "graph", "Bayesian personalised ranking on bundles, by implicit"),
 )
 
 DEFAULTS = {

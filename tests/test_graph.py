@@ -1,19 +1,22 @@
-"""LightGCN: its propagation, its gradient, what it learns, and what it must not see."""
+"""Graph vectors: LightGCN's propagation, gradient and evaluation, what is learnt, and what must not be seen."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 import features
 from bundlecache.catalogue import Catalogue
 from bundlecache.errors import EncoderError
+from bundlecache.factors import FACTORS, item_factors
 from bundlecache.splits import assign, training_graph
-from features.graph import NegativeSampler, Settings, _bpr_gradients, adjacency, propagate, train
+from features.lightgcn import NegativeSampler, Propagation, Settings, adjacency, bpr_gradient, evaluate, train
 
 if TYPE_CHECKING:
     from bundlecache.workspace import Workspace
@@ -34,25 +37,29 @@ def dense_propagation(left: np.ndarray, item: np.ndarray, n_left: int, n_items: 
     return torch.from_numpy(sum(np.linalg.matrix_power(a, k) for k in range(layers + 1)) / (layers + 1))
 
 
-@pytest.mark.parametrize("layers", [0, 1, 3])
+@pytest.mark.parametrize("layers", [0, 1, 2, 3])
 def test_propagation_equals_the_dense_reference(layers: int):
     left, item = random_graph(13, 17, 60)
-    nodes = torch.randn(13, 5), torch.randn(17, 5)
-    got = torch.cat(propagate(adjacency(left, item, 13, 17), nodes, layers))
-    want = dense_propagation(left, item, 13, 17, layers) @ torch.cat(nodes).double()
-    torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=1e-5)
+    nodes = torch.randn(30, 5)
+    propagate = Propagation(adjacency(left, item, 13, 17), layers, 5)
+    kept = nodes.clone()
+    for _ in range(3):  # the buffers are used again
+        got = propagate(nodes).double()
+        torch.testing.assert_close(got, dense_propagation(left, item, 13, 17, layers) @ nodes.double())
+    assert torch.equal(nodes, kept)
 
 
-def test_the_hand_written_gradient_equals_autograd_through_the_dense_reference():
+@pytest.mark.parametrize("layers", [0, 2, 3])
+def test_the_hand_written_gradient_equals_autograd_through_the_dense_reference(layers: int):
     left, item = random_graph(13, 17, 60)
-    settings = replace(Settings(), layers=2, decay=0.3)
-    nodes = torch.randn(13, 5), torch.randn(17, 5)
-    batch = [torch.from_numpy(x) for x in (left[:20], item[:20], np.random.default_rng(1).integers(0, 17, 20))]
-    got = torch.cat(_bpr_gradients(adjacency(left, item, 13, 17), nodes, batch, settings))
+    nodes = torch.randn(30, 5)
+    drawn = np.random.default_rng(1).integers(0, 17, 20)
+    u, p, n = batch = torch.from_numpy(np.stack([left[:20], 13 + item[:20], 13 + drawn]))
+    propagate = Propagation(adjacency(left, item, 13, 17), layers, 5)
+    got = bpr_gradient(propagate, nodes, batch, 0.3, out=torch.randn(30, 5))
 
-    ego = torch.cat(nodes).double().requires_grad_()
-    out = dense_propagation(left, item, 13, 17, 2) @ ego
-    u, p, n = batch[0], 13 + batch[1], 13 + batch[2]
+    ego = nodes.double().requires_grad_()
+    out = dense_propagation(left, item, 13, 17, layers) @ ego
     loss = torch.nn.functional.softplus(-(out[u] * (out[p] - out[n])).sum(dim=1)).mean()
     loss = loss + 0.3 / 2 * sum(ego[rows].square().sum() for rows in (u, p, n)) / len(u)
     loss.backward()
@@ -89,14 +96,39 @@ def planted(seed: int, users: int = 300, items: int = 240, groups: int = 6) -> t
 def test_a_planted_graph_is_found_again():
     edges, held_out, group_of_item = planted(0)
     left, item = train(edges[:, 0], edges[:, 1], 240, replace(Settings(), epochs=60))
-    scores = left @ item.T  # [users, items]
-    scores[edges[:, 0], edges[:, 1]] = -np.inf
-    top = np.argsort(-scores, axis=1)[:, :20]
-    recall = np.mean([i in top[u] for u, i in held_out if u < len(left)])
-    assert recall > 0.3, "20 of 240 items by chance find 0.09"
+    found = evaluate(left, item, edges, held_out)
+    assert found.recall > 0.3, "20 of 240 items by chance find 0.09"
     unit = item / np.linalg.norm(item, axis=1, keepdims=True)
     likeness = unit @ unit.T - 2 * np.eye(240)
     assert (group_of_item[likeness.argmax(axis=1)] == group_of_item).mean() > 0.8
+
+
+def naive_ranking(left, item, known, held_out, k) -> tuple[float, float]:
+    """Recall@k and NDCG@k, one user and one item at a time."""
+    recalls, ndcgs = [], []
+    for user in sorted({int(u) for u, _ in held_out}):
+        wanted = {int(i) for u, i in held_out if u == user}
+        seen = {int(i) for u, i in known if u == user}
+        rest = [i for i in range(len(item)) if i not in seen]
+        top = sorted(rest, key=lambda i: -float(left[user] @ item[i]))[:k]
+        recalls.append(len(wanted & set(top)) / len(wanted))
+        gains = [1 / np.log2(rank + 2) for rank in range(k)]
+        hits = sum(gain for gain, i in zip(gains, top, strict=False) if i in wanted)
+        ndcgs.append(hits / sum(gains[: min(k, len(wanted))]))
+    return float(np.mean(recalls)), float(np.mean(ndcgs))
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_recall_and_ndcg_equal_a_count_by_hand_and_leave_out_what_is_known(k: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("features.lightgcn.USERS_AT_ONCE", 7)  # several chunks
+    rng = np.random.default_rng(0)
+    edges = rng.permutation(np.unique(rng.integers(0, (40, 30), (500, 2)), axis=0))
+    known, held_out = edges[100:], edges[:100]
+    held_out = held_out[held_out[:, 0] % 3 > 0]  # users without a held-out item count nowhere
+    left, item = rng.normal(size=(40, 6)), rng.normal(size=(30, 6))
+    found = evaluate(left, item, known, held_out, k)
+    assert (found.recall, found.ndcg) == pytest.approx(naive_ranking(left, item, known, held_out, k))
+    assert found.nodes == len(np.unique(held_out[:, 0]))
 
 
 def test_training_is_a_function_of_edges_and_settings():
@@ -107,27 +139,50 @@ def test_training_is_a_function_of_edges_and_settings():
     assert np.abs(first[1] - train(edges[:, 0], edges[:, 1], 240, replace(settings, seed=1))[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["user-item", "bundle-item"])
-def test_the_encoder_sees_training_edges_only_and_learns_at_the_first_encode(workspace: Workspace, kind: str):
+@pytest.mark.parametrize("spec", [kind.form for kind in features.kinds("graph")])
+def test_an_encoder_sees_training_edges_only_and_learns_at_the_first_encode(workspace: Workspace, spec: str):
     catalogue = Catalogue.read(workspace)
-    encoder = features.load(f"lightgcn:{kind}", modality="graph", catalogue=catalogue)
+    encoder = features.load(spec, modality="graph", catalogue=catalogue)
     assert encoder._vectors is None, "loading must not train: a cached run would pay for it"
-    edges = training_graph(catalogue, kind)
+    edges = training_graph(catalogue, spec.partition(":")[2])
     linked = {catalogue.item_ids[i] for i in edges[:, 1]}
     assert {item_id for item_id in catalogue.item_ids if encoder.has(item_id)} == linked
     assert not encoder.has("no such item")
 
-    # Held-out bundles say nothing: emptying them changes neither the fingerprint nor a vector.
-    kept = assign(catalogue) == "train"
-    bundles = catalogue.bundles
-    emptied = [items if keep else items[:1] for items, keep in zip(bundles.items, kept, strict=True)]
-    split = [str(part) for part in assign(catalogue)]
-    blind = replace(catalogue, bundles=replace(bundles, items=emptied, split=split))
-    other = features.load(f"lightgcn:{kind}", modality="graph", catalogue=blind)
+    # What is held out says nothing: other bundles there, and other clicks of those who made them, change
+    # neither the fingerprint nor a vector.
+    split = assign(catalogue)
+    bundles, clicks = catalogue.bundles, catalogue.interactions
+    kept = split == "train"
+    others = [items if keep else np.flip(items)[:1] for items, keep in zip(bundles.items, kept, strict=True)]
+    held_out = {group for group, keep in zip(bundles.group, kept, strict=True) if not keep}
+    hidden = np.array([clicks.group[user] in held_out for user in clicks.user])
+    assert hidden.any()
+    blind = replace(
+        catalogue,
+        bundles=replace(bundles, items=others, split=[str(part) for part in split]),
+        interactions=replace(clicks, item=np.where(hidden, 0, clicks.item)),
+    )
+    other = features.load(spec, modality="graph", catalogue=blind)
     ids = sorted(linked)[:3]
-    vectors = encoder.encode([encoder.prepare(encoder.read(i)) for i in ids])
+    vectors = encoder.encode([encoder.prepare(i) for i in ids])
     assert other.fingerprint == encoder.fingerprint
-    np.testing.assert_array_equal(other.encode([other.prepare(other.read(i)) for i in ids]), vectors)
+    np.testing.assert_array_equal(other.encode([other.prepare(i) for i in ids]), vectors)
+
+
+@pytest.mark.parametrize("method", ["als", "bpr"])
+def test_factors_of_implicit_put_items_of_one_group_together_without_a_warning(method: str):
+    edges, _, group_of_item = planted(2)
+    baskets = csr_array((np.ones(len(edges), np.float32), edges.T), shape=(300, 240))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vectors = item_factors(method, baskets)
+    assert (vectors.dtype, vectors.shape) == (np.float32, (240, FACTORS))
+    np.testing.assert_array_equal(vectors, item_factors(method, baskets))
+    assert np.abs(vectors - item_factors(method, baskets, seed=1)).max() > 1e-3
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    likeness = unit @ unit.T - 2 * np.eye(240)
+    assert (group_of_item[likeness.argmax(axis=1)] == group_of_item).mean() > 0.6
 
 
 def test_other_edges_are_another_fingerprint(workspace: Workspace):
