@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -30,7 +29,7 @@ from ..errors import StoreError
 from . import failures
 from .coverage import coverage
 from .failures import Failure
-from .matrices import export, load, materialise
+from .matrices import export, load, materialise, matrix_folder
 from .tables import TableWriter, folder_bytes, has_manifest, opening, storing
 from .vectors import Identity, as_stored, checksum, flaws
 
@@ -154,10 +153,9 @@ class Store:
             return self._matrix(newer, item_ids)  # a run that has just ended took the older version away
 
     def _matrix(self, info: TableInfo, item_ids: Sequence[str]) -> Matrix:
-        ids = hashlib.blake2b("\0".join(item_ids).encode(), digest_size=8).hexdigest()
-        folder = self.path / "matrices" / info.table / f"{info.version}-{ids}"
+        folder = matrix_folder(self.path, info.table, info.version, item_ids)
         with storing(self.path):
-            vectors, mask = load(folder) or materialise(self._dataset(info), item_ids, folder)
+            vectors, mask = load(folder) or materialise(self.dataset(info), item_ids, folder)
         return Matrix(
             modality=info.modality,
             spec=info.spec,
@@ -168,10 +166,16 @@ class Store:
             mask=mask,
         )
 
+    def dataset(self, info: TableInfo, version: int | str | None = None) -> Any:
+        """The Lance dataset of a table, as ``info`` saw it, or an older version by its number or tag."""
+        import lance
+
+        return lance.dataset(str(self.path / f"{info.table}.lance"), version=version or info.version)
+
     def live_ids(self, info: TableInfo) -> set[str]:
         """The items with a valid vector in a table."""
         with opening(self.path / f"{info.table}.lance"):
-            return set(self._dataset(info).to_table(columns=["item_id"], filter="live")["item_id"].to_pylist())
+            return set(self.dataset(info).to_table(columns=["item_id"], filter="live")["item_id"].to_pylist())
 
     def errors(self, table: str) -> pa.Table:
         """The failed items of a table: item_id, stage (read, decode, encode, check), reason, content_hash."""
@@ -214,7 +218,7 @@ class Store:
         paths = [Path(out) / f"{info.table}.parquet" for info in infos]
         for info, path in zip(infos, paths, strict=True):
             with storing(path.parent), replacing(path) as temporary:
-                export(self._dataset(info), temporary)
+                export(self.dataset(info), temporary)
         return paths
 
     def writer(self, identity: Identity) -> TableWriter:
@@ -282,11 +286,6 @@ class Store:
         note |= {"started": started.isoformat(), "finished": finished.isoformat() if finished else None}
         with storing(self.path), replacing(path) as temporary:
             temporary.write_text(json.dumps(note, indent=1), "utf-8")
-
-    def _dataset(self, info: TableInfo) -> Any:
-        import lance
-
-        return lance.dataset(str(self.path / f"{info.table}.lance"), version=info.version)
 
     def _info(self, path: Path) -> TableInfo | None:
         import lance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ABANDONED_SECONDS = 3600.0
+
+
+def matrix_folder(root: Path, table: str, version: int, item_ids: Sequence[str]) -> Path:
+    """Where the matrix of these items stands, or would stand."""
+    ids = hashlib.blake2b("\0".join(item_ids).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return root / "matrices" / table / f"{version}-{ids}"
 
 
 def load(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
@@ -113,7 +120,7 @@ def _checked(dataset: Any, columns: Sequence[str] = ()) -> Iterator[tuple[np.nda
         if wrong.any():
             raise StoreError(
                 f"{int(wrong.sum()):,} vectors of {dataset.uri} do not match their checksums.",
-                hint=f"delete {dataset.uri} and encode again",
+                hint="bundlecache verify --repair takes them out, so that bundlecache encode makes them again",
             )
         yield vectors, batch
 

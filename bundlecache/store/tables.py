@@ -136,6 +136,8 @@ class TableWriter:
             import lancedb
 
             with storing(self.root):
+                # Versions begin anew: a matrix of the table that was here before would pass for one of this.
+                shutil.rmtree(self.root / "matrices" / self.name, ignore_errors=True)
                 lancedb.connect(str(self.root)).create_table(self.name, schema=self.identity.schema)
         with opening(Path(self.uri)):
             self._opened = lance.dataset(self.uri)
@@ -147,7 +149,7 @@ class TableWriter:
             raise StoreError(
                 f"The table {self.name} holds {len(rows) - len(self.content):,} items twice; "
                 "another program has written to it.",
-                hint=f"delete {self.uri} and encode again",
+                hint="bundlecache verify --repair takes them out, so that bundlecache encode makes them again",
             )
         self._present = set(self.content)
         self.errors = failures.by_item(self.root, self.name)

@@ -1,0 +1,134 @@
+"""Is what is stored what was written? Every row against its checksum, every matrix against the rows."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import StoreError
+from .matrices import load, matrix_folder
+from .tables import SAMPLE_ROWS, among, locked, opening, storing
+from .vectors import Identity, as_numpy, checksum
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from . import Store, TableInfo
+
+COLUMNS = ["item_id", "checksum", "live", "vector"]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is wrong with a table of ``rows`` rows.
+
+    Attributes
+    ----------
+    item_ids
+        Items whose vector is not what its checksum says.
+    doubled
+        Items that stand in the table more than once, which no run of bundlecache writes.
+    pieces, lost
+        Fragments whose file cannot be read, and the rows in them.
+    matrices
+        Folders of matrices that differ from the rows.
+    """
+
+    rows: int
+    item_ids: list[str]
+    doubled: list[str]
+    pieces: list[int]
+    lost: int
+    matrices: list[Path]
+
+    def __bool__(self) -> bool:
+        return bool(self.item_ids or self.doubled or self.pieces or self.matrices)
+
+
+def verify(
+    store: Store,
+    info: TableInfo,
+    item_ids: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Damage:
+    """Read every row of a table, and the matrix of ``item_ids`` if there is one.
+
+    Raises
+    ------
+    StoreError
+        When the table cannot even be opened.
+    """
+    dataset = store.dataset(info)
+    identity = Identity.read(dataset.schema)
+    assert identity is not None  # noqa: S101 - it is one of store.tables()
+    sums: dict[str, int] = {}  # of live rows
+    wrong: list[str] = []
+    seen: set[str] = set()
+    doubled: list[str] = []
+    pieces: list[int] = []
+    lost = 0
+    for fragment in dataset.get_fragments():
+        with suppress(StoreError), opening(dataset.uri):
+            for batch in fragment.to_batches(columns=COLUMNS, batch_size=identity.batch_rows):
+                ids = batch["item_id"].to_pylist()
+                told = batch["checksum"].to_numpy()
+                bad = checksum(as_numpy(batch["vector"])) != told
+                wrong += [ids[row] for row in np.flatnonzero(bad)]
+                doubled += [item_id for item_id in ids if item_id in seen]
+                seen.update(ids)
+                live = batch["live"].to_numpy(zero_copy_only=False)
+                sums |= {ids[row]: int(told[row]) for row in np.flatnonzero(live)}
+                if progress is not None:
+                    progress(len(seen), info.rows)
+            continue
+        pieces.append(fragment.fragment_id)
+        lost += fragment.count_rows()
+    folder = matrix_folder(store.path, info.table, info.version, item_ids)
+    matrices = [] if pieces or _same(folder, identity, item_ids, sums) else [folder]
+    return Damage(dataset.count_rows(), wrong, list(dict.fromkeys(doubled)), pieces, lost, matrices)
+
+
+def repair(store: Store, info: TableInfo, damage: Damage) -> None:
+    """Take what is damaged out of the table, so that the next ``bundlecache encode`` makes it again.
+
+    Raises
+    ------
+    StoreError
+        When another process writes to the table, or the disk refuses.
+    """
+    import lance
+
+    uri = str(store.path / f"{info.table}.lance")
+    with locked(store.path, info.table), storing(store.path):
+        if damage.pieces:
+            version = lance.dataset(uri).version
+            gone = lance.LanceOperation.Delete([], damage.pieces, "the file of these rows cannot be read")
+            lance.LanceDataset.commit(uri, gone, read_version=version)
+        item_ids = [*damage.item_ids, *damage.doubled]
+        for low in range(0, len(item_ids), SAMPLE_ROWS):
+            lance.dataset(uri).delete(among(item_ids[low : low + SAMPLE_ROWS]))
+    for folder in damage.matrices:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _same(folder: Path, identity: Identity, item_ids: Sequence[str], sums: dict[str, int]) -> bool:
+    """Whether a matrix holds what the table says, or there is none, or none that could be loaded."""
+    found: Any = load(folder)
+    if found is None:
+        return True
+    vectors, mask = found
+    if vectors.shape != (len(item_ids), *identity.shape) or mask.shape != (len(item_ids),):
+        return False
+    if mask.tolist() != [item_id in sums for item_id in item_ids]:
+        return False
+    told = np.array([sums.get(item_id, 0) for item_id in item_ids], np.uint64)  # a row of zeros has the checksum 0
+    size = identity.batch_rows
+    return all(
+        np.array_equal(checksum(vectors[low : low + size].reshape(-1, identity.width)), told[low : low + size])
+        for low in range(0, len(item_ids), size)
+    )
