@@ -102,36 +102,41 @@ def encode(
     modality: Annotated[str, typer.Option(help="text, image, audio, graph or all.")] = "all",
     data: Data = Path("data"),
     encoder: Annotated[
-        str | None, typer.Option(help="Encoder as kind:name, e.g. open_clip:ViT-B-16-SigLIP/webli.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Encoder as kind:name, e.g. open_clip:ViT-B-16-SigLIP/webli. Several share one pass over the files; "
+            "training uses the last one.",
+            show_default=False,
+        ),
     ] = None,
     device: Device = "auto",
     dtype: Annotated[str, typer.Option(help="How vectors are stored: float16 or float32.")] = "float16",
     batch_size: Annotated[
         int | None, typer.Option(help="Items per forward; the encoder's own if left out.", show_default=False)
     ] = None,
-    workers: Annotated[int, typer.Option(help="Threads that decode ahead of the encoder.")] = 4,
+    workers: Annotated[int, typer.Option(help="Threads that decode ahead of the encoder.", min=1)] = 4,
     retry_failed: Annotated[bool, typer.Option(help="Try items again that failed before.")] = False,
     max_errors: Annotated[
-        int | None, typer.Option(help="Stop when more items than this fail.", show_default=False)
+        int | None, typer.Option(help="Stop when more items than this fail.", min=0, show_default=False)
     ] = None,
     allow_outside: Annotated[bool, typer.Option(help="Let item tables name files outside the workspace.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a frozen encoder once over every new or changed item, into the store."""
+    """Run frozen encoders once over every new or changed item, into the store."""
     import features
 
     wanted = _modalities(modality)
-    if encoder is not None and len(wanted) > 1:
+    if encoder and len(wanted) > 1:
         raise BundlecacheError(
-            f"--encoder {encoder} was given for all modalities, but an encoder reads one.",
-            hint=f"bundlecache encode --modality {features.modality_of(encoder)} --encoder {encoder}",
+            f"--encoder {encoder[0]} was given for all modalities, but an encoder reads one.",
+            hint=f"bundlecache encode --modality {features.modality_of(encoder[0])} --encoder {encoder[0]}",
         )
     workspace, catalogue = _open(data, allow_outside=allow_outside)
     load = {"device": device, "dtype": dtype, "batch_size": batch_size}
     how = {"workers": workers, "retry_failed": retry_failed, "max_errors": max_errors}
     if modality == "all":
         wanted = _encodable(catalogue)
-    receipts = [_encode(workspace, catalogue, name, encoder, load, how) for name in wanted]
+    receipts = [row for name in wanted for row in _encode(workspace, catalogue, name, encoder, load, how)]
     rows = [receipt.to_dict() for receipt in receipts]
     shown = ["spec", "items", "encoded", "cached", "failed", "absent", "seconds"]
     show(rows, as_json, rows, title="Receipt: items = encoded + cached + failed + absent", columns=shown)
@@ -517,20 +522,25 @@ def _encode(
     workspace: Workspace,
     catalogue: Catalogue,
     modality: str,
-    encoder: str | None = None,
+    encoders: Sequence[str] | None = None,
     load: dict[str, Any] | None = None,
     how: dict[str, Any] | None = None,
-) -> Receipt:
+) -> list[Receipt]:
     import features
-    from bundlecache.encode import run
+    from bundlecache.encode import run_all
     from bundlecache.store import Store
 
-    spec = encoder or features.DEFAULTS[modality]
-    source = "--encoder" if encoder else "default: embedded, no weights needed"
-    log.print(f"[dim]{modality} encoder = {escape(spec)} ({source})[/]", highlight=False)
+    specs = list(dict.fromkeys(encoders or [features.DEFAULTS[modality]]))
+    source = "--encoder" if encoders else "default: embedded, no weights needed"
+    for spec in specs:
+        log.print(f"[dim]{modality} encoder = {escape(spec)} ({source})[/]", highlight=False, soft_wrap=True)
     with Bar(modality) as bar:
-        loaded = features.load(spec, modality=modality, catalogue=catalogue, **(load or {}))
-        return run(loaded, catalogue, workspace, Store(workspace.store), progress=bar.encoding, **(how or {}))
+        loaded = [features.load(spec, modality=modality, catalogue=catalogue, **(load or {})) for spec in specs]
+        receipts = run_all(loaded, catalogue, workspace, Store(workspace.store), progress=bar.encoding, **(how or {}))
+    for receipt in receipts:
+        if receipt.forwards:
+            log.print(f"[dim]{escape(receipt.spec)}: {receipt.spent}[/]", highlight=False, soft_wrap=True)
+    return receipts
 
 
 def _say_settings(recipe: Recipe) -> None:

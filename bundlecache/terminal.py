@@ -16,29 +16,44 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import RenderableType
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")  # would steer the terminal
 LONGEST = 300  # characters of a cell
-out = Console()
-log = Console(stderr=True)
+out = Console(emoji=False)  # ":bell:" in a title stays as it is
+log = Console(stderr=True, emoji=False)
+
+
+class TwoLines(Progress):
+    """A row of columns, and below it a line of text (the field ``below``), so that 80 columns are enough."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, then what stands below it."""
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if task.fields["below"]:
+                yield Text(f"  {task.fields['below']}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
 class Bar:
-    """A progress bar on standard error; it shows itself only where somebody can see it."""
+    """A progress bar on standard error; it shows itself only where somebody can see it. Remarks are always shown."""
 
     def __init__(self, name: str) -> None:
         columns = (
             TextColumn("{task.description:<8}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[note]}"),
         )
-        self.bar = Progress(*columns, console=log, transient=True, disable=not log.is_terminal)
-        self.task = self.bar.add_task(name, total=None, note="")
+        self.bar = TwoLines(*columns, console=log, transient=True, disable=not log.is_terminal)
+        self.task = self.bar.add_task(name, total=None, note="", below="")
+        self._said = ""
 
     def __enter__(self) -> Bar:
         self.bar.start()
@@ -49,8 +64,12 @@ class Bar:
 
     def encoding(self, p: Any) -> None:
         """Show how far `encode.run` is, and where its time goes."""
-        note = f"{p.items_per_second:,.0f}/s  decode {p.decode_share:.0%} forward {p.forward_share:.0%} write {p.write_share:.0%}"
-        self.bar.update(self.task, completed=p.done, total=p.total, note=note)
+        looking = p.stage == "look"
+        note, below = ("looking", "") if looking else (f"{p.items_per_second:,.0f}/s", p.spent)
+        self.bar.update(self.task, completed=p.done, total=p.total, note=note, below=below)
+        if p.note != self._said:
+            self._said = p.note
+            log.print(f"[yellow]{escape(p.note)}[/]", highlight=False, soft_wrap=True)
 
     def training(self, p: Any) -> None:
         """Show how far a stage of training is."""

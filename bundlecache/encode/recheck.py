@@ -1,0 +1,102 @@
+"""Does an encoder still give what it once gave? A sample of the stored vectors, made again and compared."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import BundlecacheError, EncoderError
+from ..store.tables import among
+from ..store.vectors import Identity, as_numpy, as_stored
+from .sources import survey
+
+if TYPE_CHECKING:
+    from ..catalogue import Catalogue
+    from ..store import Store, TableInfo
+    from ..workspace import Workspace
+    from . import Encoder
+    from .sources import Source
+
+# What other devices, batch shapes and library versions may change: the least cosine, and the largest
+# difference of two numbers as a part of the row's largest number.
+TOLERANCES = {"float16": (0.999, 0.02), "float32": (0.9999, 0.005)}
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """What came of a sample: ``worst_cosine`` and ``worst_difference`` (see TOLERANCES) over ``compared`` items.
+
+    ``differing`` items are beyond the tolerances, or could be encoded once and cannot any more.
+    """
+
+    compared: int
+    differing: list[str]
+    worst_cosine: float | None
+    worst_difference: float | None
+
+
+def recheck(
+    encoder: Encoder,
+    catalogue: Catalogue,
+    workspace: Workspace,
+    store: Store,
+    info: TableInfo,
+    *,
+    sample: int = 32,
+    seed: int = 0,
+) -> Recheck:
+    """Encode up to ``sample`` random items of a table again whose content is still that of their row.
+
+    Raises
+    ------
+    EncoderError
+        When the encoder is not the one that made the table: other weights, or other preprocessing.
+    """
+    identity = Identity.of(encoder)
+    if identity.table != info.table:
+        cause = "weights" if encoder.fingerprint != info.fingerprint else "preprocessing"
+        raise EncoderError(f"{info.spec} has other {cause} now than when these vectors were made.")
+    rows = store.dataset(info).to_table(columns=["item_id", "content_hash"], filter="live")
+    content = dict(zip(rows["item_id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True))
+    present = survey(info.modality, catalogue, workspace, workers=4).seen_by(encoder).present
+    same = [item_id for item_id, source in present.items() if content.get(item_id) == source.content_hash]
+    picks = np.random.default_rng(seed).permutation(len(same))[:sample]
+    item_ids = [same[pick] for pick in np.sort(picks)]
+    made, differing = _encode(encoder, identity, {item_id: present[item_id] for item_id in item_ids})
+    if not made:
+        return Recheck(len(item_ids), differing, None, None)
+    stored = _stored(store, info, list(made))
+    again = np.stack(list(made.values())).astype(np.float64)  # [n, w]
+    was = np.stack([stored[item_id] for item_id in made]).astype(np.float64)
+    norms = np.linalg.norm(again, axis=1) * np.linalg.norm(was, axis=1)
+    cosine = (again * was).sum(axis=1) / np.maximum(norms, 1e-300)  # [n]
+    difference = np.abs(again - was).max(axis=1) / np.maximum(np.abs(was).max(axis=1), 1e-300)  # [n]
+    least, most = TOLERANCES[info.dtype]
+    far = ~((cosine >= least) & (difference <= most))  # NaN is far
+    differing += [item_id for item_id, bad in zip(made, far.tolist(), strict=True) if bad]
+    return Recheck(len(item_ids), differing, float(cosine.min()), float(difference.max()))
+
+
+def _encode(
+    encoder: Encoder, identity: Identity, sources: dict[str, Source]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Rows [w] by item, and the items that cannot be encoded."""
+    samples: dict[str, Any] = {}
+    for item_id, source in sources.items():
+        with suppress(BundlecacheError):
+            samples[item_id] = encoder.prepare(encoder.read(source.value))
+    made: dict[str, np.ndarray] = {}
+    todo = list(samples)
+    for low in range(0, len(todo), max(1, encoder.batch_size)):
+        part = todo[low : low + max(1, encoder.batch_size)]
+        vectors = np.asarray(encoder.encode([samples[item_id] for item_id in part]))
+        made |= zip(part, as_stored(vectors, identity), strict=True)
+    return made, [item_id for item_id in sources if item_id not in samples]
+
+
+def _stored(store: Store, info: TableInfo, item_ids: list[str]) -> dict[str, np.ndarray]:
+    table = store.dataset(info).to_table(columns=["item_id", "vector"], filter=among(item_ids))
+    return dict(zip(table["item_id"].to_pylist(), as_numpy(table["vector"]), strict=True))
