@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bundlecache.errors import EncoderError
 
-from .common import Options, Spec
+from .common import PRECISIONS, Options, Spec
 
 if TYPE_CHECKING:
     from bundlecache.catalogue import Catalogue
@@ -42,10 +42,17 @@ class Kind:
 REGISTRY = (
     Kind("descriptor:text", "text", "text", "hashed words and letter groups; no weights"),
     Kind(
-        "hf:FOLDER|ID", "text", "hf_text", "transformers or sentence-transformers text encoder, pooled as it declares"
+        "hf:FOLDER|ID", "text", "hf_text", "transformers or sentence-transformers, pooled as declared; CLIP and SigLIP"
     ),
+    Kind("open_clip:ARCH/PRETRAINED", "text", "open_clip_text", "text tower of open_clip; local-dir:FOLDER too"),
     Kind("descriptor:picture", "image", "image", "colour, light, outline and edges; no weights"),
     Kind("open_clip:ARCH/PRETRAINED", "image", "open_clip_image", "image tower of open_clip; local-dir:FOLDER too"),
+    Kind("open_clip-tokens:ARCH/PRETRAINED", "image", "open_clip_image", "its patches: a vector for each"),
+    Kind("hf:FOLDER|ID", "image", "hf_image", "vision tower of transformers: CLIP, SigLIP, SigLIP 2, DINOv2"),
+    Kind("hf-tokens:FOLDER|ID", "image", "hf_image", "its patches: a vector for each"),
+    Kind("blip2:FOLDER|ID", "image", "blip2", "BLIP-2: mean of the Q-Former's query outputs"),
+    Kind("blip2-tokens:FOLDER|ID", "image", "blip2", "BLIP-2: each query output of the Q-Former"),
+    Kind("blip2-vision:FOLDER|ID", "image", "blip2", "BLIP-2: its vision tower alone"),
     Kind("descriptor:sound", "audio", "audio", "spectrum, pitch, harmony and envelope; no weights"),
     Kind("clap:FOLDER|ID", "audio", "clap_audio", "CLAP of transformers: audio tower with projection"),
     Kind("lightgcn:user-item", "graph", "graph", "LightGCN on who-bought-what of the training split"),
@@ -77,6 +84,8 @@ def load(
     device: str = "auto",
     dtype: str = "float16",
     batch_size: int | None = None,
+    precision: str = "auto",
+    draft: int | None = None,
 ) -> Encoder:
     """The encoder that ``spec`` names, ready to run.
 
@@ -88,20 +97,29 @@ def load(
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``; only encoders with weights use it.
     dtype
         Of the stored vectors. Encoding itself always answers in float32.
+    precision
+        Of the forward pass: ``float32``, ``float16``, ``bfloat16``; ``auto`` is float16 on CUDA when vectors are
+        stored as float16, else float32.
+    draft
+        Read a JPEG at 1/2, 1/4 or 1/8 of its size while both sides keep so many pixels; ``None`` reads all.
 
     Raises
     ------
     EncoderError
-        When the spec, the modality, the device, the dtype or the batch size is none that is allowed, or
-        the checkpoint cannot be loaded.
+        When the spec, the modality, the device, the dtype, the batch size, the precision or the draft is none
+        that is allowed, or the checkpoint cannot be loaded.
     """
     kind = _find(spec, modality)
     if dtype not in ("float16", "float32"):
         raise EncoderError(f"Vectors are stored as float16 or float32, not {dtype!r}.")
     if batch_size is not None and batch_size < 1:
         raise EncoderError(f"A batch holds at least 1 item, not {batch_size}.")
+    if precision not in PRECISIONS:
+        raise EncoderError(f"There is no precision {precision!r}; there are {', '.join(PRECISIONS)}.")
+    if draft is not None and draft < 1:
+        raise EncoderError(f"A draft keeps at least 1 pixel, not {draft}.", hint="type --draft 512")
     module = import_module(f".{kind.module}", __name__)
-    return module.load(Spec.parse(spec), Options(catalogue, device, dtype, batch_size))
+    return module.load(Spec.parse(spec), Options(catalogue, device, dtype, batch_size, precision, draft))
 
 
 def modality_of(spec: str) -> str:

@@ -65,7 +65,7 @@ class ClapAudio:
         self.device = resolve_device(options.device)
         self.spec, self.dtype = spec.text, options.dtype
         self.batch_size = options.batch_size or (64 if self.device.startswith("cuda") else 8)
-        self.compute = computing(self.device, self.dtype)
+        self.compute = computing(self.device, self.dtype, options.precision)
         heard = {name: value for name, value in model.state_dict().items() if name.startswith("audio_")}
         self.fingerprint = fingerprint("clap", config_cause(model.config.audio_config), tensors=heard)
         self.extractor, self.rate, self.window = extractor, extractor.sampling_rate, extractor.nb_max_samples

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from bundlecache.catalogue import Catalogue
 
-# What a text or audio encoder of transformers needs from a hub; never a checkpoint of another framework.
 DEVICES = ("cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+# What an encoder of transformers needs from a hub; never a checkpoint of another framework.
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "*_Dense/*.bin")
 
 
@@ -54,6 +55,8 @@ class Options:
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1": see resolve_device
     dtype: str = "float16"  # as stored: "float16" | "float32"
     batch_size: int | None = None  # None: the encoder's own default
+    precision: str = "auto"  # of the forward pass: see computing
+    draft: int | None = None  # pixels that a side keeps when a JPEG is read at a part of its size; None: all
 
 
 def resolve_device(device: str) -> str:
@@ -111,6 +114,23 @@ def folder_of(spec: Spec, name: str | None = None, files: Sequence[str] = HUB_FI
             f"{first_line(error)}.",
             hint=f"where there is a network, `hf download {name} --local-dir FOLDER`; then {advice}",
         ) from error
+
+
+def read_config(spec: Spec, folder: Path) -> Any:
+    """The configuration of a transformers folder.
+
+    Raises
+    ------
+    EncoderError
+        When there is none, or of a model that transformers does not know.
+    """
+    with quiet():
+        from transformers import AutoConfig
+
+        try:
+            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # a broken file, an unknown model, a missing library
+            raise load_failure(spec, folder, error) from error
 
 
 def load_failure(spec: Spec, folder: Path, error: Exception) -> EncoderError:
@@ -200,20 +220,23 @@ def as_tensor(output: Any) -> Any:
     raise TypeError(f"expected a tensor or an output with pooler_output, got {type(output).__name__}")
 
 
-def computing(device: str, dtype: str) -> str:
-    """The type of the forward pass: half precision on CUDA if half is stored anyway, else float32."""
+def computing(device: str, dtype: str, precision: str = "auto") -> str:
+    """The type of the forward pass; ``auto`` is half precision on CUDA if half is stored anyway, else float32."""
+    if precision != "auto":
+        return precision
     return "float16" if device.startswith("cuda") and dtype == "float16" else "float32"
 
 
 def forward(module: Any, inputs: Any, device: str, compute: str) -> Any:
-    """``module(inputs)`` on the device without gradients; ``inputs`` is a tensor or a dict of tensors."""
+    """``module(inputs)`` on the device without gradients, its products in ``compute``; a tensor or a dict of tensors."""
     import torch
 
     if isinstance(inputs, dict):
         inputs = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
     else:
         inputs = inputs.to(device, non_blocking=True)
-    with torch.inference_mode(), torch.autocast(device.split(":")[0], torch.float16, enabled=compute == "float16"):
+    half = torch.bfloat16 if compute == "bfloat16" else torch.float16
+    with torch.inference_mode(), torch.autocast(device.split(":")[0], half, enabled=compute != "float32"):
         return module(**inputs) if isinstance(inputs, dict) else module(inputs)
 
 

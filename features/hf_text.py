@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bundlecache._torchvision import prepare
 from bundlecache.errors import EncoderError
 
+from . import clip_text
 from .common import (
     check_complete,
     computing,
@@ -21,6 +22,7 @@ from .common import (
     load_failure,
     measured_dim,
     quiet,
+    read_config,
     resolve_device,
     to_numpy,
 )
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .common import Options, Spec
+    from .towers import TextTower
 
 # In the order in which sentence-transformers joins them when a folder asks for several.
 POOLINGS = {
@@ -100,10 +103,17 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
-def load(spec: Spec, options: Options) -> HfText:
-    """Any transformers text encoder: a folder as ``save_pretrained`` or sentence-transformers writes it, or a hub id."""
+def load(spec: Spec, options: Options) -> HfText | TextTower:
+    """Any transformers text encoder: a folder as ``save_pretrained`` or sentence-transformers writes it, or a hub id.
+
+    A folder of CLIP or SigLIP gives their text tower, by their own rules: see :mod:`features.clip_text`.
+    """
     folder = folder_of(spec)
     prepare()
+    if (folder / "config.json").is_file():
+        config = read_config(spec, folder)
+        if config.model_type in clip_text.MODELS:
+            return clip_text.load(spec, options, folder, config)
     with quiet():
         import torch
 
@@ -122,7 +132,7 @@ def load(spec: Spec, options: Options) -> HfText:
     if hasattr(model.config, "vision_config") or hasattr(model.config, "audio_config"):
         raise EncoderError(
             f"{spec.text!r} is a {model.config.model_type} model of several modalities, not a text encoder.",
-            hint="type --encoder hf:FOLDER with a BERT-like model",
+            hint="type --encoder hf:FOLDER with a BERT-like model, CLIP or SigLIP",
         )
     check_complete(spec, info["missing_keys"], unused=("pooler.", "decoder."))
     if model.config.is_encoder_decoder:
@@ -157,7 +167,7 @@ class HfText:
         self.device = resolve_device(options.device)
         self.spec, self.dtype, self.declared = spec.text, options.dtype, declared
         self.batch_size = options.batch_size or (256 if self.device.startswith("cuda") else 32)
-        self.compute = computing(self.device, self.dtype)
+        self.compute = computing(self.device, self.dtype, options.precision)
         # A pooler is never used, and random in checkpoints that lack it.
         weights = {name: value for name, value in model.state_dict().items() if not name.startswith("pooler.")}
         weights |= {f"head.{name}": value for name, value in head.state_dict().items()}

@@ -24,11 +24,18 @@ MAX_SIDES = 64  # longest : shortest side; resizing a one-pixel line by its shor
 DECODING = "EXIF turned, first frame, 16 bit scaled to 8, transparency on white, RGB"
 
 
-def read_picture(path: Path) -> PIL_Image.Image:
+def reading(draft: int | None) -> str:
+    """How pictures are opened, in short words; a draft is another reading, since it gives other pixels."""
+    return DECODING if draft is None else f"JPEG at 1/2, 1/4 or 1/8 while both sides keep {draft} px; {DECODING}"
+
+
+def read_picture(path: Path, draft: int | None = None) -> PIL_Image.Image:
     """A picture file as an RGB image, as a person would see it on a white page.
 
     EXIF orientation is applied, an animation gives its first frame, transparency lies on white, CMYK,
-    palette, grey and 16-bit pictures become 8-bit RGB. The content decides, not the file's name.
+    palette, grey and 16-bit pictures become 8-bit RGB. The content decides, not the file's name. With a
+    ``draft``, a JPEG is unpacked at the smallest of 1, 1/2, 1/4 and 1/8 of its size at which neither side
+    falls below so many pixels: several times as fast for large photos.
 
     Raises
     ------
@@ -41,6 +48,8 @@ def read_picture(path: Path) -> PIL_Image.Image:
     try:
         with Image.open(path, formats=_formats()) as image:
             _check_size(*image.size)
+            if draft is not None:
+                image.draft(None, (draft, draft))  # only JPEG can, all others pass over it
             image.load()
             return _to_rgb(_upright(image))
     except MediaError:
@@ -99,7 +108,7 @@ def _to_rgb(image: PIL_Image.Image) -> PIL_Image.Image:
 
 def load(spec: Spec, options: Options) -> PictureDescriptor:
     """The registry's entry for ``descriptor:picture``."""
-    return PictureDescriptor(spec.text, options.dtype, options.batch_size or 64)
+    return PictureDescriptor(spec.text, options.dtype, options.batch_size or 64, options.draft)
 
 
 class PictureDescriptor:
@@ -114,20 +123,20 @@ class PictureDescriptor:
 
     modality = "image"
     tokens = 0
-    reading = DECODING
     size = 64  # pixels, square
     hues = 24
     weights = (0.8, 1.2, 0.6, 0.6, 1.0, 1.2)  # of the blocks, in the order above
     dim = 24 + 24 + 11 + 16 + 25 + 32
 
-    def __init__(self, spec: str, dtype: str, batch_size: int) -> None:
+    def __init__(self, spec: str, dtype: str, batch_size: int, draft: int | None = None) -> None:
         self.spec, self.dtype, self.batch_size = spec, dtype, batch_size
+        self.draft, self.reading = draft, reading(draft)
         self.fingerprint = fingerprint("picture descriptor", 1, self.size, self.hues, self.weights, self.dim)
         self.preprocess = f"{self.reading}; squashed to {self.size} px, bilinear; {libraries('Pillow')}"
 
     def read(self, source: Path | str) -> PIL_Image.Image:
-        """The picture in full, RGB."""
-        return read_picture(Path(source))
+        """The picture, RGB."""
+        return read_picture(Path(source), self.draft)
 
     def prepare(self, raw: PIL_Image.Image) -> np.ndarray:
         """The picture squashed to uint8 [64, 64, 3]."""

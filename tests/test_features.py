@@ -61,8 +61,8 @@ def case(request: pytest.FixtureRequest, workspace: Workspace, tmp_path: Path) -
     if kind.fixed:
         return Case(kind.form, catalogue, good, bad)
     head = kind.form.partition(":")[0]
-    make = {"hf": tiny.bert_folder, "open_clip": tiny.open_clip_folder, "clap": tiny.clap_folder}[head]
-    prefix = f"{head}:local-dir:" if head == "open_clip" else f"{head}:"
+    make = tiny.FOLDERS[kind.modality, head.removesuffix("-tokens").removesuffix("-vision")]
+    prefix = f"{head}:local-dir:" if "open_clip" in head else f"{head}:"
     first, second = make(tmp_path / "first", seed=0), make(tmp_path / "second", seed=1)
     return Case(f"{prefix}{first}", catalogue, good, bad, f"{prefix}{second}")
 
@@ -71,7 +71,9 @@ def load(case: Case, kind: features.Kind, **options: object) -> features.Encoder
     return features.load(case.spec, modality=kind.modality, catalogue=case.catalogue, device="cpu", **options)
 
 
-@pytest.mark.parametrize(("case", "kind"), [(k, k) for k in features.REGISTRY], indirect=["case"], ids=lambda k: k.form)
+@pytest.mark.parametrize(
+    ("case", "kind"), [(k, k) for k in features.REGISTRY], indirect=["case"], ids=lambda k: f"{k.modality}-{k.form}"
+)
 def test_every_registered_encoder_keeps_the_contract(case: Case, kind: features.Kind):
     encoder = load(case, kind)
     assert (encoder.modality, encoder.spec, encoder.dtype) == (kind.modality, case.spec, "float16")
@@ -91,6 +93,7 @@ def test_every_registered_encoder_keeps_the_contract(case: Case, kind: features.
     assert vectors.dtype == np.float32
     shape = (encoder.tokens, encoder.dim) if encoder.tokens else (encoder.dim,)
     assert vectors.shape == (len(case.good), *shape)
+    assert (encoder.tokens > 0) == ("-tokens:" in kind.form)
     assert np.isfinite(vectors).all()
     assert (np.linalg.norm(vectors, axis=-1) > 1e-3).all()
     assert np.abs(vectors[0] - vectors[1]).max() > 1e-3, "two items, one vector: the encoder is blind"

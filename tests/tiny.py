@@ -107,6 +107,127 @@ def sentence_transformer_folder(path: Path, pooling: str = "pooling_mode_cls_tok
     return path
 
 
+VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def clip_folder(path: Path, seed: int = 0, part: str = "CLIPModel") -> Path:
+    """CLIPModel, or one tower of it by its class name, with a byte-pair tokenizer; 40 px, of which 32 are read."""
+    prepare()
+    import torch
+    import transformers as hf
+
+    torch.manual_seed(seed)
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + [str(i) for i in range(10)]
+    names = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters), "ed</w>", "un"]
+    tokenizer = hf.CLIPTokenizer(
+        {name: i for i, name in enumerate(names)}, [("e", "d</w>"), ("u", "n")], model_max_length=16
+    )
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    text = {**TEXT, **ids, "vocab_size": len(names), "max_position_embeddings": 16, "initializer_factor": 4.0}
+    vision = {**VISION, "intermediate_size": 48, "initializer_factor": 4.0}
+    model = hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
+    if part != "CLIPModel":
+        config = model.config.vision_config if "Vision" in part else model.config.text_config
+        config.projection_dim = 24
+        model = getattr(hf, part)(config)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    hf.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(path)
+    return path
+
+
+def siglip_folder(path: Path, seed: int = 0, *, two: bool = False) -> Path:
+    """SiglipModel with a SentencePiece tokenizer, or with Gemma's as fixed-size SigLIP 2 has; 12 tokens."""
+    prepare()
+    import io
+
+    import sentencepiece
+    import torch
+    import transformers as hf
+
+    torch.manual_seed(seed)
+    path.mkdir(parents=True, exist_ok=True)
+    if two:
+        names = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581"]
+        names += [chr(c) for c in range(33, 127) if chr(c) not in names]
+        vocabulary = {name: i for i, name in enumerate(names)}
+        tokenizer = hf.GemmaTokenizer(vocabulary, [], model_max_length=12)
+    else:
+        titles = [" ".join(WORDS[i:] + WORDS[:i]).replace("#", "") for i in range(len(WORDS))]
+        model, size = io.BytesIO(), {"vocab_size": 60, "hard_vocab_limit": False}
+        ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(titles), model_writer=model, minloglevel=5, **size, **ids
+        )
+        (path / "spiece.model").write_bytes(model.getvalue())
+        tokenizer = hf.SiglipTokenizer(vocab_file=str(path / "spiece.model"), model_max_length=12)
+    text = {**TEXT, "vocab_size": len(tokenizer), "max_position_embeddings": 12, "projection_size": 32}
+    config = hf.SiglipConfig(text_config=text, vision_config={**VISION, "intermediate_size": 48})
+    hf.SiglipModel(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    hf.SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(path)
+    return path
+
+
+def dinov2_folder(path: Path, seed: int = 0, *, registers: int = 0) -> Path:
+    """Dinov2Model, or the one with registers; its positions are for 48 pixels, of which it reads 32."""
+    prepare()
+    import torch
+    import transformers as hf
+
+    torch.manual_seed(seed)
+    vision = {**VISION, "image_size": 48}
+    if registers:
+        config = hf.Dinov2WithRegistersConfig(**vision, num_register_tokens=registers)
+        hf.Dinov2WithRegistersModel(config).save_pretrained(path)
+    else:
+        hf.Dinov2Model(hf.Dinov2Config(**vision)).save_pretrained(path)
+    hf.BitImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(path)
+    return path
+
+
+def blip2_folder(path: Path, seed: int = 0, part: str = "Blip2ForConditionalGeneration") -> Path:
+    """BLIP-2 with an OPT language model, in several files; 5 queries of 24 numbers."""
+    prepare()
+    import torch
+    import transformers as hf
+
+    torch.manual_seed(seed)
+    asking = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    asking |= {"encoder_hidden_size": 32, "vocab_size": 32, "cross_attention_frequency": 2}
+    language = {"model_type": "opt", "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "vocab_size": 640}
+    language |= {"num_attention_heads": 2, "word_embed_proj_dim": 32}
+    config = hf.Blip2Config(
+        vision_config={**VISION, "intermediate_size": 48, "initializer_range": 0.2},
+        qformer_config={**asking, "initializer_range": 0.2},
+        text_config=language,
+        num_query_tokens=5,
+        image_token_index=639,
+    )
+    model = getattr(hf, part)(config)
+    torch.nn.init.normal_(model.query_tokens)
+    model.save_pretrained(path, max_shard_size="60KB")
+    hf.BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(path)
+    return path
+
+
+def open_clip_text_folder(path: Path, seed: int = 0) -> Path:
+    """The open_clip folder again, with room for every word of open_clip's own tokenizer."""
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    return open_clip_folder(path, seed, text_cfg=text)
+
+
+FOLDERS = {
+    ("text", "hf"): bert_folder,
+    ("text", "open_clip"): open_clip_text_folder,
+    ("image", "hf"): clip_folder,
+    ("image", "open_clip"): open_clip_folder,
+    ("image", "blip2"): blip2_folder,
+    ("audio", "clap"): clap_folder,
+}  # by modality and the head of the spec
+
+
 def pictures(folder: Path) -> list[Path]:
     """Five small pictures of different sizes and modes."""
     from PIL import Image

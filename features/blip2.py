@@ -1,0 +1,100 @@
+"""``blip2:``: the Q-Former of BLIP-2, its query outputs averaged; ``blip2-tokens:``, each of them; ``blip2-vision:``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from bundlecache._torchvision import prepare
+from bundlecache.errors import EncoderError
+
+from .common import check_complete, config_cause, fingerprint, folder_of, load_failure, quiet, read_config
+from .hf_image import PACKAGES, image_transform
+from .towers import ImageTower
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .common import Options, Spec
+
+
+def load(spec: Spec, options: Options) -> ImageTower:
+    """A folder of ``Blip2Model`` or any of its kin with safetensors, or a hub id.
+
+    The Q-Former asks the picture with a fixed number of learned queries (32); ``blip2:`` is the mean of their
+    last states, 768 wide, ``blip2-tokens:`` those states, ``blip2-vision:`` the pooled CLS of the vision tower.
+    The language model is not read, however large it is.
+    """
+    folder = folder_of(spec)
+    prepare()
+    config = read_config(spec, folder)
+    if config.model_type != "blip-2":
+        raise EncoderError(
+            f"{spec.text!r} is a {config.model_type} model, not BLIP-2.", hint=f"type --encoder hf:{spec.name}"
+        )
+    vision_only = spec.kind == "blip2-vision"
+    with quiet():
+        try:
+            transform, steps = image_transform(folder)
+            model = _unfilled(config, vision_only)
+            weights = _weights(folder, {name.partition(".")[0] for name in model.state_dict()})
+            missing = model.load_state_dict(weights, strict=False, assign=True).missing_keys
+        except Exception as error:  # many libraries deep; each has its own way to say what is missing
+            raise load_failure(spec, folder, error) from error
+    check_complete(spec, missing)
+
+    def call(pixels: Any) -> Any:
+        seen = model["vision_model"](pixel_values=pixels)
+        if vision_only:
+            return seen.pooler_output  # [n, d]
+        patches = seen.last_hidden_state  # [n, p, d]
+        queries = model.query_tokens.expand(len(patches), -1, -1)  # [n, q, h]
+        states = model["qformer"](query_embeds=queries, encoder_hidden_states=patches).last_hidden_state  # [n, q, h]
+        return states if spec.kind == "blip2-tokens" else states.mean(dim=1)
+
+    made = {"blip2-vision": "pooled CLS", "blip2-tokens": "query outputs"}.get(spec.kind, "mean of the query outputs")
+    causes = [config_cause(config.vision_config)] + ([] if vision_only else [config_cause(config.qformer_config)])
+    return ImageTower(
+        spec,
+        options,
+        model,
+        call,
+        transform,
+        f"{steps}; {made}",
+        fingerprint("blip2", causes, tensors=model.state_dict()),
+        PACKAGES,
+    )
+
+
+def _unfilled(config: Any, vision_only: bool) -> Any:
+    """The vision tower, and with it the Q-Former and its queries, without memory for their weights yet."""
+    import torch
+    from transformers import Blip2QFormerModel, Blip2VisionModel
+
+    with torch.device("meta"):
+        model = torch.nn.ModuleDict({"vision_model": Blip2VisionModel(config.vision_config)})
+        if not vision_only:
+            model["qformer"] = Blip2QFormerModel(config.qformer_config)
+            shape = (1, config.num_query_tokens, config.qformer_config.hidden_size)
+            model.register_parameter("query_tokens", torch.nn.Parameter(torch.empty(shape)))
+    return model
+
+
+def _weights(folder: Path, wanted: set[str]) -> dict[str, Any]:
+    """The tensors under some names, float32; no other tensor of the folder is read, nor any file without them."""
+    from safetensors import safe_open
+
+    index, whole = folder / "model.safetensors.index.json", "model.safetensors"
+    if index.is_file():
+        files = json.loads(index.read_text("utf-8"))["weight_map"]
+    elif (folder / whole).is_file():
+        with safe_open(folder / whole, "pt") as shard:
+            files = dict.fromkeys(shard.keys(), whole)
+    else:
+        raise FileNotFoundError(f"it holds no {whole}, and BLIP-2 is read from nothing else")
+    files = {name: file for name, file in files.items() if name.partition(".")[0] in wanted}
+    found: dict[str, Any] = {}
+    for file in sorted(set(files.values())):
+        with safe_open(folder / file, "pt") as shard:
+            found |= {name: shard.get_tensor(name).float() for name, place in files.items() if place == file}
+    return found
