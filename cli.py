@@ -114,6 +114,18 @@ def encode(
     batch_size: Annotated[
         int | None, typer.Option(help="Items per forward; the encoder's own if left out.", show_default=False)
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of the forward pass: float32, float16, bfloat16; auto: half on CUDA if stored so.")
+    ] = "auto",
+    draft: Annotated[
+        int | None,
+        typer.Option(
+            help="Read JPEGs at 1/2, 1/4 or 1/8 of their size while both sides keep this many pixels: faster, other "
+            "vectors.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(help="Threads that decode ahead of the encoder.", min=1)] = 4,
     retry_failed: Annotated[bool, typer.Option(help="Try items again that failed before.")] = False,
     max_errors: Annotated[
@@ -132,7 +144,7 @@ def encode(
             hint=f"bundlecache encode --modality {features.modality_of(encoder[0])} --encoder {encoder[0]}",
         )
     workspace, catalogue = _open(data, allow_outside=allow_outside)
-    load = {"device": device, "dtype": dtype, "batch_size": batch_size}
+    load = {"device": device, "dtype": dtype, "batch_size": batch_size, "precision": precision, "draft": draft}
     how = {"workers": workers, "retry_failed": retry_failed, "max_errors": max_errors}
     if modality == "all":
         wanted = _encodable(catalogue)
