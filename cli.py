@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bundlecache.encode import Receipt
+    from bundlecache.encode.recheck import Recheck
     from bundlecache.readers import Vectors
     from bundlecache.recipes import Recipe
-    from bundlecache.store import Matrix
+    from bundlecache.store import Matrix, Store, TableInfo
 
 PARTIAL = 3  # exit code: the work was done, but some items failed
 INTERRUPTED = 130
@@ -273,6 +274,7 @@ def train(
     """Train the fusion module and a LoRA adapter of the language model on the cached vectors."""
     from bundlecache import questions as question_files
     from bundlecache import recipes
+    from bundlecache.store import Store, upkeep
     from train import loop
 
     workspace, catalogue = _open(data)
@@ -290,6 +292,7 @@ def train(
         )
     _say_settings(resolved)
     run = workspace.runs / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.name}-seed{seed}")
+    upkeep.tag(Store(workspace.store), run.name, matrices.values())
     with Bar("train") as bar:
         result = loop.train(
             catalogue,
@@ -405,20 +408,218 @@ def report(
         out.print(f"Report: [bold]{escape(str(path))}[/]", soft_wrap=True)
 
 
-@app.command()
-def export(
-    output: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("export"),
-    layout: Annotated[str, typer.Option("--format", help="parquet.")] = "parquet",
+@app.command(rich_help_panel="Store")
+def verify(
+    data: Data = Path("data"),
+    sample: Annotated[int, typer.Option(help="Vectors per table that are encoded again and compared.", min=0)] = 32,
+    repair: Annotated[bool, typer.Option("--repair", help="Take damaged rows out, for encode to make again.")] = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Read every stored row against its checksum, and encode a random sample again."""
+    from bundlecache.store import Store
+    from bundlecache.store import verify as check
+
+    workspace, catalogue = _open(data)
+    store = Store(workspace.store)
+    infos = store.tables()
+    rows: list[dict[str, Any]] = []
+    broken = []
+    for info in infos:
+        with Bar(info.modality) as bar:
+            damage = check.verify(store, info, catalogue.item_ids, bar.step)
+        again, remark = None, "damaged"
+        if damage:
+            broken.append((info, damage))
+        else:
+            again, remark = _recheck(workspace, catalogue, store, info, sample, seed, device)
+        rows.append(
+            {
+                "encoder": info.spec,
+                "table": info.table,
+                "rows": damage.rows,
+                "damaged": len(damage.item_ids) + len(damage.doubled) + damage.lost,
+                "matrices": len(damage.matrices),
+                "compared": again.compared if again else 0,
+                "differing": len(again.differing) if again else 0,
+                "least_cosine": again.least_cosine if again else None,
+                "difference": again.difference if again else None,
+                "remark": remark,
+                "items": [*damage.item_ids, *damage.doubled, *(again.differing if again else [])],
+            }
+        )
+    shown = ["encoder", "rows", "damaged", "compared", "differing", "least_cosine", "remark"]
+    show(rows, as_json, rows, title=f"Stored vectors of {data}", columns=shown)
+    for info, damage in broken:
+        log.print(f"[yellow]{escape(info.spec)}:[/] {escape(str(damage))}", highlight=False, soft_wrap=True)
+        if repair:
+            check.repair(store, info, damage)
+    if broken and not repair:
+        raise BundlecacheError(
+            f"{len(broken)} of {len(rows)} tables are damaged.",
+            hint="bundlecache verify --repair takes the damage out, and bundlecache encode makes it anew",
+        )
+    if broken:
+        log.print("What was damaged is out; type again: bundlecache encode")
+    if differ := [row for row in rows if row["differing"]]:
+        named = ", ".join(differ[0]["items"][:5])
+        raise BundlecacheError(
+            f"{differ[0]['encoder']} gives other vectors now than those stored, for {differ[0]['differing']} of "
+            f"{differ[0]['compared']} items ({named}): another device, library or file of weights?",
+            hint=f"bundlecache compact --drop {differ[0]['table']}, then encode again",
+        )
+
+
+@app.command(rich_help_panel="Store")
+def compact(
+    data: Data = Path("data"),
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Delete this table, or all of this encoder.", show_default=False)
+    ] = None,
+    old_encoders: Annotated[
+        bool, typer.Option("--old-encoders", help="Delete the tables that newer encoders have replaced.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the store small: pieces written together, old versions and unused matrices deleted."""
+    from bundlecache.store import Store, upkeep
+
+    workspace, catalogue = _open(data)
+    store = Store(workspace.store)
+    runs = [path.name for path in workspace.runs.iterdir() if path.is_dir()] if workspace.runs.is_dir() else []
+    infos = store.tables()
+    gone = upkeep.choose(infos, drop or [], old_encoders=old_encoders)
+    rows: list[dict[str, Any]] = [
+        {"table": info.table, "before_bytes": upkeep.drop(store, info, runs), "after_bytes": 0, "kept_for": "dropped"}
+        for info in gone
+    ]
+    with Bar("compact") as bar:
+        left = [info for info in infos if info not in gone]
+        for done, info in enumerate(left, start=1):
+            before, after = upkeep.compact(store, info, catalogue.item_ids, runs)
+            kept = (
+                ", ".join(upkeep.tags(store, store.current(info.modality, info.spec, info.table))) if info.rows else ""
+            )
+            rows.append({"table": info.table, "before_bytes": before, "after_bytes": after, "kept_for": kept or None})
+            bar.step(done, len(left))
+    if swept := upkeep.sweep(store):
+        rows.append({"table": "matrices of no table", "before_bytes": swept, "after_bytes": 0, "kept_for": "dropped"})
+    if not as_json and len(rows) > 1:
+        total = {name: sum(row[name] for row in rows) for name in ("before_bytes", "after_bytes")}
+        show(None, as_json, [*rows, {"table": "all", **total, "kept_for": None}], title=f"Store of {data}")
+    else:
+        show(rows, as_json, rows, title=f"Store of {data}")
+
+
+@app.command(rich_help_panel="Store")
+def drift(
+    data: Data = Path("data"),
+    modality: Annotated[
+        list[str] | None, typer.Option(help="Modalities to look at; all stored ones if left out.", show_default=False)
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="A run, version, table or encoder to compare the present vectors with; what was trained on last, "
+            "if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Items whose neighbours are compared.", min=1)] = 1000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far vectors moved between two versions of a table, or from one encoder to another."""
+    from bundlecache.store import Store
+    from bundlecache.store import drift as moves
+
+    workspace, _ = _open(data)
+    store = Store(workspace.store)
+    wanted = modality or store.modalities()
+    if not wanted:
+        raise BundlecacheError(f"Nothing is stored in {data} yet.", hint="bundlecache encode --modality all")
+    rows, why = [], None
+    for name in wanted:
+        info = store.current(name)
+        try:
+            old = moves.find(store, info, start)
+        except BundlecacheError as error:  # of several modalities, one may have a past
+            why = error
+            continue
+        rows.append(moves.compare(name, old, moves.snapshot(store, info), sample=sample, seed=seed).to_dict())
+    if why and (not rows or modality):
+        raise why
+    columns = ["modality", "kept", "added", "removed", "changed", "cosine_mean", "cosine_p1", "overlap_at_10"]
+    show(
+        rows,
+        as_json,
+        rows,
+        title="Drift: the present vectors beside earlier ones",
+        columns=[*columns, "centroid_shift"],
+    )
+    if not as_json:
+        for row in rows:
+            log.print(f"[dim]{escape(row['old'])} -> {escape(row['new'])}[/]", highlight=False, soft_wrap=True)
+
+
+@app.command(name="import-vectors", rich_help_panel="Store")
+def import_vectors(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A .parquet, .npy or .pt file, an export or clip-retrieval folder.")
+    ],
+    modality: Annotated[str, typer.Option(help="text, image, audio or graph.")],
+    name: Annotated[str, typer.Option(help="What to call them; the encoder is then import:NAME.")],
+    ids: Annotated[Path | None, typer.Option(help="The item ids of the rows, one a line.", show_default=False)] = None,
     data: Data = Path("data"),
     as_json: AsJson = False,
 ) -> None:
-    """Write the stored vectors as files that pandas and pyarrow read in three lines."""
+    """Put vectors that other programs made into the store."""
+    from bundlecache.store import Store, imports
+
+    workspace, catalogue = _open(data)
+    (wanted,) = _modalities(modality) if modality != "all" else ("",)
+    if not wanted:
+        raise BundlecacheError("Vectors are of one modality, not of all.", hint="--modality image")
+    found = imports.read(source, catalogue, wanted, name, ids)
+    store = Store(workspace.store)
+    info = store.write(found.identity, found.item_ids, found.vectors)
+    failed = len(set(found.item_ids) & set(store.errors(info.table)["item_id"].to_pylist()))
+    row = {
+        "encoder": info.spec,
+        "rows": found.given,
+        "stored": len(found.item_ids) - failed,
+        "unknown": found.unknown,
+        "failed": failed,
+        "without": len(catalogue) - len(found.item_ids),
+        "dim": f"{info.tokens}x{info.dim}" if info.tokens else info.dim,
+        "dtype": info.dtype,
+        "table": info.table,
+    }
+    show(row, as_json, [row], title=f"{source} -> {data}")
+    if found.unknown:
+        log.print(f"[yellow]{found.unknown:,} rows are of no item of the catalogue[/] and were left out.")
+    if failed:
+        log.print(f"[yellow]{failed:,} rows are no vectors[/] (bundlecache status --errors says why).")
+        raise typer.Exit(PARTIAL)
+
+
+@app.command(rich_help_panel="Store")
+def export(
+    output: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("export"),
+    layout: Annotated[
+        str, typer.Option("--format", help="parquet; or npy: a matrix, its mask and ids.txt.")
+    ] = "parquet",
+    data: Data = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Write the stored vectors as files that pandas, pyarrow and NumPy read in three lines."""
     from bundlecache.store import Store
 
-    workspace, _ = _open(data)
-    rows = [
-        {"file": str(path), "size_bytes": path.stat().st_size} for path in Store(workspace.store).export(output, layout)
-    ]
+    workspace, catalogue = _open(data)
+    paths = Store(workspace.store).export(output, layout, catalogue.item_ids)
+    rows = [{"file": str(path), "size_bytes": path.stat().st_size} for path in paths]
     show(rows, as_json, rows, title="Exported")
 
 
@@ -571,12 +772,11 @@ def _say_settings(recipe: Recipe) -> None:
 def _store_imported(workspace: Workspace, vectors: Sequence[Vectors]) -> None:
     """Put vectors that came with a data set into the store."""
     from bundlecache.store import Store
+    from bundlecache.store.imports import IMPORTED
     from bundlecache.store.vectors import Identity
 
     for found in vectors:
-        identity = Identity(
-            found.modality, found.spec, found.fingerprint, "imported as it stands", "float32", found.dim
-        )
+        identity = Identity(found.modality, found.spec, found.fingerprint, IMPORTED, "float32", found.dim)
         info = Store(workspace.store).write(identity, found.item_ids, found.vectors)
         log.print(f"{found.modality}: {info.rows:,} vectors of {found.spec}", highlight=False)
 
@@ -597,14 +797,42 @@ def _matrices(workspace: Workspace, catalogue: Catalogue, wanted: Sequence[str] 
     return {name: store.matrix(catalogue.item_ids, name) for name in wanted or stored}
 
 
+def _recheck(
+    workspace: Workspace, catalogue: Catalogue, store: Store, info: TableInfo, sample: int, seed: int, device: str
+) -> tuple[Recheck | None, str]:
+    """A sample of a table encoded again, and a remark; None where that cannot be done here."""
+    import features
+    from bundlecache.encode import recheck
+    from bundlecache.store.imports import IMPORTED
+
+    if not sample or not info.rows:
+        return None, "sound"
+    if info.preprocess == IMPORTED:
+        return None, "sound; made elsewhere, so not encoded again"
+    try:
+        encoder = features.load(info.spec, modality=info.modality, catalogue=catalogue, device=device, dtype=info.dtype)
+        again = recheck.recheck(encoder, catalogue, workspace, store, info, sample=sample, seed=seed)
+    except BundlecacheError as error:
+        log.print(f"[dim]{escape(info.spec)} is not encoded again: {escape(error.message)}[/]", soft_wrap=True)
+        return None, "sound; not encoded again"
+    return again, "differs" if again.differing else "sound"
+
+
 def _load_model(folder: Path, workspace: Workspace, catalogue: Catalogue, device: str) -> tuple[Any, dict[str, Matrix]]:
     """A trained model, and the very matrices it was trained on."""
-    from bundlecache.store import Store
+    from bundlecache.store import Store, upkeep
     from train import checkpoint
 
     store = Store(workspace.store)
     encoders = checkpoint.read_manifest(folder)["encoders"]
     matrices = {e["name"]: store.matrix(catalogue.item_ids, e["modality"], e["spec"], e["table"]) for e in encoders}
+    for e in encoders:
+        info = store.current(e["modality"], e["spec"], e["table"])
+        if others := upkeep.moved(store, info, e["version"]):
+            log.print(
+                f"[dim]note: {others:,} {e['name']} vectors are others than when {escape(folder.name)} was trained "
+                f"(bundlecache drift --modality {e['modality']} --from {escape(folder.name)})[/]"
+            )
     return checkpoint.load(folder, catalogue, matrices, device), matrices
 
 

@@ -344,7 +344,7 @@ def test_an_export_is_read_in_three_lines(store: Store, tmp_path: Path) -> None:
     assert table["item_id"].to_pylist() == ["item-0", "item-1", "item-2", "item-4"]
     assert json.loads(table.schema.metadata[b"bundlecache"])["spec"] == "toy:pictures"
     with pytest.raises(StoreError, match="only as parquet"):
-        store.export(tmp_path, "npy")
+        store.export(tmp_path, "csv")
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         store.export(tmp_path / "file" / "x")

@@ -27,15 +27,15 @@ TOLERANCES = {"float16": (0.999, 0.02), "float32": (0.9999, 0.005)}
 
 @dataclass(frozen=True)
 class Recheck:
-    """What came of a sample: ``worst_cosine`` and ``worst_difference`` (see TOLERANCES) over ``compared`` items.
+    """What came of a sample: the least cosine and the largest difference (see TOLERANCES) over ``compared`` items.
 
     ``differing`` items are beyond the tolerances, or could be encoded once and cannot any more.
     """
 
     compared: int
     differing: list[str]
-    worst_cosine: float | None
-    worst_difference: float | None
+    least_cosine: float | None
+    difference: float | None
 
 
 def recheck(
@@ -73,11 +73,11 @@ def recheck(
     was = np.stack([stored[item_id] for item_id in made]).astype(np.float64)
     norms = np.linalg.norm(again, axis=1) * np.linalg.norm(was, axis=1)
     cosine = (again * was).sum(axis=1) / np.maximum(norms, 1e-300)  # [n]
-    difference = np.abs(again - was).max(axis=1) / np.maximum(np.abs(was).max(axis=1), 1e-300)  # [n]
+    apart = np.abs(again - was).max(axis=1) / np.maximum(np.abs(was).max(axis=1), 1e-300)  # [n]
     least, most = TOLERANCES[info.dtype]
-    far = ~((cosine >= least) & (difference <= most))  # NaN is far
+    far = ~((cosine >= least) & (apart <= most))  # NaN is far
     differing += [item_id for item_id, bad in zip(made, far.tolist(), strict=True) if bad]
-    return Recheck(len(item_ids), differing, float(cosine.min()), float(difference.max()))
+    return Recheck(len(item_ids), differing, float(cosine.min()), float(apart.max()))
 
 
 def _encode(

@@ -29,7 +29,7 @@ from ..errors import StoreError
 from . import failures
 from .coverage import coverage
 from .failures import Failure
-from .matrices import export, load, materialise, matrix_folder
+from .matrices import export, export_npy, load, materialise, matrix_folder
 from .tables import TableWriter, folder_bytes, has_manifest, opening, storing
 from .vectors import Identity, as_stored, checksum, flaws
 
@@ -202,19 +202,28 @@ class Store:
         """
         return coverage(self, catalogue)
 
-    def export(self, out: Path, format: str = "parquet") -> list[Path]:  # noqa: A002 - the name users expect
-        """One Parquet file per table with rows: item_id, content_hash, vector (fixed-size list of float).
+    def export(self, out: Path, format: str = "parquet", item_ids: Sequence[str] = ()) -> list[Path]:  # noqa: A002
+        """Every table with rows, as files that other programs read.
+
+        ``parquet`` is one file per table: item_id, content_hash, vector (fixed-size list of float). ``npy`` is a
+        folder per table, its rows those of ``item_ids``: vectors.npy [I, d], mask.npy [I], ids.txt.
 
         Raises
         ------
         StoreError
             For another format, an empty store, or a folder that cannot be written.
         """
-        if format != "parquet":
-            raise StoreError(f"Vectors cannot be exported as {format!r}, only as parquet.", hint="--format parquet")
+        if format not in ("parquet", "npy"):
+            raise StoreError(f"Vectors cannot be exported as {format!r}, only as parquet or npy.", hint="--format npy")
         infos = [info for info in self.tables() if info.rows]
         if not infos:
             raise StoreError(f"The store {self.path} holds no vectors.", hint="bundlecache encode --modality all")
+        if format == "npy":
+            for info in infos:
+                matrix = self._matrix(info, item_ids)
+                with storing(out):
+                    export_npy(matrix.vectors, matrix.mask, item_ids, Path(out) / info.table)
+            return [Path(out) / info.table / "vectors.npy" for info in infos]
         paths = [Path(out) / f"{info.table}.parquet" for info in infos]
         for info, path in zip(infos, paths, strict=True):
             with storing(path.parent), replacing(path) as temporary:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..atomic import replacing
 from ..errors import StoreError
 from .tables import opening
 from .vectors import Identity, as_numpy, checksum
@@ -110,6 +111,24 @@ def export(dataset: Any, path: Path) -> None:
             columns = [batch[name].filter(batch["live"]) for name in ("item_id", "content_hash")]
             rows = [*columns, pa.FixedSizeListArray.from_arrays(flat, identity.width)]
             writer.write_batch(pa.record_batch(rows, schema=schema))
+
+
+def export_npy(vectors: np.ndarray, mask: np.ndarray, item_ids: Sequence[str], folder: Path) -> None:
+    """Write vectors.npy [I, d], mask.npy [I] and ids.txt, one item a line, all in the order of the items.
+
+    Raises
+    ------
+    StoreError
+        When an item id has a line break in it.
+    """
+    if bad := next((item_id for item_id in item_ids if len(item_id.splitlines()) > 1), None):
+        raise StoreError(f"The item id {bad!r} has a line break, so ids.txt cannot hold it.", hint="--format parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in (("vectors.npy", vectors), ("mask.npy", mask)):
+        with replacing(folder / name) as temporary, temporary.open("wb") as file:
+            np.save(file, array)
+    with replacing(folder / "ids.txt") as temporary:
+        temporary.write_text("".join(f"{item_id}\n" for item_id in item_ids), "utf-8")
 
 
 def _checked(dataset: Any, columns: Sequence[str] = ()) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
 from .matrices import matrix_folder
@@ -25,23 +25,42 @@ PREFIX = "run-"
 
 
 def tag(store: Store, run: str, matrices: Iterable[Matrix]) -> None:
-    """Keep the versions that ``run`` is trained on.
+    """Keep the versions that ``run`` is trained on. A tag is one small file: other processes may write meanwhile.
 
     Raises
     ------
     StoreError
-        When the disk refuses, or another process writes to a table just now.
+        When a version is no more, or the disk refuses.
     """
     import lance
 
+    name = f"{PREFIX}{run}"
     for matrix in matrices:
-        with locked(store.path, matrix.table), storing(store.path):
-            tags = lance.dataset(str(store.path / f"{matrix.table}.lance")).tags
-            name = f"{PREFIX}{run}"
-            if name in tags.list():
-                tags.update(name, matrix.version)
-            else:
-                tags.create(name, matrix.version)
+        known = lance.dataset(str(store.path / f"{matrix.table}.lance")).tags
+        try:
+            with storing(store.path):
+                (known.update if name in known.list() else known.create)(name, matrix.version)
+        except ValueError as error:
+            raise StoreError(
+                f"The {matrix.modality} vectors of {matrix.spec} were written anew just now.",
+                hint="type the same command again",
+            ) from error
+
+
+def moved(store: Store, info: TableInfo, version: int) -> int | None:
+    """How many items of an older version have another vector now, or none; None when that version is no more."""
+    if version == info.version:
+        return 0
+    try:
+        older = _sums(store.dataset(info, version))
+    except (ValueError, OSError):
+        return None
+    return len(older - _sums(store.dataset(info)))
+
+
+def _sums(dataset: Any) -> set[tuple[str, int]]:
+    rows = dataset.to_table(columns=["item_id", "checksum"], filter="live")
+    return set(zip(rows["item_id"].to_pylist(), rows["checksum"].to_pylist(), strict=True))
 
 
 def tags(store: Store, info: TableInfo) -> dict[str, int]:
@@ -114,6 +133,25 @@ def drop(store: Store, info: TableInfo, runs: Collection[str]) -> int:
         for file in files:
             file.unlink(missing_ok=True)
     return size
+
+
+def choose(infos: Sequence[TableInfo], names: Sequence[str], *, old_encoders: bool) -> list[TableInfo]:
+    """The tables that are called ``names``, or whose encoders are; and those that newer encoders replaced.
+
+    Raises
+    ------
+    StoreError
+        When a name is neither.
+    """
+    for name in names:
+        if not any(name in (info.table, info.spec) for info in infos):
+            raise StoreError(
+                f"There is no table and no encoder {name!r} in the store.", hint="bundlecache status --json names them"
+            )
+    vectors = [info for info in infos if info.rows and not info.tokens]
+    current = {info.modality: info.table for info in reversed(vectors)}  # the newest comes last here
+    old = {info.table for info in vectors if old_encoders and current[info.modality] != info.table}
+    return [info for info in infos if info.table in old or info.table in names or info.spec in names]
 
 
 def sweep(store: Store) -> int:

@@ -49,6 +49,16 @@ class Damage:
     def __bool__(self) -> bool:
         return bool(self.item_ids or self.doubled or self.pieces or self.matrices)
 
+    def __str__(self) -> str:
+        """What is wrong, in words."""
+        said = [
+            (self.item_ids, f"{len(self.item_ids):,} vectors are not what was written ({_few(self.item_ids)})"),
+            (self.doubled, f"{len(self.doubled):,} items stand there twice ({_few(self.doubled)})"),
+            (self.pieces, f"{self.lost:,} rows are in files that cannot be read"),
+            (self.matrices, "the matrix that training reads differs from the rows"),
+        ]
+        return "; ".join(words for found, words in said if found) or "sound"
+
 
 def verify(
     store: Store,
@@ -114,6 +124,10 @@ def repair(store: Store, info: TableInfo, damage: Damage) -> None:
             lance.dataset(uri).delete(among(item_ids[low : low + SAMPLE_ROWS]))
     for folder in damage.matrices:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _few(item_ids: Sequence[str]) -> str:
+    return ", ".join(item_ids[:5]) + (", ..." if len(item_ids) > 5 else "")
 
 
 def _same(folder: Path, identity: Identity, item_ids: Sequence[str], sums: dict[str, int]) -> bool:
