@@ -810,12 +810,16 @@ def _recheck(
     if info.preprocess == IMPORTED:
         return None, "sound; made elsewhere, so not encoded again"
     try:
-        encoder = features.load(info.spec, modality=info.modality, catalogue=catalogue, device=device, dtype=info.dtype)
+        how = {"device": device, "dtype": info.dtype, **features.options_of(info.preprocess)}
+        encoder = features.load(info.spec, modality=info.modality, catalogue=catalogue, **how)
         again = recheck.recheck(encoder, catalogue, workspace, store, info, sample=sample, seed=seed)
     except BundlecacheError as error:
         log.print(f"[dim]{escape(info.spec)} is not encoded again: {escape(error.message)}[/]", soft_wrap=True)
         return None, "sound; not encoded again"
-    return again, "differs" if again.differing else "sound"
+    same = again.preprocess == info.preprocess
+    return again, ("differs" if again.differing else "sound") + (
+        "" if same else "; libraries or options are others now"
+    )
 
 
 def _load_model(folder: Path, workspace: Workspace, catalogue: Catalogue, device: str) -> tuple[Any, dict[str, Matrix]]:

@@ -7,9 +7,10 @@ every line. Importing this package imports none of them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bundlecache.errors import EncoderError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from bundlecache.catalogue import Catalogue
     from bundlecache.encode import Encoder
 
-__all__ = ["DEFAULTS", "MODALITIES", "Kind", "kinds", "load", "modality_of"]
+__all__ = ["DEFAULTS", "MODALITIES", "Kind", "kinds", "load", "modality_of", "options_of"]
 
 MODALITIES = ("text", "image", "audio", "graph")
 
@@ -120,6 +121,17 @@ def load(
         raise EncoderError(f"A draft keeps at least 1 pixel, not {draft}.", hint="type --draft 512")
     module = import_module(f".{kind.module}", __name__)
     return module.load(Spec.parse(spec), Options(catalogue, device, dtype, batch_size, precision, draft))
+
+
+def options_of(preprocess: str) -> dict[str, Any]:
+    """The options of :func:`load` that a ``preprocess`` tells of: with them the same vectors are made again.
+
+    >>> options_of("JPEG at 1/2, 1/4 or 1/8 while both sides keep 512 px; RGB; forward bfloat16; torch 2.13.0")
+    {'precision': 'bfloat16', 'draft': 512}
+    """
+    precision = re.search(r"\bforward (float32|float16|bfloat16)\b", preprocess)
+    draft = re.search(r"\bboth sides keep (\d+) px", preprocess)
+    return {"precision": precision[1] if precision else "auto", "draft": int(draft[1]) if draft else None}
 
 
 def modality_of(spec: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import BundlecacheError, EncoderError
 from ..store.tables import among
 from ..store.vectors import Identity, as_numpy, as_stored
+from .lane import reason_of
 from .sources import survey
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ TOLERANCES = {"float16": (0.999, 0.02), "float32": (0.9999, 0.005)}
 class Recheck:
     """What came of a sample: the least cosine and the largest difference (see TOLERANCES) over ``compared`` items.
 
-    ``differing`` items are beyond the tolerances, or could be encoded once and cannot any more.
+    ``differing`` items are beyond the tolerances, or could be encoded once and cannot any more. ``preprocess``
+    is the encoder's now: it may name other libraries than the table's does.
     """
 
+    preprocess: str
     compared: int
     differing: list[str]
     least_cosine: float | None
@@ -53,12 +56,13 @@ def recheck(
     Raises
     ------
     EncoderError
-        When the encoder is not the one that made the table: other weights, or other preprocessing.
+        When the encoder has other weights than the one that made the table, or does not work.
     """
     identity = Identity.of(encoder)
-    if identity.table != info.table:
-        cause = "weights" if encoder.fingerprint != info.fingerprint else "preprocessing"
-        raise EncoderError(f"{info.spec} has other {cause} now than when these vectors were made.")
+    if encoder.fingerprint != info.fingerprint:
+        raise EncoderError(f"{info.spec} has other weights now than when these vectors were made.")
+    if (identity.tokens, identity.dim) != (info.tokens, info.dim):
+        raise EncoderError(f"{info.spec} gives vectors of another shape now than when these were made.")
     rows = store.dataset(info).to_table(columns=["item_id", "content_hash"], filter="live")
     content = dict(zip(rows["item_id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True))
     present = survey(info.modality, catalogue, workspace, workers=4).seen_by(encoder).present
@@ -67,7 +71,7 @@ def recheck(
     item_ids = [same[pick] for pick in np.sort(picks)]
     made, differing = _encode(encoder, identity, {item_id: present[item_id] for item_id in item_ids})
     if not made:
-        return Recheck(len(item_ids), differing, None, None)
+        return Recheck(encoder.preprocess, len(item_ids), differing, None, None)
     stored = _stored(store, info, list(made))
     again = np.stack(list(made.values())).astype(np.float64)  # [n, w]
     was = np.stack([stored[item_id] for item_id in made]).astype(np.float64)
@@ -77,7 +81,7 @@ def recheck(
     least, most = TOLERANCES[info.dtype]
     far = ~((cosine >= least) & (apart <= most))  # NaN is far
     differing += [item_id for item_id, bad in zip(made, far.tolist(), strict=True) if bad]
-    return Recheck(len(item_ids), differing, float(cosine.min()), float(apart.max()))
+    return Recheck(encoder.preprocess, len(item_ids), differing, float(cosine.min()), float(apart.max()))
 
 
 def _encode(
@@ -92,7 +96,10 @@ def _encode(
     todo = list(samples)
     for low in range(0, len(todo), max(1, encoder.batch_size)):
         part = todo[low : low + max(1, encoder.batch_size)]
-        vectors = np.asarray(encoder.encode([samples[item_id] for item_id in part]))
+        try:
+            vectors = np.asarray(encoder.encode([samples[item_id] for item_id in part]))
+        except Exception as error:
+            raise EncoderError(f"{identity.spec} does not work here: {reason_of(error)}.") from error
         made |= zip(part, as_stored(vectors, identity), strict=True)
     return made, [item_id for item_id in sources if item_id not in samples]
 
