@@ -67,7 +67,7 @@ class Lane:
         self.failed: dict[str, Failure] = {}
         self.note = ""
         self.seconds = {"forward": 0.0, "write": 0.0}
-        self._starved = False  # memory ran out since the last forward that went well
+        self._too_large = False  # whether the open batch had a sample that does not even fit alone
         self._doubted: dict[str, Failure] = {}  # items that failed inside the encoder since it last worked
         self._misses = 0  # and how many contents they are
         self._batch: list[tuple[Unit, Any]] = []
@@ -110,8 +110,15 @@ class Lane:
     def encode(self) -> None:
         """Encode what has been taken."""
         batch, self._batch = self._batch, []
-        if batch:
-            self._forward(batch)
+        if not batch:
+            return
+        size, self._too_large = self.batch_size, False
+        self._forward(batch)
+        if self._too_large:
+            self.batch_size = size  # that sample was to blame
+        elif self.batch_size < size:
+            self.note = f"memory ran out: {self.encoder.spec} goes on with --batch-size {self.batch_size}"
+            self.changed()
 
     def finish(self, *, whole: bool) -> None:
         """Commit what is done; after an error (``whole`` is false) as far as that goes."""
@@ -137,11 +144,12 @@ class Lane:
             return
         # Out here, because an exception that is being handled keeps the tensors of the failed forward alive.
         if len(batch) == 1:
+            self._too_large |= starved
             self._doubt(batch[0][0], reason)
             return
         half = (len(batch) + 1) // 2
         if starved:
-            self._starved, self.batch_size = True, half
+            self.batch_size = half
         while batch:
             count = min(half, self.batch_size)
             self._forward(batch[:count])
@@ -161,9 +169,6 @@ class Lane:
     def _keep(self, batch: list[tuple[Unit, Any]], vectors: np.ndarray) -> None:
         self.failed |= self._doubted
         self._doubted, self._misses = {}, 0
-        if self._starved:
-            self._starved = False
-            self.note = f"memory ran out: {self.encoder.spec} goes on with --batch-size {self.batch_size}"
         needed = (len(batch), *self.table.identity.shape)
         if vectors.shape != needed:
             raise EncoderError(
