@@ -114,12 +114,14 @@ def image_transform(folder: Path) -> tuple[Callable[[Any], Any], str]:
 
     Raises
     ------
-    OSError
-        When the folder holds no ``preprocessor_config.json``: sizes and means are never guessed.
+    FileNotFoundError
+        When the folder does not say how: sizes and means are never guessed.
     """
     import torch
     from transformers import AutoImageProcessor
 
+    if not any((folder / f"{name}_config.json").is_file() for name in ("preprocessor", "processor")):
+        raise FileNotFoundError("it holds no preprocessor_config.json, so how pictures are resized is not known")
     processor = AutoImageProcessor.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, backend="pil"
     )

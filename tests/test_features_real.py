@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +19,6 @@ from features.hf_text import pool
 
 def load(spec: str, modality: str, **options: object) -> features.Encoder:
     return features.load(spec, modality=modality, catalogue=None, device="cpu", **options)
-
-
-@pytest.fixture
-def no_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A local folder must not call home even where the hub is allowed: any look-up of a name fails the test."""
-    import huggingface_hub.constants
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError(f"called home: {args[:2]}")
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.delenv("TRANSFORMERS_OFFLINE")
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 def test_open_clip_equals_the_library_used_directly(tmp_path: Path, no_calls: None):

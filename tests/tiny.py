@@ -12,7 +12,7 @@ from bundlecache._torchvision import prepare
 WORDS = ["red", "blue", "wool", "coat", "lamp", "bell", "a", "of", "with", "##s", "##ly", "warm", "cold", "mug"]
 
 
-def open_clip_folder(path: Path, seed: int = 0, **changes: object) -> Path:
+def open_clip_folder(path: Path, seed: int = 0, *, custom: bool = False, **changes: object) -> Path:
     """What ``open_clip`` itself reads by ``local-dir:``; 2 layers, 64 wide, 32-pixel pictures, 32-d vectors."""
     prepare()
     import open_clip
@@ -26,7 +26,8 @@ def open_clip_folder(path: Path, seed: int = 0, **changes: object) -> Path:
         "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
         **changes,
     }
-    model = open_clip.CLIP(**config)
+    model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config)
+    config |= {"custom_text": custom}
     path.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path / "open_clip_model.safetensors")
     steps = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic", "resize_mode": "shortest"}
@@ -137,8 +138,8 @@ def clip_folder(path: Path, seed: int = 0, part: str = "CLIPModel") -> Path:
     return path
 
 
-def siglip_folder(path: Path, seed: int = 0, *, two: bool = False) -> Path:
-    """SiglipModel with a SentencePiece tokenizer, or with Gemma's as fixed-size SigLIP 2 has; 12 tokens."""
+def siglip_folder(path: Path, seed: int = 0, part: str = "SiglipModel", *, two: bool = False) -> Path:
+    """SiglipModel or its vision tower, with a SentencePiece tokenizer or Gemma's as SigLIP 2 has; 12 tokens."""
     prepare()
     import io
 
@@ -164,7 +165,8 @@ def siglip_folder(path: Path, seed: int = 0, *, two: bool = False) -> Path:
         tokenizer = hf.SiglipTokenizer(vocab_file=str(path / "spiece.model"), model_max_length=12)
     text = {**TEXT, "vocab_size": len(tokenizer), "max_position_embeddings": 12, "projection_size": 32}
     config = hf.SiglipConfig(text_config=text, vision_config={**VISION, "intermediate_size": 48})
-    hf.SiglipModel(config).save_pretrained(path)
+    model = hf.SiglipModel(config) if part == "SiglipModel" else getattr(hf, part)(config.vision_config)
+    model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     hf.SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(path)
     return path
