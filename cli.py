@@ -423,7 +423,7 @@ def verify(
 
     workspace, catalogue = _open(data)
     store = Store(workspace.store)
-    infos = store.tables()
+    infos = store.tables(heads=True)
     rows: list[dict[str, Any]] = []
     broken = []
     for info in infos:
@@ -655,7 +655,9 @@ def _here(hint: str) -> str:
     verbs = "|".join(
         str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands
     )
-    return re.sub(rf"\bbundlecache (?!demo)({verbs})\b", lambda verb: f"{verb[0]} --data {shlex.quote(typed[1])}", hint)
+    return re.sub(
+        rf"\bbundlecache (?!demo)({verbs})(?![\w-])", lambda verb: f"{verb[0]} --data {shlex.quote(typed[1])}", hint
+    )
 
 
 def _open(data: Path, *, allow_outside: bool = False) -> tuple[Workspace, Catalogue]:

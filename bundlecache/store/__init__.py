@@ -89,15 +89,17 @@ class Store:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
-    def tables(self) -> list[TableInfo]:
+    def tables(self, *, heads: bool = False) -> list[TableInfo]:
         """All tables, by modality, the newest of each first.
+
+        With ``heads`` no row is read, so that damaged files do not matter; rows that no longer hold count too.
 
         Raises
         ------
         StoreError
             When a table is damaged or was written by a newer bundlecache.
         """
-        infos = [info for path in self.path.glob("*.lance") if (info := self._info(path)) is not None]
+        infos = [info for path in self.path.glob("*.lance") if (info := self._info(path, heads=heads)) is not None]
         infos.sort(key=lambda info: info.updated, reverse=True)
         rank = {modality: i for i, modality in enumerate(MODALITIES)}
         return sorted(infos, key=lambda info: rank.get(info.modality, len(rank)))
@@ -296,7 +298,7 @@ class Store:
         with storing(self.path), replacing(path) as temporary:
             temporary.write_text(json.dumps(note, indent=1), "utf-8")
 
-    def _info(self, path: Path) -> TableInfo | None:
+    def _info(self, path: Path, *, heads: bool = False) -> TableInfo | None:
         import lance
 
         if not has_manifest(path):
@@ -306,7 +308,7 @@ class Store:
             identity = Identity.read(dataset.schema)
             if identity is None:
                 return None  # a table of somebody else
-            rows = dataset.count_rows("live")
+            rows = dataset.count_rows(None if heads else "live")
         runs = sorted((self.path / "receipts").glob(f"*Z--{path.stem}.json"))
         if runs:
             updated = datetime.strptime(runs[-1].name.partition("--")[0], STAMP).replace(tzinfo=timezone.utc)

@@ -64,7 +64,8 @@ def opening(path: Path | str) -> Iterator[None]:
             :200
         ]
         raise StoreError(
-            f"The table {path} is damaged: {reason}.", hint=f"delete {path} and encode its items again"
+            f"The table {path} is damaged: {reason}.",
+            hint=f"bundlecache verify --repair; where that fails too, delete {path} and encode its items again",
         ) from error
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from . import Store, TableInfo
 
-COLUMNS = ["item_id", "checksum", "live", "vector"]
+COLUMNS = ["item_id", "content_hash", "checksum", "live", "vector"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def verify(
     for fragment in dataset.get_fragments():
         with suppress(StoreError), opening(dataset.uri):
             for batch in fragment.to_batches(columns=COLUMNS, batch_size=identity.batch_rows):
-                ids = batch["item_id"].to_pylist()
+                ids, _ = batch["item_id"].to_pylist(), batch["content_hash"].to_pylist()  # both must be text
                 told = batch["checksum"].to_numpy()
                 bad = checksum(as_numpy(batch["vector"])) != told
                 wrong += [ids[row] for row in np.flatnonzero(bad)]
