@@ -27,6 +27,10 @@ VERBS = [
     "evaluate",
     "complete",
     "report",
+    "verify",
+    "compact",
+    "drift",
+    "import-vectors",
     "export",
 ]
 QUICK = ["--set", "text_stage.steps=3", "--set", "fusion_stage.steps=3", "--set", "fusion_stage.contrastive_steps=2"]
@@ -201,6 +205,26 @@ def test_exported_vectors_are_read_by_pyarrow_in_three_lines(trained: Workspace,
     tables = [pq.read_table(path) for path in (tmp_path / "vectors").glob("image*.parquet")]
     assert [table.num_rows for table in tables] == [22]
     assert "vector" in tables[0].column_names
+
+
+def test_what_a_model_was_trained_on_is_kept_and_evaluating_says_what_changed(trained: Workspace, tmp_path: Path):
+    from bundlecache.store import Store, upkeep
+
+    root = shutil.copytree(trained.root, tmp_path / "shop")
+    store = Store(root / "store")
+    info = store.current("image")
+    trained_on = store.matrix(["item-00"], "image").vectors.copy()
+    assert upkeep.tags(store, info) == {"run-first": info.version}
+    shutil.copy(root / "images" / "1.png", root / "images" / "0.png")  # another picture of item-00
+    ok("encode", "--modality", "image", "--data", root)
+    ok("compact", "--data", root)
+    (held,) = store.dataset(info, "run-first").to_table(columns=["vector"], filter="item_id = 'item-00'")["vector"]
+    assert held.as_py() == trained_on[0].tolist(), "compacting keeps what the run was trained on"
+    noted = ok("evaluate", "--data", root, "--questions", "test-random10", "--no-baselines", "--no-ablation")
+    assert "1 image vectors are others than when first was trained" in noted.output
+    assert "bundlecache drift --modality image --from first" in " ".join(noted.output.split())
+    (row,) = json.loads(ok("drift", "--modality", "image", "--from", "first", "--data", root, "--json").output)
+    assert (row["changed"], row["kept"]) == (1, 21)
 
 
 def test_training_calls_no_encoder(trained: Workspace, monkeypatch: pytest.MonkeyPatch):
