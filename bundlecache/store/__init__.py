@@ -9,6 +9,7 @@
       matrices/<table>/<version>-<ids>/            vectors.npy and mask.npy, made once, memory-mapped
       hashes/<modality>.parquet                    content hash by path, size and time, to skip unread files
       locks/<table>.lock                           one writer at a time
+      place.json                                   only if the .lance tables are on an object store: where
 
 >>> from bundlecache.store import Store
 >>> Store(path).matrix(item_ids, "image").vectors  # doctest: +SKIP
@@ -30,7 +31,8 @@ from . import failures
 from .coverage import coverage
 from .failures import Failure
 from .matrices import export, export_npy, load, materialise, matrix_folder
-from .tables import TableWriter, folder_bytes, has_manifest, opening, storing
+from .place import Place
+from .tables import TableWriter, opening, storing
 from .vectors import Identity, as_stored, checksum, flaws
 
 if TYPE_CHECKING:
@@ -89,6 +91,11 @@ class Store:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
+    @property
+    def place(self) -> Place:
+        """Where the tables are: in the folder, or on an object store."""
+        return Place(self.path)
+
     def tables(self, *, heads: bool = False) -> list[TableInfo]:
         """All tables, by modality, the newest of each first.
 
@@ -99,7 +106,7 @@ class Store:
         StoreError
             When a table is damaged or was written by a newer bundlecache.
         """
-        infos = [info for path in self.path.glob("*.lance") if (info := self._info(path, heads=heads)) is not None]
+        infos = [info for name in self.place.names() if (info := self._info(name, heads=heads)) is not None]
         infos.sort(key=lambda info: info.updated, reverse=True)
         rank = {modality: i for i, modality in enumerate(MODALITIES)}
         return sorted(infos, key=lambda info: rank.get(info.modality, len(rank)))
@@ -170,13 +177,11 @@ class Store:
 
     def dataset(self, info: TableInfo, version: int | str | None = None) -> Any:
         """The Lance dataset of a table, as ``info`` saw it, or an older version by its number or tag."""
-        import lance
-
-        return lance.dataset(str(self.path / f"{info.table}.lance"), version=version or info.version)
+        return self.place.dataset(info.table, version or info.version)
 
     def live_ids(self, info: TableInfo) -> set[str]:
         """The items with a valid vector in a table."""
-        with opening(self.path / f"{info.table}.lance"):
+        with opening(self.place.uri(info.table)):
             return set(self.dataset(info).to_table(columns=["item_id"], filter="live")["item_id"].to_pylist())
 
     def errors(self, table: str) -> pa.Table:
@@ -274,7 +279,7 @@ class Store:
             table.tidy()
             figures = {"items": len(rows), "encoded": len(keep), "failed": len(bad), "absent": 0, "forwards": 0}
             self.end_run(run, identity, figures | {"cached": len(rows) - len(keep) - len(bad)})
-        info = self._info(self.path / f"{identity.table}.lance")
+        info = self._info(identity.table)
         assert info is not None  # noqa: S101 - it was just written
         return info
 
@@ -298,34 +303,33 @@ class Store:
         with storing(self.path), replacing(path) as temporary:
             temporary.write_text(json.dumps(note, indent=1), "utf-8")
 
-    def _info(self, path: Path, *, heads: bool = False) -> TableInfo | None:
-        import lance
-
-        if not has_manifest(path):
+    def _info(self, name: str, *, heads: bool = False) -> TableInfo | None:
+        place = self.place
+        if not place.has(name):
             return None  # a process died while it made the table
-        with opening(path):
-            dataset = lance.dataset(str(path))
+        with opening(place.uri(name)):
+            dataset = place.dataset(name)
             identity = Identity.read(dataset.schema)
             if identity is None:
                 return None  # a table of somebody else
             rows = dataset.count_rows(None if heads else "live")
-        runs = sorted((self.path / "receipts").glob(f"*Z--{path.stem}.json"))
+        runs = sorted((self.path / "receipts").glob(f"*Z--{name}.json"))
         if runs:
             updated = datetime.strptime(runs[-1].name.partition("--")[0], STAMP).replace(tzinfo=timezone.utc)
         else:
-            updated = datetime.fromtimestamp((path / "_versions").stat().st_mtime, timezone.utc)
+            updated = place.written(name)
         return TableInfo(
             modality=identity.modality,
             spec=identity.spec,
-            table=path.stem,
+            table=name,
             fingerprint=identity.fingerprint,
             preprocess=identity.preprocess,
             dtype=identity.dtype,
             dim=identity.dim,
             tokens=identity.tokens,
             rows=rows,
-            failed=len(failures.read(self.path, path.stem)),
-            size_bytes=folder_bytes(path),
+            failed=len(failures.read(self.path, name)),
+            size_bytes=place.size(name),
             version=dataset.version,
             updated=updated.isoformat(),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import pyarrow as pa
 from ..errors import BundlecacheError, StoreError
 from . import failures
 from .failures import Failure
+from .place import Place, refusal, unreachable
 from .vectors import Identity, as_numpy, checksum
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def storing(root: Path) -> Iterator[None]:
             raise
         raise StoreError(error.message, hint=error.hint) from error  # from atomic.replacing
     except (OSError, RuntimeError) as error:
+        if refused := refusal(error):
+            raise unreachable(Place(root), refused) from error
         text = str(error).splitlines()[0]
         if isinstance(error, RuntimeError) and "lance" not in text.lower():
             raise
@@ -60,6 +63,8 @@ def opening(path: Path | str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
+        if refused := refusal(error):
+            raise unreachable(path, refused) from error
         reason = re.sub(r"^(External error: |LanceError\(IO\): )*|, /\S+:\d+:\d+$", "", str(error).splitlines()[0])[
             :200
         ]
@@ -67,11 +72,6 @@ def opening(path: Path | str) -> Iterator[None]:
             f"The table {path} is damaged: {reason}.",
             hint=f"bundlecache verify --repair; where that fails too, delete {path} and encode its items again",
         ) from error
-
-
-def has_manifest(path: Path) -> bool:
-    """Whether a folder holds a table whose making was completed."""
-    return any((path / "_versions").glob("*.manifest"))
 
 
 @contextmanager
@@ -115,7 +115,8 @@ class TableWriter:
 
     def __init__(self, root: Path, identity: Identity) -> None:
         self.root, self.identity, self.name = root, identity, identity.table
-        self.uri = str(root / f"{self.name}.lance")
+        self.place = Place(root)
+        self.uri = self.place.uri(self.name)
         self.wrote = False
 
     def __enter__(self) -> TableWriter:
@@ -131,17 +132,14 @@ class TableWriter:
         self._held.close()
 
     def _open(self) -> None:
-        import lance
-
-        if not has_manifest(Path(self.uri)):  # there is no table, or a process died while it made one
-            import lancedb
-
+        if not self.place.has(self.name):  # there is no table, or a process died while it made one
             with storing(self.root):
                 # Versions begin anew: a matrix of the table that was here before would pass for one of this.
                 shutil.rmtree(self.root / "matrices" / self.name, ignore_errors=True)
-                lancedb.connect(str(self.root)).create_table(self.name, schema=self.identity.schema)
-        with opening(Path(self.uri)):
-            self._opened = lance.dataset(self.uri)
+                self.place.database().create_table(self.name, schema=self.identity.schema)
+        with opening(self.uri):
+            self._opened = self.place.dataset(self.name)
+            self._version = self._opened.version
             rows = self._opened.to_table(columns=["item_id", "content_hash"])
         self.content: dict[str, str] = dict(
             zip(rows["item_id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
@@ -154,6 +152,17 @@ class TableWriter:
             )
         self._present = set(self.content)
         self.errors = failures.by_item(self.root, self.name)
+
+    def _unchanged(self) -> Any:
+        """The table, which nobody else has written to: the lock keeps out this machine's processes only."""
+        with opening(self.uri):
+            dataset = self.place.dataset(self.name)
+        if dataset.version != self._version:
+            raise StoreError(
+                f"Another machine or program has written to {self.uri} meanwhile.",
+                hint="what was encoded before is stored; once it has ended, type the same command again",
+            )
+        return dataset
 
     def vectors(self, rows: Sequence[int]) -> np.ndarray:
         """Rows [n, w] at ``rows`` of the table as it was on entering."""
@@ -196,27 +205,25 @@ class TableWriter:
     def _append(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
         import lance
 
-        before = lance.dataset(self.uri)
+        before = self._unchanged()
         rows = before.count_rows()
         reader = pa.RecordBatchReader.from_batches(self.identity.schema, self._batches(item_ids, hashes, vectors))
         with storing(self.root):
-            after = lance.write_dataset(reader, self.uri, mode="append")
-        self.wrote = True
+            after = lance.write_dataset(reader, self.uri, mode="append", storage_options=self.place.options or None)
+        self.wrote, self._version = True, after.version
         picks = self._sample(len(item_ids))
         got = after.take((rows + picks).tolist(), columns=["item_id", "content_hash", "vector"])
         self._compare(before, after.count_rows() - rows, got, picks, item_ids, hashes, vectors)
 
     def _replace(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
-        import lance
-
-        before = lance.dataset(self.uri)
+        before = self._unchanged()
         rows = pa.Table.from_batches(self._batches(item_ids, hashes, vectors))
         with storing(self.root):
-            table = self._lancedb()
+            table = self.place.database().open_table(self.name)
             table.merge_insert("item_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
-        self.wrote = True
+        after = self.place.dataset(self.name)
+        self.wrote, self._version = True, after.version
         picks = self._sample(len(item_ids))
-        after = lance.dataset(self.uri)
         got = after.to_table(
             columns=["item_id", "content_hash", "vector"], filter=among([item_ids[pick] for pick in picks.tolist()])
         )
@@ -258,14 +265,12 @@ class TableWriter:
         A dead row keeps its vector, and lives again when its item is well. Rows of failed items that are
         not dead, and of items that are not in ``outcome``, stay as they are.
         """
-        import lance
-
         errors = {item_id: failure for item_id, failure in self.errors.items() if item_id not in outcome}
         errors |= {item_id: failure for item_id, failure in outcome.items() if failure is not None}
         if errors != self.errors:
             self._save_errors(errors)
         with opening(self.uri):
-            rows = lance.dataset(self.uri).to_table(columns=["item_id", "live"])
+            rows = self._unchanged().to_table(columns=["item_id", "live"])
         changed: dict[bool, list[str]] = {True: [], False: []}
         for item_id, live in zip(rows["item_id"].to_pylist(), rows["live"].to_pylist(), strict=True):
             if live and item_id in dead:
@@ -276,7 +281,8 @@ class TableWriter:
             for low in range(0, len(item_ids), SAMPLE_ROWS):
                 part = among(item_ids[low : low + SAMPLE_ROWS])
                 with storing(self.root):
-                    self._lancedb().update(where=part, values={"live": live})
+                    self.place.database().open_table(self.name).update(where=part, values={"live": live})
+                    self._version = self.place.dataset(self.name).version
                 self.wrote = True
 
     def note_errors(self, found: Mapping[str, Failure]) -> None:
@@ -289,28 +295,15 @@ class TableWriter:
             failures.save(self.root, self.name, errors)
         self.errors = errors
 
-    def _lancedb(self) -> Any:
-        """The table as LanceDB's users open it; imported only when something changes, because that takes long."""
-        import lancedb
-
-        return lancedb.connect(str(self.root)).open_table(self.name)
-
     def tidy(self) -> None:
         """End of a run: write the pieces together if they are many, drop old versions and a dead process's files."""
-        import lance
-
-        dataset = lance.dataset(self.uri)
         try:
-            if self.wrote and len(dataset.get_fragments()) > COMPACT_FRAGMENTS and has_room(self.root, self.name):
+            dataset = self.place.dataset(self.name)
+            if self.wrote and len(dataset.get_fragments()) > COMPACT_FRAGMENTS and self.place.has_room(self.name):
                 rewrite(dataset, self.identity)
-            clean(dataset, KEEP_VERSIONS)
+            clean(self.place, dataset, KEEP_VERSIONS)
         except OSError:
             pass  # every row is stored already; the next run tidies up
-
-
-def has_room(root: Path, name: str) -> bool:
-    """Whether the disk can hold a table twice, as it does while its pieces are written together."""
-    return shutil.disk_usage(root).free > 2 * folder_bytes(root / f"{name}.lance")
 
 
 def rewrite(dataset: Any, identity: Identity) -> None:
@@ -321,18 +314,14 @@ def rewrite(dataset: Any, identity: Identity) -> None:
     )
 
 
-def clean(dataset: Any, older_than: timedelta) -> None:
-    """Drop old versions that no tag holds, and what killed processes left; the caller holds the table's lock."""
-    dataset.cleanup_old_versions(older_than, delete_unverified=True, error_if_tagged_old_versions=False)
+def clean(place: Place, dataset: Any, older_than: timedelta) -> None:
+    """Drop old versions that no tag holds, and what killed processes left; the caller holds the table's lock.
 
-
-def folder_bytes(path: Path) -> int:
-    """Size of all files below ``path``; those that vanish meanwhile count nothing."""
-    total = 0
-    for file in path.rglob("*"):
-        with suppress(FileNotFoundError):
-            total += file.stat().st_size
-    return total
+    That lock is this machine's: on an object store, files that belong to no version yet may be another's, and
+    Lance drops them after a week.
+    """
+    mine = place.address is None
+    dataset.cleanup_old_versions(older_than, delete_unverified=mine, error_if_tagged_old_versions=False)
 
 
 def among(item_ids: Sequence[str]) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
 from .matrices import matrix_folder
-from .tables import clean, folder_bytes, has_room, locked, rewrite, storing
+from .place import folder_bytes
+from .tables import clean, locked, rewrite, storing
 from .vectors import Identity
 
 if TYPE_CHECKING:
@@ -32,11 +33,9 @@ def tag(store: Store, run: str, matrices: Iterable[Matrix]) -> None:
     StoreError
         When a version is no more, or the disk refuses.
     """
-    import lance
-
     name = f"{PREFIX}{run}"
     for matrix in matrices:
-        known = lance.dataset(str(store.path / f"{matrix.table}.lance")).tags
+        known = store.place.dataset(matrix.table).tags
         try:
             with storing(store.path):
                 (known.update if name in known.list() else known.create)(name, matrix.version)
@@ -80,16 +79,14 @@ def compact(store: Store, info: TableInfo, item_ids: Sequence[str], runs: Collec
     StoreError
         When another process writes to the table, or the disk refuses or is too small; nothing is lost then.
     """
-    import lance
-
-    folder, matrices = store.path / f"{info.table}.lance", store.path / "matrices" / info.table
-    before = folder_bytes(folder) + folder_bytes(matrices)
+    place, matrices = store.place, store.path / "matrices" / info.table
+    before = place.size(info.table) + folder_bytes(matrices)
     with locked(store.path, info.table), storing(store.path):
-        dataset = lance.dataset(str(folder))
+        dataset = place.dataset(info.table)
         for name in dataset.tags.list():
             if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in runs:
                 dataset.tags.delete(name)
-        if not has_room(store.path, info.table):
+        if not place.has_room(info.table):
             raise StoreError(
                 f"The disk of {store.path} has no room to write {info.table} anew beside the old one.",
                 hint=f"free {2 * info.size_bytes >> 20:,} MiB, then type the same command",
@@ -98,15 +95,15 @@ def compact(store: Store, info: TableInfo, item_ids: Sequence[str], runs: Collec
         identity = Identity.read(dataset.schema)
         assert identity is not None  # noqa: S101 - it is one of store.tables()
         rewrite(dataset, identity)
-        clean(dataset, timedelta(0))
-        version = lance.dataset(str(folder)).version
+        clean(place, dataset, timedelta(0))
+        version = place.dataset(info.table).version
     wanted = matrix_folder(store.path, info.table, version, item_ids)
     if made != wanted and made.is_dir():  # the same rows in other files
         made.rename(wanted)
     for other in matrices.iterdir() if matrices.is_dir() else ():
         if other != wanted:
             shutil.rmtree(other, ignore_errors=True)
-    return before, folder_bytes(folder) + folder_bytes(matrices)
+    return before, place.size(info.table) + folder_bytes(matrices)
 
 
 def drop(store: Store, info: TableInfo, runs: Collection[str]) -> int:
@@ -123,13 +120,13 @@ def drop(store: Store, info: TableInfo, runs: Collection[str]) -> int:
             f"{info.table} is what {', '.join(holders)} was trained on, so it is not dropped.",
             hint=f"delete the folder of the run {holders[0]} first",
         )
-    folders = (store.path / f"{info.table}.lance", store.path / "matrices" / info.table)
+    place, matrices = store.place, store.path / "matrices" / info.table
     files = [store.path / "errors" / f"{info.table}.parquet", *(store.path / "receipts").glob(f"*--{info.table}.json")]
-    size = sum(map(folder_bytes, folders))
+    size = place.size(info.table) + folder_bytes(matrices)
     with locked(store.path, info.table), storing(store.path):
-        for folder in folders:
-            with suppress(FileNotFoundError):
-                shutil.rmtree(folder)
+        place.remove(info.table)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(matrices)
         for file in files:
             file.unlink(missing_ok=True)
     return size

@@ -113,15 +113,15 @@ def repair(store: Store, info: TableInfo, damage: Damage) -> None:
     """
     import lance
 
-    uri = str(store.path / f"{info.table}.lance")
+    place = store.place
     with locked(store.path, info.table), storing(store.path):
         if damage.pieces:
-            version = lance.dataset(uri).version
+            dataset = place.dataset(info.table)
             gone = lance.LanceOperation.Delete([], damage.pieces, "the file of these rows cannot be read")
-            lance.LanceDataset.commit(uri, gone, read_version=version)
+            lance.LanceDataset.commit(dataset, gone, read_version=dataset.version)
         item_ids = [*damage.item_ids, *damage.doubled]
         for low in range(0, len(item_ids), SAMPLE_ROWS):
-            lance.dataset(uri).delete(among(item_ids[low : low + SAMPLE_ROWS]))
+            place.dataset(info.table).delete(among(item_ids[low : low + SAMPLE_ROWS]))
     for folder in damage.matrices:
         shutil.rmtree(folder, ignore_errors=True)
 
