@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,10 @@ def read_sound(path: Path, rate: int) -> np.ndarray:
     try:
         with soundfile.SoundFile(path) as file:
             own_rate = file.samplerate
-            # Block by block: a header may promise more samples or channels than there are.
-            blocks = [
-                b.mean(axis=1)
-                for b in file.blocks(own_rate, frames=MAX_SECONDS * own_rate, dtype="float32", always_2d=True)
-            ]
+            # Second by second: a header may promise more samples or channels than there are. Not by `blocks`,
+            # which fills up what a cut file lacks with whatever lies in memory.
+            seconds = (file.read(own_rate, dtype="float32", always_2d=True) for _ in range(MAX_SECONDS))
+            blocks = [block.mean(axis=1) for block in takewhile(len, seconds)]
     except soundfile.LibsndfileError as error:
         raise MediaError(f"the file is no sound that can be read (WAV, FLAC, OGG, MP3, AIFF): {_why(error)}") from error
     except (RuntimeError, ValueError, MemoryError) as error:
