@@ -1,62 +1,63 @@
-"""An exact FAISS index over any mix of modalities, and the query of a partial bundle.
+"""A FAISS index over any mix of modalities: exact until exact stops being faster, then as near to it as asked.
 
-An item's key is the concatenation of its unit vectors of the chosen modalities, each scaled by the root of
-its weight, and brought to length 1 as a whole: an inner product of two keys is then the weighted mean of
-the modalities' cosines. The query of a partial bundle is the mean of its members' vectors, modality by
-modality, made the same way. The index is exact (`IndexFlatIP`); what it returns is scored again in double
-precision, so that equal items get equal scores and ties fall by the item's index on every machine.
+An exact index (``flat``) is FAISS's `IndexFlatIP`, or a scan of the memory-mapped vectors where that does not
+fit into the memory allowed. Beyond `ann.BREAK_EVEN` items an approximate structure of `ann` is built, and its
+search looks further and further until recall@20 against an exact search is reached, on queries held out of
+the catalogue; that recall is measured again on queries that had no part in it, and stands in ``report``. One that
+is not faster than exact is dropped. What any structure returns is scored again in double precision, so that
+equal items get equal scores and ties fall by the item's index on every machine.
+
+An approximate index can be kept in a file (`save`), with a header that names the vectors and items it was built from;
+`load` refuses it beside others. An exact one needs no file: it is the vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import BundlecacheError
+from . import ann
+from .ann import faiss_module
+from .atomic import replacing
+from .errors import BundlecacheError, QuestionsError
+from .keys import Keys, by_name, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import ModuleType
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from .store import Matrix
 
+__all__ = ["Index", "by_name", "faiss_module", "version_of"]
+
+FORMAT_VERSION = 1
 SLACK = 16  # asked for beyond k, so that a tie rarely needs a second search
 TINY = 1e-6  # two scores in single precision that differ by less are taken as equal
 TIE = 1e-5  # FAISS's single precision may order what lies closer than this either way
-
-
-def faiss_module() -> ModuleType:
-    """FAISS, or one sentence about how to get it."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise BundlecacheError(
-            "FAISS is not installed; it comes in one of two extras that exclude each other, cpu and gpu.",
-            hint='pip install "bundlecache[cpu]"',
-        ) from error
-    return faiss
+HELD_OUT = 256  # queries the effort is chosen on, and as many again on which recall is reported
+BATCH = 1024  # queries searched at once
 
 
 @dataclass(frozen=True)
 class Index:
-    """An exact index over the c items that have at least one of the chosen modalities.
+    """An index over ``keys.rows``, the c items that have at least one of the chosen modalities.
 
-    ``keys`` float32 [I, D] has zero rows for the others; ``rows`` int32 [c] are their item indices.
-    ``offsets`` [m+1] are the borders of the modalities in D, ``norms`` float32 [I] the lengths of the keys
-    before the last normalisation, by which `query` undoes it.
+    ``structure`` is None where exact keys are scanned. ``effort`` and ``refine`` say how far an approximate one
+    looks, see `ann`. ``report`` is for people and files: kind, metric, parameters, recall, speed.
     """
 
-    modalities: tuple[str, ...]
-    versions: dict[str, dict[str, Any]]
-    offsets: tuple[int, ...]
-    weights: tuple[float, ...]
-    keys: np.ndarray
-    norms: np.ndarray
-    rows: np.ndarray
-    flat: Any
+    keys: Keys
+    kind: str
+    structure: Any
+    effort: int = 0
+    refine: int = 1
+    report: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -65,75 +66,80 @@ class Index:
         *,
         weights: Mapping[str, float] | None = None,
         zscore: bool = False,
+        metric: str = "cosine",
+        kind: str = "auto",
+        memory: float | None = None,
+        target: float = ann.TARGET,
+        break_even: int = ann.BREAK_EVEN,
+        held_out: Sequence[np.ndarray] = (),
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Index:
         """Index every item that has a vector of at least one modality.
 
         Parameters
         ----------
-        matrices
-            Vectors, rows in the order of the catalogue; by name, or as `by_name` names them.
-        weights
-            By modality, 1 where not given; 0 leaves a modality out.
-        zscore
-            Bring every dimension to mean 0 and deviation 1 over the items first.
+        matrices, weights, zscore, metric
+            As in `Keys.of`.
+        kind
+            ``flat``, ``ivf``, ``hnsw``, ``pq``, or ``auto``: flat below ``break_even`` items, beyond it the first that fits
+            into ``memory`` bytes (by default half of this machine's), reaches ``target`` and is faster than flat.
+        held_out
+            Partial bundles (item indices) to measure recall with; single items where there are none.
+        progress
+            Called with the number of items added so far, and of all.
 
         Raises
         ------
         BundlecacheError
-            When no modality is left, a weight is negative or names no modality, or no item has a vector.
+            As in `Keys.of` and `ann.plan`.
         """
-        weights, matrices = dict(weights or {}), by_name(matrices)
-        if unknown := sorted(set(weights) - set(matrices)):
-            raise BundlecacheError(
-                f"A weight was given for {unknown[0]!r}, but the chosen modalities are {', '.join(matrices) or 'none'}.",
-                hint="bundlecache status lists what is encoded",
-            )
-        if any(weight < 0 for weight in weights.values()):
-            raise BundlecacheError("A modality's weight must be 0 or more.", hint="leave the modality out instead")
-        used = {name: matrix for name, matrix in matrices.items() if weights.get(name, 1.0) > 0}
-        if not used:
-            raise BundlecacheError("No modality is left to search by.", hint="bundlecache encode --modality all")
-        scale = {name: float(np.sqrt(weights.get(name, 1.0))) for name in used}
-        widths = [matrix.vectors.shape[1] for matrix in used.values()]
-        offsets = np.cumsum([0, *widths]).tolist()
-        parts = np.zeros((len(next(iter(used.values())).mask), offsets[-1]), np.float32)  # [I, D]
-        for low, high, (name, matrix) in zip(offsets[:-1], offsets[1:], used.items(), strict=True):
-            parts[:, low:high] = _units(matrix, zscore)
-            parts[:, low:high] *= scale[name]
-        norms = _lengths(parts)  # [I]
-        keys = _normalise(parts)
-        rows = np.flatnonzero(norms > 0).astype(np.int32)
-        if not len(rows):
-            raise BundlecacheError(
-                f"No item has a vector of {' or '.join(used)}.", hint="bundlecache status says what failed"
-            )
-        flat = faiss_module().IndexFlatIP(keys.shape[1])
-        flat.add(keys[rows])
-        return cls(
-            modalities=tuple(used),
-            versions={name: version_of(matrix) for name, matrix in used.items()},
-            offsets=tuple(offsets),
-            weights=tuple(weights.get(name, 1.0) for name in used),
-            keys=keys,
-            norms=norms,
-            rows=rows,
-            flat=flat,
-        )
+        keys = Keys.of(matrices, weights=weights, zscore=zscore, metric=metric)
+        memory = _half_of_memory() if memory is None else memory
+        kinds = ann.plan(kind, len(keys.rows), keys.width, memory=memory, break_even=break_even)
+        trial = _Trial.draw(keys, held_out, seed) if kinds[0] != "flat" else None
+        passed_over = []
+        for name in kinds:
+            began = time.perf_counter()
+            if name == "flat" or trial is None:
+                fits = ann.bytes_needed("flat", len(keys.rows), keys.width) <= memory
+                index = cls(keys, "flat", ann.build("flat", keys, progress=progress) if fits else None)
+                report = {"recall@20": 1.0, "queries": 0, "reached": True}
+                break
+            index = cls(keys, name, ann.build(name, keys, seed=seed, progress=progress))
+            index, report = trial.tuned(index, target)
+            if kind != "auto" or (report["reached"] and report["faster"] > 1):
+                break
+            passed_over.append({"kind": name, **report})
+        about = index._about() | {"asked": kind, "target": target, **report}
+        about |= {"build_seconds": round(time.perf_counter() - began, 2), "passed_over": passed_over}
+        return replace(index, report=about)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The names of what is mixed."""
+        return self.keys.names
+
+    @property
+    def rows(self) -> np.ndarray:
+        """int32 [c] the items that are indexed."""
+        return self.keys.rows
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing nearer can be missed."""
+        return self.kind == "flat"
 
     def query(self, partials: Sequence[np.ndarray]) -> np.ndarray:
-        """Keys of partial bundles: float32 [q, D]; a row of zeros where no member has a vector."""
-        out = np.zeros((len(partials), self.keys.shape[1]), np.float32)
-        for q, partial in enumerate(partials):
-            members = self.keys[partial].astype(np.float64) * self.norms[partial, None]  # absent ones are zero
-            for m, (low, high) in enumerate(zip(self.offsets[:-1], self.offsets[1:], strict=True)):
-                mean = members[:, low:high].sum(0)
-                norm = np.linalg.norm(mean)
-                if norm > 0:
-                    out[q, low:high] = mean / norm * np.sqrt(self.weights[m])
-        return _normalise(out)
+        """Queries of partial bundles, float32 [q, D]; see `Keys.query`."""
+        return self.keys.query(partials)
 
     def search(
-        self, query: np.ndarray, k: int, exclude: Sequence[np.ndarray] | None = None
+        self,
+        query: np.ndarray,
+        k: int,
+        exclude: Sequence[np.ndarray] | None = None,
+        among: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of every query, ties by item index.
 
@@ -143,6 +149,8 @@ class Index:
             float32 [q, D], from `query`.
         exclude
             For every query the item indices that may not be returned.
+        among
+            bool [I], the items that may be returned: these are searched exactly, whatever the index.
 
         Returns
         -------
@@ -160,93 +168,266 @@ class Index:
         scores = np.full((len(query), k), -np.inf, np.float32)
         query = np.ascontiguousarray(query, np.float32)
         banned: Sequence[np.ndarray] = exclude if exclude is not None else [np.zeros(0, np.int32)] * len(query)
+        rows = self.rows if among is None else self.rows[among[self.rows]]
         pending = np.flatnonzero(query.any(axis=1))  # a query of nothing is near to nothing
+        if not self.exact and among is None:
+            pending = self._search_near(query, k, banned, pending, items, scores)
         ask = k + max((len(b) for b in banned), default=0) + SLACK
-        while len(pending):
-            ask = min(ask, len(self.rows))
-            rough, position = self.flat.search(query[pending], ask)  # [p, ask]
+        while len(pending) and len(rows):
+            ask = min(ask, len(rows))
             again = []
-            for q, near, last in zip(pending.tolist(), position, rough[:, -1], strict=True):
-                found, exact = self._rescore(query[q], self.rows[near], banned[q])
-                enough = ask == len(self.rows) or (len(found) >= k and exact[k - 1] > last + TIE)
-                if not enough:  # a tie may go on behind the last one that FAISS gave
-                    again.append(q)
-                    continue
-                n = min(k, len(found))
-                items[q, :n], scores[q, :n] = found[:n], exact[:n]
+            for start in range(0, len(pending), BATCH):
+                part = pending[start : start + BATCH]
+                rough, found_items = self._scan(query[part], ask, rows)  # [<= BATCH, ask]
+                for q, near, last in zip(part.tolist(), found_items, rough[:, -1], strict=True):
+                    found, exact = self._rescore(query[q], near, banned[q])
+                    enough = ask == len(rows) or (len(found) >= k and exact[k - 1] > last + TIE)
+                    if not enough:  # a tie may go on behind the last one that FAISS gave
+                        again.append(q)
+                        continue
+                    n = min(k, len(found))
+                    items[q, :n], scores[q, :n] = found[:n], exact[:n]
             pending = np.array(again, np.int64)
             ask *= 4
         return items, scores
 
+    def _search_near(
+        self,
+        query: np.ndarray,
+        k: int,
+        banned: Sequence[np.ndarray],
+        pending: np.ndarray,
+        items: np.ndarray,
+        scores: np.ndarray,
+    ) -> np.ndarray:
+        """Fill in what the approximate structure finds; the queries it found fewer than k for are left over."""
+        left = []
+        ask = min((k + max((len(b) for b in banned), default=0)) * self.refine + SLACK, len(self.rows))
+        if ann.has_gpu():
+            ask = min(ask, ann.GPU_MOST)
+        for start in range(0, len(pending), BATCH):
+            part = pending[start : start + BATCH]
+            position = ann.search(self.structure, self.kind, query[part], ask, self.effort)  # [<= BATCH, ask]
+            for q, near in zip(part.tolist(), position, strict=True):
+                found, exact = self._rescore(query[q], self.rows[near[near >= 0]], banned[q])
+                if len(found) < min(k, len(self.rows) - len(banned[q])):
+                    left.append(q)
+                    continue
+                n = min(k, len(found))
+                items[q, :n], scores[q, :n] = found[:n], exact[:n]
+        return np.array(left, np.int64)
+
+    def _scan(self, query: np.ndarray, ask: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Exact search of ``rows``: float32 scores and item indices [q, ask]."""
+        on_gpu = ann.has_gpu() and ask > ann.GPU_MOST
+        if self.exact and self.structure is not None and len(rows) == len(self.rows) and not on_gpu:
+            rough, position = self.structure.search(query, ask)
+            return rough, self.rows[position]
+        rough, found, _ = ann.exact(self.keys.blocks(rows), query, ask)
+        return rough, found
+
     def _rescore(self, query: np.ndarray, found: np.ndarray, banned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = found[~np.isin(found, banned)]
-        exact = (self.keys[found].astype(np.float64) * query.astype(np.float64)).sum(1).astype(np.float32)
+        exact = (self.keys.take(found).astype(np.float64) * query.astype(np.float64)).sum(1).astype(np.float32)
         order = np.lexsort((found, -exact))
         return found[order], exact[order]
 
-    def ranks(self, query: np.ndarray, truth: np.ndarray, exclude: Sequence[np.ndarray]) -> np.ndarray:
-        """int64 [q] the truth's place among all items (1 is best), 0 where it has no vector.
+    def ranks(
+        self,
+        query: np.ndarray,
+        truth: np.ndarray,
+        exclude: Sequence[np.ndarray],
+        among: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """int64 [q] the truth's place among all items (1 is best), 0 where it has no vector or is not ``among`` them.
 
-        ``truth`` int [q]. Items as good as the truth (closer than single precision tells) count as before
-        it when their index is smaller, as in `search`.
+        ``truth`` int [q]. All keys are looked at, also by an approximate index. Items as good as the truth (closer than
+        single precision tells) count as before it when their index is smaller, as in `search`.
         """
-        out = np.zeros(len(query), np.int64)
+        rows = self.rows if among is None else self.rows[among[self.rows]]
         able = np.zeros(len(self.keys), bool)
-        able[self.rows] = True
-        for start in range(0, len(query), 256):
-            block = slice(start, start + 256)
-            scores = query[block] @ self.keys[self.rows].T  # [<=256, c]
-            for q, row in enumerate(scores, start):
-                if not able[truth[q]] or not query[q].any():
-                    continue
-                mine = row[np.searchsorted(self.rows, truth[q])]
-                near = np.flatnonzero(row >= mine - TINY)
-                ahead = (row[near] > mine + TINY) | (self.rows[near] < truth[q])
-                banned = exclude[q][able[exclude[q]]]
-                theirs = row[np.searchsorted(self.rows, banned)]
-                out_of_it = (theirs > mine + TINY) | ((theirs >= mine - TINY) & (banned < truth[q]))
-                out[q] = 1 + ahead.sum() - out_of_it.sum()
+        able[rows] = True
+        asked = np.flatnonzero(able[truth] & query.any(axis=1))
+        out = np.zeros(len(query), np.int64)
+        mine = np.array([self._scores(query[q], truth[q : q + 1])[0] for q in asked], np.float32)[:, None]  # [a, 1]
+        ahead = np.zeros(len(asked), np.int64)
+        for items, block in self.keys.blocks(rows):
+            for start in range(0, len(asked), 256):
+                part = slice(start, start + 256)
+                scores = query[asked[part]] @ block.T  # [<= 256, <= BLOCK]
+                better = scores > mine[part] + TINY
+                alike = (scores >= mine[part] - TINY) & (items < truth[asked[part], None])
+                ahead[part] += (better | alike).sum(1)
+        for a, q in enumerate(asked.tolist()):
+            banned = np.unique(exclude[q])
+            banned = banned[able[banned]]
+            theirs = self._scores(query[q], banned)
+            ahead[a] -= ((theirs > mine[a] + TINY) | ((theirs >= mine[a] - TINY) & (banned < truth[q]))).sum()
+        out[asked] = 1 + ahead
         return out
 
+    def _scores(self, query: np.ndarray, items: np.ndarray) -> np.ndarray:
+        return (self.keys.take(items).astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
 
-def by_name(matrices: Mapping[str, Matrix] | Sequence[Matrix]) -> dict[str, Matrix]:
-    """Matrices by modality; a second one of the same modality goes by its encoder (``lightgcn:user-item``)."""
-    if isinstance(matrices, Mapping):
-        return dict(matrices)
-    named: dict[str, Matrix] = {}
-    for matrix in matrices:
-        named[matrix.spec if matrix.modality in named else matrix.modality] = matrix
-    return named
+    def _about(self) -> dict[str, Any]:
+        """What an index is, apart from how it was made."""
+        scanned = self.exact and self.structure is None
+        return {
+            "kind": self.kind,
+            "metric": self.keys.metric,
+            "modalities": list(self.keys.names),
+            "weights": self.keys.weights,
+            "vectors": self.keys.versions,
+            "items": len(self.keys),
+            "indexed": len(self.rows),
+            "dim": self.keys.width,
+            "effort": self.effort,
+            "refine": self.refine,
+            "device": "gpu" if ann.has_gpu() and self.kind != "hnsw" and not scanned else "cpu",
+            "faiss": faiss_module().__version__,
+            "size_bytes": 0 if scanned else ann.bytes_needed(self.kind, len(self.rows), self.keys.width),
+        }
+
+    def save(self, path: Path, item_ids: Sequence[str]) -> None:
+        """Write ``path`` (FAISS's own format, none for a flat index) and its header beside it, which comes last."""
+        header = path.with_suffix(".json")
+        header.unlink(missing_ok=True)
+        stored = 0
+        if not self.exact:
+            with replacing(path) as temporary:
+                faiss_module().write_index(ann.off_gpu(self.structure), str(temporary))
+            stored = path.stat().st_size
+        about = {"format_version": FORMAT_VERSION, "ids": _ids_of(item_ids), "file_bytes": stored, **self.report}
+        with replacing(header) as temporary:
+            temporary.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", "utf-8")
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        matrices: Mapping[str, Matrix] | Sequence[Matrix],
+        item_ids: Sequence[str],
+        *,
+        weights: Mapping[str, float] | None = None,
+        metric: str = "cosine",
+    ) -> Index:
+        """An index from its file, over the very vectors and items that it was built from.
+
+        Raises
+        ------
+        QuestionsError
+            When the file is missing, damaged, or was built from other vectors, items or weights than these.
+        """
+        again = "add --rebuild to bundlecache candidates"
+        try:
+            header = json.loads(path.with_suffix(".json").read_text("utf-8"))
+            known = header["format_version"] == FORMAT_VERSION and header["kind"] in ann.KINDS
+            made_from, effort, refine = dict(header["vectors"]), int(header["effort"]), int(header["refine"])
+        except FileNotFoundError as error:
+            raise QuestionsError(f"There is no index {path}.", hint="bundlecache candidates") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise QuestionsError(
+                f"{path.with_suffix('.json')} is damaged or no header of an index.", hint=again
+            ) from error
+        if not known:
+            raise QuestionsError(f"{path} has another format than {FORMAT_VERSION}.", hint=again)
+        at_hand = {name: version_of(matrix) for name, matrix in by_name(matrices).items()}
+        for name, version in made_from.items():
+            if (now := at_hand.get(name)) != version:
+                is_now = f"now it is {now['table']}, version {now['version']}" if now else "now there is none"
+                raise QuestionsError(
+                    f"The index {path} was built from the {name} vectors {version['table']}, version {version['version']}; {is_now}.",
+                    hint=again,
+                )
+        if header.get("ids") != _ids_of(item_ids):
+            raise QuestionsError(
+                f"The index {path} was built for another list of items than this catalogue's.", hint=again
+            )
+        keys = Keys.of(matrices, weights=weights, metric=metric)
+        if (list(keys.names), keys.weights, keys.metric) != (header["modalities"], header["weights"], header["metric"]):
+            raise QuestionsError(f"The index {path} was built with other weights or another metric.", hint=again)
+        if header["kind"] == "flat":
+            return replace(cls(keys, "flat", None), structure=_flat_if_it_fits(keys), report=header)
+        try:
+            if path.stat().st_size != header["file_bytes"]:
+                raise RuntimeError("its size is not what the header says")
+            structure = ann.on_gpu(faiss_module().read_index(str(path)))
+            if structure.ntotal != len(keys.rows):
+                raise RuntimeError("its number of vectors is not what the catalogue has")
+        except (OSError, RuntimeError, MemoryError) as error:
+            reason = str(error).splitlines()[0][:120]
+            raise QuestionsError(f"The index {path} is damaged ({reason}).", hint=again) from error
+        return cls(keys, header["kind"], structure, effort, refine, header)
 
 
-def version_of(matrix: Matrix) -> dict[str, Any]:
-    """What names the vectors that an index was made from."""
-    return {
-        "spec": matrix.spec,
-        "table": matrix.table,
-        "fingerprint": matrix.fingerprint,
-        "version": matrix.version,
-    }
+@dataclass(frozen=True)
+class _Trial:
+    """Two sets of queries with their exact answers: one to choose the effort on, one to report recall on."""
+
+    query: np.ndarray  # float32 [q, D]
+    members: list[np.ndarray]  # what a query was made of: it may not find itself
+    worst: np.ndarray  # float32 [q] the score of the 20th in truth
+    exact_seconds: float  # of one query
+
+    @classmethod
+    def draw(cls, keys: Keys, held_out: Sequence[np.ndarray], seed: int) -> _Trial:
+        rng = np.random.default_rng([seed, 20])
+        if len(held_out) >= HELD_OUT // 2:
+            picks = rng.permutation(len(held_out))[: 2 * HELD_OUT]
+            members = [np.asarray(held_out[p]) for p in picks]
+        else:
+            members = list(rng.permutation(keys.rows)[: 2 * HELD_OUT, None])
+        query = keys.query(members)
+        there = np.flatnonzero(query.any(1))
+        query, members = query[there], [members[q] for q in there]
+        ask = ann.DEPTH + max(map(len, members))
+        scores, found, seconds = ann.exact(keys.blocks(), query, ask)
+        others = [row[~np.isin(near, own)] for row, near, own in zip(scores, found, members, strict=True)]
+        worst = np.array([row[min(ann.DEPTH, len(row)) - 1] for row in others], np.float32)
+        return cls(query, members, worst, seconds / len(query))
+
+    def tuned(self, index: Index, target: float) -> tuple[Index, dict[str, Any]]:
+        """The index with the least effort that reaches ``target``, and what was measured."""
+        half = len(self.query) // 2
+        choosing, reporting = slice(0, half), slice(half, None)
+
+        def cautious(effort: int, refine: int) -> float:
+            """Recall, less its standard error: the other half of the queries shall reach the target too."""
+            each, _ = self._recall(replace(index, effort=effort, refine=refine), choosing)
+            return float(each.mean() - each.std() / np.sqrt(len(each)))
+
+        least, refine = ann.tune(cautious, index.kind, len(index.rows), target)
+        for effort in [step for step in ann.efforts(index.kind, len(index.rows)) if step >= least]:
+            index = replace(index, effort=effort, refine=refine)
+            each, seconds = self._recall(index, reporting)
+            if each.mean() >= target:
+                break
+        return index, {
+            "recall@20": round(float(each.mean()), 4),
+            "queries": len(each),
+            "reached": bool(each.mean() >= target),
+            "faster": round(self.exact_seconds * len(each) / seconds, 2),
+        }
+
+    def _recall(self, index: Index, part: slice) -> tuple[np.ndarray, float]:
+        """float64 [q] share of the 20 found that are as near as the exact 20, and the seconds of all searches."""
+        began = time.perf_counter()
+        _, scores = index.search(self.query[part], ann.DEPTH, self.members[part])
+        seconds = time.perf_counter() - began
+        return (scores >= self.worst[part, None] - TINY).mean(1), seconds
 
 
-def _units(matrix: Matrix, zscore: bool) -> np.ndarray:
-    """float32 [I, d] unit vectors, zero rows where the mask says that there is none."""
-    vectors = np.array(matrix.vectors, np.float32)
-    mask = np.asarray(matrix.mask, bool)
-    if zscore and mask.any():
-        present = vectors[mask].astype(np.float64)
-        vectors = ((vectors - present.mean(0)) / np.maximum(present.std(0), 1e-6)).astype(np.float32)
-    vectors[~mask] = 0
-    return _normalise(vectors)
+def _flat_if_it_fits(keys: Keys) -> Any:
+    fits = ann.bytes_needed("flat", len(keys.rows), keys.width) <= _half_of_memory()
+    return ann.build("flat", keys) if fits else None
 
 
-def _normalise(vectors: np.ndarray) -> np.ndarray:
-    """Bring the rows to length 1, in place; rows of zeros stay."""
-    norms = _lengths(vectors)
-    vectors /= np.where(norms > 0, norms, 1)[:, None]
-    return vectors
+def _ids_of(item_ids: Sequence[str]) -> str:
+    return hashlib.blake2b("\0".join(item_ids).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _lengths(vectors: np.ndarray) -> np.ndarray:
-    """float32 [I]; added up in double precision, so that the order of the numbers leaves no trace."""
-    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)).astype(np.float32)
+def _half_of_memory() -> float:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    except (AttributeError, ValueError, OSError):
+        return 8e9

@@ -58,7 +58,7 @@ def test_scores_that_only_rounding_tells_apart_are_ties():
     vectors = np.stack([rng.permutation(numbers) for _ in range(400)]).astype(np.float32)
     index = Index.build([matrix(vectors)])
     query = unit(np.ones((25, 96))).astype(np.float32)
-    rough, position = index.flat.search(query, 9)
+    rough, position = index.structure.search(query, 9)
     assert len(np.unique(rough)) > 1 or position[0].tolist() != list(range(9)), "FAISS alone would do"
     items, _ = index.search(query, 9, [np.array([2])] * 25)
     assert items.tolist() == [[0, 1, 3, 4, 5, 6, 7, 8, 9]] * 25
