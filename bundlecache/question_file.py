@@ -216,19 +216,8 @@ def build(rows: list[dict[str, Any]], header: dict[str, Any], catalogue: Catalog
     n_options = len(rows[0]["options"])
     split_of = splits_of(catalogue, [row["bundle_id"] for row in rows])
     for r, row in enumerate(rows):
-        shown, given, truth = row["options"], row["partial"], row["truth"]
-        if len(shown) != n_options or len(shown) < 2:
-            raise wrong(r, f"it has {len(shown)} options, the first has {n_options}")
-        if len(set(shown)) < len(shown):
-            raise wrong(r, f"option {Counter(shown).most_common(1)[0][0]!r} stands there twice")
-        if not isinstance(truth, int) or not 0 <= truth < n_options:
-            raise wrong(r, f"the truth {truth!r} is none of its {n_options} options")
-        if not given:
-            raise wrong(r, "its partial bundle is empty")
-        if both := set(shown) & set(given):
-            raise wrong(r, f"option {min(both)!r} stands in the partial bundle")
-        if unknown := [item for item in (*given, *shown) if item not in catalogue.index]:
-            raise wrong(r, f"item {unknown[0]!r} is not in the catalogue")
+        if what := wrong_with(row, n_options, catalogue):
+            raise wrong(r, what)
         part = split_of.get(row["bundle_id"])
         if part is None:
             raise wrong(r, f"bundle {row['bundle_id']!r} is not in the catalogue")
@@ -244,6 +233,24 @@ def build(rows: list[dict[str, Any]], header: dict[str, Any], catalogue: Catalog
         np.array([row["truth"] for row in rows]),
         header,
     )
+
+
+def wrong_with(row: dict[str, Any], n_options: int, catalogue: Catalogue) -> str | None:
+    """What is wrong with one question, given as {bundle_id, partial, options, truth} with ids; None if nothing is."""
+    shown, given, truth = row["options"], row["partial"], row["truth"]
+    if len(shown) != n_options or len(shown) < 2:
+        return f"it has {len(shown)} options, the first has {n_options}"
+    if len(set(shown)) < len(shown):
+        return f"option {Counter(shown).most_common(1)[0][0]!r} stands there twice"
+    if not isinstance(truth, int) or not 0 <= truth < n_options:
+        return f"the truth {truth!r} is none of its {n_options} options"
+    if not given:
+        return "its partial bundle is empty"
+    if both := set(shown) & set(given):
+        return f"option {min(both)!r} stands in the partial bundle"
+    if unknown := [item for item in (*given, *shown) if item not in catalogue.index]:
+        return f"item {unknown[0]!r} is not in the catalogue"
+    return None
 
 
 def splits_of(catalogue: Catalogue, bundle_ids: Iterable[str]) -> dict[str, str]:

@@ -1,17 +1,16 @@
 """Multiple-choice questions: a partial bundle, n options, one truth, drawn once with a seed and frozen.
 
 Drawn once, saved, and from then on read: two methods are compared on the same questions or not at all.
-The file and its hash are described in `question_file`, the choice of wrong options in `negatives`.
+The file and its hash are described in `question_file`, the choice of wrong options in `negatives`, questions
+that somebody else froze in `question_import`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import random
-import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from . import splits
 from .catalogue import SPLITS
 from .errors import QuestionsError
 from .negatives import cells, shuffled
-from .question_file import Questions, assemble, build, digest, first_line, names_in, splits_of
+from .question_file import Questions, assemble, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from .catalogue import Catalogue
     from .workspace import Workspace
 
-__all__ = ["Questions", "freeze", "hold_out", "load", "name_of", "names", "path", "read_jsonl"]
+__all__ = ["Questions", "freeze", "hold_out", "load", "name_of", "names", "path"]
 
 
 def path(workspace: Workspace, name: str) -> Path:
@@ -142,68 +141,6 @@ def freeze(
             + (", category or nearness" if negatives == "hard" else ""),
         },
     )
-
-
-def read_jsonl(file: Path, catalogue: Catalogue, *, options: str = "random10") -> Questions:
-    """Questions that somebody else froze, one JSON object a line, checked like our own.
-
-    Two forms are read: the canonical lines of `Questions.export_jsonl`, and lines with ``bundle``,
-    ``query``, ``gt`` and option lists by name in ``cand``, of which ``options`` picks one.
-
-    Raises
-    ------
-    QuestionsError
-        When a line cannot be read, names unknown items or bundles, or asks about a training bundle.
-    """
-    try:
-        lines = file.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise QuestionsError(f"{file} cannot be read ({first_line(error)}).", hint="give a JSON Lines file") from error
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(_jsonl_row(json.loads(line), options))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise QuestionsError(
-                f"{file}, line {number}, is no question ({type(error).__name__}: {first_line(error)}).",
-                hint="a line holds bundle_id, partial, options, truth; or bundle, query, gt, cand",
-            ) from error
-    parts = sorted(set(splits_of(catalogue, [row["bundle_id"] for row in rows]).values()))
-    if len(parts) > 1:
-        raise QuestionsError(
-            f"{file} asks about bundles of several splits of this catalogue ({', '.join(parts)}), so a score on it would leak.",
-            hint="give the bundles table the split of these questions in a column split",
-        )
-    seed = re.search(r"seed(\d+)", file.stem)
-    canonical = not any('"cand"' in line for line in lines)
-    header = {
-        "name": file.stem if canonical else f"{file.stem}-{options}",
-        "split": parts[0] if parts else "unknown",
-        "negatives": re.sub(r"\d+$", "", options),
-        "seed": int(seed.group(1)) if seed else 0,
-        "source": file.name,
-        "sha256": digest(rows),
-    }
-    return build(rows, header, catalogue, str(file))
-
-
-def _jsonl_row(line: dict[str, Any], options: str) -> dict[str, Any]:
-    if "cand" in line:
-        shown = [str(item) for item in line["cand"][options]]
-        return {
-            "bundle_id": str(line["bundle"]),
-            "partial": [str(item) for item in line["query"]],
-            "options": shown,
-            "truth": shown.index(str(line["gt"])),
-        }
-    return {
-        "bundle_id": str(line["bundle_id"]),
-        "partial": [str(item) for item in line["partial"]],
-        "options": [str(item) for item in line["options"]],
-        "truth": line["truth"],
-    }
 
 
 def _right_by(score: np.ndarray, options: np.ndarray, truth: np.ndarray) -> float:

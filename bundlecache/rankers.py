@@ -1,4 +1,4 @@
-"""What it takes to stand in the table of methods, and the four shapes that most simple methods have.
+"""What it takes to stand in the table of methods, and the shapes that most simple methods have.
 
 A ranker has a name, a kind and one method, ``scores(questions) -> [q, n]``, higher is better. Fitting is
 lazy: the first ``scores`` pays for it, and the time that the bench prints is the whole price.
@@ -21,7 +21,8 @@ from scipy.sparse import csr_array
 if TYPE_CHECKING:
     from .questions import Questions
 
-Kind = Literal["chance", "collaborative", "content", "model"]
+Kind = Literal["chance", "collaborative", "content", "model", "probe"]
+Pool = Literal["mean", "max"]  # over the members of the partial bundle
 CHUNK = 512  # questions scored at once
 
 
@@ -83,23 +84,33 @@ class ByPair:
 
 @dataclass(frozen=True)
 class ByFeatures:
-    """Ranks options by the dot products of sparse item features [I, F], summed over the partial bundle."""
+    """Ranks options by the dot products of sparse item features [I, F] with the items of the partial bundle.
+
+    ``pool`` says whether their sum counts or the greatest of them.
+    """
 
     name: str
     kind: Kind
     fit: Callable[[], csr_array]
+    pool: Pool = "mean"
 
     @cached_property
     def _fitted(self) -> csr_array:
         return self.fit()
 
     def scores(self, questions: Questions) -> np.ndarray:
-        """[q, n] summed dot products; 0 for options that share no feature with the partial bundle."""
+        """[q, n] dot products; 0 for options that share no feature with the partial bundle."""
         features = self._fitted
         out = np.zeros(questions.options.shape)
         for rows in _chunks(len(questions)):
-            options = questions.options[rows]
-            query = _members(questions.partial[rows], features.shape[0]) @ features  # [c, F]
+            options, partial = questions.options[rows], questions.partial[rows]
+            if self.pool == "max":
+                out[rows] = [
+                    (features[o] @ features[p].T).toarray().max(axis=1, initial=0)
+                    for o, p in zip(options, partial, strict=True)
+                ]
+                continue
+            query = _members(partial, features.shape[0]) @ features  # [c, F]
             line = np.repeat(np.arange(len(options)), options.shape[1])
             shared = query[line].multiply(features[options.ravel()])  # [c * n, F]
             out[rows] = np.asarray(shared.sum(axis=1)).reshape(options.shape)
@@ -108,7 +119,7 @@ class ByFeatures:
 
 @dataclass(frozen=True)
 class ByVector:
-    """Ranks options by their mean cosine to the items of the partial bundle.
+    """Ranks options by their cosine to the items of the partial bundle: the mean of them, or the greatest.
 
     Options without a vector get the mean of those that have one: neither favoured nor punished.
     """
@@ -116,6 +127,7 @@ class ByVector:
     name: str
     kind: Kind
     fit: Callable[[], tuple[np.ndarray, np.ndarray]]  # vectors [I, d], mask [I]
+    pool: Pool = "mean"
 
     @cached_property
     def _fitted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -125,36 +137,44 @@ class ByVector:
         """[q, n] cosines in -1..1; all 0 where the partial bundle, or no option, has a vector."""
         vectors, mask = self._fitted
         out = np.zeros(questions.options.shape)
-        for rows in _chunks(len(questions)):
-            options, partial = questions.options[rows], questions.partial[rows]
-            given = np.unique(np.concatenate([np.zeros(0, np.int64), *partial])).astype(np.int64)
-            place = [np.searchsorted(given, items) for items in partial]
-            members = _members(place, len(given)) * mask[given].astype(np.float32)  # [c, given]
-            query = np.asarray(members @ _unit(vectors[given]))  # [c, d]
-            query /= np.maximum(np.asarray(members.sum(axis=1)).reshape(-1, 1), 1)
-            cosine = np.einsum("qd,qnd->qn", query, _unit(vectors[options])).astype(np.float64)
-            known = mask[options]
-            mean = (cosine * known).sum(1, keepdims=True) / np.maximum(known.sum(1, keepdims=True), 1)
-            out[rows] = np.where(known, cosine, mean)
+        for q, (options, partial) in enumerate(zip(questions.options, questions.partial, strict=True)):
+            given, known = partial[mask[partial]], mask[options]
+            if not len(given) or not known.any():
+                continue
+            cosine = _unit(vectors[options]) @ _unit(vectors[given]).T  # [n, given]
+            pooled = cosine.max(axis=1) if self.pool == "max" else cosine.mean(axis=1)
+            out[q] = np.where(known, pooled, pooled[known].mean())
         return np.round(out, 6)
 
 
 @dataclass(frozen=True)
-class CosineSum:
-    """The sum of several rankers' scores, each made a z-score within its question."""
+class ZSum:
+    """The weighted sum of several rankers' scores, each made a z-score within its question."""
 
     name: str
     kind: Kind
     parts: Sequence[Ranker]
+    weights: Callable[[], np.ndarray] | None = None  # [p]; 1 each, if left out
+
+    @cached_property
+    def fitted(self) -> np.ndarray:
+        """[p] one weight per part."""
+        return np.ones(len(self.parts)) if self.weights is None else self.weights()
 
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] sums of z-scores; a part that cannot tell the options apart adds nothing."""
-        total = np.zeros(questions.options.shape)
-        for part in self.parts:
-            score = part.scores(questions)
-            spread = score.std(axis=1, keepdims=True)
-            total += np.where(spread > 1e-6, (score - score.mean(1, keepdims=True)) / np.maximum(spread, 1e-6), 0.0)
-        return np.round(total, 6)
+        return np.round(z_scores(all_scores(self.parts, questions)) @ self.fitted, 6)
+
+
+def all_scores(parts: Sequence[Ranker], questions: Questions) -> np.ndarray:
+    """[q, n, p] the scores of p rankers."""
+    return np.stack([part.scores(questions) for part in parts], axis=-1)
+
+
+def z_scores(scores: np.ndarray) -> np.ndarray:
+    """Scores [q, n, p] with mean 0 and deviation 1 within each question; 0 where all options tie."""
+    spread = scores.std(axis=1, keepdims=True)
+    return np.where(spread > 1e-6, (scores - scores.mean(axis=1, keepdims=True)) / np.maximum(spread, 1e-6), 0.0)
 
 
 def _chunks(size: int) -> Iterator[slice]:
@@ -169,6 +189,6 @@ def _members(lists: list[np.ndarray], width: int) -> csr_array:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [..., d] as float32 of length 1; zero vectors stay zero."""
-    wide = np.asarray(vectors, np.float32)
+    """Vectors [..., d] as float64 of length 1; zero vectors stay zero."""
+    wide = np.asarray(vectors, np.float64)
     return wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1e-12)

@@ -9,16 +9,15 @@ group, and a graph holds the edges of training bundles and of users of no held-o
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 
+from .catalogue import Bundles, Catalogue, Interactions
 from .errors import CatalogueError
 
-if TYPE_CHECKING:
-    from .catalogue import Catalogue
-
 GRAPHS = ("user-item", "bundle-item")
+TOO_ALIKE = 0.1  # share of held-out bundles with a near-copy in training from which on a split is called leaking
 
 
 def assign(catalogue: Catalogue, seed: int = 0, valid: float = 0.1, test: float = 0.2) -> np.ndarray:
@@ -66,6 +65,77 @@ def crossing_groups(catalogue: Catalogue, split: np.ndarray) -> list[str]:
         if first.setdefault(group, str(part)) != part
     }
     return sorted(crossing)
+
+
+def leaks(catalogue: Catalogue, split: np.ndarray | None = None) -> list[str]:
+    """What lets training see its own exam, one sentence each; empty when the split is clean.
+
+    Two things are looked for: groups that stand on both sides (only a given split column can cut through
+    one), and held-out bundles that share more than half of all their items with a training bundle, which is
+    what sessions and users leave behind where nobody wrote them into the column group. Bundles alike happen
+    where tastes are alike, so a few are no leak: the share that is spoken of is ``TOO_ALIKE``.
+    """
+    split = assign(catalogue) if split is None else split
+    held = np.flatnonzero(split != "train")
+    found = []
+    if cut := crossing_groups(catalogue, split):
+        crossing = set(cut)
+        inside = sum(catalogue.bundles.group[b] in crossing for b in held)
+        found.append(
+            f"The split cuts through {len(cut):,} groups ({cut[0]!r}, ...): {inside:,} of {len(held):,} held-out bundles have "
+            "near-copies on another side, so scores on them are too good. Leave the column split out to split by group."
+        )
+    elif (copies := int(near_copies(catalogue, split).sum())) > TOO_ALIKE * max(len(held), 1):
+        found.append(
+            f"{copies:,} of {len(held):,} held-out bundles share more than half of their items with a training bundle, so scores "
+            "on them are too good. If they come from one session or user, say so in the column group of the bundles table."
+        )
+    return found
+
+
+def near_copies(catalogue: Catalogue, split: np.ndarray) -> np.ndarray:
+    """[held-out bundles] bool: whether a training bundle shares two items or more, and over half of both together."""
+    from scipy.sparse import csr_array
+
+    bundles = catalogue.bundles
+    sizes = np.array([len(items) for items in bundles.items], np.int64)
+    member = csr_array(
+        (
+            np.ones(sizes.sum(), np.int32),
+            np.concatenate([*bundles.items, np.zeros(0, np.int32)]),
+            np.r_[0, sizes.cumsum()],
+        ),
+        shape=(len(bundles), len(catalogue)),
+    )
+    held, train = np.flatnonzero(split != "train"), np.flatnonzero(split == "train")
+    shared = (member[held] @ member[train].T).tocoo()
+    union = sizes[held][shared.row] + sizes[train][shared.col] - shared.data
+    out = np.zeros(len(held), bool)
+    out[shared.row[(shared.data >= 2) & (2 * shared.data > union)]] = True
+    return out
+
+
+def visible(catalogue: Catalogue, *parts: str, seed: int = 0) -> Catalogue:
+    """The catalogue as somebody sees it who may see these splits only: their bundles, and no user of the other ones."""
+    bundles, interactions = catalogue.bundles, catalogue.interactions
+    split = assign(catalogue, seed)
+    kept = np.flatnonzero(np.isin(split, parts)).tolist()
+    hidden = {group for group, part in zip(bundles.group, split, strict=True) if part not in parts}
+    fair = np.array([group not in hidden for group in interactions.group], bool)
+    edges = fair[interactions.user] if len(interactions) else np.zeros(0, bool)
+    return replace(
+        catalogue,
+        bundles=Bundles(
+            ids=[bundles.ids[b] for b in kept],
+            items=[bundles.items[b] for b in kept],
+            split=[str(split[b]) for b in kept],
+            group=[bundles.group[b] for b in kept],
+            name=[bundles.name[b] for b in kept],
+        ),
+        interactions=Interactions(
+            interactions.users, interactions.user[edges], interactions.item[edges], interactions.group
+        ),
+    )
 
 
 def training_graph(catalogue: Catalogue, kind: str, seed: int = 0) -> np.ndarray:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bundlecache import negatives, questions, splits
+from bundlecache import negatives, question_import, questions, splits
 from bundlecache.catalogue import Bundles, Catalogue, Interactions, id_hash
 from bundlecache.errors import BundlecacheError, QuestionsError
 from bundlecache.workspace import Workspace
@@ -206,7 +206,7 @@ def test_a_file_comes_back_as_it_was_and_its_export_has_the_same_digits(tmp_path
     assert questions.names(workspace) == ["test-random10"]
     asked.export_jsonl(tmp_path / "out.jsonl", catalogue)
     assert hashlib.sha256((tmp_path / "out.jsonl").read_bytes()).hexdigest() == asked.sha256
-    assert questions.read_jsonl(tmp_path / "out.jsonl", catalogue).sha256 == asked.sha256
+    assert question_import.read(tmp_path / "out.jsonl", catalogue)[0].sha256 == asked.sha256
     assert sorted(p.name for p in workspace.questions.iterdir()) == ["test-random10.json", "test-random10.parquet"]
 
 
@@ -330,32 +330,100 @@ def test_the_small_workspace_gives_questions_with_options_filled_up_and_counted(
     assert asked.header["filled"] >= 0
 
 
-def test_foreign_lines_are_read_and_checked(tmp_path):
-    catalogue = make()
-    b, given, truth = questions.hold_out(catalogue, "test")[0]
+def foreign(catalogue, b, given, truth, *, names=("random4",)) -> dict:
     ids = catalogue.item_ids
     wrong = [i for i in range(20) if i not in catalogue.bundles.items[b]][:3]
-    line = {
+    shown = [ids[i] for i in (*wrong[:2], truth, wrong[2])]
+    return {
         "bundle": catalogue.bundles.ids[b],
         "query": [ids[i] for i in given],
         "gt": ids[truth],
-        "cand": {"random4": [ids[i] for i in (*wrong[:2], truth, wrong[2])]},
+        "cand": dict.fromkeys(names, shown),
     }
+
+
+def test_foreign_lines_are_read_whole_and_checked(tmp_path):
+    catalogue = make()
+    line = foreign(catalogue, *questions.hold_out(catalogue, "test")[0], names=("random4", "hard4"))
     file = tmp_path / "shop_test_seed2.jsonl"
     file.write_text(json.dumps(line) + "\n\n")
-    asked = questions.read_jsonl(file, catalogue, options="random4")
-    assert (asked.name, asked.split, asked.negatives, asked.seed) == ("shop_test_seed2-random4", "test", "random", 2)
-    assert asked.truth.tolist() == [2]
+    easy, hard = question_import.read(file, catalogue)
+    assert (easy.name, easy.split, easy.negatives, easy.seed) == (
+        "test-random4-shop_test_seed2",
+        "test",
+        "random",
+        2,
+    )
+    assert (hard.name, hard.negatives) == ("test-hard4-shop_test_seed2", "hard")
+    assert easy.truth.tolist() == hard.truth.tolist() == [2]
     for text in ("{", "[]", "{}", json.dumps({**line, "gt": "nobody"}), json.dumps({**line, "cand": {}})):
         file.write_text(text)
         with pytest.raises(QuestionsError, match="line 1, is no question"):
-            questions.read_jsonl(file, catalogue, options="random4")
-    train = catalogue.bundles.ids[int(np.flatnonzero(splits.assign(catalogue) == "train")[0])]
-    file.write_text(json.dumps(line) + "\n" + json.dumps({**line, "bundle": train}))
-    with pytest.raises(QuestionsError, match="several splits"):
-        questions.read_jsonl(file, catalogue, options="random4")
+            question_import.read(file, catalogue)
+    file.write_text(json.dumps(line) + "\n" + json.dumps({**line, "cand": {"hard4": line["cand"]["hard4"]}}))
+    with pytest.raises(QuestionsError, match="option lists that some lines lack"):
+        question_import.read(file, catalogue)
     with pytest.raises(QuestionsError, match="cannot be read"):
-        questions.read_jsonl(tmp_path / "none.jsonl", catalogue)
+        question_import.read(tmp_path / "none.jsonl", catalogue)
+
+
+@pytest.mark.parametrize("asked_too", ["train", "valid"])
+def test_questions_whose_split_is_not_that_of_the_catalogue_are_refused(tmp_path, asked_too):
+    catalogue = make()
+    held = [questions.hold_out(catalogue, part)[0] for part in ("test", asked_too)]
+    file = tmp_path / "theirs.jsonl"
+    file.write_text("\n".join(json.dumps(foreign(catalogue, *each)) for each in held))
+    with pytest.raises(QuestionsError, match=r"1 are test, 1 are|1 are (train|valid), 1 are test") as refused:
+        question_import.read(file, catalogue)
+    assert "would leak" in refused.value.message
+    file.write_text(json.dumps(foreign(catalogue, *questions.hold_out(catalogue, "train")[0])))
+    with pytest.raises(QuestionsError, match="of which 1 are train"):
+        question_import.read(file, catalogue)
+    file.write_text(json.dumps({**foreign(catalogue, *held[0]), "bundle": "another shop's"}))
+    with pytest.raises(QuestionsError, match="no bundle it asks about is in the catalogue"):
+        question_import.read(file, catalogue)
+
+
+def numbered(items=60, bundles=40) -> Catalogue:
+    """A catalogue of the public layout: ids count from 0, bundles have their split."""
+    catalogue = make(items, bundles)
+    number = {item_id: str(n) for n, item_id in enumerate(sorted(catalogue.item_ids))}
+    split = ["train" if b < 20 else "test" for b in range(bundles)]
+    return dataclasses.replace(
+        catalogue,
+        item_ids=[number[i] for i in catalogue.item_ids],
+        bundles=dataclasses.replace(catalogue.bundles, ids=[str(b) for b in range(bundles)], split=list(split)),
+    )
+
+
+def test_the_public_codes_candidates_are_read_without_their_padding_and_nothing_in_them_is_run(tmp_path):
+    catalogue = numbered()
+    of = {item_id: i for i, item_id in enumerate(catalogue.item_ids)}
+    file = tmp_path / "bi_test_cans3.txt"
+    file.write_text("[20, [7, 3, 60, 60], [1], [5, 9, 11]]\n(21, [8], 0, [4, 2, 1])\n")
+    (asked,) = question_import.read(file, catalogue)
+    assert (asked.name, asked.split, asked.negatives, asked.n_options) == (
+        "test-random3-bi_test_cans3",
+        "test",
+        "random",
+        3,
+    )
+    assert asked.bundle_ids == ["20", "21"]
+    assert [p.tolist() for p in asked.partial] == [[of["7"], of["3"]], [of["8"]]]
+    assert asked.options.tolist() == [[of["5"], of["9"], of["11"]], [of["4"], of["2"], of["1"]]]
+    assert asked.truth.tolist() == [1, 0]
+    file.write_text("[20, [7], [1], [5, 9, __import__('os').getpid()]]")
+    with pytest.raises(QuestionsError, match="line 1, is no question"):
+        question_import.read(file, catalogue)
+    file.write_text("[20, [7], [1], [5, 9, 9]]\n[21, [8], [0], [4, 2, 1]]")  # the public code draws with replacement
+    with pytest.raises(QuestionsError, match="'9' stands there twice"):
+        question_import.read(file, catalogue)
+    (kept,) = question_import.read(file, catalogue, skip_broken=True)
+    assert (kept.bundle_ids, kept.header["left_out"]) == (["21"], 1)
+    valid = tmp_path / "bi_valid_cans3.txt"
+    valid.write_text("[20, [7], [1], [5, 9, 11]]")
+    with pytest.raises(QuestionsError, match="of which 1 are test"):
+        question_import.read(valid, catalogue)
 
 
 def test_shuffled_gives_every_member_once_and_every_order():

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bundlecache import questions, readers, splits
+from bundlecache import question_import, readers, splits
 from bundlecache.catalogue import Catalogue
 from bundlecache.errors import BundlecacheError, CatalogueError
 from bundlecache.readers import bundlerec
@@ -252,7 +252,7 @@ def test_bundlerec_takes_over_the_split_of_frozen_questions_for_whole_groups(tmp
     split = dict(zip(catalogue.bundles.ids, splits.assign(catalogue).tolist(), strict=True))
     assert split == {"0": "test", "1": "test", "2": "test", "3": "train"}
     assert any("frozen questions" in note for note in summary.notes)
-    assert questions.read_jsonl(file, catalogue, options="random2").truth.tolist() == [1]
+    assert question_import.read(file, catalogue)[0].truth.tolist() == [1]
     (tmp_path / "questions" / "electronic_valid_seed0.jsonl").write_text(json.dumps({**line, "bundle": 2}))
     with pytest.raises(CatalogueError, match="of a group whose other bundles are valid"):
         readers.read("bundlerec", src, shop)

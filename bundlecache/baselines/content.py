@@ -1,0 +1,119 @@
+"""What items are like: categories, words of titles, stored vectors; nothing of it is learned from bundles but slots."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import coo_array, csr_array
+
+from ..rankers import ByFeatures, ByPair, ByVector, Ranker, ZSum
+from .graphs import column, lightgcn, stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .sources import Sources
+
+WORD = re.compile(r"\w+")
+
+
+def category_slots(sources: Sources) -> Iterator[Ranker]:
+    """Which categories fill a bundle together: smoothed PMI of category pairs in training bundles."""
+    labels = sources.catalogue.column("category")
+    if "bundles" in sources.graphs and len({label for label in labels if label}) > 1:
+        yield ByPair("category slots", "content", partial(_category_pmi, labels, sources.graphs["bundles"]))
+
+
+def category_overlap(sources: Sources) -> Iterator[Ranker]:
+    """How much of their category paths (``Shoes > Boots``) items share, rare parts counting more.
+
+    A column ``categories`` (steps of all paths, parted by ``;``) is read beside ``category`` where it is there.
+    """
+    paths, steps = (sources.catalogue.column(name) for name in ("category", "categories"))
+    if len({label for label in (*paths, *steps) if label}) > 1:
+        parts = [
+            [*_path(path or ""), *(step.strip() for step in (more or "").split(";") if step.strip())]
+            for path, more in zip(paths, steps, strict=True)
+        ]
+        yield ByFeatures("category overlap", "content", partial(_tf_idf, parts))
+
+
+def title_words(sources: Sources) -> Iterator[Ranker]:
+    """TF-IDF cosine of the titles' words: the mean over the partial bundle, and the nearest of it."""
+    words = [WORD.findall(title.lower()) for title in sources.catalogue.titles]
+    if any(words):
+        yield ByFeatures("TF-IDF title", "content", partial(_tf_idf, words))
+        yield ByFeatures("TF-IDF title, nearest", "content", partial(_tf_idf, words), "max")
+
+
+def cosines(sources: Sources) -> Iterator[ByVector]:
+    """Cosine of the vectors of each content modality: the mean over the partial bundle, and the nearest of it."""
+    matrices = sources.of(graph=False)
+    for matrix in matrices:
+        alone = sum(other.modality == matrix.modality for other in matrices) == 1
+        name = f"cosine {matrix.modality}" + ("" if alone else f" ({matrix.spec})")
+        yield ByVector(name, "content", partial(stored, matrix))
+        yield ByVector(f"{name}, nearest", "content", partial(stored, matrix), "max")
+
+
+def cosine_sum(sources: Sources) -> Iterator[Ranker]:
+    """The cosines of all stored vectors, graphs included, with equal weight and nothing learned."""
+    parts = stored_cosines(sources)
+    if len(parts) > 1:
+        yield ZSum("cosine sum", "content", parts)
+
+
+def z_sum(sources: Sources) -> Iterator[Ranker]:
+    """All that items are like, with equal weight and nothing learned: vectors, words and categories."""
+    parts = sources.rankers(cosines, title_words, category_overlap)
+    if len(parts) > 1:
+        yield ZSum("z-sum of content", "content", parts)
+
+
+def stored_cosines(sources: Sources) -> list[Ranker]:
+    """One cosine per stored matrix, graphs included."""
+    return [part for part in sources.rankers(cosines, lightgcn) if getattr(part, "pool", "mean") == "mean"]
+
+
+def _path(category: str) -> list[str]:
+    """``a > b > c`` as its prefixes: two items share as many as their paths run together.
+
+    >>> _path("Shoes > Boots")
+    ['Shoes', 'Shoes > Boots']
+    """
+    parts = [part.strip() for part in category.split(">") if part.strip()]
+    return [" > ".join(parts[: depth + 1]) for depth in range(len(parts))]
+
+
+def _tf_idf(documents: Sequence[Sequence[str]]) -> csr_array:
+    """[I, words] of length 1 a row: 1 + log count, times log of items per item with the word; empty rows stay empty."""
+    vocabulary: dict[str, int] = {}
+    cells = [
+        (row, vocabulary.setdefault(word, len(vocabulary)), 1 + np.log(count))
+        for row, words in enumerate(documents)
+        for word, count in Counter(words).items()
+    ]
+    rows, columns, values = (np.array(part) for part in zip(*cells, strict=True))
+    weights = np.log(len(documents) / np.bincount(columns))
+    values = values * weights[columns]
+    length = np.sqrt(np.bincount(rows, values**2, minlength=len(documents)))
+    values = values / np.maximum(length, 1e-12)[rows]
+    return csr_array((values, (rows, columns)), shape=(len(documents), len(vocabulary)))
+
+
+def _category_pmi(labels: list[str | None], graph: csr_array) -> tuple[csr_array, np.ndarray]:
+    """PMI of the categories' slots; items without a category share a last slot that says nothing."""
+    slots = {label: s for s, label in enumerate(sorted({label for label in labels if label}))}
+    slot = np.array([slots[label] if label else len(slots) for label in labels])
+    cells = (np.ones(len(slot), np.float32), (np.arange(len(slot)), slot))
+    counts = graph @ csr_array(coo_array(cells, shape=(len(slot), len(slots) + 1)))  # [baskets, S]
+    total = column(counts)
+    together = (counts.T @ counts).toarray() - np.diag(total)  # an item is no company to itself
+    expected = np.outer(together.sum(1), together.sum(1)) / max(together.sum(), 1)
+    pmi = np.log((together + 1) / (expected + 1))
+    pmi[-1, :] = pmi[:, -1] = 0
+    return csr_array(pmi), slot

@@ -1,0 +1,139 @@
+"""Who took what: popularity, co-occurrence, neighbours and factors of the training graphs.
+
+All of them know an item by the training bundles and training users that hold it; one that none holds ties
+with every other such item.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import csr_array, csr_matrix
+
+from ..rankers import ByFeatures, ByItem, ByPair, ByVector, Ranker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..store import Matrix
+    from .sources import Sources
+
+FACTORS = 32
+# Fixed once on a synthetic catalogue, never tuned on the questions that they answer.
+ALS = {"factors": FACTORS, "regularization": 1.0, "alpha": 10.0, "iterations": 15}
+BPR = {"factors": FACTORS, "learning_rate": 0.05, "regularization": 0.01, "iterations": 100}
+
+
+def chance(sources: Sources) -> Iterator[Ranker]:
+    """All options tie: with ties broken by lot, that is guessing, without the noise of one guess."""
+    yield ByItem("random", "chance", lambda: np.zeros(len(sources.catalogue)))
+
+
+def popularity(sources: Sources) -> Iterator[Ranker]:
+    """How often an item stands in training bundles and training interactions (its logarithm, which ranks alike)."""
+    if sources.graphs:
+        yield ByItem("popularity", "collaborative", partial(_popularity, sources))
+
+
+def co_occurrence(sources: Sources) -> Iterator[Ranker]:
+    """How often two items stood in one training bundle, over the root of how often each stood in any."""
+    if "bundles" in sources.graphs:
+        yield ByFeatures("co-occurrence", "collaborative", partial(_baskets_of_items, sources.graphs["bundles"]))
+
+
+def ppmi(sources: Sources) -> Iterator[Ranker]:
+    """How much more often two items stood in one training bundle than chance would have it: log, never below 0."""
+    if "bundles" in sources.graphs:
+        yield ByPair("PPMI", "collaborative", partial(_ppmi, sources.graphs["bundles"]))
+
+
+def item_knn(sources: Sources) -> Iterator[Ranker]:
+    """The nearest items by BM25-weighted baskets, by `implicit`, on either training graph."""
+    for word, graph in sources.graphs.items():
+        yield ByPair(f"item-kNN ({word})", "collaborative", partial(_nearest, graph))
+
+
+def als(sources: Sources) -> Iterator[Ranker]:
+    """Cosine of item factors of alternating least squares, by `implicit`, on either training graph."""
+    for word, graph in sources.graphs.items():
+        yield ByVector(f"ALS ({word})", "collaborative", partial(_factors, "als", graph, sources.seed))
+
+
+def bpr(sources: Sources) -> Iterator[Ranker]:
+    """Cosine of item factors of Bayesian personalised ranking, by `implicit`, on either training graph."""
+    for word, graph in sources.graphs.items():
+        yield ByVector(f"BPR ({word})", "collaborative", partial(_factors, "bpr", graph, sources.seed))
+
+
+def lightgcn(sources: Sources) -> Iterator[Ranker]:
+    """Cosine of the graph vectors in the store."""
+    for matrix in sources.of(graph=True):
+        name = f"LightGCN ({matrix.spec.partition(':')[2] or matrix.spec})"
+        yield ByVector(name, "collaborative", partial(stored, matrix))
+
+
+def _popularity(sources: Sources) -> np.ndarray:
+    return np.log1p(np.sum([column(graph) for graph in sources.graphs.values()], axis=0))
+
+
+def column(graph: csr_array) -> np.ndarray:
+    """[I] in how many baskets an item stands."""
+    return np.asarray(graph.sum(axis=0)).ravel()  # [I]
+
+
+def _baskets_of_items(graph: csr_array) -> csr_array:
+    """[I, baskets] whose dot products are co-occurrence counts over the root of both items' counts."""
+    scale = 1 / np.sqrt(np.maximum(column(graph), 1))
+    return csr_array(graph.multiply(scale[None, :]).T)
+
+
+def _ppmi(graph: csr_array) -> tuple[csr_array, np.ndarray]:
+    """Positive pointwise mutual information [I, I] of items in baskets, and the items as slots.
+
+    >>> baskets = csr_array(np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]], np.float32))
+    >>> similarity, _ = _ppmi(baskets)
+    >>> round(float(similarity[0, 1]), 3), float(similarity[0, 2])  # together in 2 of 4, expected in 1: log 2
+    (0.693, 0.0)
+    """
+    together = (graph.T @ graph).tocoo()
+    often = column(graph)
+    pmi = np.log(together.data.astype(np.float64) * graph.shape[0] / (often[together.row] * often[together.col]))
+    kept = (together.row != together.col) & (pmi > 0)
+    cells = (pmi[kept], (together.row[kept], together.col[kept]))
+    return csr_array(cells, shape=together.shape), np.arange(graph.shape[1])
+
+
+def _nearest(graph: csr_array) -> tuple[csr_array, np.ndarray]:
+    from implicit.nearest_neighbours import BM25Recommender
+
+    model = BM25Recommender(K=100, num_threads=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns about a matrix format that it chose itself
+        model.fit(csr_matrix(graph), show_progress=False)
+    return csr_array(model.similarity), np.arange(graph.shape[1])
+
+
+def _factors(method: str, graph: csr_array, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Item factors [I, d], and a mask [I] without the items that no basket holds."""
+    from implicit.cpu.als import AlternatingLeastSquares
+    from implicit.cpu.bpr import BayesianPersonalizedRanking
+    from threadpoolctl import threadpool_limits
+
+    shared: dict[str, Any] = {"num_threads": 1, "random_state": seed}
+    with threadpool_limits(1, "blas"):  # around the construction too, which warns about more threads
+        model = (
+            AlternatingLeastSquares(**ALS, **shared)
+            if method == "als"
+            else BayesianPersonalizedRanking(**BPR, **shared)
+        )
+        model.fit(csr_matrix(graph), show_progress=False)
+    factors = model.item_factors[:, :FACTORS]  # BPR appends each item's bias: that is its popularity
+    return factors, column(graph) > 0
+
+
+def stored(matrix: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors [I, d] and mask [I] as `ByVector` takes them."""
+    return matrix.vectors, matrix.mask

@@ -1,0 +1,152 @@
+"""What is learned in seconds: weights of other rankers' scores. A model that is dearer should beat these.
+
+The weights are those of a conditional logit: the option's weighted sum of scores, softmax over the options,
+the likelihood of the truth, and a ridge. Nothing here sees a test bundle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..rankers import Kind, Ranker, ZSum, all_scores, z_scores
+from .content import category_overlap, category_slots, cosines, stored_cosines, title_words
+from .graphs import als, co_occurrence, item_knn, popularity
+from .set_encoder import set_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ..questions import Questions
+    from .sources import Sources
+
+RIDGES = (0.01, 0.03, 0.1, 0.3)
+PARTS: tuple[Callable[[Sources], Iterable[Ranker]], ...] = (
+    popularity,
+    category_slots,
+    category_overlap,
+    title_words,
+    co_occurrence,
+    item_knn,
+    als,
+    cosines,
+    set_encoder,
+)
+
+
+def weighted_cosine(sources: Sources) -> Iterator[Ranker]:
+    """The cosines of all stored vectors, graphs included, with one weight of 0 or more each, chosen on validation."""
+    parts = stored_cosines(sources)
+    if len(parts) > 1 and "bundles" in sources.graphs:
+
+        def weights() -> np.ndarray:
+            asked = sources.validation
+            if not asked:
+                return np.ones(len(parts))
+            features = np.concatenate([z_scores(all_scores(parts, each)) for each in asked])
+            return fit(features, _truth(asked), ridge=0.01, positive=True)
+
+        yield ZSum("weighted cosines", "content", parts, weights)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A small learned ranker over the scores of others.
+
+    Of each part it weighs the z-score within a question and the score as it stands: the first says which
+    option leads, the second by how much, and where all options are much alike only the second knows it.
+    """
+
+    name: str
+    kind: Kind
+    sources: Sources
+
+    @cached_property
+    def parts(self) -> list[Ranker]:
+        """The rankers it stands on, p of them."""
+        return self.sources.rankers(*PARTS)
+
+    @cached_property
+    def fitted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights [2p], and the scale of each feature [2p].
+
+        They are learned on questions about training bundles that the parts have not seen: each part is
+        fitted on two thirds of the training groups and answers the last third, three times over. The ridge
+        is the one under which validation questions are most likely.
+        """
+        names = [part.name for part in self.parts]
+        seen, right = [], []
+        for fold, asked in self.sources.folds:
+            fitted = {part.name: part for part in fold.rankers(*PARTS)}
+            known = [name for name in names if name in fitted]  # a third may lack a graph that the whole has
+            at = [names.index(name) for name in known]
+            for each in asked:
+                features = np.zeros((*each.options.shape, 2 * len(names)))
+                features[..., [*at, *(len(names) + i for i in at)]] = _features([fitted[name] for name in known], each)
+                seen.append(features)
+            right.append(_truth(asked))
+        if not seen:
+            return np.repeat([1.0, 0.0], len(names)), np.ones(2 * len(names))
+        x, truth = np.concatenate(seen), np.concatenate(right)
+        scale = np.maximum(x.std(axis=(0, 1)), 1e-9)
+        tried = [fit(x / scale, truth, ridge=ridge) for ridge in RIDGES]
+        if not (asked := self.sources.validation):
+            return tried[2], scale
+        x, truth = np.concatenate([_features(self.parts, each) for each in asked]) / scale, _truth(asked)
+        return max(tried, key=lambda weights: _likelihood(x @ weights, truth)), scale
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] weighted sums of the parts' scores, raw and as z-scores."""
+        weights, scale = self.fitted
+        return np.round(_features(self.parts, questions) @ (weights / scale), 6)
+
+
+def stack(sources: Sources) -> Iterator[Ranker]:
+    """The learned ranker over all that is known: vectors, words, categories, who took what, the set encoder."""
+    if "bundles" in sources.graphs and sources.of(graph=False):
+        yield Stack("learned ranker", "content", sources)
+
+
+def fit(features: np.ndarray, truth: np.ndarray, *, ridge: float, positive: bool = False) -> np.ndarray:
+    """Weights [p] that make the truth of questions with ``features`` [q, n, p] most likely; ``truth`` [q].
+
+    Two questions whose first feature is right and whose second tells nothing:
+
+    >>> weights = fit(np.array([[[1, 1], [-1, -1]], [[1, -1], [-1, 1]]], float), np.array([0, 0]), ridge=0.1)
+    >>> bool(weights[0] > 1), bool(abs(weights[1]) < 1e-4)
+    (True, True)
+    """
+    from scipy.optimize import minimize
+
+    right = features[np.arange(len(truth)), truth]  # [q, p]
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        score = features @ weights  # [q, n]
+        score = score - score.max(axis=1, keepdims=True)
+        p = np.exp(score)
+        total = p.sum(axis=1, keepdims=True)
+        value = (np.log(total[:, 0]) - score[np.arange(len(truth)), truth]).mean() + ridge / 2 * weights @ weights
+        expected = np.einsum("qn,qnp->qp", p / total, features)
+        return float(value), (expected - right).mean(axis=0) + ridge * weights
+
+    start = np.full(features.shape[-1], 0.1)
+    bounds = [(0.0, None)] * len(start) if positive else None
+    return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+
+
+def _likelihood(score: np.ndarray, truth: np.ndarray) -> float:
+    score = score - score.max(axis=1, keepdims=True)
+    return float((score[np.arange(len(truth)), truth] - np.log(np.exp(score).sum(axis=1))).mean())
+
+
+def _features(parts: list[Ranker], questions: Questions) -> np.ndarray:
+    """[q, n, 2p] z-scores, then scores less their mean within the question."""
+    raw = all_scores(parts, questions)
+    return np.concatenate([z_scores(raw), raw - raw.mean(axis=1, keepdims=True)], axis=-1)
+
+
+def _truth(asked: list[Questions]) -> np.ndarray:
+    return np.concatenate([each.truth for each in asked])

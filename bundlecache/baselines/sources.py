@@ -1,0 +1,99 @@
+"""What a baseline may look at: the catalogue as training sees it, the stored vectors, questions to learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from .. import questions, splits
+from ..errors import QuestionsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ..catalogue import Catalogue
+    from ..questions import Questions
+    from ..rankers import Ranker
+    from ..store import Matrix
+
+OPTIONS = 10  # of the questions that are drawn to learn from
+FOLDS = ("train", "valid", "test")  # names for three thirds of the training bundles, nothing more
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The catalogue, the stored vectors by any key, and a seed."""
+
+    catalogue: Catalogue
+    matrices: Mapping[str, Matrix]
+    seed: int = 0
+    _made: dict[Callable[..., Iterable[Ranker]], list[Ranker]] = field(default_factory=dict, repr=False, compare=False)
+
+    def rankers(self, *makers: Callable[[Sources], Iterable[Ranker]]) -> list[Ranker]:
+        """What these baselines give, each made once: methods that stand on others share what was fitted."""
+        for make in makers:
+            if make not in self._made:
+                self._made[make] = list(make(self))
+        return [ranker for make in makers for ranker in self._made[make]]
+
+    def baskets(self, graph: str) -> csr_array:
+        """float32 [baskets, I]: one row per training bundle (bundle-item) or training user (user-item)."""
+        edges = splits.training_graph(self.catalogue, graph)  # [E, 2]
+        _, row = np.unique(edges[:, 0], return_inverse=True)
+        shape = (int(row.max()) + 1 if len(edges) else 0, len(self.catalogue))
+        return csr_array((np.ones(len(edges), np.float32), (row, edges[:, 1])), shape=shape)
+
+    @cached_property
+    def graphs(self) -> dict[str, csr_array]:
+        """The training graphs that have an edge, by the word tables use for them."""
+        both = {"bundles": self.baskets("bundle-item"), "users": self.baskets("user-item")}
+        return {word: graph for word, graph in both.items() if graph.nnz}
+
+    def of(self, *, graph: bool) -> list[Matrix]:
+        """The stored matrices with a vector in them: those of graphs, or those of content."""
+        return [m for m in self.matrices.values() if (m.modality == "graph") is graph and m.mask.any()]
+
+    @cached_property
+    def training(self) -> Catalogue:
+        """The catalogue as training may see it: no held-out bundle, and no user who made one."""
+        return splits.visible(self.catalogue, "train")
+
+    @cached_property
+    def validation(self) -> list[Questions]:
+        """Questions about validation bundles, random and hard; drawn here, without a look at test bundles."""
+        return self._drawn(splits.visible(self.catalogue, "train", "valid"), "valid")
+
+    @cached_property
+    def folds(self) -> list[tuple[Sources, list[Questions]]]:
+        """Three times two thirds of the training groups, each with questions about the other third.
+
+        What is fitted on the former answers the latter as it will answer test questions: without having
+        seen their bundles or users. The graph vectors of the store have seen them, and are left out.
+        """
+        bundles = self.training.bundles
+        third = splits.assign(
+            replace(self.training, bundles=replace(bundles, split=[None] * len(bundles))), self.seed, 1 / 3, 1 / 3
+        )
+        content = {name: matrix for name, matrix in self.matrices.items() if matrix.modality != "graph"}
+        made = []
+        for fold in FOLDS:
+            split: list[str | None] = ["test" if part == fold else "train" for part in third]
+            catalogue = replace(self.training, bundles=replace(bundles, split=split))
+            sources = Sources(splits.visible(catalogue, "train"), content, self.seed)
+            made.append((sources, self._drawn(catalogue, "test")))
+        return [(sources, asked) for sources, asked in made if asked and len(sources.catalogue.bundles)]
+
+    def _drawn(self, catalogue: Catalogue, split: str) -> list[Questions]:
+        """One question per bundle and kind of wrong options, as far as the catalogue has enough items for them."""
+        kinds = ("random", "hard") if any(catalogue.column("category")) else ("random",)
+        try:
+            return [
+                questions.freeze(catalogue, split=split, n_options=OPTIONS, negatives=kind, seed=self.seed)
+                for kind in kinds
+            ]
+        except QuestionsError:
+            return []
