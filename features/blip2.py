@@ -23,9 +23,9 @@ def load(spec: Spec, options: Options) -> ImageTower:
 
     The Q-Former asks the picture with a fixed number of learned queries (32); ``blip2:`` is the mean of their
     last states, 768 wide, ``blip2-tokens:`` those states, ``blip2-vision:`` the pooled CLS of the vision tower.
-    The language model is not read, however large it is.
+    The language model is not read, however large it is, and no file is fetched that holds nothing else.
     """
-    folder = folder_of(spec)
+    folder = folder_of(spec, files=("*.json", "*.txt", "*.model"))
     prepare()
     config = read_config(spec, folder)
     if config.model_type != "blip-2":
@@ -37,8 +37,11 @@ def load(spec: Spec, options: Options) -> ImageTower:
         try:
             transform, steps = image_transform(folder)
             model = _unfilled(config, vision_only)
-            weights = _weights(folder, {name.partition(".")[0] for name in model.state_dict()})
-            missing = model.load_state_dict(weights, strict=False, assign=True).missing_keys
+            places = _places(folder, set(model.state_dict()))
+            folder_of(spec, files=sorted(set(places.values())))
+            missing = model.load_state_dict(_weights(folder, places), strict=False, assign=True).missing_keys
+        except EncoderError:
+            raise
         except Exception as error:  # many libraries deep; each has its own way to say what is missing
             raise load_failure(spec, folder, error) from error
     check_complete(spec, missing)
@@ -80,21 +83,24 @@ def _unfilled(config: Any, vision_only: bool) -> Any:
     return model
 
 
-def _weights(folder: Path, wanted: set[str]) -> dict[str, Any]:
-    """The tensors under some names, float32; no other tensor of the folder is read, nor any file without them."""
+def _places(folder: Path, names: set[str]) -> dict[str, str]:
+    """Which file of the folder holds each tensor, for those of ``names`` that are in any."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return dict.fromkeys(names, "model.safetensors")
+    places = json.loads(index.read_text("utf-8"))["weight_map"]
+    return {name: place for name, place in places.items() if name in names}
+
+
+def _weights(folder: Path, places: dict[str, str]) -> dict[str, Any]:
+    """The tensors at these places, float32; no other tensor is read."""
     from safetensors import safe_open
 
-    index, whole = folder / "model.safetensors.index.json", "model.safetensors"
-    if index.is_file():
-        files = json.loads(index.read_text("utf-8"))["weight_map"]
-    elif (folder / whole).is_file():
-        with safe_open(folder / whole, "pt") as shard:
-            files = dict.fromkeys(shard.keys(), whole)
-    else:
-        raise FileNotFoundError(f"it holds no {whole}, and BLIP-2 is read from nothing else")
-    files = {name: file for name, file in files.items() if name.partition(".")[0] in wanted}
     found: dict[str, Any] = {}
-    for file in sorted(set(files.values())):
+    for file in sorted(set(places.values())):
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"it holds no {file}, and BLIP-2 is read from safetensors alone")
         with safe_open(folder / file, "pt") as shard:
-            found |= {name: shard.get_tensor(name).float() for name, place in files.items() if place == file}
+            here = {name for name, place in places.items() if place == file} & set(shard.keys())
+            found |= {name: shard.get_tensor(name).float() for name in here}
     return found

@@ -105,7 +105,8 @@ def folder_of(spec: Spec, name: str | None = None, files: Sequence[str] = HUB_FI
 
     try:
         folder = Path(snapshot_download(name, revision=spec.revision, allow_patterns=list(files)))
-        if not any(folder.rglob("*.safetensors")):  # an older repository; read with weights_only
+        weights = any(name.endswith(".safetensors") for name in files)
+        if weights and not any(folder.rglob("*.safetensors")):  # an older repository; read with weights_only
             snapshot_download(name, revision=spec.revision, allow_patterns=[*files, "*pytorch_model*.bin"])
         return folder
     except (OSError, ValueError) as error:  # not in the cache, offline, unknown repository or revision, bad name

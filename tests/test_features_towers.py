@@ -129,6 +129,22 @@ def test_the_language_model_of_blip2_is_not_read(tmp_path: Path):
     assert load(f"blip2:{folder}", "image").fingerprint == before
 
 
+def test_a_hub_id_of_blip2_needs_no_file_of_language_weights_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import huggingface_hub.constants
+
+    cache = tmp_path / "hub/models--org--blip2"
+    folder = tiny.blip2_folder(cache / "snapshots" / ("0" * 40))
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    for file in set(index.values()) - {index[name] for name in index if name.startswith("vision_model")}:
+        (folder / file).unlink()
+    assert load("blip2-vision:org/blip2", "image").dim == 32
+    with pytest.raises(EncoderError, match=r"holds no model-.*safetensors alone"):
+        load("blip2:org/blip2", "image")
+
+
 def test_open_clip_patches_are_the_last_block_before_the_final_norm_without_cls(tmp_path: Path, photos: list[Path]):
     import open_clip
 
