@@ -305,6 +305,7 @@ def train(
             stage=stage,
             init=workspace.run(start) if start else None,
             max_minutes=max_minutes,
+            token_cache=workspace.tokens,
             progress=bar.training,
         )
     show(result.to_dict(), as_json, result.stages, title=f"Trained {run.name}")
@@ -839,7 +840,7 @@ def _load_model(folder: Path, workspace: Workspace, catalogue: Catalogue, device
                 f"[dim]note: {others:,} {e['name']} vectors are others than when {escape(folder.name)} was trained "
                 f"(bundlecache drift --modality {e['modality']} --from {escape(folder.name)})[/]"
             )
-    return checkpoint.load(folder, catalogue, matrices, device), matrices
+    return checkpoint.load(folder, catalogue, matrices, device, workspace.tokens), matrices
 
 
 def _freeze(workspace: Workspace, catalogue: Catalogue, options: int, seed: int) -> list[dict[str, Any]]:

@@ -49,6 +49,11 @@ class Workspace:
         return self.root / "store"
 
     @property
+    def tokens(self) -> Path:
+        """Token ids of titles, by tokenizer."""
+        return self.root / "store" / "tokens"
+
+    @property
     def questions(self) -> Path:
         """Frozen question files."""
         return self.root / "questions"

@@ -87,12 +87,16 @@ def read_manifest(run: Path) -> dict[str, Any]:
 
 
 def load(
-    run: Path, catalogue: Catalogue, matrices: Mapping[str, Matrix], device: str | torch.device = "auto"
+    run: Path,
+    catalogue: Catalogue,
+    matrices: Mapping[str, Matrix],
+    device: str | torch.device = "auto",
+    token_cache: Path | None = None,
 ) -> BundleMLLM:
     """The trained model of ``run``, ready to score.
 
     ``matrices`` must hold, under the same names, vectors of the very encoders that the run was trained on;
-    others are ignored.
+    others are ignored. ``token_cache`` is the folder that keeps the titles' token ids.
 
     Raises
     ------
@@ -104,7 +108,7 @@ def load(
     place = device if isinstance(device, torch.device) else llms.device_of(device)
     names = [encoder["name"] for encoder in manifest["encoders"]]
     check_encoders(manifest, matrices, run.name)
-    model = build(catalogue.titles, {name: matrices[name] for name in names}, recipe, place)
+    model = build(catalogue.titles, {name: matrices[name] for name in names}, recipe, place, token_cache)
     restore(model, run, manifest)
     return model.eval()
 

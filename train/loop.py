@@ -61,6 +61,7 @@ def train(
     stage: str = "all",
     init: Path | None = None,
     max_minutes: float | None = None,
+    token_cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TrainResult:
     """Train by ``recipe`` and write the run folder; every stage ends with its best weights on ``valid``.
@@ -71,6 +72,8 @@ def train(
         Name -> stored vectors in the order of the catalogue's items; a text stage does without.
     seed, max_minutes
         By default those of the recipe.
+    token_cache
+        The folder that keeps the titles' token ids, so that the next training tokenises none of them again.
     stage
         One stage, or ``"all"``: the recipe's strategy.
     init
@@ -89,7 +92,7 @@ def train(
     _check(strategy, matrices if fuses else None, valid)
     accelerator = accelerator_for(recipe, llms.device_of(device))
     torch.manual_seed(seed)
-    model = build(catalogue.titles, matrices if fuses else {}, recipe, accelerator.device)
+    model = build(catalogue.titles, matrices if fuses else {}, recipe, accelerator.device, token_cache)
     if init is not None and start is not None:
         _go_on(model, init, start, valid, matrices)
     minutes = recipe.run.max_minutes if max_minutes is None else max_minutes

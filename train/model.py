@@ -19,6 +19,8 @@ from .fusion import ItemTokens
 from .prompts import Batch, PromptBuilder, separator_ids
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bundlecache.recipes import Recipe
     from bundlecache.store import Matrix
 
@@ -125,10 +127,17 @@ class BundleMLLM(nn.Module):
         return F.cross_entropy(logits, letters[target])
 
 
-def build(titles: Sequence[str], matrices: Mapping[str, Matrix], recipe: Recipe, device: torch.device) -> BundleMLLM:
+def build(
+    titles: Sequence[str],
+    matrices: Mapping[str, Matrix],
+    recipe: Recipe,
+    device: torch.device,
+    token_cache: Path | None = None,
+) -> BundleMLLM:
     """A fresh model of ``recipe`` over a catalogue's titles [I] and its stored vectors.
 
-    Without matrices the model reads text only. Weights are drawn from torch's global seed.
+    Without matrices the model reads text only. Weights are drawn from torch's global seed. ``token_cache`` is
+    the folder that keeps the titles' token ids (`train.titles`).
 
     Raises
     ------
@@ -136,7 +145,7 @@ def build(titles: Sequence[str], matrices: Mapping[str, Matrix], recipe: Recipe,
         When the base model, one of its option letters, or a modality of the recipe is missing.
     """
     base = llms.load(recipe.base, device)
-    prompts = PromptBuilder(base.tokenizer, titles, recipe.prompt, recipe.data.options)
+    prompts = PromptBuilder(base.tokenizer, titles, recipe.prompt, recipe.data.options, token_cache)
     bank = FeatureBank.of(matrices, recipe.fusion.modalities, device) if matrices else None
     adapted = llms.add_lora(base.model, recipe.lora)  # drawn first: the same with and without vectors
     tokens = None if bank is None else _item_tokens(base, bank, recipe)

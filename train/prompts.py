@@ -2,12 +2,17 @@
 
 An item reads ``title, <soft separator>, <one fused token>``. The builder returns token ids in which the
 two soft places hold codes instead of ids, so nothing that stands in a title can shift, add or remove one.
+
+The ids are those of the whole text between two soft places, tokenised at once (:meth:`PromptBuilder.spell`),
+but they are copied together from pieces that begin at a space: see `train.titles` for when that is exact,
+and for what happens when it is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +20,13 @@ import numpy as np
 from bundlecache.errors import RecipeError
 from bundlecache.recipes import Prompt
 
-from .tokens import ALPHABET, Packed, clean, encode_control, encode_many, letter_ids, reserved
+from .titles import Ending, read
+from .tokens import ALPHABET, ANCHOR, Packed, Pieces, encode_control, encode_many, encode_text, letter_ids
 
 SEPARATOR = -1
-"""The code of a soft separator; ``-2 - r`` is the fused token of item row r."""
+"""The code of a soft separator."""
+ITEM = -2
+"""``ITEM - r`` is the code of the fused token of item row r."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,12 @@ class Template:
     after_item: str
     between: str
     closing: str
+
+    def filled(self, words: Mapping[str, str]) -> Template:
+        """The template with the words of the recipe; numbers and letters are still to come."""
+        return replace(
+            self, **{name: getattr(self, name).format(**words) for name in ("opening", "between", "closing")}
+        )
 
 
 TEMPLATES = {
@@ -64,7 +78,8 @@ class Batch:
 class PromptBuilder:
     """Builds prompts over one catalogue with one tokenizer.
 
-    ``letters`` holds the answers' token ids, as many as the tokenizer has, ``at_least`` so many.
+    ``letters`` holds the answers' token ids, as many as the tokenizer has, ``at_least`` so many. ``cache`` is
+    the folder in which titles' ids are kept; ``fresh`` says how many titles had to be tokenised.
 
     Raises
     ------
@@ -72,72 +87,158 @@ class PromptBuilder:
         When the template is unknown or the tokenizer lacks a token for an option letter.
     """
 
-    def __init__(self, tokenizer: Any, titles: Sequence[str], settings: Prompt, at_least: int = 2) -> None:
+    def __init__(
+        self, tokenizer: Any, titles: Sequence[str], settings: Prompt, at_least: int = 2, cache: Path | None = None
+    ) -> None:
         if settings.template not in TEMPLATES:
             raise RecipeError(f"There is no prompt template {settings.template!r}; there are {', '.join(TEMPLATES)}.")
-        self.settings = settings
+        self.settings, self.tokenizer = settings, tokenizer
         self.letters = letter_ids(tokenizer, at_least)  # [letters]
         self.items = len(titles)
         words = {"task": settings.task, "bundle": settings.bundle, "item": settings.item}
-        template = TEMPLATES[settings.template]
-        bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        opening = tokenizer([template.opening.format(**words)], add_special_tokens=False)["input_ids"][0]
-        between, closing = encode_many(tokenizer, [p.format(**words) for p in (template.between, template.closing)])
-        given = encode_many(tokenizer, [template.given_label.format(number=k + 1) for k in range(settings.max_given)])
-        options = encode_many(
-            tokenizer, [template.option_label.format(letter=letter) for letter in ALPHABET[: len(self.letters)]]
-        )
-        before, after, hard = encode_many(tokenizer, [template.pre_soft, template.after_item, settings.separator_words])
-        control = reserved(tokenizer)
-        plain = [clean(title, control) for title in titles]
-        title_ids = encode_many(tokenizer, [f" {t}" if t else "" for t in plain], settings.max_title_tokens)
-        between_title_and_token = {"soft": [*before, SEPARATOR], "hard": hard, "none": before}[settings.separator]
-        parts = [[*bos, *opening], between, closing, *given, *options]
-        self._pools = {
-            "mm": Packed.of([[*t, *between_title_and_token, -2 - i, *after] for i, t in enumerate(title_ids)] + parts),
-            "text": Packed.of([[*t, *after] for t in title_ids] + parts),
-        }  # list i < I is an item, then come opening, between, closing and the labels
-        self._opening, self._between, self._closing = range(self.items, self.items + 3)
-        self._given = np.arange(self.items + 3, self.items + 3 + len(given))
-        self._option = np.arange(self.items + 3 + len(given), self.items + 3 + len(given) + len(options))
+        self._wording = wording = TEMPLATES[settings.template].filled(words)
+        self._given_labels = [wording.given_label.format(number=k + 1) for k in range(settings.max_given)]
+        self._option_labels = [wording.option_label.format(letter=letter) for letter in ALPHABET[: len(self.letters)]]
+        self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self._before = settings.separator_words if settings.separator == "hard" else wording.pre_soft
+        self._soft = [SEPARATOR, ITEM] if settings.separator == "soft" else [ITEM]
 
-    def _chain(self, given: np.ndarray, options: np.ndarray) -> np.ndarray:
-        """The pieces of one question, as rows of the pool."""
-        given = given[: self.settings.max_given]
-        k, n = len(given), len(options)
-        if n > len(self._option):
+        after = [wording.after_item, wording.after_item + wording.between, wording.after_item + wording.closing]
+        ends = {"mm": [_at_space(self._before)] * 3, "text": [_at_space(text) for text in after]}
+        texts = sorted({ending for pairs in ends.values() for ending, _ in pairs})
+        rest = {ending: behind for pairs in ends.values() for ending, behind in pairs}
+        label = self._option_labels[0]
+        endings = [Ending(label, text, rest[text] + ("" if rest[text] else self._option_labels[1])) for text in texts]
+        # The last title is no item's: with it the builder tries out whether pieces and whole texts agree.
+        self.titles = read(tokenizer, [*titles, ANCHOR], endings, settings.max_title_tokens, cache)
+        self.fresh = self.titles.fresh
+
+        behind = encode_many(tokenizer, after)
+        tails = {"mm": [[*encode_many(tokenizer, [ends["mm"][0][1]])[0], *self._soft, *ids] for ids in behind]}
+        tails["text"] = encode_many(tokenizer, [rest for _, rest in ends["text"]])
+        openings = [self._opened(wording.opening), self._opened(wording.opening + wording.between)]
+        given, options = encode_many(tokenizer, self._given_labels), encode_many(tokenizer, self._option_labels)
+        structure = Packed.of([*openings, *tails["mm"], *tails["text"], *given, *options])
+        self._pieces = Pieces([structure, *(self.titles.ids[text] for text in texts)])
+        self._tails = {"mm": np.arange(2, 5), "text": np.arange(5, 8)}
+        self._given = np.arange(8, 8 + len(given))
+        self._option = np.arange(8 + len(given), len(structure.length))
+        first = {text: len(structure.length) + k * (self.items + 1) for k, text in enumerate(texts)}
+        self._titles = {mode: np.array([first[ending] for ending, _ in pairs]) for mode, pairs in ends.items()}
+        empty = np.array([text == "" for text in self.titles.shown.to_pylist()], bool)
+        self._exact = self.titles.exact & ~empty & self._agrees()  # what begins at no space may melt into the left
+
+    def _agrees(self) -> bool:
+        """Whether pieces give the ids of the whole text, tried on the longest prompt and on the shortest."""
+        longest = np.full(len(self._given), self.items), np.full(len(self._option), self.items)
+        return all(
+            np.array_equal(self._copied([given], [options], mode), self.spell(given, options, mode))
+            for mode in self._tails
+            for given, options in (longest, (longest[0][:0], longest[1]))
+        )
+
+    def _opened(self, text: str) -> list[int]:
+        return [*self._bos, *encode_text(self.tokenizer, [text])[0]]
+
+    def _parts(self, given: np.ndarray, options: np.ndarray, mode: str) -> Iterator[str | int]:
+        """The prompt of one question as texts and, where something soft stands, codes; items as ``-2 - index``."""
+        yield self._wording.opening
+        for labels, items, after in (
+            (self._given_labels, given, self._wording.between),
+            (self._option_labels, options, self._wording.closing),
+        ):
+            for label, item in zip(labels, items.tolist(), strict=False):
+                title = self.titles.shown[item].as_py()
+                yield label + (f" {title}" if title else "")
+                if mode == "mm":
+                    yield self._before
+                    yield from (code if code == SEPARATOR else ITEM - item for code in self._soft)
+                yield self._wording.after_item
+            yield after
+
+    def spell(self, given: np.ndarray, options: np.ndarray, mode: str) -> np.ndarray:
+        """int64 [L]: the prompt of one question, each text between soft places tokenised whole.
+
+        This is what a prompt is; :meth:`build` gives the same ids, without tokenising where that is exact.
+        """
+        self._check(options)
+        ids, text, first = list(self._bos), "", True
+        for part in [*self._parts(given[: self.settings.max_given], options, mode), None]:
+            if isinstance(part, str):
+                text += part
+                continue
+            if text:
+                ids += (encode_text if first else encode_many)(self.tokenizer, [text])[0]
+                text, first = "", False
+            if part is not None:
+                ids.append(part)
+        return np.array(ids, np.int64)
+
+    def _check(self, options: np.ndarray) -> None:
+        if len(options) > len(self._option):
             raise RecipeError(
-                f"A question has {n} options, but this base model's tokenizer has letters for {len(self._option)}.",
+                f"A question has {len(options)} options, but this base model's tokenizer has letters for {len(self._option)}.",
                 hint=f"ask at most {len(self._option)} options",
             )
-        chain = np.empty(3 + 2 * (k + n), np.int64)
-        chain[0], chain[1 + 2 * k], chain[-1] = self._opening, self._between, self._closing
-        chain[1 : 1 + 2 * k : 2], chain[2 : 2 + 2 * k : 2] = self._given[:k], given
-        chain[2 + 2 * k : -1 : 2], chain[3 + 2 * k : -1 : 2] = self._option[:n], options
+
+    def _chain(self, given: np.ndarray, options: np.ndarray, mode: str) -> np.ndarray:
+        """The pieces of one question, by number."""
+        self._check(options)
+        given = given[: self.settings.max_given]
+        k, n = len(given), len(options)
+        follow = np.zeros(k + n, np.int64)  # 0 between items, 1 behind the last one given, 2 behind the last option
+        follow[k - 1 : k], follow[-1] = 1, 2
+        chain = np.empty(1 + 3 * (k + n), np.int64)
+        chain[0] = 0 if k else 1
+        chain[1::3] = np.concatenate([self._given[:k], self._option[:n]])
+        chain[2::3] = self._titles[mode][follow] + np.concatenate([given, options])
+        chain[3::3] = self._tails[mode][follow]
         return chain
+
+    def _copied(self, given: Sequence[np.ndarray], options: Sequence[np.ndarray], mode: str) -> np.ndarray:
+        """The prompts of questions one after the other, copied from pieces."""
+        chains = [self._chain(g, o, mode) for g, o in zip(given, options, strict=True)]
+        flat = self._pieces.gather(np.concatenate(chains))
+        if mode == "mm":
+            shown = [part for g, o in zip(given, options, strict=True) for part in (g[: self.settings.max_given], o)]
+            flat[flat == ITEM] -= np.concatenate(shown)
+        return flat
+
+    def _is_exact(self, given: np.ndarray, options: np.ndarray) -> bool:
+        return bool(self._exact[given[: self.settings.max_given]].all() and self._exact[options].all())
 
     def lengths(self, given: Sequence[np.ndarray], options: Sequence[np.ndarray], mode: str) -> np.ndarray:
         """int64 [b]: tokens of each question's prompt."""
-        length = self._pools[mode].length
-        return np.array([length[self._chain(g, o)].sum() for g, o in zip(given, options, strict=True)], np.int64)
+        return np.array([self._length(g, o, mode) for g, o in zip(given, options, strict=True)], np.int64)
+
+    def _length(self, given: np.ndarray, options: np.ndarray, mode: str) -> int:
+        if self._is_exact(given, options):
+            return int(self._pieces.length[self._chain(given, options, mode)].sum())
+        return len(self.spell(given, options, mode))
 
     def build(self, given: Sequence[np.ndarray], options: Sequence[np.ndarray], mode: str) -> Batch:
         """Prompts of b questions from the item indices of their partial bundles and options.
 
         ``mode`` is ``"mm"`` (titles and fused tokens) or ``"text"`` (titles only).
         """
-        pool = self._pools[mode]
-        chains = [self._chain(g, o) for g, o in zip(given, options, strict=True)]
-        flat = pool.gather(np.concatenate(chains))
-        length = np.array([pool.length[chain].sum() for chain in chains], np.int64)  # [b]
-        ids = np.zeros((len(chains), int(length.max())), np.int64)  # causal attention never looks at the padding
+        if all(self._is_exact(g, o) for g, o in zip(given, options, strict=True)):
+            length, flat = self.lengths(given, options, mode), self._copied(given, options, mode)
+        else:
+            rows = [self.spell(g, o, mode) for g, o in zip(given, options, strict=True)]
+            length, flat = np.array([len(row) for row in rows], np.int64), np.concatenate(rows)
+        ids = np.zeros((len(length), int(length.max())), np.int64)  # causal attention never looks at the padding
         real = np.arange(ids.shape[1]) < length[:, None]  # [b, L]
-        slots = flat <= -2
-        items, row = np.unique(-2 - flat[slots], return_inverse=True)
-        flat = flat.astype(np.int64)
-        flat[slots] = -2 - row
+        slots = flat <= ITEM
+        items, row = np.unique(ITEM - flat[slots], return_inverse=True)
+        flat[slots] = ITEM - row
         ids[real] = flat
         return Batch(ids, length - 1, items.astype(np.int64))
+
+
+def _at_space(text: str) -> tuple[str, str]:
+    """``text`` up to its first space, and the rest."""
+    head, space, rest = text.partition(" ")
+    return head, space + rest
 
 
 def separator_ids(tokenizer: Any, settings: Prompt) -> list[int]:

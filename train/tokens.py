@@ -1,9 +1,4 @@
-"""Token ids of prompt pieces: tokenised once, kept as one packed array.
-
-A prompt is a chain of pieces, each of which starts with a space, a newline or punctuation, and each of
-which is tokenised as it would be after a word. So a title has the same ids wherever it stands, all titles
-are tokenised once per tokenizer, and a batch is assembled by copying ids.
-"""
+"""Token ids of texts and pieces of them, packed into arrays from which prompts are put together."""
 
 from __future__ import annotations
 
@@ -35,11 +30,26 @@ class Packed:
         flat = np.fromiter((i for ids in lists for i in ids), np.int32, int(length.sum()))
         return cls(flat, np.cumsum(length) - length, length)
 
+
+class Pieces:
+    """The lists of several packed arrays under one numbering: those of ``pools[0]`` first, then those of the next."""
+
+    def __init__(self, pools: Sequence[Packed]) -> None:
+        self.pools = pools
+        self.length = np.concatenate([pool.length for pool in pools])
+        self._start = np.concatenate([pool.start for pool in pools])
+        self._pool = np.repeat(np.arange(len(pools), dtype=np.int8), [len(pool.length) for pool in pools])
+
     def gather(self, chain: np.ndarray) -> np.ndarray:
-        """The ids of the lists ``chain`` [c], one after the other."""
+        """int64: the ids of the lists ``chain`` [c], one after the other."""
         length = self.length[chain]
-        shift = self.start[chain] - (np.cumsum(length) - length)
-        return self.ids[np.repeat(shift, length) + np.arange(int(length.sum()))]
+        shift = self._start[chain] - (np.cumsum(length) - length)
+        where = np.repeat(shift, length) + np.arange(int(length.sum()))
+        pool = np.repeat(self._pool[chain], length)
+        out = np.empty(len(where), np.int64)
+        for p in np.unique(pool):
+            out[pool == p] = self.pools[p].ids[where[pool == p]]
+        return out
 
 
 def clean(title: str, reserved: Sequence[str]) -> str:
@@ -63,22 +73,21 @@ def reserved(tokenizer: Any) -> list[str]:
     return sorted((word for word in words if word.strip()), key=len, reverse=True)
 
 
-def encode_many(tokenizer: Any, pieces: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
-    """Ids of ``pieces`` as plain text, as they are spelled after a word; no control token can come out.
-
-    ``max_tokens`` cuts each list.
-    """
-    if not pieces:
-        return []
-    options = {"add_special_tokens": False, "split_special_tokens": True}
-    anchor = tokenizer([ANCHOR], **options)["input_ids"][0]
-    anchored = tokenizer([ANCHOR + piece for piece in pieces], **options)["input_ids"]
+def encode_many(tokenizer: Any, pieces: Sequence[str]) -> list[list[int]]:
+    """Ids of ``pieces`` as plain text, as they are spelled after a word; no control token can come out."""
+    anchor, *anchored = encode_text(tokenizer, [ANCHOR, *(ANCHOR + piece for piece in pieces)])
     lists = [ids[len(anchor) :] if ids[: len(anchor)] == anchor else None for ids in anchored]
     alone = [k for k, ids in enumerate(lists) if ids is None]
     if alone:  # the piece melts into the word before it
-        for k, ids in zip(alone, tokenizer([pieces[k] for k in alone], **options)["input_ids"], strict=True):
+        for k, ids in zip(alone, encode_text(tokenizer, [pieces[k] for k in alone]), strict=True):
             lists[k] = ids
-    return [list(ids)[:max_tokens] for ids in lists if ids is not None]
+    return [ids for ids in lists if ids is not None]
+
+
+def encode_text(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of ``texts`` as plain text from their beginning; no control token can come out."""
+    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [list(ids) for ids in encoded]
 
 
 def encode_control(tokenizer: Any, text: str) -> list[int]:
