@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import secrets
 import shutil
@@ -56,33 +57,30 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np
         When a row's checksum does not match its vector.
     """
     identity = _identity(dataset)
-    with opening(dataset.uri):
-        table = dataset.to_table(columns=["item_id", "live"])
-    row_of = {
-        item_id: row
-        for row, (item_id, live) in enumerate(zip(table["item_id"].to_pylist(), table["live"].to_pylist(), strict=True))
-        if live
-    }
-    row = np.array([row_of.get(item_id, -1) for item_id in item_ids], np.int64)  # [I]
+    row = _rows(dataset, item_ids)  # [I]
     order = np.argsort(row, kind="stable")  # the items in the order of their rows
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     temporary.mkdir()
     try:
-        shape = (len(item_ids), *identity.shape)
-        out = np.lib.format.open_memmap(temporary / "vectors.npy", "w+", dtype=identity.dtype, shape=shape)
-        low = 0
-        for vectors, _ in _checked(dataset):
-            first, last = np.searchsorted(row[order], [low, low + len(vectors)])
-            places = order[first:last]
-            out[places] = vectors[row[places] - low].reshape(-1, *identity.shape)
-            low += len(vectors)
-        out.flush()
         np.save(temporary / "mask.npy", row >= 0)
-        for name in ("vectors.npy", "mask.npy"):
-            with (temporary / name).open("rb+") as file:
-                os.fsync(file.fileno())
+        with (temporary / "vectors.npy").open("wb", buffering=0) as file:
+            # Written, not mapped: faster, and a full disk is an error here, where it would kill a mapping process.
+            header = {"descr": np.dtype(identity.dtype).str, "fortran_order": False}
+            np.lib.format.write_array_header_2_0(file, {**header, "shape": (len(item_ids), *identity.shape)})
+            start = file.tell()
+            file.truncate(start + len(item_ids) * identity.row_bytes)  # items without a vector are a hole of zeros
+            low = 0
+            for vectors, _ in _checked(dataset):
+                first, last = np.searchsorted(row[order], [low, low + len(vectors)])
+                for place, part in _runs(order[first:last], row[order[first:last]] - low):
+                    file.seek(start + place * identity.row_bytes)
+                    _write(file, vectors[part])
+                low += len(vectors)
+            os.fsync(file.fileno())
+        with (temporary / "mask.npy").open("rb+") as file:
+            os.fsync(file.fileno())
         with suppress(FileExistsError):  # another process was faster with the same matrix
             _rename(temporary, folder)
     finally:
@@ -92,6 +90,33 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np
     if made is None:
         raise StoreError(f"{folder} vanished while it was made.", hint="type the same command again")
     return made
+
+
+def _rows(dataset: Any, item_ids: Sequence[str]) -> np.ndarray:
+    """The live row of each item, -1 where there is none, int64 [I]."""
+    import pyarrow.compute as pc  # it imports pandas where that is installed
+
+    with opening(dataset.uri):
+        table = dataset.to_table(columns=["item_id", "live"])
+    live = np.flatnonzero(table["live"].to_numpy())
+    found = pc.index_in(pa.array(item_ids, pa.string()), value_set=table["item_id"].take(pa.array(live)))
+    return np.append(live, -1)[found.fill_null(len(live)).to_numpy()]
+
+
+def _runs(places: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, slice]]:
+    """Where neighbouring rows go to neighbouring places: first place and rows, run by run."""
+    if not len(places):
+        return
+    breaks = np.flatnonzero((np.diff(places) != 1) | (np.diff(rows) != 1)) + 1
+    for low, high in itertools.pairwise([0, *breaks.tolist(), len(places)]):
+        yield int(places[low]), slice(int(rows[low]), int(rows[low]) + high - low)
+
+
+def _write(file: Any, rows: np.ndarray) -> None:
+    """All of ``rows``: a raw file may take a part, on a disk that is nearly full or beyond 2 GiB."""
+    left = rows.view(np.uint8).reshape(-1).data
+    while left:
+        left = left[file.write(left) :]
 
 
 def export(dataset: Any, path: Path) -> None:
