@@ -50,6 +50,20 @@ Run = Annotated[
     str | None, typer.Option("--run", help="Name of a run; the newest one if left out.", show_default=False)
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.", min=0, max=2**32 - 1)]
+StoreAt = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="Keep the vectors on an object store, s3://BUCKET/PREFIX; the workspace remembers it.",
+        show_default=False,
+    ),
+]
+StoreOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="How to reach it, remembered too: endpoint=URL, region=NAME, allow_http=true.", show_default=False
+    ),
+]
 
 
 @app.command()
@@ -133,6 +147,8 @@ def encode(
         int | None, typer.Option(help="Stop when more items than this fail.", min=0, show_default=False)
     ] = None,
     allow_outside: Annotated[bool, typer.Option(help="Let item tables name files outside the workspace.")] = False,
+    store_at: StoreAt = None,
+    store_option: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Run frozen encoders once over every new or changed item, into the store."""
@@ -145,6 +161,7 @@ def encode(
             hint=f"bundlecache encode --modality {features.modality_of(encoder[0])} --encoder {encoder[0]}",
         )
     workspace, catalogue = _open(data, allow_outside=allow_outside)
+    _settle_store(workspace, store_at, store_option)
     load = {"device": device, "dtype": dtype, "batch_size": batch_size, "precision": precision, "draft": draft}
     how = {"workers": workers, "retry_failed": retry_failed, "max_errors": max_errors}
     if modality == "all":
@@ -162,6 +179,8 @@ def encode(
 def status(
     data: Data = Path("data"),
     errors: Annotated[bool, typer.Option(help="List the items that failed, with stage and reason.")] = False,
+    store_at: StoreAt = None,
+    store_option: StoreOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is stored: coverage per modality and encoder, rows, bytes, failed and absent items."""
@@ -169,6 +188,7 @@ def status(
     from bundlecache.store import Store
 
     workspace, catalogue = _open(data)
+    _settle_store(workspace, store_at, store_option)
     store = Store(workspace.store)
     if errors:
         rows = [{"table": t.table} | row for t in store.tables() for row in store.errors(t.table).to_pylist()]
@@ -228,22 +248,66 @@ def candidates(
     modality: Annotated[
         list[str] | None, typer.Option(help="Modalities whose vectors are searched; all stored ones if left out.")
     ] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="Search the stored vectors of these encoders.", show_default=False)
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Search the fused tokens of this run.", show_default=False)
+    ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(help="Weight of a modality: --weight image=2; 1 if left out.", show_default=False),
+    ] = None,
     split: Annotated[str, typer.Option(help="Bundles to complete: train, valid or test.")] = "test",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help='Offer only items that fulfil this: category=coat, "price<50".', show_default=False),
+    ] = None,
+    index: Annotated[str, typer.Option("--index", help="auto, flat (exact), ivf, hnsw or pq.")] = "auto",
+    metric: Annotated[str, typer.Option(help="cosine, or inner-product (of graph vectors alone).")] = "cosine",
+    recall: Annotated[
+        float, typer.Option(help="Recall@20 against exact that an index must reach.", min=0.01, max=1)
+    ] = 0.99,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="For the index, e.g. 8GB; half of this machine's if left out.", show_default=False),
+    ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the index again that is kept.")] = False,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Search the whole catalogue with FAISS for the k items nearest to each partial bundle."""
+    from bundlecache import ann
     from bundlecache import candidates as search
 
     workspace, catalogue = _open(data)
-    matrices = _matrices(workspace, catalogue, modality)
+    matrices = _searched(workspace, catalogue, modality, encoder, run, device)
     began = time.perf_counter()
-    made = search.for_bundles(catalogue, matrices, k, split)
+    with Bar("index") as bar:
+        built, kept = search.open_index(
+            workspace,
+            catalogue,
+            matrices,
+            kind="flat" if where else index,  # what a filter leaves is scanned exactly, whatever is kept
+            weights=_weights(weight),
+            metric=metric.replace("-", " "),
+            memory=0 if where else ann.parse_bytes(max_memory) if max_memory else None,
+            target=recall,
+            rebuild=rebuild,
+            progress=bar.step,
+        )
+    if not built.report["reached"]:
+        log.print(
+            f"[yellow]Recall@20 of {recall:g} is out of reach[/] for {built.kind}: "
+            f"{built.report['recall@20']:.3f} is what it has (--index flat is exact)."
+        )
+    made = search.for_bundles(catalogue, built, k, split, where=where or ())
     path = made.save(workspace)
     summary = made.summary()
     row = {key: value for key, value in summary.items() if key not in ("modalities", "split", "k", "items")}
-    row["seconds"] = round(time.perf_counter() - began, 3)
+    row |= {"index": built.words + (", kept" if kept else ""), "seconds": round(time.perf_counter() - began, 3)}
     title = f"Held-out items of {split} bundles found by {' + '.join(summary['modalities'])} -> {path}"
-    show({"path": str(path), **summary, **row}, as_json, [row], title=title)
+    show({"path": str(path), **summary, **row, "index": made.header["index"]}, as_json, [row], title=title)
 
 
 @app.command()
@@ -669,6 +733,21 @@ def _open(data: Path, *, allow_outside: bool = False) -> tuple[Workspace, Catalo
     return workspace, catalogue
 
 
+def _settle_store(workspace: Workspace, address: str | None, options: Sequence[str] | None) -> None:
+    """Where the vectors are from now on, if it was said."""
+    from bundlecache.store import place
+
+    pairs = dict(option.partition("=")[::2] for option in options or [])
+    if not all(pairs.values()):
+        raise BundlecacheError(
+            f"--store-option is NAME=VALUE, not {options[0]!r}.", hint="--store-option region=eu-west-1"
+        )  # type: ignore[index]
+    if address is not None:
+        place.settle(workspace.store, address, pairs)
+    elif pairs:
+        raise BundlecacheError("--store-option was given without --store.", hint="--store s3://BUCKET/PREFIX")
+
+
 def _check_name(workspace: Workspace, name: str | None) -> None:
     """A new run has a plain name of its own: results and reports belong to the weights they were made with."""
     if name is None:
@@ -798,6 +877,55 @@ def _matrices(workspace: Workspace, catalogue: Catalogue, wanted: Sequence[str] 
     if missing and not wanted:
         log.print(f"[yellow]Without {', '.join(missing)}:[/] nothing of it is encoded (bundlecache encode).")
     return {name: store.matrix(catalogue.item_ids, name) for name in wanted or stored}
+
+
+def _searched(
+    workspace: Workspace,
+    catalogue: Catalogue,
+    modalities: Sequence[str] | None,
+    encoders: Sequence[str] | None,
+    run: str | None,
+    device: str,
+) -> dict[str, Matrix]:
+    """The matrices to search: of modalities, of encoders, or the fused tokens of a run."""
+    from bundlecache.index import by_name
+    from bundlecache.store import Store
+
+    if sum(map(bool, (modalities, encoders, run))) > 1:
+        raise BundlecacheError(
+            "Only one of --modality, --encoder and --run says what is searched.", hint="bundlecache candidates --help"
+        )
+    if run:
+        from train import scoring
+
+        folder = workspace.run(run)
+        model, _ = _load_model(folder, workspace, catalogue, device)
+        return {f"fused-{folder.name}": scoring.fused(model, folder)}
+    if not encoders:
+        return _matrices(workspace, catalogue, modalities)
+    store = Store(workspace.store)
+    of = {info.spec: info.modality for info in store.tables() if info.rows}
+    for spec in encoders:
+        if spec not in of:
+            raise BundlecacheError(
+                f"The store holds no vectors of {spec}; it has those of {', '.join(of) or 'none'}.",
+                hint=f"bundlecache encode --encoder {spec} --modality MODALITY",
+            )
+    return by_name([store.matrix(catalogue.item_ids, of[spec], spec) for spec in dict.fromkeys(encoders)])
+
+
+def _weights(given: Sequence[str] | None) -> dict[str, float]:
+    """``image=2`` as a weight by modality."""
+    weights = {}
+    for text in given or ():
+        name, _, number = text.rpartition("=")
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            name = ""
+        if not name:
+            raise BundlecacheError(f"{text!r} is no weight of a modality.", hint="--weight image=2")
+    return weights
 
 
 def _recheck(

@@ -120,9 +120,7 @@ class Shop:
 
     def rows(self, encoder: Toy | None = None) -> list[dict[str, Any]]:
         """The whole table, by item id."""
-        import lance
-
-        table = lance.dataset(str(self.workspace.store / f"{Identity.of(encoder or Toy()).table}.lance")).to_table()
+        table = self.store.place.dataset(Identity.of(encoder or Toy()).table).to_table()
         return sorted(table.to_pylist(), key=lambda row: row["item_id"])
 
     def start(self, script: str, *args: str) -> subprocess.Popen[str]:
