@@ -151,6 +151,11 @@ def test_a_wrong_request_says_what_is_allowed(
         assert word in str(caught.value)
 
 
+def test_the_page_on_encoders_names_every_one():
+    page = (Path(__file__).parents[1] / "docs/encoders.md").read_text().replace("\\|", "|")
+    assert [kind.form for kind in features.REGISTRY if f"`{kind.form}`" not in page] == []
+
+
 def test_an_unknown_spec_has_no_modality():
     with pytest.raises(EncoderError, match="clap:"):
         features.modality_of("vgg:16")
