@@ -112,6 +112,22 @@ def test_what_a_killed_process_left_of_a_matrix_is_not_taken_for_one(store: Stor
     assert not half.exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of POSIX")
+def test_a_disk_that_is_full_while_a_matrix_is_made_is_one_sentence_and_leaves_nothing(store: Store) -> None:
+    import resource
+
+    store.write(PICTURES, names(500), vectors(500))
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, most[1]))
+    try:
+        with pytest.raises(StoreError, match=r"cannot be written: .*What it held before is unharmed"):
+            store.matrix(names(500), "image")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert list((store.path / "matrices" / PICTURES.table).iterdir()) == []
+    assert np.array_equal(store.matrix(names(500), "image").vectors, vectors(500))
+
+
 @pytest.mark.parametrize("name", ["vectors.npy", "mask.npy"])
 def test_a_damaged_matrix_is_made_again(store: Store, name: str) -> None:
     store.write(PICTURES, names(5), vectors(5))
