@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_array, csr_matrix
 
+from ..factors import item_factors
 from ..rankers import ByFeatures, ByItem, ByPair, ByVector, Ranker
 
 if TYPE_CHECKING:
@@ -21,10 +22,7 @@ if TYPE_CHECKING:
     from ..store import Matrix
     from .sources import Sources
 
-FACTORS = 32
-# Fixed once on a synthetic catalogue, never tuned on the questions that they answer.
-ALS = {"factors": FACTORS, "regularization": 1.0, "alpha": 10.0, "iterations": 15}
-BPR = {"factors": FACTORS, "learning_rate": 0.05, "regularization": 0.01, "iterations": 100}
+KEPT = {"als": "ALS, stored", "bpr": "BPR, stored"}
 
 
 def chance(sources: Sources) -> Iterator[Ranker]:
@@ -35,7 +33,7 @@ def chance(sources: Sources) -> Iterator[Ranker]:
 def popularity(sources: Sources) -> Iterator[Ranker]:
     """How often an item stands in training bundles and training interactions (its logarithm, which ranks alike)."""
     if sources.graphs:
-        yield ByItem("popularity", "collaborative", partial(_popularity, sources))
+        yield ByItem("popularity", "collaborative", partial(popular, sources))
 
 
 def co_occurrence(sources: Sources) -> Iterator[Ranker]:
@@ -69,13 +67,15 @@ def bpr(sources: Sources) -> Iterator[Ranker]:
 
 
 def lightgcn(sources: Sources) -> Iterator[Ranker]:
-    """Cosine of the graph vectors in the store."""
+    """Cosine of the graph vectors in the store: LightGCN's as a rule, imported ones, or kept factors."""
     for matrix in sources.of(graph=True):
-        name = f"LightGCN ({matrix.spec.partition(':')[2] or matrix.spec})"
+        kind, _, graph = matrix.spec.partition(":")
+        name = f"{KEPT.get(kind, 'LightGCN')} ({graph or matrix.spec})"
         yield ByVector(name, "collaborative", partial(stored, matrix))
 
 
-def _popularity(sources: Sources) -> np.ndarray:
+def popular(sources: Sources) -> np.ndarray:
+    """[I] log(1 + training bundles and training users that hold an item)."""
     return np.log1p(np.sum([column(graph) for graph in sources.graphs.values()], axis=0))
 
 
@@ -118,20 +118,7 @@ def _nearest(graph: csr_array) -> tuple[csr_array, np.ndarray]:
 
 def _factors(method: str, graph: csr_array, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Item factors [I, d], and a mask [I] without the items that no basket holds."""
-    from implicit.cpu.als import AlternatingLeastSquares
-    from implicit.cpu.bpr import BayesianPersonalizedRanking
-    from threadpoolctl import threadpool_limits
-
-    shared: dict[str, Any] = {"num_threads": 1, "random_state": seed}
-    with threadpool_limits(1, "blas"):  # around the construction too, which warns about more threads
-        model = (
-            AlternatingLeastSquares(**ALS, **shared)
-            if method == "als"
-            else BayesianPersonalizedRanking(**BPR, **shared)
-        )
-        model.fit(csr_matrix(graph), show_progress=False)
-    factors = model.item_factors[:, :FACTORS]  # BPR appends each item's bias: that is its popularity
-    return factors, column(graph) > 0
+    return item_factors(method, graph, seed), column(graph) > 0
 
 
 def stored(matrix: Matrix) -> tuple[np.ndarray, np.ndarray]:
