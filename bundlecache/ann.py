@@ -100,7 +100,7 @@ def plan(kind: str, count: int, width: int, *, memory: float, break_even: int = 
     if kind != "auto":
         if (needed := bytes_needed(kind, count, width)) > memory:
             raise BundlecacheError(
-                f"The index {kind} of {count:,} items takes {needed / 1e9:.2f} GB, and {memory / 1e9:.2f} GB are allowed.",
+                f"The index {kind} of {count:,} items takes {needed / 1e6:,.1f} MB, and {memory / 1e6:,.1f} MB are allowed.",
                 hint="--index auto takes what fits, or a larger --max-memory",
             )
         return [kind]

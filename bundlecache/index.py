@@ -130,6 +130,20 @@ class Index:
         """Whether nothing nearer can be missed."""
         return self.kind == "flat"
 
+    @property
+    def words(self) -> str:
+        """What kind it is and how good, for people."""
+        if self.exact:
+            dropped = ", ".join(
+                f"{row['kind']} with recall@20 {row['recall@20']:.3f}" for row in self.report["passed_over"]
+            )
+            return "flat, exact" + (f" (no faster at that recall: {dropped})" if dropped else "")
+        report = self.report
+        return (
+            f"{self.kind}, recall@20 {report['recall@20']:.3f} of exact on {report['queries']} held-out queries, "
+            f"{report['faster']:.1f}x its speed"
+        )
+
     def query(self, partials: Sequence[np.ndarray]) -> np.ndarray:
         """Queries of partial bundles, float32 [q, D]; see `Keys.query`."""
         return self.keys.query(partials)

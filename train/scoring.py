@@ -6,16 +6,19 @@ of the whole vocabulary is one of the question's letters.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bundlecache.errors import RecipeError
+from bundlecache.errors import CheckpointError, RecipeError
+from bundlecache.store import Matrix
 
 from .model import MODES, BundleMLLM
 
@@ -103,6 +106,26 @@ def score_options(
         valid[rows] = torch.isin(full.argmax(dim=1), letters).cpu().numpy()
     model.train(was_training)
     return Answers(logits, valid)
+
+
+@torch.inference_mode()
+def fused(model: BundleMLLM, run: Path) -> Matrix:
+    """The fused token of every item of the catalogue as vectors [I, h], to be searched like those of an encoder.
+
+    Raises
+    ------
+    CheckpointError
+        When ``run`` was trained on titles alone.
+    """
+    if model.bank is None or model.tokens is None:
+        raise CheckpointError(
+            f"{run.name} was trained on titles alone, so it has no fused tokens.", hint="bundlecache train"
+        )
+    mask = model.bank.mask.any(dim=1).cpu().numpy()
+    vectors = _fuse(model, np.arange(len(mask)), ()).float().cpu().numpy()
+    cause = hashlib.blake2b((run / "fusion.safetensors").read_bytes(), digest_size=16)
+    cause.update(repr([(matrix.table, matrix.version) for matrix in model.bank.matrices]).encode())
+    return Matrix("fused", f"run:{run.name}", f"runs/{run.name}", cause.hexdigest(), 1, vectors, mask)
 
 
 def complete(model: BundleMLLM, partial: np.ndarray, candidates: Sequence[int]) -> list[tuple[int, float]]:
