@@ -737,11 +737,14 @@ def _settle_store(workspace: Workspace, address: str | None, options: Sequence[s
     """Where the vectors are from now on, if it was said."""
     from bundlecache.store import place
 
-    pairs = dict(option.partition("=")[::2] for option in options or [])
-    if not all(pairs.values()):
-        raise BundlecacheError(
-            f"--store-option is NAME=VALUE, not {options[0]!r}.", hint="--store-option region=eu-west-1"
-        )  # type: ignore[index]
+    pairs = {}
+    for option in options or []:
+        name, _, value = option.partition("=")
+        if not (name and value):
+            raise BundlecacheError(
+                f"--store-option is NAME=VALUE, not {option!r}.", hint="--store-option region=eu-west-1"
+            )
+        pairs[name] = value
     if address is not None:
         place.settle(workspace.store, address, pairs)
     elif pairs:
