@@ -835,9 +835,8 @@ def _encode(
     with Bar(modality) as bar:
         loaded = [features.load(spec, modality=modality, catalogue=catalogue, **(load or {})) for spec in specs]
         receipts = run_all(loaded, catalogue, workspace, Store(workspace.store), progress=bar.encoding, **(how or {}))
-    for receipt in receipts:
-        if receipt.forwards:
-            log.print(f"[dim]{escape(receipt.spec)}: {receipt.spent}[/]", highlight=False, soft_wrap=True)
+    if bar.spent:
+        log.print(f"[dim]{modality}: {bar.spent}[/]", highlight=False, soft_wrap=True)
     return receipts
 
 

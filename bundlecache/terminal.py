@@ -53,6 +53,7 @@ class Bar:
         )
         self.bar = TwoLines(*columns, console=log, transient=True, disable=not log.is_terminal)
         self.task = self.bar.add_task(name, total=None, note="", below="")
+        self.spent = ""  # where the time of a run goes, once that is known
         self._said = ""
 
     def __enter__(self) -> Bar:
@@ -64,9 +65,10 @@ class Bar:
 
     def encoding(self, p: Any) -> None:
         """Show how far `encode.run` is, and where its time goes."""
-        looking = p.stage == "look"
-        note, below = ("looking", "") if looking else (f"{p.items_per_second:,.0f}/s", p.spent)
-        self.bar.update(self.task, completed=p.done, total=p.total, note=note, below=below)
+        note = "looking"
+        if p.stage == "encode":
+            note, self.spent = f"{p.items_per_second:,.0f}/s", f"{p.items_per_second:,.0f}/s: {p.spent}"
+        self.bar.update(self.task, completed=p.done, total=p.total, note=note, below=p.spent if self.spent else "")
         if p.note != self._said:
             self._said = p.note
             log.print(f"[yellow]{escape(p.note)}[/]", highlight=False, soft_wrap=True)

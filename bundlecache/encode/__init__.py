@@ -95,32 +95,8 @@ class Encoder(Protocol):
         """Vectors of n samples: float32 [n, d], or [n, t, d] with t ``tokens``."""
 
 
-class _Timed:
-    """What follows from the three shares of a run's time."""
-
-    decode_share: float
-    forward_share: float
-    write_share: float
-
-    @property
-    def bound_by(self) -> str:
-        """What takes most of the time: "decode", "forward" or "write"."""
-        return max(ADVICE, key=lambda name: getattr(self, f"{name}_share"))
-
-    @property
-    def advice(self) -> str:
-        """What would help, as flags to type."""
-        return ADVICE[self.bound_by]
-
-    @property
-    def spent(self) -> str:
-        """The shares and the advice, in one line of at most 78 characters."""
-        parts = (f"{name} {getattr(self, f'{name}_share'):.0%}" for name in ADVICE)
-        return f"{', '.join(parts)}; faster: {self.advice}"
-
-
 @dataclass(frozen=True)
-class Progress(_Timed):
+class Progress:
     """How far a run is; ``stage`` is "look" (finding and hashing) or "encode".
 
     With several encoders (``spec`` is "a + b") an item counts once for each of them while they encode, in
@@ -141,9 +117,25 @@ class Progress(_Timed):
     write_share: float = 0.0
     note: str = ""
 
+    @property
+    def bound_by(self) -> str:
+        """What takes most of the time: "decode", "forward" or "write"."""
+        return max(ADVICE, key=lambda name: getattr(self, f"{name}_share"))
+
+    @property
+    def advice(self) -> str:
+        """What would help, as flags to type."""
+        return ADVICE[self.bound_by]
+
+    @property
+    def spent(self) -> str:
+        """The shares and the advice, in one line of at most 78 characters."""
+        parts = (f"{name} {getattr(self, f'{name}_share'):.0%}" for name in ADVICE)
+        return f"{', '.join(parts)}; faster: {self.advice}"
+
 
 @dataclass(frozen=True)
-class Receipt(_Timed):
+class Receipt:
     """What a run did: items = encoded + cached + failed + absent.
 
     ``forwards`` counts calls of ``encoder.encode``, ``reused`` the encoded items that took the vector of an

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+
+from threadpoolctl import threadpool_limits
 
 from ..errors import MediaError
 from .lane import Lane, Unusable, reason_of
@@ -71,7 +74,7 @@ class Pipeline:
         progress: Callable[[Pipeline], None],
     ) -> None:
         self.workers = max(1, workers)
-        self._decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="decode", initializer=_alone)
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self.lanes = [
             Lane(encoder, table, limits, self._committer, lambda: progress(self))
@@ -135,6 +138,14 @@ class Pipeline:
             samples = future.result()
             self._waited += time.monotonic() - start
             yield from zip(part, samples, strict=True)
+
+
+def _alone() -> None:
+    """Let a decoding thread compute alone: its neighbours decode too, and the other cores are the encoders'."""
+    torch = sys.modules.get("torch")  # not imported for this: who does not use it has no such threads
+    if torch is not None:
+        torch.get_num_threads()  # else torch would set its own number at its first use in this thread
+        threadpool_limits(1, user_api="openmp")
 
 
 def _decode(jobs: list[Job]) -> list[dict[Lane, Any]]:
