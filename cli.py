@@ -498,7 +498,8 @@ def verify(
         if damage:
             broken.append((info, damage))
         else:
-            again, remark = _recheck(workspace, catalogue, store, info, sample, seed, device)
+            with Bar("again"):
+                again, remark = _recheck(workspace, catalogue, store, info, sample, seed, device)
         rows.append(
             {
                 "encoder": info.spec,
@@ -613,7 +614,9 @@ def drift(
         except BundlecacheError as error:  # of several modalities, one may have a past
             why = error
             continue
-        rows.append(moves.compare(name, old, moves.snapshot(store, info), sample=sample, seed=seed).to_dict())
+        with Bar(name):
+            moved = moves.compare(name, old, moves.snapshot(store, info), sample=sample, seed=seed)
+        rows.append(moved.to_dict())
     if why and (not rows or modality):
         raise why
     columns = ["modality", "kept", "added", "removed", "changed", "cosine_mean", "cosine_p1", "overlap_at_10"]
@@ -649,7 +652,8 @@ def import_vectors(
         raise BundlecacheError("Vectors are of one modality, not of all.", hint="--modality image")
     found = imports.read(source, catalogue, wanted, name, ids)
     store = Store(workspace.store)
-    info = store.write(found.identity, found.item_ids, found.vectors)
+    with Bar("import"):
+        info = store.write(found.identity, found.item_ids, found.vectors)
     failed = len(set(found.item_ids) & set(store.errors(info.table)["item_id"].to_pylist()))
     row = {
         "encoder": info.spec,
