@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .common import check_complete, config_cause, fingerprint, load_failure, quiet
+from .common import check_complete, check_vocabulary, config_cause, fingerprint, load_failure, quiet
 from .towers import TextTower
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def load(spec: Spec, options: Options, folder: Path, config: Any) -> TextTower:
         except Exception as error:  # many libraries deep; each has its own way to say what is missing
             raise load_failure(spec, folder, error) from error
     check_complete(spec, info["missing_keys"])
+    check_vocabulary(spec, tokenizer)
     length = min(tower.config.max_position_embeddings, tokenizer.model_max_length)
     tokenizer.padding_side = "right"
 

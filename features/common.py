@@ -155,6 +155,16 @@ def check_complete(spec: Spec, missing: Iterable[str], unused: Sequence[str] = (
         )
 
 
+def check_vocabulary(spec: Spec, tokenizer: Any) -> None:
+    """Refuse a tokenizer that tells no words apart: without its vocabulary file the library makes an empty one."""
+    first, second = (tokenizer(letter)["input_ids"] for letter in "ab")
+    if first == second:
+        raise EncoderError(
+            f"The tokenizer of {spec.text!r} knows no words, so all titles would get one vector.",
+            hint="the folder lacks its vocabulary: tokenizer.json, vocab.txt or spiece.model",
+        )
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the logs and progress bars of model libraries while they load; errors are raised, not logged."""

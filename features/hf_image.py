@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from bundlecache._torchvision import prepare
@@ -114,14 +115,16 @@ def image_transform(folder: Path) -> tuple[Callable[[Any], Any], str]:
 
     Raises
     ------
-    FileNotFoundError
-        When the folder does not say how: sizes and means are never guessed.
+    ValueError
+        When the folder does not say how: the library would guess sizes and means.
     """
     import torch
     from transformers import AutoImageProcessor
 
-    if not any((folder / f"{name}_config.json").is_file() for name in ("preprocessor", "processor")):
-        raise FileNotFoundError("it holds no preprocessor_config.json, so how pictures are resized is not known")
+    # Where both files say something, the library follows the newer one, the first.
+    said = _json(folder / "processor_config.json").get("image_processor") or _json(folder / "preprocessor_config.json")
+    if lacking := {"size", "image_mean", "image_std"} - set(said):
+        raise ValueError(f"its preprocessor_config.json does not say {', '.join(sorted(lacking))}")
     processor = AutoImageProcessor.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, backend="pil"
     )
@@ -132,3 +135,7 @@ def image_transform(folder: Path) -> tuple[Callable[[Any], Any], str]:
     told = processor.to_dict()
     steps = ", ".join(f"{name} {told[name]}" for name in STEPS if told.get(name) is not None)
     return transform, f"{type(processor).__name__} {steps}"
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}

@@ -13,6 +13,7 @@ from bundlecache.errors import EncoderError
 from . import clip_text
 from .common import (
     check_complete,
+    check_vocabulary,
     computing,
     config_cause,
     fingerprint,
@@ -135,6 +136,7 @@ def load(spec: Spec, options: Options) -> HfText | TextTower:
             hint="type --encoder hf:FOLDER with a BERT-like model, CLIP or SigLIP",
         )
     check_complete(spec, info["missing_keys"], unused=("pooler.", "decoder."))
+    check_vocabulary(spec, tokenizer)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     return HfText(spec, options, model, tokenizer, declared, torch.nn.Sequential(*head))

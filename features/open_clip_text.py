@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bundlecache.errors import EncoderError
 
-from .common import fingerprint, first_line, quiet
+from .common import check_vocabulary, fingerprint, first_line, quiet
 from .open_clip_image import load_model
 from .towers import TextTower
 
@@ -31,7 +31,10 @@ def load(spec: Spec, options: Options) -> TextTower:
                 hint=f"type --encoder {spec.kind}:local-dir:FOLDER, a folder that holds its tokenizer files too",
             ) from error
     model.visual = None
-    words = tokenizer.tokenizer.get_vocab() if hasattr(tokenizer, "tokenizer") else type(tokenizer).__name__
+    inner = getattr(tokenizer, "tokenizer", None)  # of transformers, unless open_clip's own
+    if inner is not None:
+        check_vocabulary(spec, inner)
+    words = type(tokenizer).__name__ if inner is None else inner.get_vocab()
     cause = {key: config.get(key) for key in ("embed_dim", "text_cfg", "quick_gelu")}
     weights = {key: value for key, value in model.state_dict().items() if not key.startswith("logit_")}
     clean = getattr(tokenizer, "clean_fn", None)

@@ -300,7 +300,8 @@ def test_what_cannot_be_encoded_is_refused_in_one_sentence(tmp_path: Path):
         (tiny.bert_folder(tmp_path / "bert"), "hf", "bert model; .* CLIP, SigLIP, SigLIP 2 and DINOv2"),
         (tiny.blip2_folder(tmp_path / "blip2"), "hf", "blip-2 model"),
         (tmp_path / "bert", "blip2", "not BLIP-2"),
-        (bare, "hf", "preprocessor_config.json"),
+        (bare, "hf", "preprocessor_config.json does not say image_mean, image_std, size"),
+        (changed(tiny.dinov2_folder(tmp_path / "size"), prep, size=None), "hf", "does not say size"),
         (changed(tiny.dinov2_folder(tmp_path / "any"), prep, **shapeless), "hf", "keeps the shape of every picture"),
         (changed(tiny.clip_folder(tmp_path / "crop"), prep, **cropped), "hf", "cannot encode a blank picture"),
         (headless, "hf", "no pooling head"),
@@ -310,6 +311,14 @@ def test_what_cannot_be_encoded_is_refused_in_one_sentence(tmp_path: Path):
             load(f"{spec}:{folder}", "image")
         assert "\n" not in str(caught.value)
     assert load(f"hf-tokens:{headless}", "image").tokens == 16
+
+
+@pytest.mark.parametrize("make", [tiny.bert_folder, tiny.clip_folder])
+def test_a_folder_without_its_vocabulary_is_refused_instead_of_blind(tmp_path: Path, make: Any):
+    folder = make(tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(EncoderError, match="knows no words"):
+        load(f"hf:{folder}", "text")
 
 
 def test_a_misspelt_architecture_gets_its_neighbours_and_a_residual_tower_has_no_patches(tmp_path: Path):

@@ -69,9 +69,8 @@ def bert_folder(path: Path, seed: int = 0) -> Path:
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + [str(i) for i in range(10)]
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     vocabulary += [x for c in letters for x in (c, f"##{c}") if x not in vocabulary]
-    path.mkdir(parents=True)
-    (path / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(vocab_file=str(path / "vocab.txt"), model_max_length=64).save_pretrained(path)
+    tokenizer = BertTokenizerFast({name: i for i, name in enumerate(vocabulary)}, model_max_length=64)
+    tokenizer.save_pretrained(path)
     config = BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,
