@@ -18,7 +18,7 @@ import typer
 from rich.markup import escape
 
 from bundlecache import BundlecacheError, Catalogue, Workspace, __version__
-from bundlecache.terminal import Bar, log, out, show, show_results
+from bundlecache.terminal import Bar, log, out, show, show_leaderboard, show_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -228,17 +228,37 @@ def status(
 
 @app.command()
 def questions(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE]...",
+            help="Questions that others froze, to take over: JSON Lines, or bi_test_cans10.txt.",
+            show_default=False,
+        ),
+    ] = None,
     data: Data = Path("data"),
     options: Annotated[
         int, typer.Option("--options", help="Options of each question, the truth among them.")
     ] = OPTIONS,
     seed: Seed = 0,
+    skip_broken: Annotated[
+        bool, typer.Option(help="Leave out questions of FILE that are none, and count them.")
+    ] = False,
+    export_to: Annotated[
+        Path | None, typer.Option("--export", help="Write all sets as JSON Lines into this folder.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Freeze the multiple-choice questions: validation and test, with random and hard wrong options."""
+    """Freeze the multiple-choice questions: validation and test, with random and hard wrong options; or take FILEs over."""
     workspace, catalogue = _open(data)
-    rows = _freeze(workspace, catalogue, options, seed)
-    show(rows, as_json, rows, title=f"Questions in {workspace.questions}")
+    _say_leaks(catalogue)
+    if export_to is not None:
+        rows = _export_questions(workspace, catalogue, export_to)
+    elif files:
+        rows = [row for file in files for row in _take_over(workspace, catalogue, file, skip_broken)]
+    else:
+        rows = _freeze(workspace, catalogue, options, seed)
+    show(rows, as_json, rows, title=f"Questions in {export_to or workspace.questions}")
 
 
 @app.command()
@@ -396,6 +416,7 @@ def evaluate(
     """Answer the frozen test questions in one forward each, beside the baselines."""
     from bundlecache import baselines as simple
     from bundlecache import bench
+    from bundlecache import probes as leak_probes
     from bundlecache import questions as question_files
     from train import scoring
 
@@ -404,22 +425,90 @@ def evaluate(
     wanted = question_sets or _default_sets(workspace, "test")
     sets = [question_files.load(workspace, catalogue, name) for name in wanted]
     model, matrices = _load_model(folder, workspace, catalogue, device)
-    rankers = simple.all_baselines(catalogue, matrices) if baselines else []
+    sources = simple.Sources(catalogue, matrices)
+    rankers = sources.rankers(*simple.REGISTRY) if baselines else []
+    known: dict[str, Any] = {
+        "probes": leak_probes.all_probes(sources) if baselines else [],
+        "leaks": bench.leaks_of(sources),
+    }
     results = []
     for asked in sets:
         with Bar(asked.name) as bar:
             ladder = scoring.ladder(model, asked, batch_size=batch_size, ablation=ablation, progress=bar.step)
-        result = bench.compare(rankers, asked, ladder.answers, ablation=ladder.ablation, seconds=ladder.seconds)
+        trained = {next(iter(ladder.answers)): _training_seconds(folder)}
+        result = bench.compare(
+            rankers,
+            asked,
+            ladder.answers,
+            ablation=ladder.ablation,
+            seconds=ladder.seconds,
+            training_seconds=trained,
+            **known,
+        )
         bench.save(folder, result, asked, next(iter(ladder.answers.values())), catalogue.item_ids)
         results.append(result)
     if as_json:  # without the seconds each method took: the same evaluation prints the same digits
-        figures = [
-            {**r, "methods": [{k: v for k, v in m.items() if k != "seconds"} for m in r["methods"]]} for r in results
-        ]
-        show(figures, as_json, [])
+        timed = ("seconds", "training_seconds", "worth")
+        show(
+            [_without(timed, {**r, "methods": [_without(timed, m) for m in r["methods"]]}) for r in results],
+            as_json,
+            [],
+        )
         return
     for result in results:
         show_results(result)
+
+
+@app.command(name="bench")
+def bench_(
+    data: Data = Path("data"),
+    question_sets: Annotated[
+        list[str] | None,
+        typer.Option("--questions", help="Question sets to answer; all test sets if left out.", show_default=False),
+    ] = None,
+    runs: Annotated[
+        list[str] | None,
+        typer.Option("--run", help="Trained runs to score; all of them if left out.", show_default=False),
+    ] = None,
+    models: Annotated[bool, typer.Option(help="Score trained models beside the baselines.")] = True,
+    batch_size: Annotated[int, typer.Option(help="Questions per forward of a model.", min=1)] = 32,
+    device: Device = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the results; bench/ of the workspace.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score all methods on all question sets: one table, leak probes, and a verdict in words."""
+    from bundlecache import baselines, bench, leaderboard
+    from bundlecache import probes as leak_probes
+    from bundlecache import questions as question_files
+
+    workspace, catalogue = _open(data)
+    wanted = question_sets or [n for n in question_files.names(workspace) if n.startswith("test-")]
+    if not wanted:
+        log.print("No test questions yet: freezing them now (bundlecache questions).")
+        _freeze(workspace, catalogue, options=OPTIONS, seed=0)
+        wanted = _default_sets(workspace, "test")
+    sets = [question_files.load(workspace, catalogue, name) for name in wanted]
+    folders = [workspace.run(name) for name in runs or sorted(workspace.run_names())] if models else []
+    loaded = {folder: _load_model(folder, workspace, catalogue, device)[0] for folder in folders}
+    sources = baselines.Sources(catalogue, _matrices(workspace, catalogue))
+    with Bar("bench") as bar:
+        results = bench.run(
+            sets,
+            sources.rankers(*baselines.REGISTRY),
+            lambda asked: _answers_of(loaded, asked, batch_size),
+            model=_model_name(_newest(workspace, folders), folders) if folders else None,
+            probes=leak_probes.all_probes(sources),
+            leaks=bench.leaks_of(sources),
+            progress=bar.step,
+        )
+    path = leaderboard.save(output or workspace.root / "bench", results)
+    if as_json:
+        show({"path": str(path), "results": results}, as_json, [])
+    else:
+        show_leaderboard(results)
+        out.print(f"Page: [bold]{escape(str(path))}[/]; table.csv and results.json beside it.", soft_wrap=True)
 
 
 @app.command()
@@ -1009,6 +1098,84 @@ def _freeze(workspace: Workspace, catalogue: Catalogue, options: int, seed: int)
                 }
             )
     return rows
+
+
+def _take_over(workspace: Workspace, catalogue: Catalogue, file: Path, skip_broken: bool) -> list[dict[str, Any]]:
+    """Store the sets of a file that others froze; the same again is fine, others under its name are refused."""
+    from bundlecache import question_import
+    from bundlecache import questions as files
+
+    rows = []
+    for asked in question_import.read(file, catalogue, skip_broken=skip_broken):
+        asked.save(files.path(workspace, asked.name), catalogue)
+        row = {"name": asked.name, "questions": len(asked), "options": asked.n_options, "sha256": asked.sha256[:16]}
+        rows.append({**row, "left_out": asked.header["left_out"]})
+    return rows
+
+
+def _export_questions(workspace: Workspace, catalogue: Catalogue, folder: Path) -> list[dict[str, Any]]:
+    from bundlecache import questions as files
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in files.names(workspace):
+        asked = files.load(workspace, catalogue, name)
+        asked.export_jsonl(folder / f"{name}.jsonl", catalogue)
+        rows.append({"file": str(folder / f"{name}.jsonl"), "questions": len(asked), "sha256": asked.sha256})
+    return rows
+
+
+def _say_leaks(catalogue: Catalogue) -> None:
+    from bundlecache import splits
+
+    for sentence in splits.leaks(catalogue):
+        log.print(f"[yellow]leak:[/] {escape(sentence)}", soft_wrap=True, highlight=False)
+
+
+def _training_seconds(folder: Path) -> float:
+    from bundlecache.workspace import read_manifest
+
+    return float(sum(stage["seconds"] for stage in read_manifest(folder)["stages"]))
+
+
+def _newest(workspace: Workspace, folders: Sequence[Path]) -> Path:
+    """The run that others are compared with: the newest one where it is among them."""
+    return workspace.run() if workspace.run() in folders else folders[-1]
+
+
+def _model_name(folder: Path, folders: Sequence[Path]) -> str:
+    return "Bundle-MLLM" if len(folders) == 1 else f"Bundle-MLLM ({folder.name})"
+
+
+def _answers_of(loaded: dict[Path, Any], asked: Any, batch_size: int) -> list[Any]:
+    """Every loaded model's answers, and those of its base as it was before training (zero-shot), as the bench takes them."""
+    from bundlecache.bench import score
+    from bundlecache.workspace import read_manifest
+    from train import scoring
+
+    answers, seconds, trained = {}, {}, {}
+    bases: set[str] = set()
+    for folder, model in loaded.items():
+        ladder = scoring.ladder(model, asked, batch_size=batch_size, ablation=False)
+        first, name = next(iter(ladder.answers)), _model_name(folder, list(loaded))
+        answers[name], seconds[name], trained[name] = (
+            ladder.answers[first],
+            ladder.seconds[first],
+            _training_seconds(folder),
+        )
+        base = (read_manifest(folder)["base"] or {}).get("spec", "embedded")
+        if base not in bases:
+            bases.add(base)
+            zero = "zero-shot LLM" if len(bases) == 1 else f"zero-shot LLM ({base})"
+            answers[zero], seconds[zero] = (
+                ladder.answers["base model, untrained"],
+                ladder.seconds["base model, untrained"],
+            )
+    return score([], asked, answers, seconds=seconds, training_seconds=trained)
+
+
+def _without(names: Sequence[str], row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}
 
 
 if __name__ == "__main__":

@@ -5,9 +5,13 @@ The results of a question set are one JSON file, ``runs/RUN/results/NAME.json``:
     {"format_version": 1,
      "questions": {"name", "sha256", "n_questions", "n_options", "split", "negatives"},
      "methods":   [{"name", "kind", "n", "hit@1", "hit@3", "hit@5", "mrr", "hit@1_interval", "valid_ratio",
-                    "hit@1_valid_only", "seconds", "versus_model": {"delta", "interval", "p"}}],
+                    "hit@1_valid_only", "seconds", "training_seconds", "versus_model": {"delta", "interval", "p"}}],
      "ablation":  [{"without", "hit@1", "hit@1_interval", "delta", "delta_interval"}],
-     "verdict":   ["..."]}
+     "model_answers": {"positions": [{"position", "n", "hit@1"}], "calibration": {"ece", "confidence", ...}},
+     "probes":    [{"name", "words", "hit@1", "hit@1_interval", "succeeds"}],
+     "leaks":     ["..."],
+     "verdict":   ["..."],
+     "worth":     ["..."]}             what the model's seconds buy; apart, because it differs from run to run
 
 Methods stand best first. ``versus_model.delta`` is the model's HitRate@1 minus the method's, and
 ``ablation.delta`` the HitRate@1 without a modality minus the one with all, each with the 95 % interval of
@@ -19,20 +23,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from . import splits
 from .atomic import replacing
 from .errors import CheckpointError
-from .metrics import evaluate, hits, mcnemar, paired_difference
-from .verdict import ablated, sentences
+from .metrics import bootstrap, by_position, calibration, evaluate, hits, mcnemar, paired_difference
+from .probes import graph_leaks
+from .probes import row as probe_row
+from .probes import run as run_probes
+from .question_import import family
+from .verdict import ablated, near_a_leak, sentences, worth
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .baselines import Sources
+    from .probes import Probe
     from .questions import Questions
     from .rankers import Ranker
 
@@ -55,6 +68,23 @@ class Answers(Protocol):
         """[q, n] softmax over the options."""
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What one method gave to q questions: scores [q, n], which were valid [q], and the seconds it took."""
+
+    name: str
+    kind: str
+    scores: np.ndarray
+    seconds: float | None = None
+    training_seconds: float | None = None
+    valid: np.ndarray | None = None
+
+    def hits(self, truth: np.ndarray) -> np.ndarray:
+        """[q] strict hits at the first place."""
+        right = hits(self.scores, truth)
+        return right if self.valid is None else right * self.valid
+
+
 def compare(
     rankers: Sequence[Ranker],
     questions: Questions,
@@ -62,6 +92,9 @@ def compare(
     *,
     ablation: Mapping[str, Answers] | None = None,
     seconds: Mapping[str, float] | None = None,
+    training_seconds: Mapping[str, float] | None = None,
+    probes: Sequence[Probe] = (),
+    leaks: Sequence[str] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score every method on ``questions`` and say how the model stands.
@@ -72,59 +105,152 @@ def compare(
         Name -> answers of a trained model. The first one is the model that the others are compared with.
     ablation
         Modality -> the model's answers without it.
-    seconds
-        Name in ``answers`` -> what it took; rankers are timed here, fitting included.
+    seconds, training_seconds
+        Name in ``answers`` -> what answering and training took; rankers are timed here, fitting included.
+    probes, leaks
+        See `probes.all_probes`, `leaks_of`.
 
     Raises
     ------
     ValueError
         When answers do not have the shape of the questions, or two methods share a name.
     """
-    answers = {} if answers is None else answers
-    ablation = {} if ablation is None else ablation
-    for given in (answers, ablation):
-        for name, answer in given.items():
-            if answer.logits.shape != questions.options.shape:
-                raise ValueError(f"{name} answered {answer.logits.shape}, the questions are {questions.options.shape}")
-    rows: list[dict[str, Any]] = []
-    first_hits: dict[str, np.ndarray] = {}
-    for name, answer in answers.items():
-        first_hits[name] = _strict_hits(answer, questions)
-        rows.append(_row(name, "model", answer.logits, questions, seed, (seconds or {}).get(name), answer.valid))
+    answers, ablation = answers or {}, ablation or {}
+    scored = score(rankers, questions, answers, seconds=seconds, training_seconds=training_seconds)
+    model = next(iter(answers), None)
+    results = summarise([questions], [scored], model=model, probes=probes, leaks=leaks, seed=seed)
+    if model is not None:
+        for name, answer in ablation.items():
+            _check_shape(name, answer, questions)
+        right = _strict_hits(answers[model], questions)
+        rows = [_without(modality, answer, right, questions, seed) for modality, answer in ablation.items()]
+        results["ablation"] = rows
+        results["model_answers"] = _answered(answers[model], right, questions)
+        results["verdict"] += [ablated(row) for row in rows]
+    return results
+
+
+def score(
+    rankers: Sequence[Ranker],
+    questions: Questions,
+    answers: Mapping[str, Answers] | None = None,
+    *,
+    seconds: Mapping[str, float] | None = None,
+    training_seconds: Mapping[str, float] | None = None,
+) -> list[Scored]:
+    """Models, then rankers, on one set of questions; what rankers share is paid for by the first of them."""
+    out = []
+    for name, answer in (answers or {}).items():
+        _check_shape(name, answer, questions)
+        taken, trained = (seconds or {}).get(name), (training_seconds or {}).get(name)
+        out.append(Scored(name, "model", answer.logits, taken, trained, np.asarray(answer.valid, bool)))
     for ranker in rankers:
         start = time.perf_counter()
         scores = ranker.scores(questions)
-        taken = time.perf_counter() - start
-        if ranker.name in first_hits:
-            raise ValueError(f"two methods are called {ranker.name!r}")
-        first_hits[ranker.name] = hits(scores, questions.truth)
-        rows.append(_row(ranker.name, ranker.kind, scores, questions, seed, taken))
-    model = next(iter(answers), None)
+        out.append(Scored(ranker.name, ranker.kind, scores, time.perf_counter() - start))
+    names = [method.name for method in out]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two methods are called {next(name for name in names if names.count(name) > 1)!r}")
+    return out
+
+
+def summarise(
+    sets: Sequence[Questions],
+    scored: Sequence[Sequence[Scored]],
+    *,
+    model: str | None = None,
+    probes: Sequence[Probe] = (),
+    leaks: Sequence[str] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The results of several sets that differ by their seed, as of one: ``scored[s]`` are the methods on ``sets[s]``.
+
+    Intervals are over bundles: a bundle that every set asks about counts once, with the mean of its questions.
+    """
+    first = sets[0]
+    truth = np.concatenate([asked.truth for asked in sets])
+    unit = _units(sets)
+    methods = [_joined([methods[m] for methods in scored]) for m in range(len(scored[0]))]
+    right = {method.name: _mean_by(unit, method.hits(truth)) for method in methods}  # [bundles]
+    rows = [_row(method, truth, right[method.name], seed) for method in methods]
     if model is not None:
         for row in rows:
             if row["name"] != model:
-                row["versus_model"] = _versus(first_hits[model], first_hits[row["name"]], seed)
+                row["versus_model"] = _versus(right[model], right[row["name"]], seed)
     rows.sort(key=lambda row: -row["hit@1"])
+    names = [method.name for method in methods]
+    tried = [
+        run_probes(probes, asked, [each.scores for each in methods], names, seed=seed)
+        for asked, methods in zip(sets, scored, strict=True)
+    ]
+    probed = [
+        probe_row(
+            name,
+            words,
+            _mean_by(unit, np.concatenate([t[p][2] for t in tried])),
+            first.n_options,
+            len(tried[0]),
+            seed=seed,
+        )
+        for p, (name, words, _) in enumerate(tried[0])
+    ]
+    suspects = [name for probe in probes for name in probe.suspects]
     results: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "questions": {
-            "name": questions.name,
-            "sha256": questions.sha256,
-            "n_questions": len(questions),
-            "n_options": int(questions.options.shape[1]),
-            "split": questions.split,
-            "negatives": questions.negatives,
+            "name": first.name if len(sets) == 1 else family(first.name),
+            "sha256": first.sha256,
+            "n_questions": len(truth),
+            "n_options": first.n_options,
+            "split": first.split,
+            "negatives": first.negatives,
         },
         "model": model,
         "methods": rows,
-        "ablation": [
-            _without(modality, answer, first_hits[model], questions, seed)
-            for modality, answer in ablation.items()
-            if model is not None
-        ],
+        "ablation": [],
+        "probes": probed,
+        "leaks": [*leaks, *near_a_leak(rows, probed, suspects)],
     }
-    results["verdict"] = sentences(results) + [ablated(row) for row in results["ablation"]]
+    if len(sets) > 1:
+        results["questions"] |= {"sets": [asked.name for asked in sets], "sha256s": [asked.sha256 for asked in sets]}
+    results["verdict"], results["worth"] = sentences(results), worth(results)
     return results
+
+
+def run(
+    sets: Sequence[Questions],
+    rankers: Sequence[Ranker],
+    models: Callable[[Questions], Sequence[Scored]] = lambda _: (),
+    *,
+    model: str | None = None,
+    probes: Sequence[Probe] = (),
+    leaks: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """All methods on all sets: one result per family of sets that differ by their seed; see `summarise`.
+
+    ``models(questions)`` gives the trained models' answers, ``model`` names the one others are compared with.
+    """
+    families: dict[str, list[Questions]] = {}
+    for asked in sets:
+        families.setdefault(family(asked.name), []).append(asked)
+    results, done = [], 0
+    for members in sorted(
+        families.values(), key=lambda m: (m[0].negatives != "random", m[0].negatives, m[0].n_options)
+    ):
+        scored = []
+        for asked in members:
+            scored.append([*models(asked), *score(rankers, asked)])
+            done += 1
+            progress(done, len(sets))
+        results.append(summarise(members, scored, model=model, probes=probes, leaks=leaks, seed=seed))
+    return results
+
+
+def leaks_of(sources: Sources) -> list[str]:
+    """What the bench knows to be leaking before anything is scored: the split, and stored graph vectors."""
+    return [*splits.leaks(sources.catalogue), *graph_leaks(sources)]
 
 
 def save(
@@ -192,21 +318,57 @@ def load_answers(run: Path, name: str) -> pa.Table | None:
         raise CheckpointError(f"{path} is damaged.", hint="bundlecache evaluate") from error
 
 
+def _check_shape(name: str, answer: Answers, questions: Questions) -> None:
+    if answer.logits.shape != questions.options.shape:
+        raise ValueError(f"{name} answered {answer.logits.shape}, the questions are {questions.options.shape}")
+
+
 def _strict_hits(answer: Answers, questions: Questions) -> np.ndarray:
     return hits(answer.logits, questions.truth) * answer.valid  # [q]
 
 
-def _row(
-    name: str,
-    kind: str,
-    scores: np.ndarray,
-    questions: Questions,
-    seed: int,
-    seconds: float | None,
-    valid: np.ndarray | None = None,
-) -> dict[str, Any]:
-    figures = evaluate(scores, questions.truth, valid, seed=seed).to_dict()
-    return {"name": name, "kind": kind, **figures, "seconds": None if seconds is None else round(seconds, 4)}
+def _units(sets: Sequence[Questions]) -> np.ndarray:
+    """[all questions] a number for each bundle's k-th question, the same in every set."""
+    of: dict[tuple[str, int], int] = {}
+    unit = []
+    for asked in sets:
+        times: Counter[str] = Counter()
+        for bundle_id in asked.bundle_ids:
+            unit.append(of.setdefault((bundle_id, times[bundle_id]), len(of)))
+            times[bundle_id] += 1
+    return np.array(unit, np.int64)
+
+
+def _mean_by(unit: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.bincount(unit, weights=values) / np.bincount(unit)
+
+
+def _joined(parts: Sequence[Scored]) -> Scored:
+    """One method's answers to several sets, as to one; seconds add up, training is paid for once."""
+    taken = [part.seconds for part in parts if part.seconds is not None]
+    valid = None if parts[0].valid is None else np.concatenate([part.valid for part in parts if part.valid is not None])
+    scores = np.concatenate([part.scores for part in parts])
+    return replace(parts[0], scores=scores, valid=valid, seconds=sum(taken) if taken else None)
+
+
+def _row(method: Scored, truth: np.ndarray, right: np.ndarray, seed: int) -> dict[str, Any]:
+    figures = evaluate(method.scores, truth, method.valid, seed=seed).to_dict()
+    return {
+        "name": method.name,
+        "kind": method.kind,
+        **figures,
+        "hit@1_interval": list(bootstrap(right, seed=seed)),
+        "seconds": None if method.seconds is None else round(method.seconds, 4),
+        "training_seconds": method.training_seconds,
+    }
+
+
+def _answered(answer: Answers, right: np.ndarray, questions: Questions) -> dict[str, Any]:
+    rate, count = by_position(right, questions.truth, questions.n_options)
+    positions = [
+        {"position": p, "n": int(n), "hit@1": float(r)} for p, (r, n) in enumerate(zip(rate, count, strict=True)) if n
+    ]
+    return {"positions": positions, "calibration": vars(calibration(answer.probabilities(), questions.truth))}
 
 
 def _versus(model: np.ndarray, other: np.ndarray, seed: int) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from . import leaderboard
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -111,7 +113,30 @@ def show_results(result: dict[str, Any]) -> None:
     ]
     if ablation:
         show(None, False, ablation, title="The model without one modality")
-    for sentence in result["verdict"]:
+    _say(result)
+
+
+def show_leaderboard(results: list[dict[str, Any]]) -> None:
+    """The bench's one table, and the verdict on each family of question sets."""
+    names = leaderboard.headings(results)
+    rows = [
+        {
+            "method": row["method"],
+            **{name: f"{row[name]:.3f}" if name in row else "-" for name in names},
+            "seconds": f"{row['seconds']:.1f}",
+            "training": f"{row['training_seconds']:,.0f}" if row["training_seconds"] else "",
+        }
+        for row in leaderboard.rows(results)
+    ]
+    widest = max(row[f"{name} ±"] for row in leaderboard.rows(results) for name in names if name in row)
+    show(None, False, rows, title=f"HitRate@1; 95% intervals of up to ±{widest:.3f} stand in the files")
+    for name, result in zip(names, results, strict=True):
+        out.print(f"[bold]{escape(plain(name))}[/]: {result['questions']['n_questions']:,} questions", highlight=False)
+        _say(result)
+
+
+def _say(result: dict[str, Any]) -> None:
+    for sentence in [*result["verdict"], *result["worth"]]:
         out.print(f"- {escape(sentence)}", highlight=False)
     out.print()
 

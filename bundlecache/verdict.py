@@ -6,12 +6,15 @@ told apart". A model that loses is said to lose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 SHORTCUTS = {
     "popularity": "picking the most popular option",
-    "category slots": "looking at nothing but the categories",
+    "category slots": "looking at nothing but the categories that go together",
+    "category overlap": "picking the option of the most similar category",
 }
+LEAK = "leaking graph"
 NAMES = {"image": "picture", "audio": "sound"}
 
 
@@ -32,7 +35,56 @@ def sentences(results: dict[str, Any]) -> list[str]:
         if model["valid_ratio"] < 1:
             share = _percent(1 - model["valid_ratio"])
             out.append(f"In {share} of the questions the model's answer was no option letter; these count as misses.")
-    return out + _shortcuts(by_name, results["questions"]["n_options"])
+    return out + _shortcuts(by_name, results) + _probes(results) + list(results.get("leaks", ()))
+
+
+def near_a_leak(rows: list[dict[str, Any]], probes: list[dict[str, Any]], suspects: Sequence[str]) -> list[str]:
+    """A sentence per stored graph that answers as only one with the held-out edges in it can.
+
+    It does when it has come half the way from the best method on the training graph to the leaking one.
+    """
+    leak = next((row for row in probes if row["name"] == LEAK), None)
+    fair = [row["hit@1"] for row in rows if row["kind"] == "collaborative" and row["name"] not in suspects]
+    if leak is None or not fair or leak["hit@1"] - max(fair) < 0.1:
+        return []
+    return [
+        f"{row['name']} looks as if it had seen the held-out edges: it finds {_percent(row['hit@1'])}, where a graph that "
+        f"holds them finds {_percent(leak['hit@1'])} and training edges alone give {_percent(max(fair))}."
+        for row in rows
+        if row["name"] in suspects and row["hit@1_interval"][0] > (max(fair) + leak["hit@1"]) / 2
+    ]
+
+
+def worth(results: dict[str, Any]) -> list[str]:
+    """Whether the model is worth its seconds beside the best method that is no model; empty where no time was taken."""
+    methods, chance = results["methods"], 1 / results["questions"]["n_options"]
+    model = next((row for row in methods if row["name"] == results.get("model")), None)
+    if model is None:
+        return []
+    rival = next((row for row in methods if row["kind"] not in ("model", "chance")), None)
+    if rival is None or model["seconds"] is None or rival["seconds"] is None:
+        return []
+    cost = model["seconds"] + (model.get("training_seconds") or 0.0)
+    took = (
+        f"{_seconds(cost)} of training and answering"
+        if model.get("training_seconds")
+        else f"{_seconds(cost)} to answer"
+    )
+    gain, stands = model["hit@1"] - rival["hit@1"], standing(rival["versus_model"]["interval"])
+    rates = ", ".join(
+        f"{max(row['hit@1'] - chance, 0) * 100 / max(seconds, 1e-3):,.2g} for {row['name']}"
+        for row, seconds in ((model, cost), (rival, rival["seconds"]))
+    )
+    if stands != "better":
+        return [
+            f"It is not worth its cost here: it took {took}, and {rival['name']} answers "
+            f"{'as well' if stands == 'level' else 'better'} in {_seconds(rival['seconds'])}."
+        ]
+    each = (cost - rival["seconds"]) / (gain * 100)
+    return [
+        f"It took {took}, {rival['name']} {_seconds(rival['seconds'])}: each point gained costs {_seconds(max(each, 0))}. "
+        f"Points above chance per second: {rates}."
+    ]
 
 
 def ablated(row: dict[str, Any]) -> str:
@@ -105,13 +157,36 @@ def _seen(row: dict[str, Any]) -> str:
     return f"{row['name']} with {_percent(row['hit@1'])}, {side}"
 
 
-def _shortcuts(by_name: dict[str, dict[str, Any]], n_options: int) -> list[str]:
-    """Baselines that should know nothing of the bundle, and still answer well: then the questions are easy."""
+def _shortcuts(by_name: dict[str, dict[str, Any]], results: dict[str, Any]) -> list[str]:
+    """Baselines that know little of the bundle, and still answer well: then the questions are easy."""
+    chance = 1 / results["questions"]["n_options"]
+    probed = any(row["name"] == "most popular" for row in results.get("probes", ()))
     return [
         f"A shortcut solves part of these questions: {words} finds {_percent(by_name[name]['hit@1'])}."
         for name, words in SHORTCUTS.items()
-        if name in by_name and by_name[name]["hit@1_interval"][0] > 1.5 / n_options
+        if name in by_name
+        and by_name[name]["hit@1_interval"][0] > 1.5 * chance
+        and not (name == "popularity" and probed)  # the probe says it
     ]
+
+
+def _probes(results: dict[str, Any]) -> list[str]:
+    """Which leak probes succeed; or that none does."""
+    probes = [row for row in results.get("probes", ()) if row["name"] != LEAK]
+    if len(probes) < 2:
+        return []
+    chance, best = _percent(1 / results["questions"]["n_options"]), results["methods"][0]["hit@1"]
+    out = [
+        f"A leak probe succeeds: {row['words']} finds {_percent(row['hit@1'])} {_range(*row['hit@1_interval'])}, where guessing "
+        f"finds {chance}." + (" These questions are solved by it." if row["hit@1"] > 0.8 * best else "")
+        for row in sorted(probes, key=lambda row: -row["hit@1"])
+        if row["succeeds"]
+    ]
+    return out or [f"All {len(probes)} leak probes stand at chance: {', '.join(row['name'] for row in probes)}."]
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
 def _percent(rate: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ VERBS = [
     "candidates",
     "train",
     "evaluate",
+    "bench",
     "complete",
     "report",
     "verify",
@@ -69,6 +71,33 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace(make_shop(tmp_path_factory.mktemp("cli")))
     ok("train", "--data", workspace.root, "--name", "first", *QUICK)
     return workspace
+
+
+def test_bench_scores_models_and_baselines_in_one_table_and_writes_three_files(trained: Workspace):
+    made = json.loads(ok("bench", "--data", trained.root, "--json").stdout)
+    names = {row["name"] for row in made["results"][0]["methods"]}
+    assert {"Bundle-MLLM", "zero-shot LLM", "popularity", "learned ranker", "random"} <= names
+    assert made["results"][0]["model"] == "Bundle-MLLM"
+    assert made["results"][0]["probes"]
+    assert {path.name for path in (trained.root / "bench").iterdir()} == {"results.json", "table.csv", "index.html"}
+    alone = ok("bench", "--no-models", "--questions", "test-random10", "--data", trained.root).stdout
+    assert "Bundle-MLLM" not in alone
+    assert "leak probe" in alone
+
+
+def test_questions_go_out_as_lines_and_come_back_the_same(trained: Workspace, tmp_path: Path):
+    ok("questions", "--data", trained.root, "--export", tmp_path / "out")
+    files = sorted((tmp_path / "out").glob("test-*.jsonl"))
+    other = Workspace(make_shop(tmp_path))
+    rows = json.loads(ok("questions", *files, "--data", other.root, "--json").stdout)
+    assert [row["name"] for row in rows] == [file.stem for file in files]
+    for file, row in zip(files, rows, strict=True):
+        assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(row["sha256"])
+    again = ok("questions", *files, "--data", other.root)
+    assert "test-random10" in again.stdout
+    done = typed("questions", tmp_path / "none.jsonl", "--data", other.root)
+    assert done.returncode == 1
+    assert "cannot be read" in done.stderr
 
 
 @pytest.mark.parametrize("verb", VERBS)

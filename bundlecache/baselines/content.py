@@ -39,15 +39,15 @@ def category_overlap(sources: Sources) -> Iterator[Ranker]:
             [*_path(path or ""), *(step.strip() for step in (more or "").split(";") if step.strip())]
             for path, more in zip(paths, steps, strict=True)
         ]
-        yield ByFeatures("category overlap", "content", partial(_tf_idf, parts))
+        yield ByFeatures("category overlap", "content", partial(tf_idf, parts))
 
 
 def title_words(sources: Sources) -> Iterator[Ranker]:
     """TF-IDF cosine of the titles' words: the mean over the partial bundle, and the nearest of it."""
     words = [WORD.findall(title.lower()) for title in sources.catalogue.titles]
     if any(words):
-        yield ByFeatures("TF-IDF title", "content", partial(_tf_idf, words))
-        yield ByFeatures("TF-IDF title, nearest", "content", partial(_tf_idf, words), "max")
+        yield ByFeatures("TF-IDF title", "content", partial(tf_idf, words))
+        yield ByFeatures("TF-IDF title, nearest", "content", partial(tf_idf, words), "max")
 
 
 def cosines(sources: Sources) -> Iterator[ByVector]:
@@ -89,7 +89,7 @@ def _path(category: str) -> list[str]:
     return [" > ".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
-def _tf_idf(documents: Sequence[Sequence[str]]) -> csr_array:
+def tf_idf(documents: Sequence[Sequence[str]]) -> csr_array:
     """[I, words] of length 1 a row: 1 + log count, times log of items per item with the word; empty rows stay empty."""
     vocabulary: dict[str, int] = {}
     cells = [

@@ -1,0 +1,133 @@
+"""The bench: sets of several seeds as one family, one table in three forms, and what the model's seconds buy."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_questions import make
+
+from bundlecache import bench, leaderboard, questions
+from bundlecache.baselines import all_baselines
+from bundlecache.verdict import worth
+
+
+def oracle(asked, share: float, name="known", seconds=0.1, seed=0, kind="content", training=None):
+    """A method that is right in a share of the questions."""
+    rng = np.random.default_rng(seed)
+    scores = rng.random(asked.options.shape)
+    knows = rng.random(len(asked)) < share
+    scores[np.flatnonzero(knows), asked.truth[knows]] += 5
+    return bench.Scored(name, kind, scores, seconds, training)
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    return make(400, 600)
+
+
+@pytest.fixture(scope="module")
+def sets(catalogue):
+    return [
+        questions.freeze(catalogue, split="test", seed=s, negatives=n) for n in ("hard", "random") for s in (0, 1, 2)
+    ]
+
+
+def test_sets_that_differ_by_their_seed_are_one_family_and_random_ones_stand_first(catalogue, sets):
+    results = bench.run(sets, all_baselines(catalogue, {}))
+    assert leaderboard.headings(results) == ["random10", "hard10"]
+    assert results[0]["questions"]["sets"] == ["test-random10", "test-random10-seed1", "test-random10-seed2"]
+    assert results[0]["questions"]["n_questions"] == 3 * len(sets[0])
+    random = next(row for row in results[0]["methods"] if row["name"] == "random")
+    assert random["hit@1"] == pytest.approx(0.1)
+
+
+def test_asking_the_same_thrice_makes_no_interval_narrower(sets):
+    asked = sets[0]
+    once = bench.summarise([asked], [[oracle(asked, 0.5)]])["methods"][0]
+    thrice = bench.summarise([asked] * 3, [[oracle(asked, 0.5)]] * 3)["methods"][0]
+    assert thrice["hit@1"] == pytest.approx(once["hit@1"])
+    assert thrice["hit@1_interval"] == pytest.approx(once["hit@1_interval"])
+    assert thrice["seconds"] == pytest.approx(0.3)
+
+
+def test_bundles_are_paired_by_their_id_whatever_the_order_of_a_set(sets):
+    asked = sets[0]
+    back = np.arange(len(asked))[::-1]
+    turned = dataclasses.replace(
+        asked,
+        bundle_ids=[asked.bundle_ids[r] for r in back],
+        partial=[asked.partial[r] for r in back],
+        options=asked.options[back],
+        truth=asked.truth[back],
+    )
+    method = oracle(asked, 0.5)
+    other = dataclasses.replace(method, scores=method.scores[back])
+    both = bench.summarise([asked, turned], [[method], [other]])["methods"][0]
+    assert both["hit@1_interval"] == pytest.approx(bench.summarise([asked], [[method]])["methods"][0]["hit@1_interval"])
+
+
+@pytest.fixture
+def results(sets):
+    asked = sets[3]
+    methods = [
+        oracle(asked, 0.6, "LLM <b>", 20.0, kind="model", training=180.0),
+        oracle(asked, 0.2, "cosine text", 0.5, seed=1),
+    ]
+    return [bench.summarise([asked], [methods], model="LLM <b>")]
+
+
+def test_a_model_that_gains_is_priced_by_the_point_and_one_that_does_not_is_not_worth_it(sets, results):
+    (said,) = results[0]["worth"]
+    assert said.startswith("It took 200 s of training and answering, cosine text 0.5 s: each point gained costs")
+    assert "Points above chance per second" in said
+    asked = sets[3]
+    twin = [oracle(asked, 0.4, "LLM", 9.0, kind="model"), oracle(asked, 0.42, "cosine text", 0.5, seed=1)]
+    level = bench.summarise([asked], [twin], model="LLM")
+    assert level["worth"] == [
+        "It is not worth its cost here: it took 9.0 s to answer, and cosine text answers as well in 0.5 s."
+    ]
+    assert worth({**level, "model": None}) == []
+
+
+def test_the_table_stands_on_disk_as_json_csv_and_a_page_that_escapes_names(tmp_path, results):
+    path = leaderboard.save(tmp_path / "bench", results)
+    assert json.loads((path.parent / "results.json").read_text()) == results
+    with (path.parent / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    model = next(row for row in rows if row["method"] == "LLM <b>")
+    assert float(model["hit@1"]) == pytest.approx(results[0]["methods"][0]["hit@1"], abs=1e-4)
+    assert float(model["low"]) < float(model["hit@1"]) < float(model["high"])
+    assert {row["kind"] for row in rows} == {"model", "content", "probe"}
+    page = path.read_text()
+    assert "LLM &lt;b&gt;" in page
+    assert "<b>" not in page
+    assert "http" not in page
+    assert results[0]["worth"][0].replace("<b>", "&lt;b&gt;") in page
+
+
+def test_rows_are_best_first_over_all_families_and_say_what_everything_took(sets):
+    hard, easy = sets[0], sets[3]
+    made = [
+        bench.summarise([asked], [[oracle(asked, 0.3, "a"), oracle(asked, 0.8, "b", seed=5)]]) for asked in (easy, hard)
+    ]
+    table = leaderboard.rows(made)
+    assert [row["method"] for row in table] == ["b", "a"]
+    assert table[0]["seconds"] == pytest.approx(0.2)
+    assert 0 < table[0]["random10 ±"] < 0.2
+
+
+def test_positions_and_calibration_of_the_model_stand_in_its_results(sets):
+    asked = sets[0]
+    given = SimpleNamespace(
+        logits=np.eye(10)[np.zeros(len(asked), int)] * 3.0,
+        valid=np.ones(len(asked), bool),
+        probabilities=lambda: np.tile([0.91, *[0.01] * 9], (len(asked), 1)),
+    )
+    told = bench.compare([], asked, {"LLM": given})["model_answers"]
+    assert [row["hit@1"] for row in told["positions"]] == [1.0, *[0.0] * 9]
+    assert told["calibration"]["ece"] == pytest.approx(0.91 - np.mean(asked.truth == 0), abs=1e-4)
