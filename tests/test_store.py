@@ -80,6 +80,7 @@ def test_a_matrix_has_the_order_asked_for_and_says_what_is_missing(store: Store)
     assert matrix.mask.tolist() == [True, False, True, True]
     assert np.array_equal(matrix.vectors, np.stack([given[3], 0 * given[0], given[0], given[3]]))
     assert (matrix.spec, matrix.fingerprint, matrix.table) == (PICTURES.spec, PICTURES.fingerprint, PICTURES.table)
+    assert np.array_equal(store.matrix(["item-0", "item-2", "item-3"], "image").vectors, given[[0, 2, 3]])
     assert store.matrix([], "image").vectors.shape == (0, 6)
 
 
