@@ -56,6 +56,9 @@ REGISTRY = (
     Kind("blip2-vision:FOLDER|ID", "image", "blip2", "BLIP-2: its vision tower alone"),
     Kind("descriptor:sound", "audio", "audio", "spectrum, pitch, harmony and envelope; no weights"),
     Kind("clap:FOLDER|ID", "audio", "clap_audio", "CLAP of transformers: audio tower with projection"),
+    Kind(
+        "laion_clap:FILE", "audio", "laion_clap", "an original CLAP checkpoint (.pt) of LAION, in transformers' tower"
+    ),
     Kind("lightgcn:user-item", "graph", "graph", "LightGCN on who-bought-what of the training split"),
     Kind("lightgcn:bundle-item", "graph", "graph", "LightGCN on the bundles of the training split"),
     Kind("als:user-item", "graph", "graph", "alternating least squares on who-bought-what, by implicit"),

@@ -59,6 +59,44 @@ def clap_folder(path: Path, seed: int = 0, *, fusion: bool = False) -> Path:
     return path
 
 
+def laion_clap_file(path: Path, seed: int = 0, *, fusion: bool = False) -> Path:
+    """The weights of :func:`clap_folder` as LAION-AI/CLAP saves them: its names, one qkv, scores, a module prefix."""
+    prepare()
+    import re
+
+    import torch
+    from transformers import ClapModel
+
+    model = ClapModel.from_pretrained(clap_folder(path, seed, fusion=fusion))
+    state: dict[str, torch.Tensor] = {"logit_scale_a": torch.ones(())}
+    for name, tensor in model.state_dict().items():
+        if name.startswith("text_") or re.search(r"self\.(key|value)\.", name):
+            continue
+        if ".self.query." in name:
+            tensor = torch.cat([model.state_dict()[name.replace("query", part)] for part in ("query", "key", "value")])
+        for ours, theirs in (
+            ("audio_model.audio_encoder.", "audio_branch."),
+            ("batch_norm.", "bn0."),
+            ("layernorm_before", "norm1"),
+            ("layernorm_after", "norm2"),
+            ("attention.self.query", "attn.qkv"),
+            ("attention.self", "attn"),
+            ("attention.output.dense", "attn.proj"),
+            ("intermediate.dense", "mlp.fc1"),
+            (".output.dense", ".mlp.fc2"),
+            ("audio_projection.linear1", "audio_projection.0"),
+            ("audio_projection.linear2", "audio_projection.2"),
+        ):
+            name = name.replace(ours, theirs)
+        state[f"module.{name}"] = tensor
+    state["module.audio_branch.logmel_extractor.melW"] = torch.zeros(513, 64)
+    state["module.audio_branch.tscam_conv.weight"] = torch.zeros(3)
+    state["module.text_branch.embeddings.position_ids"] = torch.arange(5)
+    file = path / "original.pt"
+    torch.save({"epoch": 3, "name": "HTSAT", "best": np.float64(0.25), "state_dict": state}, file)
+    return file
+
+
 def bert_folder(path: Path, seed: int = 0) -> Path:
     """BertModel with a WordPiece tokenizer, 2 layers, 32 wide, pooled by the mean."""
     prepare()
@@ -226,6 +264,7 @@ FOLDERS = {
     ("image", "open_clip"): open_clip_folder,
     ("image", "blip2"): blip2_folder,
     ("audio", "clap"): clap_folder,
+    ("audio", "laion_clap"): laion_clap_file,
 }  # by modality and the head of the spec
 
 
