@@ -240,6 +240,17 @@ def questions(
     options: Annotated[
         int, typer.Option("--options", help="Options of each question, the truth among them.")
     ] = OPTIONS,
+    negatives: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Wrong options: random, hard, nearest:MODALITY, same-category, popularity-matched, co-occurring, the "
+            "last four also joined by +. Random and hard ones if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    difficulty: Annotated[
+        float, typer.Option(help="Of nearest:MODALITY and those after it: 0 (random) to 1 (hardest).")
+    ] = 1.0,
     seed: Seed = 0,
     skip_broken: Annotated[
         bool, typer.Option(help="Leave out questions of FILE that are none, and count them.")
@@ -257,7 +268,7 @@ def questions(
     elif files:
         rows = [row for file in files for row in _take_over(workspace, catalogue, file, skip_broken)]
     else:
-        rows = _freeze(workspace, catalogue, options, seed)
+        rows = _freeze(workspace, catalogue, options, seed, negatives or NEGATIVES, difficulty)
     show(rows, as_json, rows, title=f"Questions in {export_to or workspace.questions}")
 
 
@@ -492,7 +503,7 @@ def bench_(
     sets = [question_files.load(workspace, catalogue, name) for name in wanted]
     folders = [workspace.run(name) for name in runs or sorted(workspace.run_names())] if models else []
     loaded = {folder: _load_model(folder, workspace, catalogue, device)[0] for folder in folders}
-    sources = baselines.Sources(catalogue, _matrices(workspace, catalogue))
+    sources = baselines.Sources(catalogue, _every_matrix(workspace, catalogue))
     with Bar("bench") as bar:
         results = bench.run(
             sets,
@@ -974,6 +985,19 @@ def _matrices(workspace: Workspace, catalogue: Catalogue, wanted: Sequence[str] 
     return {name: store.matrix(catalogue.item_ids, name) for name in wanted or stored}
 
 
+def _every_matrix(workspace: Workspace, catalogue: Catalogue) -> dict[str, Matrix]:
+    """The stored matrices of all encoders, the newest table of each; token features are no vector of an item."""
+    from bundlecache.store import Store
+
+    _matrices(workspace, catalogue)
+    store = Store(workspace.store)
+    newest = {info.spec: info for info in reversed(store.tables()) if info.rows and not info.tokens}
+    return {
+        spec: store.matrix(catalogue.item_ids, info.modality, spec, info.table)
+        for spec, info in reversed(newest.items())
+    }
+
+
 def _searched(
     workspace: Workspace,
     catalogue: Catalogue,
@@ -1066,7 +1090,14 @@ def _load_model(folder: Path, workspace: Workspace, catalogue: Catalogue, device
     return checkpoint.load(folder, catalogue, matrices, device, workspace.tokens), matrices
 
 
-def _freeze(workspace: Workspace, catalogue: Catalogue, options: int, seed: int) -> list[dict[str, Any]]:
+def _freeze(
+    workspace: Workspace,
+    catalogue: Catalogue,
+    options: int,
+    seed: int,
+    kinds: Sequence[str] = NEGATIVES,
+    difficulty: float = 1.0,
+) -> list[dict[str, Any]]:
     """Make the question files that are missing; those that are there stay as they are."""
     from bundlecache import questions as files
     from bundlecache.store import Store
@@ -1076,14 +1107,22 @@ def _freeze(workspace: Workspace, catalogue: Catalogue, options: int, seed: int)
         store = Store(workspace.store)
         content = [name for name in store.modalities() if name != "graph"] or store.modalities()
         vectors = store.matrix(catalogue.item_ids, content[0]).vectors if content else None
+    matrices = _matrices(workspace, catalogue) if any("nearest:" in kind for kind in kinds) else {}
     rows = []
     for split in ("valid", "test"):
-        for negatives in NEGATIVES:
-            name = files.name_of(split, negatives, options, seed)
+        for negatives in kinds:
+            name = files.name_of(split, negatives, options, seed, difficulty)
             made = name not in files.names(workspace)
             if made:
                 frozen = files.freeze(
-                    catalogue, split=split, n_options=options, negatives=negatives, seed=seed, vectors=vectors
+                    catalogue,
+                    split=split,
+                    n_options=options,
+                    negatives=negatives,
+                    seed=seed,
+                    vectors=vectors,
+                    difficulty=difficulty,
+                    matrices=matrices,
                 )
                 frozen.save(files.path(workspace, name), catalogue)
             else:

@@ -9,6 +9,7 @@ neighbours, say) would not have that property.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,29 @@ def cells(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimum: 
     return Cells(cell, seen, popularity)
 
 
-def shuffled(rng: random.Random, pool: Sequence[int] | np.ndarray) -> Iterator[int]:
+class Elsewhere:
+    """Items that would be right too: of the truth's title, or in another of ``bundles`` with the whole partial one."""
+
+    def __init__(self, bundles: Sequence[np.ndarray], titles: Sequence[str]) -> None:
+        self._bundles = bundles
+        self._titles = [title.casefold() for title in titles]
+        self._of: defaultdict[int, set[int]] = defaultdict(set)
+        self._titled: defaultdict[str, set[int]] = defaultdict(set)
+        for b, items in enumerate(self._bundles):
+            for i in items.tolist():
+                self._of[i].add(b)
+        for i, title in enumerate(self._titles):
+            self._titled[title].add(i)
+
+    def rivals(self, b: int, partial: np.ndarray, truth: int) -> set[int]:
+        """What may be no wrong option of bundle number ``b``, from which ``truth`` is held out."""
+        others = set.intersection(*(self._of[i] for i in partial.tolist())) - {b}
+        together = {i for other in others for i in self._bundles[other].tolist()}
+        same = self._titled[self._titles[truth]] if self._titles[truth] else set()
+        return together | same
+
+
+def shuffled(rng: random.Random | np.random.Generator, pool: Sequence[int] | np.ndarray) -> Iterator[int]:
     """The members of ``pool`` in random order, drawn one by one, so that a few of many cost little.
 
     Only ``rng.random()`` is asked: Python promises that it stays the same in every version.

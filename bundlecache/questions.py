@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,14 +16,16 @@ import numpy as np
 from . import splits
 from .catalogue import SPLITS
 from .errors import QuestionsError
-from .negatives import cells, shuffled
+from .hard_negatives import HardNegatives, label
+from .negatives import KINDS, Elsewhere, cells, shuffled
 from .question_file import Questions, assemble, names_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from .catalogue import Catalogue
+    from .store import Matrix
     from .workspace import Workspace
 
 __all__ = ["Questions", "freeze", "hold_out", "load", "name_of", "names", "path"]
@@ -45,9 +46,14 @@ def names(workspace: Workspace) -> list[str]:
     return names_in(workspace.questions)
 
 
-def name_of(split: str, negatives: str, n_options: int, seed: int = 0) -> str:
-    """``test-random10``; a seed other than 0 stands in the name, so that draws do not overwrite each other."""
-    return f"{split}-{negatives}{n_options}" + (f"-seed{seed}" if seed else "")
+def name_of(split: str, negatives: str, n_options: int, seed: int = 0, difficulty: float = 1.0) -> str:
+    """``test-random10``; a seed other than 0 stands in the name, so that draws do not overwrite each other.
+
+    >>> name_of("test", "nearest:image", 10, difficulty=0.5)
+    'test-nearest.image@0.5-10'
+    """
+    kind = negatives if negatives in KINDS else label(negatives, difficulty) + "-"
+    return f"{split}-{kind}{n_options}" + (f"-seed{seed}" if seed else "")
 
 
 def hold_out(catalogue: Catalogue, split: str, seed: int = 0) -> list[tuple[int, np.ndarray, int]]:
@@ -75,6 +81,8 @@ def freeze(
     negatives: str = "random",
     seed: int = 0,
     vectors: np.ndarray | None = None,
+    difficulty: float = 1.0,
+    matrices: Mapping[str, Matrix] | None = None,
 ) -> Questions:
     """Draw one question from every bundle of a split.
 
@@ -88,6 +96,8 @@ def freeze(
     ----------
     vectors
         [I, d], rows of zeros are missing; used by ``hard`` to find near items.
+    difficulty, matrices
+        Of the kinds of `hard_negatives`: how hard, and the stored vectors by name for ``nearest``.
 
     Raises
     ------
@@ -98,7 +108,9 @@ def freeze(
         raise QuestionsError(f"There is no split {split!r}; there are train, valid and test.", hint="--split test")
     if n_options < 2:
         raise QuestionsError(f"{n_options} options are no choice; at least 2 are needed.", hint="--options 10")
-    drawn_from = cells(catalogue, negatives, vectors, n_options + 4)
+    harder = None if negatives in KINDS else HardNegatives(catalogue, negatives, difficulty, matrices, n_options)
+    drawn_from = harder.cells if harder else cells(catalogue, negatives, vectors, n_options + 4)
+    named = label(negatives, difficulty) if harder else negatives
     held = hold_out(catalogue, split, seed)
     if not held:
         raise QuestionsError(
@@ -110,14 +122,16 @@ def freeze(
     pools = {int(c): np.flatnonzero(cell == c) for c in np.unique(cell)}
     alike = {bool(s): np.flatnonzero(seen == s) for s in (True, False)}
     everything = np.arange(len(catalogue))
-    elsewhere = _Elsewhere(catalogue)
+    elsewhere = Elsewhere(catalogue.bundles.items, catalogue.titles)
     options = np.zeros((len(held), n_options), np.int32)
     filled = 0
     for row, (b, partial, truth) in enumerate(held):
-        rng = random.Random(f"{seed}/{negatives}{n_options}/{catalogue.bundles.ids[b]}")
-        tiers = (pools[int(cell[truth])], alike[bool(seen[truth])], everything)
-        members = set(catalogue.bundles.items[b].tolist())
-        drawn, extra = _draw(rng, tiers, n_options - 1, members, elsewhere.rivals(b, partial, truth))
+        rng = random.Random(f"{seed}/{named}{n_options}/{catalogue.bundles.ids[b]}")
+        taken = set(catalogue.bundles.items[b].tolist()) | elsewhere.rivals(b, partial, truth)
+        tiers = [pools[int(cell[truth])], alike[bool(seen[truth])], everything]
+        if harder:
+            tiers.insert(0, harder.pick(rng, partial, truth, n_options - 1, taken))
+        drawn, extra = _draw(rng, tiers, n_options - 1, taken)
         drawn.insert(int(positions[row]), truth)
         options[row] = drawn
         filled += extra
@@ -130,9 +144,10 @@ def freeze(
         options,
         positions,
         {
-            "name": name_of(split, negatives, n_options, seed),
+            "name": name_of(split, negatives, n_options, seed, difficulty),
             "split": split,
             "negatives": negatives,
+            **({"difficulty": difficulty, "vectors": harder.vectors} if harder else {}),
             "seed": seed,
             "passed_over": int((splits.assign(catalogue) == split).sum()) - len(held),
             "filled": filled,
@@ -159,33 +174,10 @@ def _positions(bundle_ids: list[str], n_options: int, seed: int) -> np.ndarray:
     return positions
 
 
-class _Elsewhere:
-    """Items that would be right too: of the truth's title, or in another bundle with the whole partial one."""
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._bundles = catalogue.bundles.items
-        self._titles = [title.casefold() for title in catalogue.titles]
-        self._of: defaultdict[int, set[int]] = defaultdict(set)
-        self._titled: defaultdict[str, set[int]] = defaultdict(set)
-        for b, items in enumerate(self._bundles):
-            for i in items.tolist():
-                self._of[i].add(b)
-        for i, title in enumerate(self._titles):
-            self._titled[title].add(i)
-
-    def rivals(self, b: int, partial: np.ndarray, truth: int) -> set[int]:
-        others = set.intersection(*(self._of[i] for i in partial.tolist())) - {b}
-        together = {i for other in others for i in self._bundles[other].tolist()}
-        same = self._titled[self._titles[truth]] if self._titles[truth] else set()
-        return together | same
-
-
-def _draw(
-    rng: random.Random, tiers: Iterable[np.ndarray], need: int, members: set[int], rivals: set[int]
-) -> tuple[list[int], int]:
-    """``need`` distinct items, from the first tier as far as it goes; and how many came from later ones."""
+def _draw(rng: random.Random, tiers: Iterable[np.ndarray], need: int, given: set[int]) -> tuple[list[int], int]:
+    """``need`` distinct items, none ``given``, from the first tier as far as it goes; how many came from later ones."""
     drawn: list[int] = []
-    taken = members | rivals
+    taken = set(given)
     from_first = None
     for pool in tiers:
         for i in shuffled(rng, pool):

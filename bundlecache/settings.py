@@ -113,8 +113,11 @@ class Data:
     )
     negatives: str = _setting(
         "random",
-        "Wrong options: any item, items of the truth's category, or half of each.",
-        ("random", "hard", "mixed"),
+        "Wrong options: random, hard (of the truth's category), mixed (half of each); or nearest:MODALITY, "
+        "same-category, popularity-matched, co-occurring, several joined by +.",
+    )
+    difficulty: float = _setting(
+        1.0, "How hard wrong options are that are nearest, same-category, ...: 0 (random) to 1 (hardest).", at_least=0
     )
     bucket: int = _setting(
         8, "Batches that are drawn together and sorted by length, so that little is padding.", at_least=1

@@ -1,23 +1,26 @@
 """Training questions: drawn anew at every step, from the seed and the number of the step alone.
 
 They are like the frozen questions in everything but the draw: the wrong options come from the same cells
-(seen or unseen in training, popularity, and for ``hard`` category), so that what is learned is what is asked.
+(seen or unseen in training, popularity, and for ``hard`` category), or are hard in one of the ways of
+`hard_negatives`, so that what is learned is what is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bundlecache import negatives, splits
 from bundlecache.errors import QuestionsError
+from bundlecache.hard_negatives import HardNegatives
 
 if TYPE_CHECKING:
     from bundlecache.catalogue import Catalogue
     from bundlecache.recipes import Data
+    from bundlecache.store import Matrix
 
 Lengths = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], np.ndarray]
 
@@ -42,7 +45,8 @@ class TrainingQuestions:
     """An endless supply of questions about training bundles; ``held_out`` names bundles never to use.
 
     ``lengths(given, options)`` says how long a prompt is, so that batches hold prompts of like length.
-    ``vectors`` [I, d] are needed for hard negatives when the items have no category.
+    ``vectors`` [I, d] are needed for hard negatives when the items have no category, ``matrices`` by name for
+    those that are nearest in a modality.
 
     Raises
     ------
@@ -58,6 +62,7 @@ class TrainingQuestions:
         seed: int,
         held_out: Sequence[str] = (),
         vectors: np.ndarray | None = None,
+        matrices: Mapping[str, Matrix] | None = None,
     ) -> None:
         self.settings, self.seed, self._lengths = settings, seed, lengths
         secret = set(held_out)
@@ -69,8 +74,13 @@ class TrainingQuestions:
             raise QuestionsError(
                 "The catalogue has no training bundle of two known items.", hint="add rows to bundles.parquet"
             )
-        kinds = ("random", "hard") if settings.negatives == "mixed" else (settings.negatives,)
-        self._pools = [_Pools(negatives.cells(catalogue, kind, vectors, 3 * settings.options)) for kind in kinds]
+        self._pools: list[_Pools | _Hard]
+        if settings.negatives in (*negatives.KINDS, "mixed"):
+            kinds = negatives.KINDS if settings.negatives == "mixed" else (settings.negatives,)
+            self._pools = [_Pools(negatives.cells(catalogue, kind, vectors, 3 * settings.options)) for kind in kinds]
+        else:
+            hard = HardNegatives(catalogue, settings.negatives, settings.difficulty, matrices, settings.options)
+            self._pools = [_Hard(hard, negatives.Elsewhere(self.bundles, catalogue.titles))]
         largest = max(map(len, self.bundles))
         if len(catalogue) < settings.options - 1 + largest:
             raise QuestionsError(
@@ -116,8 +126,16 @@ class TrainingQuestions:
                 rest = rest[: rng.integers(1, len(rest) + 1)]
             given.append(rest)
             pools = self._pools[int(rng.integers(len(self._pools)))]
-            options[row] = np.insert(pools.draw(rng, items, n - 1), truth[row], items[0])
+            options[row] = np.insert(pools.draw(rng, _Case(int(b), items, rest), n - 1), truth[row], items[0])
         return Drawn(given, options, truth)
+
+
+class _Case(NamedTuple):
+    """A bundle by its number, its items with the truth in front, and those that are given."""
+
+    number: int
+    bundle: np.ndarray
+    given: np.ndarray
 
 
 class _Pools:
@@ -132,10 +150,11 @@ class _Pools:
         self._alike = {value: np.flatnonzero(seen == value) for value in (True, False)}
         self._all = np.arange(len(cell))
 
-    def draw(self, rng: np.random.Generator, bundle: np.ndarray, count: int) -> np.ndarray:
-        """``count`` distinct items that are not in ``bundle``, whose first item is the truth."""
+    def draw(self, rng: np.random.Generator, case: _Case, count: int, taken: Set[int] = frozenset()) -> np.ndarray:
+        """``count`` distinct items that are neither in the bundle nor ``taken``."""
+        bundle = case.bundle
         drawn: list[int] = []
-        taken = set(bundle.tolist())
+        taken = set(bundle.tolist()) | taken
         for pool in (self._members[int(self._cell[bundle[0]])], self._alike[bool(self._seen[bundle[0]])], self._all):
             picks = rng.choice(len(pool), min(len(pool), count + len(taken)), replace=False)
             for item in pool[picks].tolist():
@@ -145,3 +164,22 @@ class _Pools:
             if len(drawn) == count:
                 break
         return rng.permutation(drawn)
+
+
+class _Hard:
+    """Hard options as far as there are any, then those of the truth's cell; what training bundles call right is none."""
+
+    def __init__(self, hard: HardNegatives, elsewhere: negatives.Elsewhere) -> None:
+        self._hard, self._elsewhere, self._rest = hard, elsewhere, _Pools(hard.cells)
+
+    def draw(self, rng: np.random.Generator, case: _Case, count: int) -> np.ndarray:
+        """See `_Pools.draw`."""
+        truth = int(case.bundle[0])
+        taken = set(case.bundle.tolist()) | self._elsewhere.rivals(case.number, case.given, truth)
+        drawn = self._hard.pick(rng, case.given, truth, count, taken)
+        if len(drawn) < count:
+            for kept_out in (taken, set[int]()):  # a small catalogue may be all rivals
+                missing, known = count - len(drawn), set(drawn.tolist())
+                drawn = np.concatenate([drawn, self._rest.draw(rng, case, missing, known | kept_out)])
+            drawn = rng.permutation(drawn)
+        return drawn.astype(np.int64)

@@ -100,7 +100,7 @@ def train(
     with Stop(minutes) as stop, History(run, enabled=accelerator.is_main_process) as history:
         for name in strategy:
             stage_seed = seed * len(STAGES) + STAGES.index(name)
-            questions = _questions(catalogue, valid, model, recipe, name, stage_seed)
+            questions = _questions(catalogue, valid, model, recipe, name, stage_seed, matrices)
             torch.manual_seed(stage_seed)
             loop = StageLoop(name, model, questions, valid, accelerator, history, stop, progress)
             stages.append(loop.run())
@@ -138,7 +138,13 @@ def _check(strategy: Sequence[str], matrices: Mapping[str, Matrix] | None, valid
 
 
 def _questions(
-    catalogue: Catalogue, valid: Questions, model: BundleMLLM, recipe: Recipe, stage: str, seed: int
+    catalogue: Catalogue,
+    valid: Questions,
+    model: BundleMLLM,
+    recipe: Recipe,
+    stage: str,
+    seed: int,
+    matrices: Mapping[str, Matrix],
 ) -> TrainingQuestions:
     mode = "text" if stage == "text" else "mm"
     vectors = None if model.bank is None else model.bank.matrices[0].vectors
@@ -149,6 +155,7 @@ def _questions(
         seed,
         held_out=valid.bundle_ids,
         vectors=vectors,
+        matrices=matrices,
     )
 
 
