@@ -157,3 +157,20 @@ def test_token_features_are_stored_beside_vectors_of_the_same_pass(shop: Shop) -
     stored = shop.store.matrix(ids, "image", "toy:tokens").vectors  # [2, t, d]
     plain = shop.store.matrix(ids, "image").vectors  # [2, d]
     np.testing.assert_array_equal(stored, plain[:, None] + np.array([0, 1000, 2000], np.float32)[None, :, None])
+
+
+def test_decoding_threads_compute_alone_and_the_encoder_keeps_its_threads(shop: Shop) -> None:
+    torch = pytest.importorskip("torch")
+    before, seen = torch.get_num_threads(), set()
+
+    class Torch(Toy):
+        def prepare(self, raw: bytes) -> bytes:
+            seen.add(torch.get_num_threads())
+            return raw
+
+    torch.set_num_threads(3)
+    try:
+        shop.run(Torch())
+        assert (seen, torch.get_num_threads()) == ({1}, 3)
+    finally:
+        torch.set_num_threads(before)

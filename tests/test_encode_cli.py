@@ -1,0 +1,107 @@
+"""What `bundlecache encode` promises at the prompt: exit codes, receipts, failures that can be listed and retried."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+import tiny
+from rich.console import Console
+from typer.testing import CliRunner
+
+from bundlecache import BundlecacheError, terminal
+from bundlecache.encode import Progress
+
+if TYPE_CHECKING:
+    from click.testing import Result
+
+    from bundlecache.workspace import Workspace
+
+PARTIAL = 3
+
+
+def encode(workspace: Workspace, *args: str) -> Result:
+    import cli
+
+    command = ["encode", "--modality", "image", "--data", str(workspace.root), "--json", *args]
+    return CliRunner().invoke(cli.app, command, standalone_mode=False)
+
+
+def receipts(result: Result) -> list[dict[str, Any]]:
+    rows = json.loads(result.stdout)
+    for row in rows:
+        assert row["items"] == row["encoded"] + row["cached"] + row["failed"] + row["absent"]
+    return rows
+
+
+@pytest.fixture
+def damaged(workspace: Workspace) -> Workspace:
+    """The shop with two pictures that are none."""
+    for name in ("3.png", "4.png"):
+        (workspace.root / "images" / name).write_bytes(b"no picture")
+    return workspace
+
+
+def test_some_failures_exit_with_3_and_stand_in_a_parquet_file_with_their_reasons(damaged: Workspace) -> None:
+    result = encode(damaged)
+    assert result.return_value == PARTIAL
+    [row] = receipts(result)
+    assert (row["encoded"], row["failed"], row["absent"]) == (20, 2, 2)
+    assert "2 items failed" in result.stderr
+    assert "bundlecache status --errors" in result.stderr
+    errors = pq.read_table(damaged.store / "errors" / f"{row['table']}.parquet").to_pylist()
+    assert {error["item_id"]: error["stage"] for error in errors} == {"item-03": "decode", "item-04": "decode"}
+    assert all("no picture" in error["reason"] and error["content_hash"] for error in errors)
+
+
+def test_failed_items_are_tried_again_on_request_and_when_they_are_mended(damaged: Workspace) -> None:
+    encode(damaged)
+    assert [row["forwards"] for row in receipts(encode(damaged))] == [0]
+    assert encode(damaged, "--retry-failed").return_value == PARTIAL
+    tiny.pictures(damaged.root / "images")  # 3.png and 4.png are pictures now, and so are others
+    result = encode(damaged)
+    assert not result.return_value
+    assert [(row["encoded"], row["failed"]) for row in receipts(result)] == [(5, 0)]
+
+
+def test_more_failures_than_allowed_stop_with_a_sentence_and_what_was_encoded_stays(damaged: Workspace) -> None:
+    error = encode(damaged, "--max-errors", "1", "--workers", "1").exception
+    assert isinstance(error, BundlecacheError)
+    assert "2 items failed and 1 were allowed" in error.message
+    assert "stored" in str(error.hint)
+    [row] = receipts(encode(damaged, "--max-errors", "2"))
+    assert row["encoded"] + row["cached"] == 20
+
+
+def test_two_encoders_share_a_pass_and_train_uses_the_last_one(workspace: Workspace, tmp_path: Any) -> None:
+    from bundlecache.store import Store
+
+    tower = f"open_clip:local-dir:{tiny.open_clip_folder(tmp_path / 'tower')}"
+    result = encode(workspace, "--encoder", "descriptor:picture", "--encoder", tower, "--encoder", tower)
+    assert [(row["spec"], row["encoded"]) for row in receipts(result)] == [("descriptor:picture", 22), (tower, 22)]
+    assert "faster:" in result.stderr, "where the time went stands below"
+    assert Store(workspace.store).current("image").spec == tower
+    assert [row["forwards"] for row in receipts(encode(workspace, "--encoder", "descriptor:picture"))] == [0]
+    assert Store(workspace.store).current("image").spec == "descriptor:picture"
+
+
+@pytest.mark.parametrize("bound", ["decode", "forward", "write"])
+def test_the_progress_line_fits_80_columns_and_names_the_flag_that_would_help(
+    monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(terminal, "log", screen)
+    shares = {f"{name}_share": 1.0 if name == bound else 0.33 for name in ("decode", "forward", "write")}
+    shown = Progress("image", "a", "encode", 123_456, 1_234_567, items_per_second=1234, **shares, note="batches of 4")
+    with terminal.Bar("image") as bar:
+        bar.encoding(shown)
+        bar.encoding(shown)
+        bar.bar.refresh()
+    text = screen.file.getvalue()  # type: ignore[attr-defined]
+    for part in ("1,234/s", "decode 100%" if bound == "decode" else "decode 33%", shown.advice):
+        assert part in text
+    assert "…" not in text
+    assert text.count("batches of 4") == 1
