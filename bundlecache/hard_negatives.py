@@ -134,9 +134,10 @@ def label(kind: str, difficulty: float) -> str:
     """Kind and difficulty as a part of a file's name.
 
     >>> label("nearest:image+same-category", 0.5)
-    'nearest.image+same-category@0.5'
+    'nearest_image+same-category@50'
     """
-    return kind.replace(":", ".") + ("" if difficulty == 1 else f"@{difficulty:g}")
+    percent = f"@{100 * difficulty:g}".replace(".", "_")
+    return kind.replace(":", "_") + ("" if difficulty == 1 else percent)
 
 
 class _Scored:

@@ -50,7 +50,7 @@ def name_of(split: str, negatives: str, n_options: int, seed: int = 0, difficult
     """``test-random10``; a seed other than 0 stands in the name, so that draws do not overwrite each other.
 
     >>> name_of("test", "nearest:image", 10, difficulty=0.5)
-    'test-nearest.image@0.5-10'
+    'test-nearest_image@50-10'
     """
     kind = negatives if negatives in KINDS else label(negatives, difficulty) + "-"
     return f"{split}-{kind}{n_options}" + (f"-seed{seed}" if seed else "")

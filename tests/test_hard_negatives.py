@@ -138,7 +138,7 @@ def test_the_dial_goes_from_the_matched_pool_to_the_nearest(world):
     assert alike == sorted(alike)
     assert alike[0] < 0.25, "1 of 6 clumps by chance"
     assert alike[-1] > 0.95
-    assert questions.name_of("test", "nearest:image", 10, difficulty=0.3) == "test-nearest.image@0.3-10"
+    assert questions.name_of("test", "nearest:image", 10, difficulty=0.3) == "test-nearest_image@30-10"
 
 
 @pytest.mark.parametrize("kind", ["nearest:image", "same-category", "popularity-matched", "co-occurring"])
