@@ -18,7 +18,7 @@ import pytest
 
 from bundlecache.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.errors import EncoderError, StoreError
-from bundlecache.store import MODALITIES, Store
+from bundlecache.store import MODALITIES, Store, tables
 from bundlecache.store.tables import TableWriter
 from bundlecache.store.vectors import BATCH_ROWS, Identity, as_numpy, checksum, flaws
 
@@ -71,6 +71,14 @@ def test_what_was_written_is_read_by_lancedb_and_by_matrix_on_the_right_rows(
     assert matrix.vectors.dtype == dtype
     assert matrix.mask.all()
     assert np.array_equal(matrix.vectors, given[order])
+
+
+def test_a_large_write_in_several_pieces_at_once_keeps_its_order(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "PIECE_BYTES", 1000)
+    info = store.write(PICTURES, names(1000), vectors(1000))
+    assert len(store.dataset(info).get_fragments()) == tables.WRITERS
+    assert store.dataset(info).to_table()["item_id"].to_pylist() == names(1000)
+    assert np.array_equal(store.matrix(names(1000), "image").vectors, vectors(1000))
 
 
 def test_a_matrix_has_the_order_asked_for_and_says_what_is_missing(store: Store) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 SAMPLE_ROWS = 512  # rows of a commit that are read back and compared, if they are not wide
+PIECE_BYTES, WRITERS = 48 << 20, 4  # a commit is written in pieces of that size or more, so many at once
 FRAGMENT_BYTES = 1 << 30  # pieces are written together up to this size
 COMPACT_FRAGMENTS = 16  # a table in more pieces than this is written together at the end of a run
 KEEP_VERSIONS = timedelta(minutes=10)  # long enough for a reader that has just opened an older version
@@ -205,11 +207,21 @@ class TableWriter:
     def _append(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
         import lance
 
-        before = self._unchanged()
+        before, options = self._unchanged(), self.place.options or None
         rows = before.count_rows()
-        reader = pa.RecordBatchReader.from_batches(self.identity.schema, self._batches(item_ids, hashes, vectors))
-        with storing(self.root):
-            after = lance.write_dataset(reader, self.uri, mode="append", storage_options=self.place.options or None)
+
+        def piece(low: int, high: int) -> list[Any]:
+            batches = self._batches(item_ids[low:high], hashes[low:high], vectors[low:high])
+            reader = pa.RecordBatchReader.from_batches(self.identity.schema, batches)
+            return list(lance.fragment.write_fragments(reader, self.uri, mode="append", storage_options=options))
+
+        # Lance encodes a piece on one core; what is large is written in several pieces at once.
+        count = max(1, min(WRITERS, vectors.nbytes // PIECE_BYTES))
+        cuts = np.linspace(0, len(item_ids), count + 1).astype(int).tolist()
+        with storing(self.root), ThreadPoolExecutor(count) as pool:
+            pieces = [fragment for made in pool.map(piece, cuts[:-1], cuts[1:]) for fragment in made]
+            append = lance.LanceOperation.Append(pieces)
+            after = lance.LanceDataset.commit(self.uri, append, read_version=before.version, storage_options=options)
         self.wrote, self._version = True, after.version
         picks = self._sample(len(item_ids))
         got = after.take((rows + picks).tolist(), columns=["item_id", "content_hash", "vector"])
