@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bundlecache.encode import Receipt
+    from bundlecache.encode.crew import Crew
     from bundlecache.encode.recheck import Recheck
     from bundlecache.readers import Vectors
     from bundlecache.recipes import Recipe
@@ -124,7 +126,17 @@ def encode(
             show_default=False,
         ),
     ] = None,
-    device: Device = "auto",
+    device: Annotated[
+        str,
+        typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps; cuda:0,cuda:1 is a process on each."),
+    ] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: the encoders are actors of Ray Data, on one machine or many.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Head of a Ray cluster, HOST:PORT; one on this machine if left out.", show_default=False),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="How vectors are stored: float16 or float32.")] = "float16",
     batch_size: Annotated[
         int | None, typer.Option(help="Items per forward; the encoder's own if left out.", show_default=False)
@@ -162,11 +174,12 @@ def encode(
         )
     workspace, catalogue = _open(data, allow_outside=allow_outside)
     _settle_store(workspace, store_at, store_option)
-    load = {"device": device, "dtype": dtype, "batch_size": batch_size, "precision": precision, "draft": draft}
+    load = {"dtype": dtype, "batch_size": batch_size, "precision": precision, "draft": draft}
     how = {"workers": workers, "retry_failed": retry_failed, "max_errors": max_errors}
+    where = _where(device, engine, ray_address)
     if modality == "all":
         wanted = _encodable(catalogue)
-    receipts = [row for name in wanted for row in _encode(workspace, catalogue, name, encoder, load, how)]
+    receipts = [row for name in wanted for row in _encode(workspace, catalogue, name, encoder, load, how, where)]
     rows = [receipt.to_dict() for receipt in receipts]
     shown = ["spec", "items", "encoded", "cached", "failed", "absent", "seconds"]
     show(rows, as_json, rows, title="Receipt: items = encoded + cached + failed + absent", columns=shown)
@@ -920,25 +933,57 @@ def _make_demo(root: Path, seed: int, *, overwrite: bool) -> None:
     out.print(f"Demo catalogue in {root}: {made.items:,} items, {made.bundles:,} bundles, {made.users:,} users.")
 
 
+def _where(device: str, engine: str, ray_address: str | None) -> tuple[list[str], str, str | None]:
+    """The devices, the engine and its address, as far as they go together."""
+    devices = [name.strip() for name in device.split(",")]
+    if engine not in ("local", "ray"):
+        raise BundlecacheError(f"There is no engine {engine!r}; there are local and ray.", hint="--engine ray")
+    if engine == "ray" and devices not in (["auto"], ["cpu"]):
+        raise BundlecacheError(
+            f"--engine ray finds the GPUs of its cluster itself; --device {device} cannot be asked of it.",
+            hint="leave --device out, or type --device cpu",
+        )
+    if engine == "local" and ray_address is not None:
+        raise BundlecacheError(
+            "--ray-address was given without --engine ray.", hint=f"--engine ray --ray-address {ray_address}"
+        )
+    return devices, engine, ray_address
+
+
 def _encode(
     workspace: Workspace,
     catalogue: Catalogue,
     modality: str,
-    encoders: Sequence[str] | None = None,
+    specs: Sequence[str] | None = None,
     load: dict[str, Any] | None = None,
     how: dict[str, Any] | None = None,
+    where: tuple[list[str], str, str | None] = (["auto"], "local", None),
 ) -> list[Receipt]:
     import features
     from bundlecache.encode import run_all
     from bundlecache.store import Store
 
-    specs = list(dict.fromkeys(encoders or [features.DEFAULTS[modality]]))
-    source = "--encoder" if encoders else "default: embedded, no weights needed"
+    source = "--encoder" if specs else "default: embedded, no weights needed"
+    specs = list(dict.fromkeys(specs or [features.DEFAULTS[modality]]))
     for spec in specs:
         log.print(f"[dim]{modality} encoder = {escape(spec)} ({source})[/]", highlight=False, soft_wrap=True)
-    with Bar(modality) as bar:
-        loaded = [features.load(spec, modality=modality, catalogue=catalogue, **(load or {})) for spec in specs]
-        receipts = run_all(loaded, catalogue, workspace, Store(workspace.store), progress=bar.encoding, **(how or {}))
+    graph = modality == "graph"  # one small computation on the whole: nothing to hand out
+    loader = features.Loader(tuple(specs), modality, load or {}, catalogue if graph else None)
+    devices, engine, address = where
+    how = {"workers": 4, **(how or {})}
+    with Bar(modality) as bar, ExitStack() as leaving:
+        crew: Crew | None = None
+        if engine == "ray" and not graph:
+            from bundlecache.encode.ray import Ray
+
+            crew = leaving.enter_context(Ray(loader, how["workers"], address, devices[0]))
+        elif len(devices) > 1 and not graph:
+            from bundlecache.encode.processes import Processes
+
+            crew = leaving.enter_context(Processes(loader, devices, how["workers"]))
+        encoders: Any = crew.encoders if crew else loader(devices[0])
+        store = Store(workspace.store)
+        receipts = run_all(encoders, catalogue, workspace, store, progress=bar.encoding, crew=crew, **how)
     if bar.spent:
         log.print(f"[dim]{modality}: {bar.spent}[/]", highlight=False, soft_wrap=True)
     return receipts
