@@ -12,6 +12,7 @@ from bundlecache import bench, probes, questions, splits
 from bundlecache.baselines import REGISTRY, Sources, all_baselines
 from bundlecache.baselines.graphs import co_occurrence, item_knn, popularity
 from bundlecache.catalogue import Interactions
+from bundlecache.metrics import hits
 from bundlecache.store import Matrix
 
 SIMPLE = (popularity, co_occurrence, item_knn)
@@ -243,3 +244,20 @@ def test_a_learned_ranker_learns_nothing_from_labels_that_were_shuffled():
     assert len(rows) > len(REGISTRY) - 3
     for row in learned:
         assert row["hit@1_interval"][0] < 0.25 < row["hit@1_interval"][1] + 0.05, row["name"]
+
+
+def test_the_position_probe_answers_no_question_by_its_own_truth():
+    asked = questions.freeze(make(400, 600), split="test")
+    rng = np.random.default_rng(0)
+    right = []
+    for _ in range(100):  # positions without a pattern; whoever counts the question itself does better than chance
+        rows = rng.choice(len(asked), 40, replace=False)
+        some = dataclasses.replace(
+            asked,
+            bundle_ids=[asked.bundle_ids[r] for r in rows],
+            partial=[asked.partial[r] for r in rows],
+            options=asked.options[rows],
+            truth=rng.integers(0, 10, 40),
+        )
+        right.append(hits(probes.ByPosition().scores(some), some.truth).mean())
+    assert np.mean(right) == pytest.approx(0.1, abs=0.02)
