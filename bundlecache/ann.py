@@ -74,14 +74,15 @@ def parse_bytes(text: str) -> int:
 
 def bytes_needed(kind: str, count: int, width: int) -> int:
     """Memory of a structure over ``count`` keys of ``width``, without what building it takes for a while."""
-    cells = 4 * width * _cells(count)
+    learnt = 4 * width * _cells(count) if kind in ("ivf", "pq") else 0
+    learnt += 4 * width * 256 if kind == "pq" else 0
     each = {
         "flat": 4 * width,
         "ivf": 2 * width + 8,
         "hnsw": 2 * width + 4 * 2 * LINKS + 16,
         "pq": -(-width // BYTE_OF) + 8,
     }[kind]
-    return count * each + (cells if kind in ("ivf", "pq") else 0)
+    return count * each + learnt
 
 
 def plan(kind: str, count: int, width: int, *, memory: float, break_even: int = BREAK_EVEN) -> list[str]:

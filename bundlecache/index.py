@@ -425,8 +425,12 @@ class _Trial:
 
     def _recall(self, index: Index, part: slice) -> tuple[np.ndarray, float]:
         """float64 [q] share of the 20 found that are as near as the exact 20, and the seconds of all searches."""
+        query, members = self.query[part], self.members[part]
+        items = np.full((len(query), ann.DEPTH), -1, np.int32)
+        scores = np.full(items.shape, -np.inf, np.float32)
         began = time.perf_counter()
-        _, scores = index.search(self.query[part], ann.DEPTH, self.members[part])
+        # What it finds too few for counts as missed here: the exact search that `search` turns to is not its merit.
+        index._search_near(query, ann.DEPTH, members, np.arange(len(query)), items, scores)
         seconds = time.perf_counter() - began
         return (scores >= self.worst[part, None] - TINY).mean(1), seconds
 
