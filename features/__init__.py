@@ -8,7 +8,7 @@ every line. Importing this package imports none of them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bundlecache.catalogue import Catalogue
     from bundlecache.encode import Encoder
 
-__all__ = ["DEFAULTS", "MODALITIES", "Kind", "kinds", "load", "modality_of", "options_of"]
+__all__ = ["DEFAULTS", "MODALITIES", "Kind", "Loader", "kinds", "load", "modality_of", "options_of"]
 
 MODALITIES = ("text", "image", "audio", "graph")
 
@@ -124,6 +124,24 @@ def load(
         raise EncoderError(f"A draft keeps at least 1 pixel, not {draft}.", hint="type --draft 512")
     module = import_module(f".{kind.module}", __name__)
     return module.load(Spec.parse(spec), Options(catalogue, device, dtype, batch_size, precision, draft))
+
+
+@dataclass(frozen=True)
+class Loader:
+    """:func:`load` for several encoders of a modality, told apart from the device: it goes to other processes.
+
+    ``catalogue`` matters to the graph's encoders alone.
+    """
+
+    specs: tuple[str, ...]
+    modality: str
+    options: dict[str, Any] = field(default_factory=dict)  # of `load`, without device
+    catalogue: Any = None
+
+    def __call__(self, device: str) -> list[Encoder]:
+        """The encoders, on this device."""
+        named = {"modality": self.modality, "catalogue": self.catalogue, "device": device}
+        return [load(spec, **named, **self.options) for spec in self.specs]
 
 
 def options_of(preprocess: str) -> dict[str, Any]:

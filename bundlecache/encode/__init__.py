@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..catalogue import Catalogue
     from ..store import Store
     from ..workspace import Workspace
+    from .crew import Crew
     from .lane import Lane
     from .pipeline import Shares
     from .plan import Plan
@@ -188,13 +189,14 @@ def run_all(
     progress: Callable[[Progress], None] | None = None,
     commit_rows: int = COMMIT_ROWS,
     commit_seconds: float = COMMIT_SECONDS,
+    crew: Crew | None = None,
 ) -> list[Receipt]:
     """Encode what is new or changed among the first ``limit`` items of the catalogue, and account for all.
 
     Several encoders of a modality go over the items in one pass: a file is hashed once, and read once for all
     that read alike. Each has its own table, failures and receipt, as if they had run one after the other.
     Items that failed stand in ``store.errors`` and are tried again when their content changes, or with
-    ``retry_failed``. More than ``max_errors`` new failures of an encoder stop the run; what was encoded is
+    ``retry_failed``. With a ``crew``, ``encoders`` are its own, and its workers read and encode. More than ``max_errors`` new failures of an encoder stop the run; what was encoded is
     stored.
 
     Raises
@@ -224,7 +226,7 @@ def run_all(
             for lane, planned in zip(pipeline.lanes, plans, strict=True):
                 lane.refuse(planned.found.failed)
                 lane.copy(planned.copies)
-            pipeline.encode([planned.units for planned in plans])
+            pipeline.encode([planned.units for planned in plans], crew)
         receipts = []
         for lane, planned, note in zip(pipeline.lanes, plans, notes, strict=True):
             planned.settle(lane.table, lane.failed)

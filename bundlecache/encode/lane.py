@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..store.tables import TableWriter
     from . import Encoder
+    from .crew import Found
     from .sources import Source
 
 COMMIT_BYTES = 64 << 20  # open rows, those of the running commit and its copy stand in memory at the same time
@@ -181,10 +182,28 @@ class Lane:
             if row in bad:
                 self._fail(unit, "check", bad[row])
                 continue
-            self._open.append((unit, rows[row]))
-            self._open_rows += len(unit.item_ids)
-            self.encoded += len(unit.item_ids)
-            self.reused += len(unit.item_ids) - 1
+            self._hold(unit, rows[row])
+        self._commit_when_due()
+
+    def merge(self, units: Sequence[Unit], found: Found, workers: int) -> None:
+        """Take over what one of ``workers`` other processes made: the rows of ``units``, its failures and counts."""
+        for unit, row in zip(units, found.rows.values(), strict=True):
+            self._hold(unit, row)
+        self.failed |= found.failed
+        self.forwards += found.forwards
+        self.seconds["forward"] += found.forward / workers
+        self.batch_size = min(self.batch_size, found.batch_size)
+        self.note = found.note or self.note
+        self._commit_when_due()
+        self._count_errors()
+
+    def _hold(self, unit: Unit, row: np.ndarray) -> None:
+        self._open.append((unit, row))
+        self._open_rows += len(unit.item_ids)
+        self.encoded += len(unit.item_ids)
+        self.reused += len(unit.item_ids) - 1
+
+    def _commit_when_due(self) -> None:
         waited = time.monotonic() - self._committed_at
         if self._open_rows >= self.commit_rows or waited >= self.limits.commit_seconds:
             self._flush()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from threadpoolctl import threadpool_limits
 
 from ..errors import MediaError
-from .lane import Lane, Unusable, reason_of
+from .lane import HOPELESS, Lane, Unusable, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
     from ..store.tables import TableWriter
     from . import Encoder
+    from .crew import Crew
     from .lane import Limits, Unit
     from .sources import Source
+
+PART_BATCHES = 8  # of a part for another process: while it encodes one batch, it decodes the next
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Pipeline:
             for encoder, table in zip(encoders, tables, strict=True)
         ]
         self._began, self._ended = time.monotonic(), 0.0
-        self._waited = 0.0  # seconds in which no decoded sample was there
+        self.waited = 0.0  # seconds in which no decoded sample was there
 
     def __enter__(self) -> Pipeline:
         return self
@@ -101,15 +104,33 @@ class Pipeline:
         lanes = self.lanes if lanes is None else lanes
         seconds = max((self._ended or time.monotonic()) - self._began, 1e-9)
         forward, write = (sum(lane.seconds[name] for lane in lanes) for name in ("forward", "write"))
-        return Shares(seconds, *(min(1.0, part / seconds) for part in (self._waited, forward, write)))
+        return Shares(seconds, *(min(1.0, part / seconds) for part in (self.waited, forward, write)))
 
-    def encode(self, units: Sequence[Iterable[Unit]]) -> None:
-        """Decode, encode and commit the units of each lane; failures stand in the lanes afterwards."""
+    def encode(self, units: Sequence[Iterable[Unit]], crew: Crew | None = None) -> None:
+        """Decode, encode and commit the units of each lane; failures stand in the lanes afterwards.
+
+        With a crew, its workers decode and encode, and what they find is committed here.
+        """
+        if crew is not None:
+            self._hand_out(self._jobs(units), crew)
+            return
         for job, samples in self._samples(self._jobs(units)):
             for lane, sample in samples.items():
                 lane.take(job.units[lane], sample)
         for lane in self.lanes:
             lane.encode()
+
+    def _hand_out(self, jobs: Sequence[Job], crew: Crew) -> None:
+        known = {job.source.content_hash: job for job in jobs}
+        batches = max(lane.batch_size for lane in self.lanes) * PART_BATCHES
+        size = max(HOPELESS, min(batches, -(-len(jobs) // crew.size)))
+        parts = (jobs[low : low + size] for low in range(0, len(jobs), size))
+        for result in crew.map(
+            [[job.units[lane] for job in part if lane in job.units] for lane in self.lanes] for part in parts
+        ):
+            self.waited += result[0].waited / crew.size
+            for lane, found in zip(self.lanes, result, strict=True):
+                lane.merge([known[content].units[lane] for content in found.rows], found, crew.size)
 
     def _jobs(self, units: Sequence[Iterable[Unit]]) -> list[Job]:
         """The units of all lanes by content, in the order of the catalogue."""
@@ -136,7 +157,7 @@ class Pipeline:
             part, future = queue.popleft()
             start = time.monotonic()
             samples = future.result()
-            self._waited += time.monotonic() - start
+            self.waited += time.monotonic() - start
             yield from zip(part, samples, strict=True)
 
 
