@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 KINDS = ("flat", "ivf", "hnsw", "pq")
 BREAK_EVEN = 50_000  # items: a flat search of 10,000 bundles takes about as long as building an ivf
+GPU_BREAK_EVEN = 1_000_000  # the same on a GPU, where flat is fast; a guess, no GPU was at hand to measure it
 GRAPH_LIMIT = 200_000  # items up to which a graph is tried unasked: it builds twenty times slower than an ivf
 TARGET, DEPTH = 0.99, 20  # recall@20
 LINKS, CONSTRUCTION = 32, 100  # of a graph: neighbours of a node, nodes in view while it is built
@@ -192,6 +193,11 @@ def exact(
         scores, found = np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
         seconds += time.perf_counter() - began
     return scores, found, seconds
+
+
+def break_even() -> int:
+    """Items from which on something else than an exact search is worth a try here."""
+    return GPU_BREAK_EVEN if has_gpu() else BREAK_EVEN
 
 
 def has_gpu() -> bool:

@@ -73,7 +73,7 @@ class Candidates:
 
     def summary(self) -> dict[str, Any]:
         """What to print: the set-up, and Recall and MRR over the whole catalogue."""
-        keys = ("modalities", "split", "k", "items", "indexed")
+        keys = ("modalities", "split", "k", "items", "indexed", "copies_excluded")
         return {**{key: self.header[key] for key in keys}, **self.header["metrics"]}
 
 

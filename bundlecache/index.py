@@ -70,7 +70,7 @@ class Index:
         kind: str = "auto",
         memory: float | None = None,
         target: float = ann.TARGET,
-        break_even: int = ann.BREAK_EVEN,
+        break_even: int | None = None,
         held_out: Sequence[np.ndarray] = (),
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
@@ -82,8 +82,9 @@ class Index:
         matrices, weights, zscore, metric
             As in `Keys.of`.
         kind
-            ``flat``, ``ivf``, ``hnsw``, ``pq``, or ``auto``: flat below ``break_even`` items, beyond it the first that fits
-            into ``memory`` bytes (by default half of this machine's), reaches ``target`` and is faster than flat.
+            ``flat``, ``ivf``, ``hnsw``, ``pq``, or ``auto``: flat below ``break_even`` items (by default
+            `ann.break_even`), beyond it the first that fits into ``memory`` bytes (by default half of this
+            machine's), reaches ``target`` and is faster than flat.
         held_out
             Partial bundles (item indices) to measure recall with; single items where there are none.
         progress
@@ -96,6 +97,7 @@ class Index:
         """
         keys = Keys.of(matrices, weights=weights, zscore=zscore, metric=metric)
         memory = _half_of_memory() if memory is None else memory
+        break_even = ann.break_even() if break_even is None else break_even
         kinds = ann.plan(kind, len(keys.rows), keys.width, memory=memory, break_even=break_even)
         trial = _Trial.draw(keys, held_out, seed) if kinds[0] != "flat" else None
         passed_over = []
