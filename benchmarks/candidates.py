@@ -82,7 +82,7 @@ def main() -> None:
 def tell(row: dict[str, Any]) -> None:
     print(
         f"{row['items']:>9,}  {row['method']:13} {row['what']:24} build {row['build_s']:7.1f} s  "
-        f"memory {row['memory_mb']:6,.0f} MB (building {row['peak_mb']:6,.0f})  {row['qps']:8,.0f} queries/s  recall@20 {row['recall@20']:.4f}",
+        f"memory {row['memory_mb']:6,.0f} MB (building {row['peak_mb']:6,.0f})  {row['qps']:9,.1f} queries/s  recall@20 {row['recall@20']:.4f}",
         flush=True,
     )
 

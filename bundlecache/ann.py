@@ -158,7 +158,7 @@ def refinements(kind: str) -> tuple[int, ...]:
 
 
 def tune(recall: Callable[[int, int], float], kind: str, count: int, target: float) -> tuple[int, int]:
-    """The least effort and refinement with which ``recall(effort, refine)`` reaches ``target``; all there is if none does."""
+    """The least effort and refinement with which ``recall(effort, refine)`` reaches ``target``, or all there is."""
     ladder, times = efforts(kind, count), refinements(kind)
     effort = next((step for step in ladder if recall(step, times[0]) >= target), ladder[-1])
     enough = times[0]

@@ -3,9 +3,9 @@
 ``candidates/MODALITIES-kN.parquet`` holds one row per bundle: bundle_id, partial list<string>, truth,
 candidates list<string>, scores list<float>, rank: the truth's place among all items that may be offered (1 is best),
 0 when it has no vector or a filter took it away, -1 when an approximate search did not meet it among the first 100.
-Members of the partial bundle are never offered, nor are copies of the truth (the same title, or the same content
-in every picture, sound and text searched by): who finds a copy has found nothing wrong. The header counts them, and names
-the vectors that the file was made from; it is refused beside others.
+Members of the partial bundle are never offered, nor are copies of the truth (the same title, or the same content in
+every picture, sound and text searched by): who finds a copy has found nothing wrong. The header counts them, and
+names the vectors that the file was made from; it is refused beside others.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ def recall(table: pa.Table, depths: Sequence[int] = DEPTHS) -> dict[str, float]:
 def path(
     workspace: Workspace, modalities: Sequence[str], k: int, split: str = "test", where: Sequence[str] = ()
 ) -> Path:
-    """Where a candidate set stands: ``candidates/text+image-k20.parquet``; another split than test, and filters, are named."""
+    """Where a candidate set stands: ``candidates/text+image-k20.parquet``; other splits than test, and filters, are named."""
     name = f"{_plain('+'.join(modalities))}-k{k}" + ("" if split == "test" else f"-{split}")
     return workspace.candidates / (name + (f"-where-{_short(json.dumps(sorted(where)))}" if where else "") + ".parquet")
 

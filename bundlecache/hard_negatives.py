@@ -7,15 +7,15 @@ popularity-matched  the closer an item's popularity (training bundles and users)
 co-occurring        items in training bundles and baskets with members of the partial bundle, yet wrong
 ==================  =======================================================================================
 
-Of kinds joined by ``+`` every question draws one: options of several kinds in one question would have the truth, which is
-like all of them, in their middle. Whatever the kind, options come from the truth's cell of `negatives.cells` (as seen
+Of kinds joined by ``+`` every question draws one: with options of several kinds, the truth, which is like all of
+them, would stand in their middle. Whatever the kind, options come from the truth's cell of `negatives.cells` (as seen
 or unseen in training, about as popular), cut wide enough to choose in. The dial: at ``difficulty`` 0 any item of the
 cell is as good as another, at 1 the n - 1 hardest are taken, and between them they are drawn from the hardest
 ``(n-1)^difficulty * cell^(1-difficulty)``.
 
 Neighbours of the truth itself would give it away: it would be the one in the middle. So ``nearest`` draws a hidden
-item near the truth, which is not shown, and takes that one's neighbours. Its nearest ones would give the truth away too,
-as the odd one out of a tight ball, so they are taken from around the truth's place in the order of nearness: from as
+item near the truth, which is not shown, and takes that one's neighbours. Its nearest ones would give the truth away
+too, as the odd one out of a tight ball, so they are taken from around the truth's place in the order of nearness: as
 many places before and behind it as chance says.
 
 What would be right too is never wrong: items of the truth's title, and items that stand in another bundle with the
@@ -58,7 +58,7 @@ class Asked(NamedTuple):
 
 
 class HardNegatives:
-    """Draws wrong options of one kind, or for every question one of several, at one difficulty, for questions of ``n_options``.
+    """Draws wrong options of one kind, or for every question of one of several, for questions of ``n_options``.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ class _Together(_Scored):
 
 
 class _Nearest:
-    """Neighbours of a hidden neighbour of the truth, inside its pool; each pool is compared once, when it is first asked."""
+    """Neighbours of a hidden neighbour of the truth; all items of a pool are compared when it is first asked for one."""
 
     def __init__(self, matrix: Matrix, pools: Sequence[np.ndarray], pool_of: np.ndarray) -> None:
         self._keys = Keys.of({"near": matrix})
@@ -234,7 +234,7 @@ class _Nearest:
         return [i for i in members[near[place[item]]].tolist() if i not in banned]
 
     def _table(self, number: int, depth: int) -> tuple[np.ndarray, dict[int, int], np.ndarray]:
-        """Items of a pool with a vector, their places, and for each the places of at least ``depth`` nearest, itself among them."""
+        """Items of a pool with a vector, their places, and for each the places of its ``depth`` nearest, itself among them."""
         made = self._near.get(number)
         if made is not None and made[2].shape[1] >= min(depth, len(made[0])):
             return made
