@@ -160,3 +160,7 @@ class Run:
     seed: int = _setting(0, "Seed of weights, questions and dropout.", at_least=0)
     precision: str = _setting("no", "Automatic mixed precision.", ("no", "bf16", "fp16"))
     max_minutes: float = _setting(0.0, "Stop and save after so many minutes; 0 has no limit.", at_least=0)
+    save_minutes: float = _setting(
+        5.0, "Minutes between two snapshots that train --resume goes on from; 0 counts steps only.", at_least=0
+    )
+    save_every: int = _setting(0, "Steps between two snapshots; 0 counts minutes only.", at_least=0)

@@ -39,9 +39,15 @@ LIBRARIES = ("bundlecache", "torch", "transformers", "peft", "accelerate", "nump
 
 
 def save(
-    model: BundleMLLM, run: Path, *, valid: Questions, stages: Sequence[Mapping[str, Any]], seed: int
+    model: BundleMLLM,
+    run: Path,
+    *,
+    valid: Questions,
+    stages: Sequence[Mapping[str, Any]],
+    seed: int,
+    stopped: str | None = None,
 ) -> dict[str, Any]:
-    """Write the checkpoint into ``run`` and return its manifest.
+    """Write the checkpoint into ``run`` and return its manifest. ``stopped`` says why training ended early, if it did.
 
     Everything is written beside its place and moved in, the manifest last; the old manifest goes first.
 
@@ -50,7 +56,7 @@ def save(
     CheckpointError
         When the folder cannot be written.
     """
-    manifest = _manifest(model, valid, stages, seed)
+    manifest = _manifest(model, valid, stages, seed) | {"stopped": stopped}
     try:
         run.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=run))
@@ -252,6 +258,11 @@ def _card(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
         for s in manifest["stages"]
     )
     valid = manifest["questions"]["valid"]
+    stopped = ""
+    if manifest["stopped"]:
+        stopped = (
+            f"\nTraining was stopped early by {manifest['stopped']}: `bundlecache train --resume` goes on with it."
+        )
     return f"""# A bundlecache model
 
 Completes bundles: given some items, it chooses the missing one among lettered options. It consists of a LoRA
@@ -260,7 +271,7 @@ item's cached vectors into one soft token. The encoders were not trained and wer
 
 Recipe: `{recipe.name}` (resolved in `recipe.toml`), seed {manifest["seed"]}. The best weights were chosen on the validation
 questions `{valid["name"]}`, sha256 `{valid["sha256"][:16]}`; figures on test questions, beside baselines, stand in
-`results/` and `report.html`.
+`results/` and `report.html`.{stopped}
 
 | stage | steps | trained parameters | HitRate@1 on validation |
 |---|---|---|---|

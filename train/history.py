@@ -6,18 +6,22 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
+from bundlecache.atomic import replacing
 from bundlecache.errors import CheckpointError
 
 
 class History:
     """``history.jsonl`` and TensorBoard events of a run, line by line; a context manager.
 
-    TensorBoard is a convenience: when the disk refuses its events, training goes on without them.
+    ``keep`` is how many lines of an earlier file stay, for a training that goes on. TensorBoard is a convenience: when
+    the disk refuses its events, training goes on without them.
 
     Raises
     ------
@@ -25,8 +29,9 @@ class History:
         When the run folder cannot be written.
     """
 
-    def __init__(self, run: Path, *, enabled: bool = True) -> None:
+    def __init__(self, run: Path, *, enabled: bool = True, keep: int = 0) -> None:
         self._run = run
+        self.lines = keep
         self._file: TextIO | None = None
         self._board: Any = None
         self._hook = threading.excepthook
@@ -34,7 +39,11 @@ class History:
             return
         try:
             run.mkdir(parents=True, exist_ok=True)
-            self._file = (run / "history.jsonl").open("w", encoding="utf-8")
+            kept = _head(run / "history.jsonl", keep)
+            if kept:
+                with replacing(run / "history.jsonl") as temporary:
+                    temporary.write_text("".join(kept), "utf-8")
+            self._file = (run / "history.jsonl").open("a" if kept else "w", encoding="utf-8")
         except OSError as error:
             raise self._refused(error) from error
         try:
@@ -46,6 +55,8 @@ class History:
             for old in run.glob("events.out.tfevents.*"):
                 old.unlink()
             self._board = SummaryWriter(str(run))
+            for line in map(json.loads, kept):
+                self._draw(line.pop("stage"), line.pop("step"), line)
 
     def add(self, stage: str, step: int, **values: float) -> None:
         """One line: ``{"stage", "step", **values}``."""
@@ -56,6 +67,10 @@ class History:
             self._file.flush()
         except OSError as error:
             raise self._refused(error) from error
+        self.lines += 1
+        self._draw(stage, step, values)
+
+    def _draw(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         if self._board is not None:
             try:
                 for name, value in values.items():
@@ -86,6 +101,14 @@ class History:
             self._hook(args)
 
 
+def _head(path: Path, lines: int) -> list[str]:
+    """The first ``lines`` lines of a history; fewer when a hand has shortened it."""
+    if not lines or not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return list(islice(file, lines))
+
+
 class Stop:
     """Says when to stop: after ``minutes`` (0: never), or once Ctrl-C or SIGTERM came; a context manager.
 
@@ -103,6 +126,10 @@ class Stop:
         if self._signal is None and self._deadline is not None and time.monotonic() > self._deadline:
             return "the time limit"
         return self._signal
+
+    def heed(self, reason: str) -> None:
+        """Stop for ``reason``, if there is none yet."""
+        self._signal = self._signal or self.reason or reason
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():

@@ -3,6 +3,9 @@
 ``text`` trains the LoRA adapter on titles alone; ``fusion`` trains fusion, projector and soft separator
 while the language model and its adapter stay as they are; ``joint`` trains both. The loop reads cached
 vectors and nothing else: it cannot call an encoder.
+
+A training that was stopped or killed goes on from its last snapshot (`train.resume`) and ends with the very
+weights of one that was not.
 """
 
 from __future__ import annotations
@@ -22,17 +25,19 @@ from bundlecache.recipes import STAGES, Recipe
 
 from . import checkpoint
 from . import llm as llms
+from . import resume as resuming
 from .data import TrainingQuestions
 from .history import History, Stop
 from .model import BundleMLLM, build
-from .stage import Progress, StageLoop
+from .resume import WEIGHTS, Snapshot
+from .stage import Progress, Save, StageLoop
 
 if TYPE_CHECKING:
     from bundlecache.catalogue import Catalogue
     from bundlecache.questions import Questions
     from bundlecache.store import Matrix
 
-__all__ = ["Progress", "TrainResult", "train"]
+__all__ = ["Progress", "TrainResult", "resume", "train"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ def train(
     max_minutes: float | None = None,
     token_cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    snapshot: Snapshot | None = None,
 ) -> TrainResult:
     """Train by ``recipe`` and write the run folder; every stage ends with its best weights on ``valid``.
 
@@ -78,6 +84,8 @@ def train(
         One stage, or ``"all"``: the recipe's strategy.
     init
         A finished run whose adapter (and fusion, if it has one) training starts from.
+    snapshot
+        Where an earlier training into ``run`` stood, to go on from; :func:`resume` passes it.
 
     Raises
     ------
@@ -87,31 +95,102 @@ def train(
     began = time.perf_counter()
     seed = recipe.run.seed if seed is None else seed
     strategy = list(recipe.run.strategy) if stage == "all" else [stage]
+    if snapshot is not None:
+        strategy = list(snapshot.job["strategy"])
     start = None if init is None else checkpoint.read_manifest(init)
-    fuses = any(name != "text" for name in strategy) or bool(start and start["encoders"])
+    stages: list[dict[str, Any]] = list(snapshot.stages if snapshot else start["stages"] if start else [])
+    fuses = any(name != "text" for name in [*strategy, *(done["name"] for done in stages)])
     _check(strategy, matrices if fuses else None, valid)
     accelerator = accelerator_for(recipe, llms.device_of(device))
     torch.manual_seed(seed)
     model = build(catalogue.titles, matrices if fuses else {}, recipe, accelerator.device, token_cache)
     if init is not None and start is not None:
         _go_on(model, init, start, valid, matrices)
+    used = {} if model.bank is None else dict(zip(model.bank.names, model.bank.matrices, strict=True))
+    job = resuming.job(catalogue, used, valid, model, seed, strategy)
+    if snapshot is not None:
+        snapshot.check(job)
+        snapshot.put_into(model)
     minutes = recipe.run.max_minutes if max_minutes is None else max_minutes
-    stages: list[dict[str, Any]] = list(start["stages"]) if start else []
-    with Stop(minutes) as stop, History(run, enabled=accelerator.is_main_process) as history:
-        for name in strategy:
+    keep = snapshot.history if snapshot else 0
+    with Stop(minutes) as stop, History(run, enabled=accelerator.is_main_process, keep=keep) as history:
+        for place in range(snapshot.place if snapshot else 0, len(strategy)):
+            name = strategy[place]
             stage_seed = seed * len(STAGES) + STAGES.index(name)
             questions = _questions(catalogue, valid, model, recipe, name, stage_seed, matrices)
+            save = _saver(run, model, history, accelerator, job, stages, place)
+            begun = snapshot if snapshot is not None and snapshot.place == place and snapshot.stage else None
+            if begun is None:
+                save({}, {})
             torch.manual_seed(stage_seed)
-            loop = StageLoop(name, model, questions, valid, accelerator, history, stop, progress)
-            stages.append(loop.run())
-            if stop.reason:
+            loop = StageLoop(name, model, questions, valid, accelerator, history, stop, progress, save)
+            stages.append(loop.run(begun.stage, begun.tensors) if begun else loop.run())
+            stopped = stop.reason if loop.stopped else None
+            if stopped:
                 break
     model.mode = "mm" if any(done["name"] != "text" for done in stages) else "text"
     if accelerator.is_main_process:
-        checkpoint.save(model, run, valid=valid, stages=stages, seed=seed)
+        checkpoint.save(model, run, valid=valid, stages=stages, seed=seed, stopped=stopped)
+        if not stopped:
+            resuming.forget(run)
         with replacing(run.parent / "latest") as temporary:
             temporary.write_text(run.name + "\n", "utf-8")
-    return TrainResult(run, stages, time.perf_counter() - began, stop.reason)
+    accelerator.wait_for_everyone()
+    return TrainResult(run, stages, time.perf_counter() - began, stopped)
+
+
+def resume(
+    catalogue: Catalogue,
+    matrices: Mapping[str, Matrix],
+    valid: Questions,
+    run: Path,
+    *,
+    device: str = "auto",
+    max_minutes: float | None = None,
+    token_cache: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainResult:
+    """Go on with the training in ``run``, which was stopped or killed; arguments as in :func:`train`.
+
+    Raises
+    ------
+    CheckpointError
+        When there is nothing to go on with, or catalogue, vectors, questions or base model are others now.
+    """
+    snapshot = Snapshot.read(run)
+    return train(
+        catalogue,
+        matrices,
+        valid,
+        snapshot.recipe,
+        run,
+        seed=snapshot.job["seed"],
+        device=device,
+        max_minutes=max_minutes,
+        token_cache=token_cache,
+        progress=progress,
+        snapshot=snapshot,
+    )
+
+
+def _saver(
+    run: Path,
+    model: BundleMLLM,
+    history: History,
+    accelerator: Any,
+    job: dict[str, Any],
+    stages: Sequence[dict[str, Any]],
+    place: int,
+) -> Save:
+    """What writes snapshots of the stage ``place``; only the main process does."""
+    finished = list(stages)
+
+    def save(stage: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        if accelerator.is_main_process:
+            weights = {f"{WEIGHTS}{name}": value for name, value in resuming.trained(model).items()}
+            Snapshot(job, finished, place, history.lines, stage, {**weights, **tensors}).save(run)
+
+    return save
 
 
 def _go_on(
