@@ -35,7 +35,10 @@ class Prompt:
     """What the language model reads."""
 
     template: str = _setting(
-        "brief", "The wording: brief for the tiny base, paper for base models.", ("brief", "paper")
+        "brief",
+        "The wording: brief for the tiny base, paper for base models, chat for instruct models (framed by the "
+        "tokenizer's own template), auto for the one of the last two that fits, public-code for that to the letter.",
+        ("brief", "paper", "chat", "auto", "public-code"),
     )
     task: str = _setting("bundle construction", "What the paper's wording calls the task.")
     bundle: str = _setting("bundle", "What a bundle is called, for instance fashion outfit or music playlist.")
@@ -69,7 +72,9 @@ class Fusion:
 
     modalities: tuple[str, ...] = _setting((), "Which stored modalities are fused; empty takes all there are.")
     width: int = _setting(64, "Width in which modalities attend to each other.", at_least=1)
-    hidden: tuple[int, ...] = _setting((), "Hidden widths of the input net of text, image and audio vectors.")
+    hidden: tuple[int, ...] = _setting(
+        (), "Hidden widths of the input net of text, image and audio vectors; 0 stands for the vector's own width."
+    )
     content_input: str = _setting(
         "l2",
         "What happens to text, image and audio vectors first: unit length, per-column z-score, or nothing.",
@@ -78,6 +83,12 @@ class Fusion:
     graph_input: str = _setting("none", "The same for graph vectors.", ("l2", "standardise", "none"))
     normalise: bool = _setting(True, "Bring every modality to unit length before attention.")
     value_projection: bool = _setting(False, "Give attention a learnt value matrix; without it V is the input itself.")
+    pooling: str = _setting(
+        "mean",
+        "How the modalities of an item become one: their mean, or a second attention that the soft separator asks; "
+        "detached, this does not train the separator.",
+        ("mean", "separator", "separator-detached"),
+    )
     residual: bool = _setting(False, "Add the input to what attention returns.")
     type_embedding: bool = _setting(False, "Add a learnt vector that says which modality a row is.")
     layer_norm: str = _setting(
@@ -148,8 +159,9 @@ class Run:
     strategy: tuple[str, ...] = _setting(("text", "fusion"), "The stages, in order: text, fusion, joint.", STAGES)
     loss: str = _setting(
         "vocabulary",
-        "Cross-entropy of the answer's letter over the whole vocabulary or over the option letters.",
-        ("vocabulary", "letters"),
+        "Cross-entropy of the answer's letter over the whole vocabulary or over the option letters; or, as the public "
+        "code, over the vocabulary, mean of the letter and the full stop behind it.",
+        ("vocabulary", "letters", "letter-and-stop"),
     )
     validation: str = _setting("valid-random10", "The frozen questions on which the best weights are chosen.")
     select: str = _setting(

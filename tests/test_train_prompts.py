@@ -24,7 +24,9 @@ def base(tmp_path_factory):
 def tokenizer(request, base):
     from train.llm import EMBEDDED
 
-    return AutoTokenizer.from_pretrained(base if request.param == "words" else EMBEDDED)
+    made = AutoTokenizer.from_pretrained(base if request.param == "words" else EMBEDDED)
+    made.chat_template = world.CHAT
+    return made
 
 
 def build(tokenizer, titles, **settings):

@@ -91,7 +91,7 @@ def words_melt(_: list[str]) -> PreTrainedTokenizerFast:
 
 def llama(corpus: list[str]) -> LlamaTokenizer:
     if not LLAMA.is_file():
-        pytest.skip("the tokenizer of Llama-2 is not at hand")
+        pytest.skip(f"tokenizer.model of Llama-2 is not at hand: copy it from the model's folder to {LLAMA}")
     return LlamaTokenizer.from_pretrained(LLAMA.parent)
 
 
@@ -109,7 +109,9 @@ def made() -> dict[str, object]:
 
 
 def tokenizer_of(name: str, made: dict[str, object]):
-    return made.setdefault(name, (MAKERS | {"words melt": words_melt})[name](CORPUS))
+    tokenizer = made.setdefault(name, (MAKERS | {"words melt": words_melt})[name](CORPUS))
+    tokenizer.chat_template = world.CHAT
+    return tokenizer
 
 
 def questions(count: int, seed: int = 0):

@@ -22,6 +22,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ITEMS = 48
+CHAT = (
+    "{{ bos_token }}{% for turn in messages %}[{{ turn.role }}] {{ turn.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+"""A chat template of no model in particular."""
 WORDS = ["lamp", "bell", "mug", "chime", "red", "blue"]
 
 

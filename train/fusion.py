@@ -4,7 +4,8 @@ Every modality has an input net to a common width; the modalities attend to each
 their mean goes through a projector into the language model. By default this is the arithmetic of
 Bundle-MLLM (KDD'25): unit length before attention, no value matrix, no residual, no position, so that the
 order of modalities does not matter. A missing modality is masked in the attention and in the mean; an item
-without any has a learnt vector of its own.
+without any has a learnt vector of its own. The public code's variants are settings: a value matrix, LayerNorm
+before attention, and pooling by a second attention that the soft separator asks (`SeparatorPooling`).
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ if TYPE_CHECKING:
 
 
 class Fusion(nn.Module):
-    """One vector per item from its m modalities, of widths ``widths`` and kinds ``modalities``."""
+    """One vector per item from its m modalities, of widths ``widths`` and kinds ``modalities``.
 
-    def __init__(self, widths: Sequence[int], modalities: Sequence[str], settings: Settings) -> None:
+    ``hidden`` is the width of the soft separator, which pooling by it needs.
+    """
+
+    def __init__(self, widths: Sequence[int], modalities: Sequence[str], settings: Settings, hidden: int = 0) -> None:
         super().__init__()
         self.settings = s = settings
         self.input_of = [s.graph_input if name == "graph" else s.content_input for name in modalities]
         self.nets = nn.ModuleList(
-            _net([d, *(() if name == "graph" else s.hidden), s.width])
+            _net([d, *(() if name == "graph" else (width or d for width in s.hidden)), s.width])
             for d, name in zip(widths, modalities, strict=True)
         )
         self.query = nn.Linear(s.width, s.width, bias=False)
         self.key = nn.Linear(s.width, s.width, bias=False)
         self.value = nn.Linear(s.width, s.width, bias=False) if s.value_projection else None
+        self.pool = None if s.pooling == "mean" else SeparatorPooling(hidden, s)
         self.kind = nn.Parameter(torch.randn(len(widths), s.width) * s.width**-0.5) if s.type_embedding else None
         self.norm = nn.LayerNorm(s.width) if s.layer_norm == "fused" else None
         self.absent = nn.Parameter(torch.randn(s.width) * s.width**-0.5)
@@ -67,13 +72,16 @@ class Fusion(nn.Module):
             return x
         return x * (torch.rand_like(x) >= chance) / max(1 - chance, 1e-6)
 
-    def forward(self, vectors: Sequence[Tensor], mask: Tensor) -> Tensor:
-        """Fuse ``vectors`` (m tensors [u, d_m]) under ``mask`` [u, m] (True = there) to [u, width]."""
+    def forward(self, vectors: Sequence[Tensor], mask: Tensor, separator: Tensor | None = None) -> Tensor:
+        """Fuse ``vectors`` (m tensors [u, d_m]) under ``mask`` [u, m] (True = there) to [u, width].
+
+        ``separator`` [h] is the soft separator, where pooling asks it.
+        """
         s = self.settings
         rows = []
         for k, net in enumerate(self.nets):
             here = mask[:, k, None]
-            known = vectors[k].masked_fill(~here, 0.0)  # what is masked may be anything
+            known = vectors[k].to(self.query.weight.dtype).masked_fill(~here, 0.0)  # what is masked may be anything
             rows.append(net(self._drop_inputs(self._input(k, known))))
         x = torch.stack(rows, dim=1)  # [u, m, w]
         if s.normalise:
@@ -89,11 +97,35 @@ class Fusion(nn.Module):
         y = attention @ (base if self.value is None else self.value(base))  # [u, m, w]
         if s.residual:
             y = y + x
-        weight = present.to(y.dtype)[:, :, None]
-        fused = (y * weight).sum(1) / weight.sum(1)  # [u, w]
+        if self.pool is not None and separator is not None:
+            fused = self.pool(y, present, separator)
+        else:
+            weight = present.to(y.dtype)[:, :, None]
+            fused = (y * weight).sum(1) / weight.sum(1)  # [u, w]
         if self.norm is not None:
             fused = self.norm(fused)
         return torch.where(something[:, None], fused, self.absent)
+
+
+class SeparatorPooling(nn.Module):
+    """The rows of an item weighed by what the soft separator, of width ``hidden``, asks of them."""
+
+    def __init__(self, hidden: int, settings: Settings) -> None:
+        super().__init__()
+        width = settings.width
+        self.settings = settings
+        self.query = nn.Linear(hidden, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False) if settings.value_projection else None
+
+    def forward(self, rows: Tensor, present: Tensor, separator: Tensor) -> Tensor:
+        """[u, w] of ``rows`` [u, m, w], those that are ``present`` [u, m]."""
+        s = self.settings
+        asked = self.query(separator.detach() if s.pooling == "separator-detached" else separator)  # [w]
+        base = F.layer_norm(rows, rows.shape[-1:]) if s.layer_norm == "attention" else rows
+        scores = self.key(base) @ asked * s.width**-0.5  # [u, m]
+        attention = scores.masked_fill(~present, -torch.inf).softmax(dim=-1)
+        return (attention[:, :, None] * (base if self.value is None else self.value(base))).sum(1)
 
 
 class ItemTokens(nn.Module):
@@ -112,7 +144,7 @@ class ItemTokens(nn.Module):
         separator: Tensor | None,
     ) -> None:
         super().__init__()
-        self.fusion = Fusion(widths, modalities, settings)
+        self.fusion = Fusion(widths, modalities, settings, hidden)
         self.projector = nn.Sequential(
             nn.Linear(settings.width, settings.projector_width), nn.GELU(), nn.Linear(settings.projector_width, hidden)
         )
@@ -125,7 +157,7 @@ class ItemTokens(nn.Module):
         """One token per item, float32 [u, h]; arguments as in :meth:`Fusion.forward`."""
         if self.training and self.modality_dropout > 0:
             mask = _drop(mask, self.modality_dropout)
-        tokens = self.projector(self.fusion(vectors, mask))
+        tokens = self.projector(self.fusion(vectors, mask, self.separator))
         if self.scale is None:
             return tokens
         rms = tokens.pow(2).mean(-1, keepdim=True).add(1e-12).sqrt()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from bundlecache.errors import RecipeError
 from . import llm as llms
 from .bank import FeatureBank
 from .fusion import ItemTokens
-from .prompts import Batch, PromptBuilder, separator_ids
+from .prompts import Batch, PromptBuilder, full_stop, separator_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,8 +102,8 @@ class BundleMLLM(nn.Module):
         where = torch.from_numpy(np.stack([row, column, -1 - batch.ids[row, column]])).to(self.device)
         return words.index_put((where[0], where[1]), soft[where[2]])
 
-    def answer_state(self, batch: Batch, tokens: Tensor | None) -> Tensor:
-        """Last hidden states [b, h] at the place where the answer stands.
+    def answer_state(self, batch: Batch, tokens: Tensor | None, ahead: int = 0) -> Tensor:
+        """Last hidden states [b, h] at the place where the answer stands; with ``ahead`` also before it, [1 + ahead, b, h].
 
         No attention mask: prompts are padded on the right, where causal attention does not look.
         """
@@ -110,21 +111,35 @@ class BundleMLLM(nn.Module):
         decoder = getattr(core, core.base_model_prefix)
         states = decoder(inputs_embeds=self.embed(batch, tokens), use_cache=False).last_hidden_state
         last = torch.from_numpy(batch.last).to(states.device)
-        return states[torch.arange(len(last), device=states.device), last]
+        row = torch.arange(len(last), device=states.device)
+        places = [states[row, last - k] for k in range(ahead, -1, -1)]
+        return torch.stack(places) if ahead else places[0]
 
     def logits(self, batch: Batch, tokens: Tensor | None) -> Tensor:
         """Logits of the answer over the whole vocabulary, float32 [b, V]."""
         return llms.head(self.llm.get_base_model(), self.answer_state(batch, tokens)).float()
 
     def forward(self, batch: Batch, truth: np.ndarray, n: int, mode: str) -> Tensor:
-        """Mean cross-entropy of the true letters ``truth`` [b] of questions with ``n`` options."""
+        """Mean loss (``run.loss``) of the true letters ``truth`` [b] of questions with ``n`` options."""
         tokens = self.item_tokens(batch.items) if mode == "mm" else None
-        logits = self.logits(batch, tokens)
-        target = torch.from_numpy(truth).to(logits.device)
         letters = self.get_buffer("letters")[:n]
+        target = torch.from_numpy(truth).to(letters.device)
+        if self.recipe.run.loss == "letter-and-stop":
+            return self._letter_and_stop(batch, tokens, letters[target])
+        logits = self.logits(batch, tokens)
         if self.recipe.run.loss == "letters":
             return F.cross_entropy(logits[:, letters], target)
         return F.cross_entropy(logits, letters[target])
+
+    def _letter_and_stop(self, batch: Batch, tokens: Tensor | None, letter: Tensor) -> Tensor:
+        """Mean cross-entropy over two tokens a question: the letter [b] behind the prompt, and the full stop behind it."""
+        ids = np.pad(batch.ids, ((0, 0), (0, 1)))
+        ids[np.arange(len(ids)), batch.last + 1] = letter.cpu().numpy()
+        spoken = dataclasses.replace(batch, ids=ids, last=batch.last + 1)
+        states = self.answer_state(spoken, tokens, ahead=1)  # [2, b, h]
+        logits = llms.head(self.llm.get_base_model(), states).float()  # [2, b, V]
+        stop = torch.full_like(letter, full_stop(self.prompts.tokenizer))
+        return F.cross_entropy(logits.flatten(0, 1), torch.cat([letter, stop]))
 
 
 def build(
@@ -158,6 +173,11 @@ def _item_tokens(base: llms.LoadedLlm, bank: FeatureBank, recipe: Recipe) -> Ite
     table = base.model.get_input_embeddings().weight
     hidden, rms = table.shape[1], float(table.float().pow(2).mean().sqrt())
     separator = None
+    if recipe.fusion.pooling != "mean" and recipe.prompt.separator != "soft":
+        raise RecipeError(
+            f"Pooling by the soft separator needs one, but prompt.separator is {recipe.prompt.separator!r}.",
+            hint="--set prompt.separator=soft, or --set fusion.pooling=mean",
+        )
     if recipe.prompt.separator == "soft":
         ids = separator_ids(base.tokenizer, recipe.prompt)
         drawn = nn.init.xavier_uniform_(torch.empty(1, hidden))[0]

@@ -1,11 +1,12 @@
-"""Prompts: two templates, one builder for training, evaluation and serving.
+"""Prompts: a few wordings, one builder for training, evaluation and serving.
 
 An item reads ``title, <soft separator>, <one fused token>``. The builder returns token ids in which the
 two soft places hold codes instead of ids, so nothing that stands in a title can shift, add or remove one.
 
 The ids are those of the whole text between two soft places, tokenised at once (:meth:`PromptBuilder.spell`),
 but they are copied together from pieces that begin at a space: see `train.titles` for when that is exact,
-and for what happens when it is not.
+and for what happens when it is not. In the chat form the question is the user's message, and around it stands
+what the tokenizer's own template puts there (`train.chat`): titles alone give the very ids of the template.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from bundlecache.errors import RecipeError
 from bundlecache.recipes import Prompt
 
+from .chat import Frame, frame, letter_spellings
 from .titles import Ending, read
 from .tokens import ALPHABET, ANCHOR, Packed, Pieces, encode_control, encode_many, encode_text, letter_ids
 
@@ -40,6 +42,8 @@ class Template:
     after_item: str
     between: str
     closing: str
+    gap: str = ""  # in front of everything soft
+    apart: bool = False  # texts between soft places are tokenised as if nothing stood before them
 
     def filled(self, words: Mapping[str, str]) -> Template:
         """The template with the words of the recipe; numbers and letters are still to come."""
@@ -48,21 +52,25 @@ class Template:
         )
 
 
+# The wording of the paper's experiments, with the answer one space behind the colon.
+PAPER = Template(
+    opening="You are a helpful and honest assistant. The following are multiple choice questions about {task}."
+    " You should directly answer the question by choosing the letter of the correct option. Only provide the"
+    " letter of your answer, without any explanation or mentioning the option content. Question: Given the"
+    " partial {bundle}:",
+    given_label=" {number}.",
+    option_label=" {letter}.",
+    pre_soft=",",
+    after_item=";",
+    between=" , which candidate {item} should be included into this {bundle}?\nOptions:",
+    closing=" \nYour answer should indicate your choice with a single letter (e.g., “A,” “B,” “C,” etc.).\nChoice:",
+)
 TEMPLATES = {
     "brief": Template("Bundle:", "", " {letter}", "", ";", "\nOptions:", "\nAnswer:"),
-    # The wording of the paper's experiments, with the answer one space behind the colon.
-    "paper": Template(
-        opening="You are a helpful and honest assistant. The following are multiple choice questions about {task}."
-        " You should directly answer the question by choosing the letter of the correct option. Only provide the"
-        " letter of your answer, without any explanation or mentioning the option content. Question: Given the"
-        " partial {bundle}:",
-        given_label=" {number}.",
-        option_label=" {letter}.",
-        pre_soft=",",
-        after_item=";",
-        between=" , which candidate {item} should be included into this {bundle}?\nOptions:",
-        closing=" \nYour answer should indicate your choice with a single letter (e.g., “A,” “B,” “C,” etc.).\nChoice:",
-    ),
+    "paper": PAPER,
+    "chat": replace(PAPER, closing=PAPER.closing.removesuffix("\nChoice:")),
+    # The public code's: a space in front of everything soft and of the answer, each text tokenised by itself.
+    "public-code": replace(PAPER, closing=f"{PAPER.closing} ", gap=" ", apart=True),
 }
 
 
@@ -90,17 +98,22 @@ class PromptBuilder:
     def __init__(
         self, tokenizer: Any, titles: Sequence[str], settings: Prompt, at_least: int = 2, cache: Path | None = None
     ) -> None:
-        if settings.template not in TEMPLATES:
-            raise RecipeError(f"There is no prompt template {settings.template!r}; there are {', '.join(TEMPLATES)}.")
+        name = settings.template
+        if name == "auto":
+            name = "chat" if getattr(tokenizer, "chat_template", None) else "paper"
+        if name not in TEMPLATES:
+            raise RecipeError(f"There is no prompt template {name!r}; there are {', '.join(TEMPLATES)}, auto.")
         self.settings, self.tokenizer = settings, tokenizer
-        self.letters = letter_ids(tokenizer, at_least)  # [letters]
+        self._frame = frame(tokenizer) if name == "chat" else Frame()
+        spellings = letter_spellings(tokenizer, self._frame) if self._frame else None
+        self.letters = letter_ids(tokenizer, at_least, spellings)  # [letters]
         self.items = len(titles)
         words = {"task": settings.task, "bundle": settings.bundle, "item": settings.item}
-        self._wording = wording = TEMPLATES[settings.template].filled(words)
+        self._wording = wording = TEMPLATES[name].filled(words)
         self._given_labels = [wording.given_label.format(number=k + 1) for k in range(settings.max_given)]
         self._option_labels = [wording.option_label.format(letter=letter) for letter in ALPHABET[: len(self.letters)]]
-        self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        self._before = settings.separator_words if settings.separator == "hard" else wording.pre_soft
+        self._bos = [] if self._frame or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self._before = (settings.separator_words if settings.separator == "hard" else wording.pre_soft) + wording.gap
         self._soft = [SEPARATOR, ITEM] if settings.separator == "soft" else [ITEM]
 
         after = [wording.after_item, wording.after_item + wording.between, wording.after_item + wording.closing]
@@ -113,9 +126,10 @@ class PromptBuilder:
         self.titles = read(tokenizer, [*titles, ANCHOR], endings, settings.max_title_tokens, cache)
         self.fresh = self.titles.fresh
 
-        behind = encode_many(tokenizer, after)
+        behind = [self._encode(after[0]), self._encode(after[1]), self._encode(after[2], last=True)]
         tails = {"mm": [[*encode_many(tokenizer, [ends["mm"][0][1]])[0], *self._soft, *ids] for ids in behind]}
-        tails["text"] = encode_many(tokenizer, [rest for _, rest in ends["text"]])
+        tails["text"] = [*encode_many(tokenizer, [text for _, text in ends["text"][:2]])]
+        tails["text"] += encode_many(tokenizer, [ends["text"][2][1] + self._frame.tail], control=bool(self._frame))
         openings = [self._opened(wording.opening), self._opened(wording.opening + wording.between)]
         given, options = encode_many(tokenizer, self._given_labels), encode_many(tokenizer, self._option_labels)
         structure = Packed.of([*openings, *tails["mm"], *tails["text"], *given, *options])
@@ -138,7 +152,14 @@ class PromptBuilder:
         )
 
     def _opened(self, text: str) -> list[int]:
-        return [*self._bos, *encode_text(self.tokenizer, [text])[0]]
+        return [*self._bos, *self._encode(text, first=True)]
+
+    def _encode(self, text: str, *, first: bool = False, last: bool = False) -> list[int]:
+        """Ids of a text between two soft places; in the first and the last one stand the frame's control tokens."""
+        control = bool(self._frame) and (first or last)
+        text = (self._frame.head if first else "") + text + (self._frame.tail if last else "")
+        how = encode_text if first or self._wording.apart else encode_many
+        return how(self.tokenizer, [text], control=control)[0]
 
     def _parts(self, given: np.ndarray, options: np.ndarray, mode: str) -> Iterator[str | int]:
         """The prompt of one question as texts and, where something soft stands, codes; items as ``-2 - index``."""
@@ -168,7 +189,7 @@ class PromptBuilder:
                 text += part
                 continue
             if text:
-                ids += (encode_text if first else encode_many)(self.tokenizer, [text])[0]
+                ids += self._encode(text, first=first, last=part is None)
                 text, first = "", False
             if part is not None:
                 ids.append(part)
@@ -233,6 +254,23 @@ class PromptBuilder:
         flat[slots] = ITEM - row
         ids[real] = flat
         return Batch(ids, length - 1, items.astype(np.int64))
+
+
+def full_stop(tokenizer: Any) -> int:
+    """The token of the full stop behind an answer.
+
+    Raises
+    ------
+    RecipeError
+        When "A." is not a letter and a full stop.
+    """
+    (ids,) = encode_many(tokenizer, [" A."])
+    if len(ids) != 2:
+        raise RecipeError(
+            f"The loss over letter and full stop needs two tokens for 'A.', but here it is {len(ids)}.",
+            hint="--set run.loss=vocabulary",
+        )
+    return ids[1]
 
 
 def _at_space(text: str) -> tuple[str, str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -55,14 +58,25 @@ class Pieces:
 def clean(title: str, reserved: Sequence[str]) -> str:
     """``title`` as plain text on one line: nothing in it can be a line break or a token of the tokenizer's own.
 
+    Neither can it become one under a normaliser that folds case or compatible characters.
+
     >>> clean("red <s>\\n dress\\x07", ["<s>"])
     'red < s> dress'
     """
-    text = "".join(c if c.isprintable() else " " for c in title)
-    for token in reserved:
-        if token in text:
-            text = text.replace(token, f"{token[:1]} {token[1:]}" if len(token) > 1 else " ")
+    text = " ".join("".join(c if c.isprintable() else " " for c in title).split())
+    if not reserved:
+        return text
+    control = _any_of(tuple(reserved))
+    if not text.isascii() and control.search(folded := unicodedata.normalize("NFKC", text)):
+        text = folded
+    while control.search(text):
+        text = control.sub(lambda found: f"{found[0][:1]} {found[0][1:]}" if len(found[0]) > 1 else " ", text)
     return " ".join(text.split())
+
+
+@cache
+def _any_of(words: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, words)), re.IGNORECASE)
 
 
 def reserved(tokenizer: Any) -> list[str]:
@@ -73,32 +87,33 @@ def reserved(tokenizer: Any) -> list[str]:
     return sorted((word for word in words if word.strip()), key=len, reverse=True)
 
 
-def encode_many(tokenizer: Any, pieces: Sequence[str]) -> list[list[int]]:
-    """Ids of ``pieces`` as plain text, as they are spelled after a word; no control token can come out."""
-    anchor, *anchored = encode_text(tokenizer, [ANCHOR, *(ANCHOR + piece for piece in pieces)])
+def encode_many(tokenizer: Any, pieces: Sequence[str], *, control: bool = False) -> list[list[int]]:
+    """Ids of ``pieces`` as they are spelled after a word; see :func:`encode_text`."""
+    anchor, *anchored = encode_text(tokenizer, [ANCHOR, *(ANCHOR + piece for piece in pieces)], control=control)
     lists = [ids[len(anchor) :] if ids[: len(anchor)] == anchor else None for ids in anchored]
     alone = [k for k, ids in enumerate(lists) if ids is None]
     if alone:  # the piece melts into the word before it
-        for k, ids in zip(alone, encode_text(tokenizer, [pieces[k] for k in alone]), strict=True):
+        for k, ids in zip(alone, encode_text(tokenizer, [pieces[k] for k in alone], control=control), strict=True):
             lists[k] = ids
     return [ids for ids in lists if ids is not None]
 
 
-def encode_text(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of ``texts`` as plain text from their beginning; no control token can come out."""
-    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+def encode_text(tokenizer: Any, texts: Sequence[str], *, control: bool = False) -> list[list[int]]:
+    """Ids of ``texts`` from their beginning: plain text, out of which no control token can come unless they count."""
+    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=not control)["input_ids"]
     return [list(ids) for ids in encoded]
 
 
 def encode_control(tokenizer: Any, text: str) -> list[int]:
-    """Ids of ``text`` of a recipe, in which control tokens such as ``<sep>`` do count."""
-    return list(tokenizer([text], add_special_tokens=False)["input_ids"][0])
+    """Ids of ``text`` of a recipe or a template, in which control tokens such as ``<sep>`` do count."""
+    return encode_text(tokenizer, [text], control=True)[0]
 
 
-def letter_ids(tokenizer: Any, at_least: int) -> np.ndarray:
+def letter_ids(tokenizer: Any, at_least: int, spellings: Sequence[Sequence[int]] | None = None) -> np.ndarray:
     """int64 [n]: the one token of each answer " A", " B", ..., as far as the tokenizer has them.
 
-    A letter counts when it is one token that decodes to it again and that no letter before it has.
+    A letter counts when it is one token that decodes to it again and that no letter before it has. ``spellings``
+    are the letters' ids where an answer is spelled otherwise.
 
     Raises
     ------
@@ -106,7 +121,7 @@ def letter_ids(tokenizer: Any, at_least: int) -> np.ndarray:
         When there are fewer than ``at_least``.
     """
     found: list[int] = []
-    spellings = encode_many(tokenizer, [f" {letter}" for letter in ALPHABET])
+    spellings = spellings or encode_many(tokenizer, [f" {letter}" for letter in ALPHABET])
     for letter, ids in zip(ALPHABET, spellings, strict=True):
         if len(ids) != 1 or ids[0] in found or tokenizer.decode(ids).strip() != letter:
             break

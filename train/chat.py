@@ -1,0 +1,82 @@
+"""The chat form of a prompt: what an instruct model's own template puts around one user message.
+
+The template comes with the tokenizer and is the only source of markers, system texts and spaces; nothing
+about any family of models is written down here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bundlecache.errors import RecipeError
+
+from .tokens import ALPHABET, encode_control
+
+MESSAGE = "the-message-of-the-user"  # stands for the message while a template is taken apart
+FIXED = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+"""Variables that some templates read: answer at once, and say the same on every day."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The text in front of a user's message, and behind it up to where the answer begins."""
+
+    head: str = ""
+    tail: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.head or self.tail)
+
+
+def frame(tokenizer: Any) -> Frame:
+    """The frame of ``tokenizer``'s own template.
+
+    Raises
+    ------
+    RecipeError
+        When there is no template, or none that takes a single user message.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise RecipeError(
+            "This base model's tokenizer has no chat template, so it is no instruct model.",
+            hint="--set prompt.template=paper",
+        )
+    rendered = _render(tokenizer, [{"role": "user", "content": MESSAGE}], answered=False)
+    if rendered.count(MESSAGE) != 1:
+        raise RecipeError(
+            f"The chat template shows a user's message {rendered.count(MESSAGE)} times instead of once.",
+            hint="--set prompt.template=paper",
+        )
+    head, _, tail = rendered.partition(MESSAGE)
+    whole = Frame(head, tail)
+    if tail.endswith(" ") and not letter_spellings(tokenizer, whole)[0]:
+        return Frame(head, tail.rstrip(" "))  # the last space belongs to the token of the answer
+    return whole
+
+
+def letter_spellings(tokenizer: Any, around: Frame) -> list[list[int]]:
+    """The first id of each answer "A", "B", ... where the template has an assistant say it; empty where it melts."""
+    asked = around.head + MESSAGE + around.tail
+    before = encode_control(tokenizer, asked)
+    spellings = []
+    for letter in ALPHABET:
+        turns = [{"role": "user", "content": MESSAGE}, {"role": "assistant", "content": letter}]
+        said = _render(tokenizer, turns, answered=True)
+        if not said.startswith(asked):  # the template writes down an answer otherwise than it asks for one
+            said = asked + letter
+        ids = encode_control(tokenizer, said)
+        spellings.append(ids[len(before) : len(before) + 1] if ids[: len(before)] == before else [])
+    return spellings
+
+
+def _render(tokenizer: Any, turns: list[dict[str, str]], *, answered: bool) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=not answered, **FIXED)
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        raise RecipeError(
+            f"The chat template of this base model cannot be used: {error}.", hint="--set prompt.template=paper"
+        ) from error
+    return str(text)
