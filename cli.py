@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from bundlecache.encode import Receipt
     from bundlecache.encode.crew import Crew
     from bundlecache.encode.recheck import Recheck
+    from bundlecache.rankers import ByModel
+    from bundlecache.questions import Questions
     from bundlecache.readers import Vectors
     from bundlecache.recipes import Recipe
     from bundlecache.store import Matrix, Store, TableInfo
@@ -37,6 +39,8 @@ SIGNALLED = {"SIGINT": INTERRUPTED, "SIGTERM": 143}  # the exit codes that shell
 MODALITIES = ("text", "image", "audio", "graph")
 NEGATIVES = ("random", "hard")
 OPTIONS = 10
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))  # under accelerate launch or torchrun
+FOLLOWS = os.environ.get("RANK", "0") != "0"  # one of several processes, and not the one that speaks and writes
 
 app = typer.Typer(
     help="Complete bundles (outfits, playlists, kits) with a multimodal language model: encode every item once, "
@@ -52,6 +56,9 @@ Run = Annotated[
     str | None, typer.Option("--run", help="Name of a run; the newest one if left out.", show_default=False)
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.", min=0, max=2**32 - 1)]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting: --set lora.rank=16", show_default=False)
+]
 StoreAt = Annotated[
     str | None,
     typer.Option(
@@ -357,10 +364,11 @@ def candidates(
 @app.command()
 def train(
     data: Data = Path("data"),
-    recipe: Annotated[str, typer.Option(help="Name of a shipped recipe (demo, paper, ...) or a TOML file.")] = "demo",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a setting: --set lora.rank=16", show_default=False)
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Name of a shipped recipe (demo, paper, ...) or a TOML file; demo if left out."),
     ] = None,
+    settings: Settings = None,
     stage: Annotated[str, typer.Option(help="text, fusion, joint, or all: text, then fusion.")] = "all",
     start: Annotated[
         str | None, typer.Option("--from", help="Run whose adapter and fusion to go on from.", show_default=False)
@@ -375,32 +383,39 @@ def train(
     seed: Seed = 0,
     device: Device = "auto",
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop and save after this long.", show_default=False)
+        float | None, typer.Option(help="Stop and save after this long; --resume goes on.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on with the training NAME, which was stopped or killed.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train the fusion module and a LoRA adapter of the language model on the cached vectors."""
-    from bundlecache import questions as question_files
     from bundlecache import recipes
     from bundlecache.store import Store, upkeep
     from train import loop
+    from train.resume import Snapshot
 
     workspace, catalogue = _open(data)
+    snapshot = None
+    if resume:
+        if recipe or settings or start or name or validation or stage != "all":
+            raise BundlecacheError(
+                "A training goes on with its own recipe, stages and questions.",
+                hint=f"bundlecache train --resume {resume}",
+            )
+        snapshot = Snapshot.read(workspace.runs / resume)
+        validation = snapshot.job["validation questions"][0]
     _check_name(workspace, name)
     matrices = _matrices(workspace, catalogue)
-    if not any(workspace.questions.glob("*.parquet")):
-        log.print("No questions yet: freezing them now (bundlecache questions).")
-        _freeze(workspace, catalogue, options=OPTIONS, seed=0)
-    resolved = recipes.load(recipe, settings or [])
-    valid = question_files.load(workspace, catalogue, validation or _default_sets(workspace, "valid")[0])
-    if valid.split != "valid":
-        raise BundlecacheError(
-            f"{valid.name} holds {valid.split} questions; weights are chosen on validation questions only.",
-            hint=f"--validation {_default_sets(workspace, 'valid')[0]}",
-        )
+    resolved = snapshot.recipe if snapshot else recipes.load(recipe or "demo", settings or [])
+    valid = _validation(workspace, catalogue, validation)
     _say_settings(resolved)
-    run = workspace.runs / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.name}-seed{seed}")
-    upkeep.tag(Store(workspace.store), run.name, matrices.values())
+    _say_recomputing(resolved)
+    run = workspace.runs / (resume or name or f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.name}-seed{seed}")
+    if not FOLLOWS:
+        upkeep.tag(Store(workspace.store), run.name, matrices.values())
     with Bar("train") as bar:
         result = loop.train(
             catalogue,
@@ -408,17 +423,22 @@ def train(
             valid,
             resolved,
             run,
-            seed=seed,
+            seed=snapshot.job["seed"] if snapshot else seed,
             device=device,
             stage=stage,
             init=workspace.run(start) if start else None,
             max_minutes=max_minutes,
             token_cache=workspace.tokens,
             progress=bar.training,
+            snapshot=snapshot,
         )
     show(result.to_dict(), as_json, result.stages, title=f"Trained {run.name}")
     if result.stopped:
-        log.print(f"[yellow]Stopped early by {result.stopped};[/] what was learned is saved in {escape(run.name)}.")
+        log.print(
+            f"[yellow]Stopped early by {result.stopped};[/] what was learned is saved in {escape(run.name)}"
+            f" (bundlecache train --resume {escape(run.name)} goes on).",
+            soft_wrap=True,
+        )
     if result.stopped in SIGNALLED:
         raise typer.Exit(SIGNALLED[result.stopped])
 
@@ -450,7 +470,8 @@ def evaluate(
     sets = [question_files.load(workspace, catalogue, name) for name in wanted]
     model, matrices = _load_model(folder, workspace, catalogue, device)
     sources = simple.Sources(catalogue, matrices)
-    rankers = sources.rankers(*simple.REGISTRY) if baselines else []
+    seat = _seat("Bundle-MLLM", model, batch_size)
+    rankers = [*sources.rankers(*simple.REGISTRY), *simple.reranked(seat, sources)] if baselines else []
     known: dict[str, Any] = {
         "probes": leak_probes.all_probes(sources) if baselines else [],
         "leaks": bench.leaks_of(sources),
@@ -459,7 +480,8 @@ def evaluate(
     for asked in sets:
         with Bar(asked.name) as bar:
             ladder = scoring.ladder(model, asked, batch_size=batch_size, ablation=ablation, progress=bar.step)
-        trained = {next(iter(ladder.answers)): _training_seconds(folder)}
+        seat.given[asked.sha256] = ladder.answers[seat.name]
+        trained = {seat.name: _training_seconds(folder)}
         result = bench.compare(
             rankers,
             asked,
@@ -469,7 +491,7 @@ def evaluate(
             training_seconds=trained,
             **known,
         )
-        bench.save(folder, result, asked, next(iter(ladder.answers.values())), catalogue.item_ids)
+        bench.save(folder, result, asked, ladder.answers[seat.name], catalogue.item_ids)
         results.append(result)
     if as_json:  # without the seconds each method took: the same evaluation prints the same digits
         timed = ("seconds", "training_seconds", "worth")
@@ -517,11 +539,13 @@ def bench_(
     folders = [workspace.run(name) for name in runs or sorted(workspace.run_names())] if models else []
     loaded = {folder: _load_model(folder, workspace, catalogue, device)[0] for folder in folders}
     sources = baselines.Sources(catalogue, _every_matrix(workspace, catalogue))
+    seats = {folder: _seat(_model_name(folder, folders), model, batch_size) for folder, model in loaded.items()}
+    reranked = [ranker for seat in seats.values() for ranker in baselines.reranked(seat, sources)]
     with Bar("bench") as bar:
         results = bench.run(
             sets,
-            sources.rankers(*baselines.REGISTRY),
-            lambda asked: _answers_of(loaded, asked, batch_size),
+            [*sources.rankers(*baselines.REGISTRY), *reranked],
+            lambda asked: _answers_of(loaded, seats, asked, batch_size),
             model=_model_name(_newest(workspace, folders), folders) if folders else None,
             probes=leak_probes.all_probes(sources),
             leaks=bench.leaks_of(sources),
@@ -568,21 +592,33 @@ def complete(
 @app.command()
 def report(
     run: Run = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="Another run: compare both on the same questions.", show_default=False),
+    ] = None,
     data: Data = Path("data"),
     output: Annotated[
         Path | None,
-        typer.Option("--out", help="The HTML file; report.html of the run if left out.", show_default=False),
+        typer.Option(
+            "--out", help="The HTML file; report.html or against-OTHER.html of the run if left out.", show_default=False
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one self-contained HTML page about a run: what was encoded, curves, methods, examples."""
+    """Write one self-contained HTML page about a run, or about two: figures, how far to trust them, examples."""
     from bundlecache import report as page
 
     workspace, catalogue = _open(data)
-    path = page.write(workspace, workspace.run(run), catalogue, out=output)
-    if as_json:
-        show({"path": str(path)}, as_json, [])
+    folder, said = workspace.run(run), []
+    if against is None:
+        path = page.write(workspace, folder, catalogue, out=output)
     else:
+        path, said = page.write_comparison(workspace, folder, workspace.run(against), catalogue, out=output)
+    if as_json:
+        show({"path": str(path), "verdict": said} if against else {"path": str(path)}, as_json, [])
+    else:
+        for sentence in said:
+            out.print(f"- {escape(sentence)}", highlight=False)
         out.print(f"Report: [bold]{escape(str(path))}[/]", soft_wrap=True)
 
 
@@ -809,6 +845,7 @@ def export(
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
+    out.quiet = log.quiet = FOLLOWS
     if version:
         out.print(f"bundlecache {__version__}")
         raise typer.Exit
@@ -989,6 +1026,41 @@ def _encode(
     return receipts
 
 
+def _validation(workspace: Workspace, catalogue: Catalogue, name: str | None) -> Questions:
+    """The questions that weights are chosen on; made when there are none at all."""
+    from bundlecache import questions as question_files
+
+    if not any(workspace.questions.glob("*.parquet")):
+        _alone("questions")
+        log.print("No questions yet: freezing them now (bundlecache questions).")
+        _freeze(workspace, catalogue, options=OPTIONS, seed=0)
+    valid = question_files.load(workspace, catalogue, name or _default_sets(workspace, "valid")[0])
+    if valid.split != "valid":
+        raise BundlecacheError(
+            f"{valid.name} holds {valid.split} questions; weights are chosen on validation questions only.",
+            hint=f"--validation {_default_sets(workspace, 'valid')[0]}",
+        )
+    return valid
+
+
+def _alone(verb: str) -> None:
+    """Refuse to make what is missing where several processes would make it at once."""
+    if PROCESSES > 1:
+        raise BundlecacheError(
+            f"{PROCESSES} processes were started, but what they share is not made yet.", hint=f"bundlecache {verb}"
+        )
+
+
+def _say_recomputing(recipe: Recipe) -> None:
+    """What gradient checkpointing costs."""
+    if recipe.base.gradient_checkpointing:
+        log.print(
+            "[dim]gradient checkpointing: the language model runs forward twice, so a step takes about 1.3 times as long;"
+            " activations take a fraction of the memory (benchmarks/train_step.py)[/]",
+            soft_wrap=True,
+        )
+
+
 def _say_settings(recipe: Recipe) -> None:
     """The settings that are no default, one line per section and source."""
     lines: dict[tuple[str, str], list[str]] = {}
@@ -1020,6 +1092,7 @@ def _matrices(workspace: Workspace, catalogue: Catalogue, wanted: Sequence[str] 
 
     store = Store(workspace.store)
     if not store.modalities():
+        _alone("encode")
         log.print("Nothing is encoded yet, so the default encoders run now (bundlecache encode --modality all).")
         for modality in _encodable(catalogue):
             _encode(workspace, catalogue, modality)
@@ -1231,7 +1304,15 @@ def _model_name(folder: Path, folders: Sequence[Path]) -> str:
     return "Bundle-MLLM" if len(folders) == 1 else f"Bundle-MLLM ({folder.name})"
 
 
-def _answers_of(loaded: dict[Path, Any], asked: Any, batch_size: int) -> list[Any]:
+def _seat(name: str, model: Any, batch_size: int) -> ByModel:
+    """A trained model as a ranker."""
+    from bundlecache.rankers import ByModel
+    from train import scoring
+
+    return ByModel(name, lambda asked: scoring.score(model, asked, batch_size=batch_size))
+
+
+def _answers_of(loaded: dict[Path, Any], seats: dict[Path, ByModel], asked: Any, batch_size: int) -> list[Any]:
     """Every loaded model's answers, and those of its base as it was before training (zero-shot), as the bench takes them."""
     from bundlecache.bench import score
     from bundlecache.workspace import read_manifest
@@ -1241,7 +1322,8 @@ def _answers_of(loaded: dict[Path, Any], asked: Any, batch_size: int) -> list[An
     bases: set[str] = set()
     for folder, model in loaded.items():
         ladder = scoring.ladder(model, asked, batch_size=batch_size, ablation=False)
-        first, name = next(iter(ladder.answers)), _model_name(folder, list(loaded))
+        first, name = next(iter(ladder.answers)), seats[folder].name
+        seats[folder].given[asked.sha256] = ladder.answers[first]
         answers[name], seconds[name], trained[name] = (
             ladder.answers[first],
             ladder.seconds[first],

@@ -5,7 +5,8 @@ The results of a question set are one JSON file, ``runs/RUN/results/NAME.json``:
     {"format_version": 1,
      "questions": {"name", "sha256", "n_questions", "n_options", "split", "negatives"},
      "methods":   [{"name", "kind", "n", "hit@1", "hit@3", "hit@5", "mrr", "hit@1_interval", "valid_ratio",
-                    "hit@1_valid_only", "seconds", "training_seconds", "versus_model": {"delta", "interval", "p"}}],
+                    "hit@1_valid_only", "seconds", "training_seconds", "versus_model": {"delta", "interval", "p"},
+                    "on_top_of": {"name", "delta", "interval", "p"}}],
      "ablation":  [{"without", "hit@1", "hit@1_interval", "delta", "delta_interval"}],
      "model_answers": {"positions": [{"position", "n", "hit@1"}], "calibration": {"ece", "confidence", ...}},
      "probes":    [{"name", "words", "hit@1", "hit@1_interval", "succeeds"}],
@@ -13,7 +14,8 @@ The results of a question set are one JSON file, ``runs/RUN/results/NAME.json``:
      "verdict":   ["..."],
      "worth":     ["..."]}             what the model's seconds buy; apart, because it differs from run to run
 
-Methods stand best first. ``versus_model.delta`` is the model's HitRate@1 minus the method's, and
+Methods stand best first. ``versus_model.delta`` is the model's HitRate@1 minus the method's, ``on_top_of.delta``
+what reranking the named method's scores adds to it, and
 ``ablation.delta`` the HitRate@1 without a modality minus the one with all, each with the 95 % interval of
 a paired bootstrap. ``NAME.parquet`` beside it holds the model's answer to every question (question,
 bundle_id, partial, options, truth, probabilities, valid, predicted).
@@ -27,7 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,25 +49,10 @@ if TYPE_CHECKING:
     from .baselines import Sources
     from .probes import Probe
     from .questions import Questions
-    from .rankers import Ranker
+    from .rankers import Answers, Ranker
 
 FORMAT_VERSION = 1
 PARTS = {"questions": dict, "methods": list, "ablation": list, "verdict": list}  # of a results file
-
-
-class Answers(Protocol):
-    """What a model gave: one forward pass per question."""
-
-    @property
-    def logits(self) -> np.ndarray:
-        """[q, n] logits of the option letters."""
-
-    @property
-    def valid(self) -> np.ndarray:
-        """[q] whether the unrestricted argmax was an option letter."""
-
-    def probabilities(self) -> np.ndarray:
-        """[q, n] softmax over the options."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +65,7 @@ class Scored:
     seconds: float | None = None
     training_seconds: float | None = None
     valid: np.ndarray | None = None
+    on_top_of: str | None = None  # the method whose scores it reranks
 
     def hits(self, truth: np.ndarray) -> np.ndarray:
         """[q] strict hits at the first place."""
@@ -147,7 +135,8 @@ def score(
     for ranker in rankers:
         start = time.perf_counter()
         scores = ranker.scores(questions)
-        out.append(Scored(ranker.name, ranker.kind, scores, time.perf_counter() - start))
+        taken = time.perf_counter() - start
+        out.append(Scored(ranker.name, ranker.kind, scores, taken, on_top_of=getattr(ranker, "on_top_of", None)))
     names = [method.name for method in out]
     if len(set(names)) < len(names):
         raise ValueError(f"two methods are called {next(name for name in names if names.count(name) > 1)!r}")
@@ -177,6 +166,10 @@ def summarise(
         for row in rows:
             if row["name"] != model:
                 row["versus_model"] = _versus(right[model], right[row["name"]], seed)
+    for method in methods:
+        if method.on_top_of in right:
+            row = next(row for row in rows if row["name"] == method.name)
+            row["on_top_of"] = {"name": method.on_top_of, **_versus(right[method.name], right[method.on_top_of], seed)}
     rows.sort(key=lambda row: -row["hit@1"])
     names = [method.name for method in methods]
     tried = [

@@ -11,7 +11,7 @@ order of a sum was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -39,6 +39,21 @@ class Ranker(Protocol):
 
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] one score per option, higher is better."""
+
+
+class Answers(Protocol):
+    """What a model gave: one forward pass per question."""
+
+    @property
+    def logits(self) -> np.ndarray:
+        """[q, n] logits of the option letters."""
+
+    @property
+    def valid(self) -> np.ndarray:
+        """[q] whether the unrestricted argmax was an option letter."""
+
+    def probabilities(self) -> np.ndarray:
+        """[q, n] softmax over the options."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,25 @@ class ZSum:
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] sums of z-scores; a part that cannot tell the options apart adds nothing."""
         return np.round(z_scores(all_scores(self.parts, questions)) @ self.fitted, 6)
+
+
+@dataclass(frozen=True)
+class ByModel:
+    """A trained model in the same seat: the log probabilities that it gives to the options.
+
+    ``given`` holds its answers by the SHA-256 of the questions, so that none is answered twice.
+    """
+
+    name: str
+    answer: Callable[[Questions], Answers]
+    kind: Kind = "model"
+    given: dict[str, Answers] = field(default_factory=dict)
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] log probabilities."""
+        if questions.sha256 not in self.given:
+            self.given[questions.sha256] = self.answer(questions)
+        return np.log(np.maximum(self.given[questions.sha256].probabilities(), 1e-12)).astype(np.float64)
 
 
 def all_scores(parts: Sequence[Ranker], questions: Questions) -> np.ndarray:

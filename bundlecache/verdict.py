@@ -31,7 +31,8 @@ def sentences(results: dict[str, Any]) -> list[str]:
         out += _against(cosines, "every cosine of a single modality", "the best cosine of a single modality")
         out += _against(collaborative, "every baseline of who took what", "the best baseline of who took what")
         out += _against(rest, "every other baseline", "the best other baseline")
-        out += [_rung(row) for row in methods if row["kind"] == "model" and row is not model]
+        rungs = [row for row in methods if row["kind"] == "model" and row is not model]
+        out += [_together(row) if "on_top_of" in row else _rung(row) for row in rungs]
         if model["valid_ratio"] < 1:
             share = _percent(1 - model["valid_ratio"])
             out.append(f"In {share} of the questions the model's answer was no option letter; these count as misses.")
@@ -144,6 +145,17 @@ def _against(rows: list[dict[str, Any]], every: str, best_of: str) -> list[str]:
 def _rung(row: dict[str, Any]) -> str:
     words = {"better": "It beats", "worse": "It falls behind", "level": "It cannot be told apart from"}
     return f"{words[standing(row['versus_model']['interval'])]} {_seen(row)}."
+
+
+def _together(row: dict[str, Any]) -> str:
+    """What the model adds to the ranker that it reranks."""
+    base, delta, (low, high) = (row["on_top_of"][key] for key in ("name", "delta", "interval"))
+    adds = {
+        "better": f"adds {_points(delta)} {_range(low, high)} to it",
+        "worse": f"costs it {_points(-delta)} {_range(-high, -low)}",
+        "level": "adds nothing that can be told from chance",
+    }[standing(row["on_top_of"]["interval"])]
+    return f"Reranking what the {base} scores {adds}: together they find {_percent(row['hit@1'])}."
 
 
 def _seen(row: dict[str, Any]) -> str:

@@ -13,6 +13,8 @@ from test_questions import make
 
 from bundlecache import bench, leaderboard, questions
 from bundlecache.baselines import all_baselines
+from bundlecache.baselines.learned import Reranked
+from bundlecache.rankers import ByModel
 from bundlecache.verdict import worth
 
 
@@ -131,3 +133,58 @@ def test_positions_and_calibration_of_the_model_stand_in_its_results(sets):
     told = bench.compare([], asked, {"LLM": given})["model_answers"]
     assert [row["hit@1"] for row in told["positions"]] == [1.0, *[0.0] * 9]
     assert told["calibration"]["ece"] == pytest.approx(0.91 - np.mean(asked.truth == 0), abs=1e-4)
+
+
+def knowing(asked, rows):
+    """Answers that are sure of the truth of some questions and know nothing of the others."""
+    p = np.full(asked.options.shape, 1 / asked.n_options)
+    p[rows] = np.where(np.arange(asked.n_options) == asked.truth[rows, None], 0.9, 0.1 / (asked.n_options - 1))
+    return SimpleNamespace(logits=np.log(p), valid=np.ones(len(p), bool), probabilities=lambda: p)
+
+
+def as_ranker(share, name="learned ranker"):
+    return SimpleNamespace(name=name, kind="content", scores=lambda asked: oracle(asked, share).scores)
+
+
+def test_a_model_that_knows_what_a_ranker_does_not_adds_to_it_and_each_set_is_answered_once(catalogue, sets):
+    asked, calls = questions.freeze(catalogue, split="valid"), []
+
+    def answer(given):
+        calls.append(given.sha256)
+        return knowing(given, np.arange(0, len(given), 2))
+
+    reranked = Reranked(ByModel("Bundle-MLLM", answer), as_ranker(0.5), lambda: [asked])
+    results = bench.summarise(sets[:1], [bench.score([as_ranker(0.5), reranked], sets[0])])
+    row = next(row for row in results["methods"] if row["name"] == "Bundle-MLLM + learned ranker")
+    assert row["hit@1"] > 0.7
+    assert row["on_top_of"]["name"] == "learned ranker"
+    assert row["on_top_of"]["interval"][0] > 0.1
+    reranked.scores(sets[0])
+    assert sorted(calls) == sorted([asked.sha256, sets[0].sha256])
+
+
+def test_a_model_that_knows_nothing_leaves_the_ranker_as_it_is(catalogue, sets):
+    rng = np.random.default_rng(1)
+
+    def guess(asked):
+        p = rng.dirichlet(np.ones(asked.n_options), len(asked))
+        return SimpleNamespace(probabilities=lambda: p)
+
+    asked = questions.freeze(catalogue, split="valid")
+    alone = as_ranker(0.8)
+    reranked = Reranked(ByModel("Bundle-MLLM", guess), alone, lambda: [asked])
+    assert reranked.weights[0] < 0.1 * reranked.weights[1]
+    right = [(ranker.scores(sets[0]).argmax(1) == sets[0].truth).mean() for ranker in (alone, reranked)]
+    assert right[1] == pytest.approx(right[0], abs=0.05)
+
+
+def test_the_verdict_says_what_the_model_adds_to_the_ranker_it_reranks(sets):
+    asked = sets[0]
+    model, alone = oracle(asked, 0.3, "Bundle-MLLM", kind="model", seed=1), oracle(asked, 0.3, "learned ranker")
+    for share, said in ((0.9, "points"), (0.3, "adds nothing that can be told from chance")):
+        both = dataclasses.replace(
+            oracle(asked, share, "Bundle-MLLM + learned ranker", kind="model", seed=2), on_top_of="learned ranker"
+        )
+        results = bench.summarise([asked], [[model, alone, both]], model="Bundle-MLLM")
+        sentence = next(s for s in results["verdict"] if s.startswith("Reranking"))
+        assert said in sentence

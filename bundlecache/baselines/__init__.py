@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .content import category_overlap, category_slots, cosine_sum, cosines, title_words, z_sum
 from .graphs import als, bpr, chance, co_occurrence, item_knn, lightgcn, popularity, ppmi
-from .learned import stack, weighted_cosine
+from .learned import reranked, stack, weighted_cosine
 from .set_encoder import set_encoder
 from .sources import Sources
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..rankers import Ranker
     from ..store import Matrix
 
-__all__ = ["REGISTRY", "Sources", "all_baselines"]
+__all__ = ["REGISTRY", "Sources", "all_baselines", "reranked"]
 
 REGISTRY: list[Callable[[Sources], Iterable[Ranker]]] = [
     chance,

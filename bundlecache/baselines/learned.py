@@ -110,6 +110,48 @@ def stack(sources: Sources) -> Iterator[Ranker]:
         yield Stack("learned ranker", "content", sources)
 
 
+@dataclass(frozen=True)
+class Reranked:
+    """A model reranks what a ranker has scored: both are added with one weight of 0 or more each.
+
+    The weights make validation questions most likely, so a model that knows nothing more gets none.
+    """
+
+    model: Ranker
+    ranker: Ranker
+    asked: Callable[[], list[Questions]]
+    kind: Kind = "model"
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        return f"{self.model.name} + {self.ranker.name}"
+
+    @property
+    def on_top_of(self) -> str:
+        """The method whose scores it reranks."""
+        return self.ranker.name
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """[2] of the model's log probabilities and of the ranker's scores."""
+        asked = self.asked()
+        if not asked:
+            return np.ones(2)
+        features = np.concatenate([all_scores((self.model, self.ranker), each) for each in asked])
+        return fit(features, _truth(asked), ridge=0.001, positive=True)
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] weighted sums."""
+        return np.round(all_scores((self.model, self.ranker), questions) @ self.weights, 6)
+
+
+def reranked(model: Ranker, sources: Sources) -> Iterator[Reranked]:
+    """The model on top of the learned ranker, where there is one."""
+    for ranker in sources.rankers(stack):
+        yield Reranked(model, ranker, lambda: sources.validation)
+
+
 def fit(features: np.ndarray, truth: np.ndarray, *, ridge: float, positive: bool = False) -> np.ndarray:
     """Weights [p] that make the truth of questions with ``features`` [q, n, p] most likely; ``truth`` [q].
 
