@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from bundlecache.encode import Receipt
     from bundlecache.encode.crew import Crew
     from bundlecache.encode.recheck import Recheck
-    from bundlecache.rankers import ByModel
     from bundlecache.questions import Questions
+    from bundlecache.rankers import ByModel
     from bundlecache.readers import Vectors
     from bundlecache.recipes import Recipe
     from bundlecache.store import Matrix, Store, TableInfo

@@ -14,6 +14,8 @@ import pytest
 import train_world as world
 from safetensors import safe_open
 from safetensors.torch import save_file
+from shop import make_shop
+from typer.testing import CliRunner
 
 from bundlecache.errors import CheckpointError
 from train import checkpoint, loop
@@ -145,3 +147,29 @@ def test_a_damaged_snapshot_is_one_sentence(paused, tmp_path, damage):
         save_file(tensors, tmp_path / FILE, metadata={"bundlecache": text})
     with pytest.raises(CheckpointError, match="99" if damage == "version" else "damaged"):
         Snapshot.read(tmp_path)
+
+
+def test_resume_is_typed(tmp_path):
+    import cli
+
+    root = make_shop(tmp_path)
+    quick = [
+        "--set",
+        "text_stage.steps=12",
+        "--set",
+        "fusion_stage.steps=12",
+        "--set",
+        "fusion_stage.contrastive_steps=2",
+    ]
+
+    def typed(*args):
+        return CliRunner().invoke(cli.app, ["train", "--data", str(root), *args], standalone_mode=False)
+
+    assert typed("--name", "whole", "--seed", "5", *quick).exception is None
+    stopped = typed("--name", "run", "--seed", "5", "--max-minutes", "0.00001", *quick)
+    assert "train --resume run goes on" in stopped.output
+    assert "own recipe" in typed("--resume", "run", "--set", "lora.rank=2").exception.message
+    assert typed("--resume", "run").exception is None
+    same(root / "runs" / "whole", root / "runs" / "run")
+    assert "finished" in typed("--resume", "run").exception.message
+    assert "no training called" in typed("--resume", "nothing").exception.message
