@@ -64,7 +64,7 @@ class Ray:
             raise
 
     def _connect(self, address: str | None) -> None:
-        local: dict[str, Any] = {} if address else {"include_dashboard": False}
+        local: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         try:
             if told := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address or ""):
                 # Ray itself would try for a quarter of an hour.
