@@ -59,6 +59,9 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is dr
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Override a setting: --set lora.rank=16", show_default=False)
 ]
+Permutations = Annotated[
+    int, typer.Option("--permutations", help="Ask every question in so many orders of its options, and average.", min=1)
+]
 StoreAt = Annotated[
     str | None,
     typer.Option(
@@ -451,13 +454,23 @@ def evaluate(
         list[str] | None,
         typer.Option("--questions", help="Question sets to answer; random and hard test questions if left out."),
     ] = None,
+    options: Annotated[
+        int | None,
+        typer.Option(
+            "--options",
+            help="Answer the test questions of so many options; frozen if need be.",
+            min=2,
+            show_default=False,
+        ),
+    ] = None,
+    permutations: Permutations = 1,
     batch_size: Annotated[int, typer.Option(help="Questions per forward.", min=1)] = 32,
     baselines: Annotated[bool, typer.Option(help="Score the baselines on the same questions.")] = True,
     ablation: Annotated[bool, typer.Option(help="Score the model without each modality in turn.")] = True,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Answer the frozen test questions in one forward each, beside the baselines."""
+    """Answer the frozen test questions, in one forward each up to the alphabet's options, beside the baselines."""
     from bundlecache import baselines as simple
     from bundlecache import bench
     from bundlecache import probes as leak_probes
@@ -466,6 +479,9 @@ def evaluate(
 
     workspace, catalogue = _open(data)
     folder = workspace.run(run)
+    if options and not question_sets:
+        frozen = _freeze(workspace, catalogue, options, seed=0)
+        question_sets = [row["name"] for row in frozen if row["name"].startswith("test-")]
     wanted = question_sets or _default_sets(workspace, "test")
     sets = [question_files.load(workspace, catalogue, name) for name in wanted]
     model, matrices = _load_model(folder, workspace, catalogue, device)
@@ -479,7 +495,9 @@ def evaluate(
     results = []
     for asked in sets:
         with Bar(asked.name) as bar:
-            ladder = scoring.ladder(model, asked, batch_size=batch_size, ablation=ablation, progress=bar.step)
+            ladder = scoring.ladder(
+                model, asked, batch_size=batch_size, ablation=ablation, permutations=permutations, progress=bar.step
+            )
         seat.given[asked.sha256] = ladder.answers[seat.name]
         trained = {seat.name: _training_seconds(folder)}
         result = bench.compare(
@@ -563,6 +581,16 @@ def bench_(
 def complete(
     items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Ids of the items in the partial bundle.")],
     k: Annotated[int, typer.Option("--k", help="Completions to print.", min=1)] = 5,
+    options: Annotated[
+        int | None,
+        typer.Option(
+            "--options",
+            help="Candidates that the model chooses among; as many as it was trained on if left out.",
+            min=2,
+            show_default=False,
+        ),
+    ] = None,
+    permutations: Permutations = 1,
     run: Run = None,
     data: Data = Path("data"),
     device: Device = "auto",
@@ -577,8 +605,8 @@ def complete(
     partial = catalogue.indices(list(dict.fromkeys(items)))  # a bundle holds an item once
     model, matrices = _load_model(folder, workspace, catalogue, device)
     searched = matrices or _matrices(workspace, catalogue)  # a model of titles alone fuses no vectors
-    proposed = search.complete(catalogue, searched, partial, model.max_options)
-    chosen = scoring.complete(model, partial, proposed.tolist())[:k]
+    proposed = search.complete(catalogue, searched, partial, options or model.max_options)
+    chosen = scoring.complete(model, partial, proposed.tolist(), permutations=permutations)[:k]
     if len(chosen) < k:
         log.print(f"[dim]{len(chosen)} of {k} completions: the model chooses among {len(proposed)} candidates[/]")
     rows = [
@@ -609,7 +637,8 @@ def report(
     from bundlecache import report as page
 
     workspace, catalogue = _open(data)
-    folder, said = workspace.run(run), []
+    folder = workspace.run(run)
+    said: list[str] = []
     if against is None:
         path = page.write(workspace, folder, catalogue, out=output)
     else:

@@ -13,7 +13,8 @@ from bundlecache.errors import RecipeError, StoreError
 from bundlecache.recipes import Base, Lora
 from train import llm as llms
 from train.model import build
-from train.scoring import complete, ladder, score, score_options
+from train.scoring import complete, ladder, orders, score, score_options
+from train.tournament import play
 
 CPU = torch.device("cpu")
 
@@ -122,6 +123,63 @@ def test_complete_ranks_all_candidates(model):
     assert [p for _, p in ranked] == sorted((p for _, p in ranked), reverse=True)
     assert sum(p for _, p in ranked) == pytest.approx(1)
     assert score_options(model, [], np.zeros((0, 4), np.int32)).logits.shape == (0, 4)
+
+
+def consistent(groups):
+    """Asks a model that judges option k by itself at -0.3 * (7 k mod n)."""
+    return [(-0.3 * ((7 * group) % 1009), np.ones(len(group), bool)) for group in groups]
+
+
+@pytest.mark.parametrize("n", [21, 50, 100, 1000])
+@pytest.mark.parametrize("size", [2, 3, 10, 20])
+def test_a_tournament_of_a_model_that_judges_each_option_by_itself_is_asking_about_all_at_once(n, size):
+    asked = []
+
+    def ask(groups):
+        asked.extend(group.shape[1] for group in groups)
+        return consistent(groups)
+
+    scores, valid = play(ask, 3, n, size)
+    whole = consistent([np.tile(np.arange(n), (3, 1))])[0][0]
+    whole = whole - np.log(np.exp(whole).sum(1, keepdims=True))
+    difference = scores - whole  # one scale, whose zero is the finalists' instead of everyone's
+    np.testing.assert_allclose(difference, np.broadcast_to(difference[:, :1], difference.shape), atol=1e-6)
+    assert max(asked) <= size
+    assert valid.all()
+
+
+def test_more_options_than_letters_are_all_ranked_and_winners_come_from_the_final(model, cat):
+    given = [np.array([1, 3]), np.array([0])]
+    options = np.stack([np.setdiff1d(np.arange(world.ITEMS), [1, 3])[:40], np.arange(4, 44)])
+    assert len(model.prompts.letters) < 40
+    answers = score_options(model, given, options)
+    assert np.isfinite(answers.logits).all()
+    one = [score_options(model, given[q : q + 1], options[q : q + 1], batch_size=3).logits[0] for q in range(2)]
+    np.testing.assert_allclose(np.stack(one), answers.logits, atol=1e-3)
+    ranked = complete(model, given[0], options[0].tolist())
+    assert sorted(i for i, _ in ranked) == sorted(options[0].tolist())
+    assert sum(p for _, p in ranked) == pytest.approx(1, abs=1e-5)
+
+
+def test_orders_are_the_own_one_first_and_put_every_option_everywhere():
+    for n, count in ((4, 4), (10, 10), (10, 20)):
+        made = orders(n, count)
+        assert made[0].tolist() == list(range(n))
+        assert len({tuple(order) for order in made}) == count
+        for block in range(0, count, n):
+            assert all(len(set(column)) == n for column in np.stack(made[block : block + n]).T.tolist())
+    assert [order[0] for order in orders(10, 3)] == [0, 3, 6]
+
+
+def test_asked_in_all_orders_the_place_of_an_option_no_longer_matters(model):
+    given, options = [np.array([1, 3])] * 2, np.array([[5, 7, 2, 9], [9, 5, 7, 2]])  # the same, turned by one
+    once, often = (score_options(model, given, options, permutations=p) for p in (1, 4))
+    assert np.abs(np.roll(once.logits[1], -1) - once.logits[0]).max() > 1e-3
+    np.testing.assert_allclose(np.roll(often.logits[1], -1), often.logits[0], atol=1e-4)
+    mean = np.zeros(4)
+    for order in orders(4, 4):
+        mean[order] += score_options(model, given[:1], options[:1, order]).probabilities()[0] / 4
+    np.testing.assert_allclose(often.probabilities()[0], mean, atol=1e-5)
 
 
 def test_the_ladder_holds_every_rung_of_a_run(model, cat):

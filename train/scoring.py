@@ -1,7 +1,11 @@
 """Scoring: one forward pass per question, the first-step logits of the option letters.
 
 The whole ranking of the options comes from these logits. An answer is *valid* when the most likely token
-of the whole vocabulary is one of the question's letters.
+of the whole vocabulary is one of the question's letters. More options than letters play a tournament
+(`train.tournament`) of such questions, each of as many options as the model was trained on.
+
+A language model may like a letter for its own sake. ``permutations`` asks the same question in several orders,
+in which every option stands at as many different letters, and averages the probabilities.
 """
 
 from __future__ import annotations
@@ -11,16 +15,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
 from bundlecache.errors import CheckpointError, RecipeError
 from bundlecache.store import Matrix
 
 from .model import MODES, BundleMLLM
+from .tournament import Ask, play
 
 if TYPE_CHECKING:
     from bundlecache.questions import Questions
@@ -30,7 +36,11 @@ ITEM_CHUNK = 8192  # items fused at once
 
 @dataclass(frozen=True)
 class Answers:
-    """What the model gave to q questions of n options: letter logits [q, n], and whether each answer was valid [q]."""
+    """What the model gave to q questions of n options: letter logits [q, n], and whether each answer was valid [q].
+
+    After a tournament or several orders, log-probabilities stand for logits; after several orders an answer is
+    valid that was so in at least half of them.
+    """
 
     logits: np.ndarray
     valid: np.ndarray
@@ -57,14 +67,13 @@ def score(
     batch_size: int = 32,
     modalities: Sequence[str] | None = None,
     mode: str | None = None,
+    permutations: int = 1,
 ) -> Answers:
     """Answer frozen questions; see :func:`score_options`."""
-    return score_options(
-        model, questions.partial, questions.options, batch_size=batch_size, modalities=modalities, mode=mode
-    )
+    how: dict[str, Any] = {"batch_size": batch_size, "modalities": modalities, "mode": mode}
+    return score_options(model, questions.partial, questions.options, **how, permutations=permutations)
 
 
-@torch.inference_mode()
 def score_options(
     model: BundleMLLM,
     given: Sequence[np.ndarray],
@@ -73,39 +82,120 @@ def score_options(
     batch_size: int = 32,
     modalities: Sequence[str] | None = None,
     mode: str | None = None,
+    permutations: int = 1,
 ) -> Answers:
     """Choose among ``options`` [q, n] for each partial bundle in ``given`` (item indices).
 
     ``mode`` is ``"mm"`` or ``"text"``, by default what the model was trained for. ``modalities`` names the
-    vectors that may be used; the others count as missing for every item.
+    vectors that may be used; the others count as missing for every item. ``permutations`` is in how many orders
+    of its options a question is asked.
 
     Raises
     ------
     RecipeError
-        When ``mode`` or a modality is unknown, or there are more options than letters.
+        When ``mode`` or a modality is unknown.
     """
-    mode = mode or model.mode
-    if mode not in MODES or (mode == "mm" and model.bank is None):
-        raise RecipeError(f"This model cannot answer in the mode {mode!r}.", hint=f"modes are {' and '.join(MODES)}")
-    hidden = _hidden(model, modalities)
-    n = options.shape[1]
-    logits, valid = np.zeros(options.shape, np.float32), np.zeros(len(options), bool)
     if not len(options):
-        return Answers(logits, valid)
-    order = np.argsort(model.prompts.lengths(given, list(options), mode), kind="stable")
-    was_training = model.training
-    model.eval()
-    items = np.unique(np.concatenate([*given, options.ravel()])).astype(np.int64)
-    fused = _fuse(model, items, hidden) if mode == "mm" else None  # every item once, however often it is shown
-    letters = model.get_buffer("letters")[:n]
-    for rows in (order[k : k + batch_size] for k in range(0, len(order), batch_size)):
-        batch = model.prompts.build([given[r] for r in rows], list(options[rows]), mode)
-        tokens = None if fused is None else fused[torch.from_numpy(np.searchsorted(items, batch.items))]
-        full = model.logits(batch, tokens)  # [b, V]
-        logits[rows] = full[:, letters].cpu().numpy()
-        valid[rows] = torch.isin(full.argmax(dim=1), letters).cpu().numpy()
-    model.train(was_training)
-    return Answers(logits, valid)
+        return Answers(np.zeros(options.shape, np.float32), np.zeros(0, bool))
+    reader = _Reader(model, given, options, mode or model.mode, modalities, batch_size)
+    letters = len(model.prompts.letters)
+
+    def ask(groups: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        return _averaged(reader.ask, groups, permutations)
+
+    count, n = options.shape
+    if n <= letters:
+        ((logits, valid),) = ask([np.tile(np.arange(n), (count, 1))])
+    else:
+        logits, valid = play(ask, count, n, min(letters, model.max_options))
+    return Answers(logits.astype(np.float32), valid)
+
+
+def orders(n: int, count: int) -> list[np.ndarray]:
+    """``count`` orders of n options; the first is theirs, and every n of them put each option at each place once.
+
+    >>> [order.tolist() for order in orders(4, 2)]
+    [[0, 1, 2, 3], [2, 3, 0, 1]]
+    """
+    rng = np.random.default_rng(n)
+    made: list[np.ndarray] = []
+    base = np.arange(n)
+    for k in range(count):
+        if k and k % n == 0:
+            base = rng.permutation(n)
+        made.append(np.roll(base, -((k % n) * n // min(count, n))))
+    return made
+
+
+def _averaged(ask: Ask, groups: Sequence[np.ndarray], count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """``ask`` in ``count`` orders of every group: the logarithm of the mean probabilities."""
+    if count == 1:
+        return ask(groups)
+    turned = [(k, order) for k, group in enumerate(groups) for order in orders(group.shape[1], count)]
+    answers = ask([groups[k][:, order] for k, order in turned])
+    probability = [np.zeros(group.shape) for group in groups]
+    valid = [np.zeros(len(group)) for group in groups]
+    for (k, order), (logits, was_valid) in zip(turned, answers, strict=True):
+        probability[k][:, order] += softmax(logits, axis=1) / count
+        valid[k] += was_valid / count
+    return [(np.log(np.maximum(p, 1e-30)), v >= 0.5) for p, v in zip(probability, valid, strict=True)]
+
+
+class _Reader:
+    """A model that is asked about options of given questions; the token of every item is made once."""
+
+    def __init__(
+        self,
+        model: BundleMLLM,
+        given: Sequence[np.ndarray],
+        options: np.ndarray,
+        mode: str,
+        modalities: Sequence[str] | None,
+        batch_size: int,
+    ) -> None:
+        if mode not in MODES or (mode == "mm" and model.bank is None):
+            raise RecipeError(
+                f"This model cannot answer in the mode {mode!r}.", hint=f"modes are {' and '.join(MODES)}"
+            )
+        self.model, self.given, self.options, self.mode, self.batch_size = model, given, options, mode, batch_size
+        self.items = np.unique(np.concatenate([*given, options.ravel()])).astype(np.int64)
+        self.hidden = _hidden(model, modalities)
+        self.fused: Tensor | None = None
+
+    @torch.inference_mode()
+    def ask(self, groups: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Groups of options by position [q, k] -> per group: letter logits [q, k] and validity [q]."""
+        model, was_training = self.model, self.model.training
+        model.eval()
+        if self.mode == "mm" and self.fused is None:
+            self.fused = _fuse(model, self.items, self.hidden)
+        given = [items for _ in groups for items in self.given]
+        options = [row for group in groups for row in np.take_along_axis(self.options, group, 1)]
+        logits = np.full((len(given), max(group.shape[1] for group in groups)), -np.inf, np.float32)
+        valid = np.zeros(len(given), bool)
+        order = np.argsort(model.prompts.lengths(given, options, self.mode), kind="stable")
+        for rows in (order[k : k + self.batch_size] for k in range(0, len(order), self.batch_size)):
+            batch = model.prompts.build([given[r] for r in rows], [options[r] for r in rows], self.mode)
+            tokens = None
+            if self.fused is not None:
+                tokens = self.fused[torch.from_numpy(np.searchsorted(self.items, batch.items)).to(self.fused.device)]
+            self._read(model.logits(batch, tokens), [len(options[r]) for r in rows], rows, logits, valid)
+        model.train(was_training)
+        stops = np.cumsum([len(group) for group in groups])
+        return [
+            (logits[stop - len(group) : stop, : group.shape[1]], valid[stop - len(group) : stop])
+            for group, stop in zip(groups, stops, strict=True)
+        ]
+
+    def _read(self, full: Tensor, counts: list[int], rows: np.ndarray, logits: np.ndarray, valid: np.ndarray) -> None:
+        """Put what logits [b, V] say about questions of ``counts`` options into ``rows`` of logits and valid."""
+        letters = self.model.get_buffer("letters")[: max(counts)]
+        said, top = full[:, letters].cpu().numpy(), full.argmax(dim=1)  # [b, k], [b]
+        place = (top[:, None] == letters).float()  # [b, k]
+        first = torch.where(place.any(1), place.argmax(1), len(letters)).cpu().numpy()
+        for row, r, count, letter in zip(said, rows, counts, first, strict=True):
+            logits[r, :count] = row[:count]
+            valid[r] = letter < count
 
 
 @torch.inference_mode()
@@ -128,10 +218,13 @@ def fused(model: BundleMLLM, run: Path) -> Matrix:
     return Matrix("fused", f"run:{run.name}", f"runs/{run.name}", cause.hexdigest(), 1, vectors, mask)
 
 
-def complete(model: BundleMLLM, partial: np.ndarray, candidates: Sequence[int]) -> list[tuple[int, float]]:
-    """``candidates`` (at most ``model.max_options`` item indices) by probability, highest first."""
+def complete(
+    model: BundleMLLM, partial: np.ndarray, candidates: Sequence[int], *, permutations: int = 1
+) -> list[tuple[int, float]]:
+    """``candidates`` (item indices, those expected to fit best first) by probability, highest first."""
     options = np.asarray([int(c) for c in candidates], np.int32)[None]
-    probabilities = score_options(model, [np.asarray(partial)], options).probabilities()[0]
+    answers = score_options(model, [np.asarray(partial)], options, permutations=permutations)
+    probabilities = answers.probabilities()[0]
     order = np.argsort(-probabilities, kind="stable")
     return [(int(options[0, k]), float(probabilities[k])) for k in order]
 
@@ -142,6 +235,7 @@ def ladder(
     *,
     batch_size: int = 32,
     ablation: bool = True,
+    permutations: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ladder:
     """The trained model, the same without fused tokens, the untrained base; and, on request, without each modality.
@@ -150,6 +244,7 @@ def ladder(
     ``progress(done, of)`` is called after each rung.
     """
     rungs = Ladder()
+    how: dict[str, Any] = {"batch_size": batch_size, "permutations": permutations}
     names = list(model.bank.names) if model.bank is not None and model.mode == "mm" and ablation else []
     jobs: list[tuple[str, str, list[str] | None]] = [("Bundle-MLLM", model.mode, None)]
     if model.mode == "mm":
@@ -158,14 +253,14 @@ def ladder(
     jobs += [(name, "mm", [other for other in names if other != name]) for name in names if len(names) > 1]
     for done, (name, mode, kept) in enumerate(jobs):
         start = time.perf_counter()
-        answers = score(model, questions, batch_size=batch_size, modalities=kept, mode=mode)
+        answers = score(model, questions, **how, modalities=kept, mode=mode)
         rungs.seconds[name] = time.perf_counter() - start
         (rungs.answers if kept is None else rungs.ablation)[name] = answers
         if progress is not None:
             progress(done + 1, len(jobs) + 1)
     with model.llm.disable_adapter():
         start = time.perf_counter()
-        rungs.answers["base model, untrained"] = score(model, questions, batch_size=batch_size, mode="text")
+        rungs.answers["base model, untrained"] = score(model, questions, **how, mode="text")
         rungs.seconds["base model, untrained"] = time.perf_counter() - start
     if progress is not None:
         progress(len(jobs) + 1, len(jobs) + 1)
