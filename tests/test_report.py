@@ -8,16 +8,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bundlecache import bench, questions, report
+from bundlecache import bench, metrics, questions, report, splits
 from bundlecache.baselines import all_baselines
 from bundlecache.catalogue import Catalogue
 from bundlecache.encode import run as encode
 from bundlecache.errors import BundlecacheError, CheckpointError, MediaError
-from bundlecache.report import charts, thumbnails
+from bundlecache.report import answered as answers_of
+from bundlecache.report import charts, comparison, gallery, reliability, thumbnails
+from bundlecache.report.answered import Answered
 from bundlecache.store import Store
 
 NASTY = '<script>alert("x")</script></title>&"quoted"'
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "input"}
 
 
 class Colour:
@@ -216,19 +218,209 @@ def test_every_play_button_has_its_sound(workspace):
     assert buttons == sounds
 
 
+def shown(context):
+    return [card for kind in context["gallery"]["kinds"] for card in kind["cards"]]
+
+
 def test_the_gallery_shows_hits_and_misses_and_marks_truth_and_choice(workspace):
     folder = finish(workspace)
     catalogue = Catalogue.read(workspace)
-    cards = report.context(workspace, folder, catalogue)["gallery"]["cards"]
+    cards = shown(report.context(workspace, folder, catalogue))
     assert {card["hit"] for card in cards} == {True, False}
+    assert len({(card["bundle_id"], card["options"][0]["title"]) for card in cards}) == len(cards)
     for card in cards:
         truth = [option for option in card["options"] if option["truth"]]
         chosen = [option for option in card["options"] if option["chosen"]]
         assert len(truth) == len(chosen) == 1
         assert chosen[0]["probability"] == max(option["probability"] for option in card["options"])
         assert card["hit"] == (card["valid"] and truth[0]["chosen"])
-    again = report.context(workspace, folder, catalogue)["gallery"]["cards"]
+    again = shown(report.context(workspace, folder, catalogue))
     assert [card["bundle_id"] for card in cards] == [card["bundle_id"] for card in again]
+
+
+def answered(right, sure, n=4):
+    """Answers whose first option is the truth; the choice is it or the second, with this probability."""
+    right, sure = np.asarray(right, bool), np.asarray(sure, float)
+    q = len(right)
+    probabilities = np.repeat(((1 - sure) / (n - 1))[:, None], n, axis=1)
+    predicted = np.where(right, 0, 1)
+    probabilities[np.arange(q), predicted] = sure
+    return Answered(
+        [f"b{k}" for k in range(q)],
+        [["item-00"]] * q,
+        [[f"item-{k:02d}" for k in range(1, n + 1)]] * q,
+        probabilities,
+        np.zeros(q, np.int64),
+        np.ones(q, bool),
+        predicted,
+    )
+
+
+def test_the_surest_hits_and_misses_and_the_unsure_are_what_they_are_called():
+    rng = np.random.default_rng(0)
+    given = answered(rng.random(200) < 0.5, rng.uniform(0.3, 1.0, 200))
+    kinds = {key: rows for key, _, _, rows in gallery._chosen(given, "ab" * 32)}
+    left = np.setdiff1d(np.arange(200), kinds["lot"])
+    assert given.right[kinds["hits"]].all()
+    assert given.sure[kinds["hits"]].min() >= np.sort(given.sure[left][given.right[left]])[-gallery.EACH]
+    assert not given.right[kinds["misses"]].any()
+    assert given.sure[kinds["misses"]].min() >= np.sort(given.sure[left][~given.right[left]])[-gallery.EACH]
+    assert given.lead[kinds["unsure"]].max() <= np.sort(given.lead[left])[gallery.EACH - 1]
+
+
+def test_a_model_that_loves_a_letter_is_told_from_one_that_does_not():
+    letters = np.repeat(np.arange(4), 50)
+    assert reliability.judged(letters == 0, letters)["differs"]
+    assert not reliability.judged(np.tile([True, False], 100), letters)["differs"]
+    rng = np.random.default_rng(1)  # by lot, one in a hundred is called different
+    told = [reliability.judged(rng.random(200) < 0.5, letters)["differs"] for _ in range(100)]
+    assert sum(told) <= 5
+
+
+def test_breakdowns_cover_every_question_once_and_know_cold_from_seen(workspace):
+    folder = finish(workspace)
+    catalogue = Catalogue.read(workspace)
+    results = next(iter(bench.load(folder).values()))
+    given = answers_of.read(folder, results)
+    ways = {way["title"]: way for way in reliability.breakdowns(given, catalogue)}
+    for way in ways.values():
+        assert sum(row["n"] for row in way["rows"]) == len(given)
+        assert sum(row["n"] * row["hit@1"] for row in way["rows"]) == pytest.approx(given.right.sum())
+    bundled = set(splits.training_graph(catalogue, "bundle-item")[:, 1])
+    cold = sum(catalogue.index[item] not in bundled for item in given.truth_ids())
+    seen = ways.get("By whether the right item was seen in a bundle")
+    assert (next(row["n"] for row in seen["rows"] if "cold" in row["name"]) if seen else 0) == cold
+
+
+def test_how_sure_a_model_is_and_how_often_right_are_said_and_drawn(workspace):
+    folder = finish(workspace)
+    context = report.context(workspace, folder, Catalogue.read(workspace))
+    bins = next(iter(bench.load(folder).values()))["model_answers"]["calibration"]
+    assert len(context["trust"]["chart"].dots) == len(bins["count"])
+    assert context["trust"]["ece"] == bins["ece"]
+    sure = reliability.trust({"ece": 0.3, "confidence": [0.9], "accuracy": [0.6], "count": [10]})
+    modest = reliability.trust({"ece": 0.3, "confidence": [0.6], "accuracy": [0.9], "count": [10]})
+    assert (sure["told"], modest["told"]) == ("too sure of itself", "too modest")
+
+
+def test_attention_stands_on_the_page_with_what_it_does_not_mean(workspace):
+    folder = finish(workspace)
+    assert "What the fusion looks at" not in written(workspace, folder)
+    attend(folder)
+    text = Page(written(workspace, folder)).text
+    assert "What the fusion looks at" in text
+    assert "62.5%" in text
+    assert "What it does not mean" in text
+
+
+def test_another_seed_of_the_same_recipe_is_named_beside_the_figure(workspace):
+    folder = finish(workspace)
+    second(workspace, "other", seed=8)
+    second(workspace, "elsewhere", seed=9, recipe={"lora": {"rank": 2}})
+    text = Page(written(workspace, folder)).text
+    assert "other (seed 8)" in text
+    assert "elsewhere" not in text
+
+
+def attend(folder):
+    """The mean attention, as evaluate saves it."""
+    path = folder / "results" / "test-random5.json"
+    found = {"names": ["image", "text"], "items": 24, "present": [0.9, 1.0], "weight": [0.625, 0.375]}
+    found |= {"even": [0.45, 0.55], "matrix": [[0.7, 0.3], [0.55, 0.45]]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"attention": found}))
+
+
+def second(workspace, name, *, right=0.2, seed=7, recipe=None, version=None):
+    """Another run on the same questions, with other answers."""
+    first, folder = workspace.runs / "first", workspace.runs / name
+    folder.mkdir()
+    manifest = json.loads((first / "manifest.json").read_text()) | {"seed": seed}
+    manifest["recipe"] = recipe or manifest["recipe"]
+    for encoder in manifest["encoders"]:
+        encoder["version"] = version or encoder["version"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    catalogue = Catalogue.read(workspace)
+    asked = questions.freeze(catalogue, split="test", n_options=5)
+    model = answers(asked, right, seed=1)
+    bench.save(folder, bench.compare([], asked, {"Bundle-MLLM": model}), asked, model, catalogue.item_ids)
+    return folder
+
+
+def compared(workspace, a="first", b="second"):
+    catalogue = Catalogue.read(workspace)
+    return report.write_comparison(workspace, workspace.runs / a, workspace.runs / b, catalogue)
+
+
+def test_two_runs_are_compared_in_pairs_by_the_same_arithmetic_as_the_bench(workspace):
+    folder, other = finish(workspace), second(workspace, "second")
+    catalogue = Catalogue.read(workspace)
+    figures = comparison.compare(workspace, folder, other, catalogue)["sets"][0]["figures"]
+    given = [answers_of.read(run, next(iter(bench.load(run).values()))) for run in (folder, other)]
+    hits = [each.right.astype(float) for each in given]
+    assert (figures["rows"][0]["delta"], *figures["rows"][0]["interval"]) == metrics.paired_difference(*hits)
+    assert figures["p"] == metrics.mcnemar(*hits)
+    assert sum(figures["counts"].values()) == figures["n"] == len(given[0])
+    for run, key in ((folder, "a"), (other, "b")):
+        row = next(r for r in next(iter(bench.load(run).values()))["methods"] if r["name"] == "Bundle-MLLM")
+        for name, of in (("HitRate@1", "hit@1"), ("HitRate@3", "hit@3"), ("HitRate@5", "hit@5"), ("MRR", "mrr")):
+            assert next(r for r in figures["rows"] if r["name"] == name)[key] == pytest.approx(row[of], abs=1e-6)
+
+
+def test_the_comparison_names_what_differs_and_shows_who_gained(workspace):
+    finish(workspace)
+    second(workspace, "second", seed=8, recipe={"lora": {"rank": 2}}, version=99)
+    path, said = compared(workspace)
+    assert path.name == "against-second.html"
+    html = path.read_text("utf-8")
+    page = Page(html)
+    assert page.crooked == page.open == []
+    assert all(address.startswith("data:") for address in page.addresses)
+    assert "lora.rank" in page.text
+    assert "Rank of the update." in page.text
+    assert "the table was written to in between" in page.text
+    assert said[0] in page.text
+    assert "Gained: right in first, not in second" in page.text
+    cards = comparison.compare(
+        workspace, workspace.runs / "first", workspace.runs / "second", Catalogue.read(workspace)
+    )["sets"][0]["kinds"]
+    for kind in cards:
+        for card in kind["cards"]:
+            assert card["hit"] == (kind["key"] == "gained")
+
+
+def test_runs_are_told_apart_only_when_the_interval_says_so():
+    def figures(delta, low, high):
+        row = {"name": "HitRate@1", "a": 0.5 + delta, "b": 0.5, "delta": delta, "interval": [low, high]}
+        return {"rows": [row], "p": 0.2, "n": 100}
+
+    assert "cannot be told apart" in comparison.sentence("a", "b", figures(0.02, -0.03, 0.07))
+    assert "5.0 points more (2.0 to 8.0" in comparison.sentence("a", "b", figures(0.05, 0.02, 0.08))
+    assert "5.0 points less (2.0 to 8.0" in comparison.sentence("a", "b", figures(-0.05, -0.08, -0.02))
+
+
+def test_runs_that_answered_other_questions_are_one_sentence(workspace):
+    finish(workspace)
+    other = second(workspace, "second")
+    with pytest.raises(BundlecacheError, match="cannot be compared with itself"):
+        compared(workspace, b="first")
+    path = other / "results" / "test-random5.json"
+    results = json.loads(path.read_text())
+    results["questions"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(results))
+    with pytest.raises(BundlecacheError, match="different questions under the name test-random5"):
+        compared(workspace)
+    path.unlink()
+    with pytest.raises(BundlecacheError, match="answered by first only"):
+        compared(workspace)
+
+
+def test_damaged_answers_are_one_sentence(workspace):
+    folder = finish(workspace)
+    path = folder / "results" / "test-random5.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["truth"]), path)
+    with pytest.raises(CheckpointError, match="damaged"):
+        written(workspace, folder)
 
 
 def test_an_item_that_left_the_catalogue_does_not_stop_the_report(workspace):

@@ -1,7 +1,7 @@
-"""One self-contained HTML page about a run: the question in words, methods, examples, encoders, curves.
+"""Self-contained HTML pages: one about a run, with methods, reliability, examples, encoders, curves; one about two runs.
 
-The page needs no network and makes no request; its policy forbids any. Every text of a user is escaped by
-the template. What is missing is shown as missing.
+A page needs no network and makes no request; its policy forbids any. Every text of a user is escaped by
+the templates. What is missing is shown as missing.
 """
 
 from __future__ import annotations
@@ -14,16 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from .. import bench
 from ..atomic import replacing
+from ..errors import CheckpointError
+from ..metrics import calibration
 from ..verdict import NAMES, ablated, standing
 from ..workspace import read_manifest
-from .charts import Line, draw, smooth
-from .gallery import gallery
+from . import answered as answers
+from . import comparison
+from .charts import Line, diagram, draw, smooth
+from .gallery import by_kind
+from .reliability import breakdowns, rate, trust
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..catalogue import Catalogue
     from ..workspace import Workspace
+    from .answered import Answered
 
 MODALITIES = {"text": "texts", "image": "pictures", "audio": "sounds", "graph": "graphs"}
 COLUMNS = {"text": "title", "image": "image", "audio": "audio"}
@@ -50,21 +56,24 @@ def write(workspace: Workspace, run: Path, catalogue: Catalogue, out: Path | Non
     CheckpointError
         When the run is not finished, or one of its files is damaged.
     """
-    import jinja2
+    return _render("report.html.j2", context(workspace, run, catalogue), out or run / "report.html")
 
-    page = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page.filters.update(percent=percent, signed=signed, seconds=seconds)
-    html = page.get_template("report.html.j2").render(context(workspace, run, catalogue))
-    path = out or run / "report.html"
-    with replacing(path) as temporary:
-        temporary.write_text(html, "utf-8")
-    return path
+
+def write_comparison(
+    workspace: Workspace, run: Path, against: Path, catalogue: Catalogue, out: Path | None = None
+) -> tuple[Path, list[str]]:
+    """Write the page that holds ``run`` against another run, by default into ``run``; its path, and what it says.
+
+    Raises
+    ------
+    BundlecacheError
+        When both are one run, or have answered no frozen questions in common.
+    CheckpointError
+        When one of them is not finished, or one of their files is damaged.
+    """
+    compared = comparison.compare(workspace, run, against, catalogue)
+    path = _render("comparison.html.j2", compared | {"made": _now()}, out or run / f"against-{against.name}.html")
+    return path, [each["sentence"] for each in compared["sets"]]
 
 
 def context(workspace: Workspace, run: Path, catalogue: Catalogue) -> dict[str, Any]:
@@ -80,10 +89,10 @@ def context(workspace: Workspace, run: Path, catalogue: Catalogue) -> dict[str, 
     manifest = nothing | read_manifest(run)
     results = bench.load(run)
     main = next(iter(results.values()), None)
-    examples = gallery(workspace, run, catalogue, main) if main else None
+    answered = answers.read(run, main) if main else None
     return {
         "run": run.name,
-        "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "made": _now(),
         "catalogue": {
             "items": len(catalogue),
             "bundles": len(catalogue.bundles),
@@ -94,7 +103,10 @@ def context(workspace: Workspace, run: Path, catalogue: Catalogue) -> dict[str, 
         "base": _base(manifest),
         "headline": _headline(main),
         "sets": [_question_set(result) for result in results.values()],
-        "gallery": examples,
+        "gallery": by_kind(workspace, catalogue, answered, main) if answered and main else None,
+        **_reliability(main, answered, catalogue),
+        "siblings": _siblings(workspace, run, manifest, main) if main else [],
+        "attention": _attention(main),
         "encoded": _encoded(workspace, catalogue, manifest),
         "stages": [{**stage, "trains": STAGES.get(stage["name"], "")} for stage in manifest["stages"]],
         **_curves(_history(run), main),
@@ -121,6 +133,27 @@ def seconds(value: float | None) -> str:
     if value >= 0.01:
         return f"{value:.1f}\u202fs" if value >= 1 else f"{value:.2f}\u202fs"
     return "<0.01\u202fs"
+
+
+def _render(template: str, values: dict[str, Any], path: Path) -> Path:
+    import jinja2
+
+    page = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page.filters.update(percent=percent, signed=signed, seconds=seconds)
+    html = page.get_template(template).render(values)
+    with replacing(path) as temporary:
+        temporary.write_text(html, "utf-8")
+    return path
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _base(manifest: dict[str, Any]) -> dict[str, Any] | None:
@@ -174,6 +207,53 @@ def _question_set(result: dict[str, Any]) -> dict[str, Any]:
         "axis_end": end,
         "invalid": full is not None and full["valid_ratio"] < 1,
     }
+
+
+def _reliability(main: dict[str, Any] | None, answered: Answered | None, catalogue: Catalogue) -> dict[str, Any]:
+    """Calibration and breakdowns of the model's answers; all None without answers."""
+    if main is None or answered is None:
+        return {"reliability": None, "trust": None, "breakdowns": []}
+    calibrated = (main.get("model_answers") or {}).get("calibration") or vars(
+        calibration(answered.probabilities, answered.truth)
+    )
+    chart = diagram(*(calibrated[part] for part in ("confidence", "accuracy", "count")))
+    ways = breakdowns(answered, catalogue)
+    for way in ways:
+        way["rows"] = [{**row, "bar": _bar(row["hit@1"], row["hit@1_interval"], 1.0)} for row in way["rows"]]
+    return {
+        "reliability": {**rate(answered.right), "chance": 1 / main["questions"]["n_options"]},
+        "trust": {**trust(calibrated), "chart": chart},
+        "breakdowns": ways,
+    }
+
+
+def _siblings(workspace: Workspace, run: Path, manifest: dict[str, Any], main: dict[str, Any]) -> list[dict[str, Any]]:
+    """Other runs of the same recipe, base and vectors that answered the same questions."""
+
+    def cause(of: dict[str, Any]) -> tuple[Any, ...]:
+        tables = [(encoder["table"], encoder["version"]) for encoder in of.get("encoders", [])]
+        return of.get("recipe"), (of.get("base") or {}).get("fingerprint"), tables
+
+    found = []
+    for name in sorted(set(workspace.run_names()) - {run.name}):
+        try:
+            other = read_manifest(workspace.runs / name)
+            results = bench.load(workspace.runs / name).get(main["questions"]["name"])
+        except CheckpointError:
+            continue  # another run's damage is no matter of this page
+        if (
+            results
+            and cause(other) == cause(manifest)
+            and results["questions"]["sha256"] == main["questions"]["sha256"]
+        ):
+            rows = [row for row in results["methods"] if row["name"] == results.get("model")]
+            found += [{"run": name, "seed": other.get("seed"), "hit@1": row["hit@1"]} for row in rows]
+    return found
+
+
+def _attention(main: dict[str, Any] | None) -> dict[str, Any] | None:
+    found = (main or {}).get("attention")
+    return {**found, "questions": main["questions"]["name"]} if main and found else None
 
 
 def _bar(value: float, interval: Sequence[float], end: float) -> dict[str, float]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 WIDTH, HEIGHT = 640, 230  # user units of the SVG, which scales with the page
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 26, 28  # room for labels
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 26, 28  # room for labels
 MAX_POINTS = 300  # per line; more than a screen can show
 
 
@@ -35,10 +35,11 @@ class Drawing:
 
     title: str
     paths: list[tuple[str, str]]  # (style, points)
-    dots: list[tuple[str, float, float]]  # (style, x, y)
+    dots: list[tuple[float, float, float]]  # (x, y, radius)
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     marks: list[Tick]  # vertical lines, where a stage begins
+    whiskers: list[tuple[float, float, float]] = field(default_factory=list)  # (x, y of the low end, y of the high end)
     width: int = WIDTH
     height: int = HEIGHT
     frame: tuple[int, int, int, int] = field(default=(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM))
@@ -75,15 +76,52 @@ def draw(
             for line in map(_thinned, lines)
         ],
         dots=[
-            (line.style, place_x(x), place_y(y))
-            for line in lines
-            if line.dots
-            for x, y in zip(line.x, line.y, strict=True)
+            (place_x(x), place_y(y), 3.5) for line in lines if line.dots for x, y in zip(line.x, line.y, strict=True)
         ],
         x_ticks=[Tick(place_x(x), f"{x:,.0f}") for x in ticks(x_low, x_high, 6) if x <= x_high],
         y_ticks=[Tick(place_y(y), f"{y * 100:.0f}%" if percent else f"{y:g}") for y in y_values],
         marks=[Tick(place_x(x), label) for x, label in marks],
     )
+
+
+def diagram(confidence: Sequence[float], accuracy: Sequence[float], count: Sequence[int]) -> Drawing | None:
+    """How often answers were right (y) that were given with a confidence (x), a dot per bin, larger for more answers.
+
+    Whiskers are 95 % Wilson intervals; on the dashed diagonal stands who is right as often as he is sure.
+    """
+    drawn = draw(
+        "How sure, and how often right",
+        [Line([0, 1], [0, 1], "chance"), Line(confidence, accuracy, "none", dots=True)],
+        percent=True,
+        floor=0.0,
+    )
+    if drawn is None:
+        return None
+    top, bottom = drawn.frame[1], drawn.frame[3]
+
+    def place_y(rate: float) -> float:
+        return round(bottom - rate * (bottom - top), 1)
+
+    ends = [wilson(rate, n) for rate, n in zip(accuracy, count, strict=True)]
+    return replace(
+        drawn,
+        dots=[
+            (x, y, round(3 + 7 * math.sqrt(n / max(count)), 1)) for (x, y, _), n in zip(drawn.dots, count, strict=True)
+        ],
+        whiskers=[(x, place_y(low), place_y(high)) for (x, _, _), (low, high) in zip(drawn.dots, ends, strict=True)],
+        x_ticks=[Tick(round(LEFT + x * (WIDTH - LEFT - RIGHT), 1), f"{x * 100:.0f}%") for x in ticks(0, 1, 5)],
+    )
+
+
+def wilson(rate: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a rate that was seen in ``n`` answers; it stays within 0..1 and has a width at 0 and 1.
+
+    >>> low, high = wilson(0.5, 100)
+    >>> round(low, 3), round(high, 3)
+    (0.404, 0.596)
+    """
+    middle, spread = rate + z * z / (2 * n), z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

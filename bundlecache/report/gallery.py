@@ -1,7 +1,8 @@
 """A handful of test questions to look at: what was given, the options, what the model thought, the truth.
 
-The questions are drawn by lot from the hits and from the misses, half of each where there are enough, with
-a seed that comes from the questions' own SHA-256: nobody picks the pretty ones.
+Some are drawn by lot from the hits and from the misses, half of each where there are enough, with a seed that
+comes from the questions' own SHA-256: nobody picks the pretty ones. Others are the extremes: those that the
+model was surest of, rightly and wrongly, and those that it could not decide.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .. import bench
-from ..errors import BundlecacheError, MediaError
+from ..errors import MediaError
 from . import thumbnails
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from ..catalogue import Catalogue
     from ..workspace import Workspace
+    from .answered import Answered
 
-SHOWN = 8
+SHOWN = 6  # drawn by lot
+EACH = 4  # of every other kind
 SOUND_BUDGET = 1_500_000  # characters of all sounds on a page
 
 
@@ -76,65 +78,77 @@ class Media:
         return key
 
 
-def gallery(workspace: Workspace, run: Path, catalogue: Catalogue, results: dict[str, Any]) -> dict[str, Any] | None:
-    """The cards of some questions, with their media; None when the model's answers are not there.
-
-    Raises
-    ------
-    CheckpointError
-        When the answers are damaged or belong to other questions than the results.
-    """
-    name, sha256 = results["questions"]["name"], results["questions"]["sha256"]
-    table = bench.load_answers(run, name)
-    if table is None or not len(table):
-        return None
-    if (table.schema.metadata or {}).get(b"sha256", b"").decode() != sha256:
-        raise BundlecacheError(f"{name}.parquet of {run.name} answers other questions.", hint="bundlecache evaluate")
+def by_kind(workspace: Workspace, catalogue: Catalogue, answered: Answered, results: dict[str, Any]) -> dict[str, Any]:
+    """Cards of some questions by kind, with their media; no question stands twice."""
     media = Media(workspace, catalogue)
-    cards = [_card(row, media) for row in table.take(_drawn(table, sha256)).to_pylist()]
+    kinds = [
+        {"key": key, "title": title, "note": note, "cards": [{**card(answered, q, media), "kind": key} for q in rows]}
+        for key, title, note, rows in _chosen(answered, results["questions"]["sha256"])
+        if rows
+    ]
     return {
-        "cards": cards,
+        "kinds": kinds,
         "sounds": media.sounds,
         "pictures": any(catalogue.column("image")),
-        "questions": name,
+        "questions": results["questions"]["name"],
     }
 
 
-def _drawn(table: Any, sha256: str) -> list[int]:
-    """Row numbers: hits and misses by turns, so that both are met early."""
-    rng = random.Random(sha256)
-    right = [
-        valid and predicted == truth
-        for valid, predicted, truth in zip(
-            *(table.column(c).to_pylist() for c in ("valid", "predicted", "truth")), strict=True
-        )
+def card(answered: Answered, q: int, media: Media) -> dict[str, Any]:
+    """Question ``q``: what was given, the options with their probabilities, the truth and the choice."""
+    valid, truth, predicted = bool(answered.valid[q]), int(answered.truth[q]), int(answered.predicted[q])
+    return {
+        "bundle_id": answered.bundle_ids[q],
+        "given": [media.item(item_id) for item_id in answered.partial[q]],
+        "options": [
+            {
+                **media.item(item_id),
+                "letter": chr(ord("A") + k) if k < 26 else str(k + 1),
+                "probability": float(answered.probabilities[q, k]),
+                "truth": k == truth,
+                "chosen": k == predicted,
+            }
+            for k, item_id in enumerate(answered.options[q])
+        ],
+        "valid": valid,
+        "hit": bool(answered.right[q]),
+    }
+
+
+def _chosen(answered: Answered, sha256: str) -> list[tuple[str, str, str, list[int]]]:
+    """(key, title, note, question numbers) of each kind; equals stand in the order of a lot."""
+    lot = list(range(len(answered)))
+    random.Random(sha256).shuffle(lot)
+    taken = _drawn(answered, lot)
+    free = [q for q in lot if q not in set(taken)]
+    hits = sorted((q for q in free if answered.right[q]), key=lambda q: -answered.sure[q])[:EACH]
+    misses = sorted((q for q in free if not answered.right[q] and answered.valid[q]), key=lambda q: -answered.sure[q])
+    misses = misses[:EACH]
+    rest = [q for q in free if q not in {*hits, *misses} and answered.valid[q]]
+    unsure = sorted(rest, key=lambda q: answered.lead[q])[:EACH]
+    return [
+        (
+            "lot",
+            "Drawn by lot",
+            "Hits and misses by turns: the share of hits here says nothing, the table above does.",
+            taken,
+        ),
+        ("hits", "Surest hits", "Right, with the highest probability.", hits),
+        (
+            "misses",
+            "Surest misses",
+            "Wrong, and sure of it: where the model is led astray, or the bundle surprises.",
+            misses,
+        ),
+        ("unsure", "Unsure", "The first two options are nearly as likely.", unsure),
     ]
-    hits = [q for q, ok in enumerate(right) if ok]
-    misses = [q for q, ok in enumerate(right) if not ok]
-    rng.shuffle(hits)
-    rng.shuffle(misses)
+
+
+def _drawn(answered: Answered, lot: Sequence[int]) -> list[int]:
+    """Hits and misses by turns, so that both are met early, half of each where there are enough."""
+    hits = [q for q in lot if answered.right[q]]
+    misses = [q for q in lot if not answered.right[q]]
     of_hits = min(len(hits), max(SHOWN // 2, SHOWN - len(misses)))
     hits, misses = hits[:of_hits], misses[: SHOWN - of_hits]
     turns = [q for pair in zip(hits, misses, strict=False) for q in pair]
     return turns + hits[len(misses) :] + misses[len(hits) :]
-
-
-def _card(row: dict[str, Any], media: Media) -> dict[str, Any]:
-    options = []
-    for k, (item_id, probability) in enumerate(zip(row["options"], row["probabilities"], strict=True)):
-        options.append(
-            {
-                **media.item(item_id),
-                "letter": chr(ord("A") + k) if k < 26 else str(k + 1),
-                "probability": probability,
-                "truth": k == row["truth"],
-                "chosen": k == row["predicted"],
-            }
-        )
-    return {
-        "bundle_id": row["bundle_id"],
-        "given": [media.item(item_id) for item_id in row["partial"]],
-        "options": options,
-        "valid": row["valid"],
-        "hit": row["valid"] and row["predicted"] == row["truth"],
-    }

@@ -1,0 +1,91 @@
+"""The model's answers to one frozen question set, as ``evaluate`` left them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import bench
+from ..errors import BundlecacheError, CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COLUMNS = ("bundle_id", "partial", "options", "truth", "probabilities", "valid", "predicted")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """q questions of n options: ids as lists, ``probabilities`` [q, n], ``truth``, ``valid`` and ``predicted`` [q]."""
+
+    bundle_ids: list[str]
+    partial: list[list[str]]
+    options: list[list[str]]
+    probabilities: np.ndarray
+    truth: np.ndarray
+    valid: np.ndarray
+    predicted: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.bundle_ids)
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """[q] bool, strict: an answer that is no letter is wrong."""
+        return self.valid & (self.predicted == self.truth)
+
+    @cached_property
+    def sure(self) -> np.ndarray:
+        """[q] the highest probability."""
+        return self.probabilities.max(axis=1)
+
+    @cached_property
+    def lead(self) -> np.ndarray:
+        """[q] by how much the first option leads the second."""
+        top = np.sort(self.probabilities, axis=1)
+        return top[:, -1] - (top[:, -2] if top.shape[1] > 1 else 0.0)
+
+    def truth_ids(self) -> list[str]:
+        """[q] the right items."""
+        return [options[t] for options, t in zip(self.options, self.truth, strict=True)]
+
+
+def read(run: Path, results: dict[str, Any]) -> Answered | None:
+    """The answers that belong to ``results`` of a run; None when no model's answers are kept.
+
+    Raises
+    ------
+    CheckpointError
+        When the answers are damaged.
+    BundlecacheError
+        When they belong to other questions than the results.
+    """
+    name, sha256 = results["questions"]["name"], results["questions"]["sha256"]
+    table = bench.load_answers(run, name)
+    if table is None or not len(table):
+        return None
+    if (table.schema.metadata or {}).get(b"sha256", b"").decode() != sha256:
+        raise BundlecacheError(f"{name}.parquet of {run.name} answers other questions.", hint="bundlecache evaluate")
+    try:
+        columns = {column: table.column(column).to_pylist() for column in COLUMNS}
+        arrays = {
+            "probabilities": np.array(columns["probabilities"], np.float64),
+            "truth": np.array(columns["truth"], np.int64),
+            "valid": np.array(columns["valid"], bool),
+            "predicted": np.array(columns["predicted"], np.int64),
+        }
+        shape = (len(table), results["questions"]["n_options"])
+        whole = arrays["probabilities"].shape == shape and all(len(row) == shape[1] for row in columns["options"])
+        within = whole and all(arrays[k].min() >= 0 and arrays[k].max() < shape[1] for k in ("truth", "predicted"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise _damaged(run, name) from error
+    if not within:
+        raise _damaged(run, name)
+    return Answered(columns["bundle_id"], columns["partial"], columns["options"], **arrays)
+
+
+def _damaged(run: Path, name: str) -> CheckpointError:
+    return CheckpointError(f"{name}.parquet of {run.name} is damaged.", hint=f"bundlecache evaluate --run {run.name}")
