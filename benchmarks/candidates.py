@@ -15,7 +15,7 @@ members are left out of what is found. The methods, each in a process of its own
 - ivf, naive    `IndexIVFFlat` with sqrt(n) cells and everything else left as it is: nprobe is 1
 
 Bars: ours finds 99 % of the exact 20 at every size, and where it is approximate it answers at least as many queries a
-second as flat FAISS. Exits with 1 when a bar is missed.
+second as flat FAISS, the two taking turns in one process. Exits with 1 when a bar is missed.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ def tell(row: dict[str, Any]) -> None:
 
 
 def judged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    by = {row["method"]: row for row in rows}
-    ours, items = by["ours"], f"{rows[0]['items']:,} items: "
+    ours = next(row for row in rows if row["method"] == "ours")
+    items = f"{ours['items']:,} items: "
     bars = [{"what": items + "recall@20 of ours", "value": ours["recall@20"], "bar": 0.99}]
     if not ours["what"].startswith("flat"):
-        bars.append({"what": items + "queries/s of ours / flat", "value": ours["qps"] / by["flat"]["qps"], "bar": 1.0})
+        bars.append({"what": items + "queries/s of ours / flat", "value": ours["times_flat"], "bar": 1.0})
     return [{**bar, "met": bar["value"] >= bar["bar"]} for bar in bars]
 
 
@@ -159,7 +159,26 @@ def measure(method: str, folder: Path, kind: str) -> dict[str, Any]:
     hits = [len(np.intersect1d(mine, best)) / K for mine, best in zip(found, truth[few], strict=True)]
     memory = {"memory_mb": anonymous_mb() - peak.before, "peak_mb": peak.most - peak.before}
     figures = {"build_s": build_s, **memory, "qps": len(query) / min(seconds), "recall@20": float(np.mean(hits))}
+    if method == "ours" and what != "flat":
+        flat = prepared("flat", matrix, kind, Index, [])[1]
+        figures["times_flat"] = beside(
+            lambda: search(query[:AT_ONCE], given[:AT_ONCE]), lambda: flat(query[:AT_ONCE], given[:AT_ONCE])
+        )
     return {"what": what, **figures}
+
+
+def beside(ours: Callable[[], object], flat: Callable[[], object]) -> float:
+    """How many times as fast as ``flat`` the other is: the least of up to 9 turns each, for at most two minutes."""
+    spent: dict[str, list[float]] = {"ours": [], "flat": []}
+    until = time.perf_counter() + 120
+    for _ in range(9):
+        for name, action in (("ours", ours), ("flat", flat)):
+            began = time.perf_counter()
+            action()
+            spent[name].append(time.perf_counter() - began)
+        if time.perf_counter() > until:
+            break
+    return min(spent["flat"]) / min(spent["ours"])
 
 
 class Peak:

@@ -142,13 +142,14 @@ def search(structure: Any, kind: str, query: np.ndarray, ask: int, effort: int) 
 
 
 def efforts(kind: str, count: int) -> list[int]:
-    """How far a search may look, from little to everything, in steps of a third to a half.
+    """How far a search may look, from little to everything, in steps of a fifth or so.
 
     >>> efforts("ivf", 100)
-    [1, 2, 3, 4, 6, 8, 12, 16, 20]
+    [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20]
     """
     most = min(count, 4096) if kind == "hnsw" else _cells(count)
-    steps = sorted({step for power in range(13) for step in (2**power, 3 * 2**power // 2) if step < most} | {most})
+    steps = sorted({2**power * quarter // 4 for power in range(13) for quarter in (4, 5, 6, 7)} | {most})
+    steps = [step for step in steps if step <= most]
     return [step for step in steps if step > DEPTH] or [most] if kind == "hnsw" else steps
 
 

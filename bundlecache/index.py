@@ -244,7 +244,7 @@ class Index:
 
     def _rescore(self, query: np.ndarray, found: np.ndarray, banned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = found[~np.isin(found, banned)]
-        exact = (self.keys.take(found).astype(np.float64) * query.astype(np.float64)).sum(1).astype(np.float32)
+        exact = self.keys.scores(found, query)
         order = np.lexsort((found, -exact))
         return found[order], exact[order]
 
@@ -265,7 +265,7 @@ class Index:
         able[rows] = True
         asked = np.flatnonzero(able[truth] & query.any(axis=1))
         out = np.zeros(len(query), np.int64)
-        mine = np.array([self._scores(query[q], truth[q : q + 1])[0] for q in asked], np.float32)[:, None]  # [a, 1]
+        mine = np.array([self.keys.scores(truth[q : q + 1], query[q])[0] for q in asked], np.float32)[:, None]  # [a, 1]
         ahead = np.zeros(len(asked), np.int64)
         for items, block in self.keys.blocks(rows):
             for start in range(0, len(asked), 256):
@@ -277,13 +277,10 @@ class Index:
         for a, q in enumerate(asked.tolist()):
             banned = np.unique(exclude[q])
             banned = banned[able[banned]]
-            theirs = self._scores(query[q], banned)
+            theirs = self.keys.scores(banned, query[q])
             ahead[a] -= ((theirs > mine[a] + TINY) | ((theirs >= mine[a] - TINY) & (banned < truth[q]))).sum()
         out[asked] = 1 + ahead
         return out
-
-    def _scores(self, query: np.ndarray, items: np.ndarray) -> np.ndarray:
-        return (self.keys.take(items).astype(np.float64) @ query.astype(np.float64)).astype(np.float32)
 
     def _about(self) -> dict[str, Any]:
         """What an index is, apart from how it was made."""

@@ -58,13 +58,13 @@ class Part:
             lengths[items] = lengths_of(part.raw(items))
         return part
 
-    def raw(self, items: np.ndarray) -> np.ndarray:
-        """float32 [n, d]: the vectors as they are stored, or their z-scores."""
-        vectors = np.asarray(self.matrix.vectors[items], np.float32)
+    def raw(self, items: np.ndarray, dtype: type[np.floating[Any]] = np.float32) -> np.ndarray:
+        """[n, d]: the vectors as they are stored, or their z-scores."""
+        vectors = np.asarray(self.matrix.vectors[items], dtype)
         if self.scores is None:
             return vectors
         mean, deviation = self.scores
-        return ((vectors - mean) / deviation).astype(np.float32)
+        return ((vectors - mean) / deviation).astype(dtype)
 
     def units(self, items: np.ndarray) -> np.ndarray:
         """float32 [n, d]: unit vectors; rows of zeros where there is none."""
@@ -179,6 +179,15 @@ class Keys:
     def take(self, items: np.ndarray) -> np.ndarray:
         """float32 [n, D]: the keys of these items."""
         return self._mixed(items) * self.gain[items, None]
+
+    def scores(self, items: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """float32 [n]: inner products of the keys of ``items`` with one query [D], added up in double precision."""
+        total = np.zeros(len(items))
+        for part, low, high in zip(self.parts, self.offsets[:-1], self.offsets[1:], strict=True):
+            lengths = part.lengths[items].astype(np.float64)
+            products = (part.raw(items, np.float64) * query[low:high]).sum(1)
+            total += np.sqrt(part.weight) * np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1), 0)
+        return (total * self.gain[items]).astype(np.float32)
 
     def blocks(self, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Items [<= BLOCK] and their keys, one block after the other; of all ``rows`` when none are given."""
