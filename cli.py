@@ -479,10 +479,7 @@ def evaluate(
 
     workspace, catalogue = _open(data)
     folder = workspace.run(run)
-    if options and not question_sets:
-        frozen = _freeze(workspace, catalogue, options, seed=0)
-        question_sets = [row["name"] for row in frozen if row["name"].startswith("test-")]
-    wanted = question_sets or _default_sets(workspace, "test")
+    wanted = question_sets or (_sets_of(workspace, catalogue, options) if options else _default_sets(workspace, "test"))
     sets = [question_files.load(workspace, catalogue, name) for name in wanted]
     model, matrices = _load_model(folder, workspace, catalogue, device)
     sources = simple.Sources(catalogue, matrices)
@@ -956,6 +953,19 @@ def _default_sets(workspace: Workspace, split: str) -> list[str]:
     if not made or set(usual) & set(made):
         return usual
     return sorted(made, key=lambda name: "random" not in name)
+
+
+def _sets_of(workspace: Workspace, catalogue: Catalogue, options: int) -> list[str]:
+    """The test questions of so many options; they are frozen where there are none yet."""
+    from bundlecache import questions as files
+
+    usual = [files.name_of("test", negatives, options) for negatives in NEGATIVES]
+    if not set(usual) & set(files.names(workspace)):
+        log.print(
+            f"No questions of {options} options yet: freezing them now (bundlecache questions --options {options})."
+        )
+        _freeze(workspace, catalogue, options, seed=0)
+    return usual
 
 
 def _modalities(name: str) -> tuple[str, ...]:

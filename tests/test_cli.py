@@ -185,6 +185,16 @@ def test_the_whole_way_gives_results_a_report_and_a_completion(trained: Workspac
     assert not {"item-02", "item-04"} & {row["item_id"] for row in completed}
 
 
+def test_another_number_of_options_is_evaluated_and_completed_in_several_orders(trained: Workspace):
+    how = ["--data", trained.root, "--json", "--options", "14", "--permutations", "2"]
+    results = json.loads(ok("evaluate", *how, "--no-baselines", "--no-ablation").stdout)
+    assert {row["questions"]["name"] for row in results} == {"test-random14", "test-hard14"}
+    assert all(row["questions"]["n_options"] == 14 for row in results)
+    completed = json.loads(ok("complete", "item-02", *how, "--k", "14").stdout)
+    assert len({row["item_id"] for row in completed}) == 14
+    assert [row["probability"] for row in completed] == sorted((r["probability"] for r in completed), reverse=True)
+
+
 def test_evaluate_gives_the_same_digits_twice_and_with_any_batch_size(trained: Workspace):
     def digits(*args: str) -> str:
         return ok("evaluate", "--data", trained.root, "--json", *args).stdout
