@@ -87,6 +87,66 @@ def evaluate(
     )
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the truth of q questions stands: ``better`` [q] options above it, ``level`` [q] with it, itself included.
+
+    All figures of a ranking follow from these two numbers, however many options there were.
+    """
+
+    better: np.ndarray
+    level: np.ndarray
+
+    @classmethod
+    def of(cls, scores: np.ndarray, truth: np.ndarray) -> Places:
+        """The places by ``scores`` [q, n], higher is better; ``truth`` [q] indexes the options.
+
+        >>> Places.of(np.array([[7, 7, 9, 1]]), np.array([0]))  # one above, two level
+        Places(better=array([1]), level=array([2]))
+        """
+        own = np.take_along_axis(scores, truth[:, None], axis=1)  # [q, 1]
+        better = (scores > own).sum(axis=1)
+        return cls(better, np.maximum((scores == own).sum(axis=1), 1))
+
+    def within(self, k: int, ties: Ties = "average") -> np.ndarray:
+        """[q] hits among the first k places; with one right item, this is Recall@k too.
+
+        Third place; then a tie for places three to six, of which k = 4 holds two:
+
+        >>> Places(np.array([2, 2]), np.array([1, 4])).within(4).tolist()
+        [1.0, 0.5]
+        """
+        if ties == "average":
+            return np.clip((k - self.better) / self.level, 0.0, 1.0)
+        worst = self.better if ties == "min" else self.better + self.level - 1
+        return (worst < k).astype(np.float64)
+
+    def ndcg(self, k: int) -> np.ndarray:
+        """[q] normalised discounted cumulative gain of the first k places, averaged over the places of a tie.
+
+        With one right item the best possible gain is 1, so NDCG@k is 1 / log2(1 + place) up to place k and 0
+        beyond. First, second and fourth place at k = 3; then a tie for the first two places, (1 + .631) / 2:
+
+        >>> Places(np.array([0, 1, 3, 0]), np.array([1, 1, 1, 2])).ndcg(3).round(3).tolist()
+        [1.0, 0.631, 0.0, 0.815]
+        """
+        gains = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(1 + np.arange(1, k + 1)))])  # [k + 1]
+        first, last = np.minimum(self.better, k), np.minimum(self.better + self.level, k)
+        return (gains[last] - gains[first]) / self.level
+
+    def reciprocal(self, ties: Ties = "average") -> np.ndarray:
+        """[q] one over the place, averaged over the places of a tie.
+
+        >>> Places(np.array([3, 0]), np.array([1, 2])).reciprocal().round(2).tolist()  # fourth; first or second
+        [0.25, 0.75]
+        """
+        if ties != "average":
+            return 1.0 / (self.better + (1 if ties == "min" else self.level))
+        last = self.better + self.level
+        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, last.max(initial=0) + 1))])
+        return (harmonic[last] - harmonic[self.better]) / self.level
+
+
 def hits(scores: np.ndarray, truth: np.ndarray, k: int = 1, ties: Ties = "average") -> np.ndarray:
     """[q] how much of a hit every question is: 1, 0, or a share of the place where options tie.
 
@@ -104,12 +164,7 @@ def hits(scores: np.ndarray, truth: np.ndarray, k: int = 1, ties: Ties = "averag
     A row with NaN is no answer, and a miss.
     """
     scores, truth = _checked(scores, truth)
-    better, equal = _places(scores, truth)
-    if ties == "average":
-        share = np.clip((k - better) / equal, 0.0, 1.0)
-    else:
-        share = (better if ties == "min" else better + equal - 1) < k
-    return np.where(np.isnan(scores).any(axis=1), 0.0, share)
+    return np.where(np.isnan(scores).any(axis=1), 0.0, Places.of(scores, truth).within(k, ties))
 
 
 def reciprocal_ranks(scores: np.ndarray, truth: np.ndarray, ties: Ties = "average") -> np.ndarray:
@@ -120,13 +175,7 @@ def reciprocal_ranks(scores: np.ndarray, truth: np.ndarray, ties: Ties = "averag
     [0.5, 0.75]
     """
     scores, truth = _checked(scores, truth)
-    better, equal = _places(scores, truth)
-    if ties == "average":
-        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, (better + equal).max() + 1))])
-        inverse = (harmonic[better + equal] - harmonic[better]) / equal
-    else:
-        inverse = 1.0 / (better + (1 if ties == "min" else equal))
-    return np.where(np.isnan(scores).any(axis=1), 0.0, inverse)
+    return np.where(np.isnan(scores).any(axis=1), 0.0, Places.of(scores, truth).reciprocal(ties))
 
 
 def bootstrap(values: np.ndarray, *, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
@@ -151,6 +200,27 @@ def bootstrap(values: np.ndarray, *, seed: int = 0, level: float = 0.95) -> tupl
     tail = (1 - level) / 2
     low, high = np.quantile(drawn @ levels / total, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def intervals(values: np.ndarray, *, seed: int = 0, level: float = 0.95, draws: int = 1_000) -> np.ndarray:
+    """The percentile intervals [f, 2] of the means of ``values`` [q, f]: `bootstrap` of many figures at once.
+
+    All columns see the same draws of the q questions.
+
+    >>> always, half = np.ones(100), np.repeat([0.0, 1.0], 50)
+    >>> intervals(np.stack([always, half], axis=1)).round(1).tolist()
+    [[1.0, 1.0], [0.4, 0.6]]
+    """
+    values = np.asarray(values, np.float64)
+    count = len(values)
+    rng = np.random.default_rng(seed)
+    block = max(1, 4_000_000 // max(count, 1))
+    means = [
+        rng.multinomial(count, np.full(count, 1 / count), size=min(block, draws - done)) @ values / count
+        for done in range(0, draws, block)
+    ]
+    tail = (1 - level) / 2
+    return np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0).T  # [f, 2]
 
 
 def paired_difference(a_hits: np.ndarray, b_hits: np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:
@@ -247,10 +317,3 @@ def _checked(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndar
     if truth.min() < 0 or truth.max() >= scores.shape[1]:
         raise ValueError(f"truth must index the {scores.shape[1]} options, not {truth.min()}..{truth.max()}")
     return scores, truth
-
-
-def _places(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many options stand above the truth [q], and how many stand level with it, itself included [q]."""
-    own = np.take_along_axis(scores, truth[:, None], axis=1)  # [q, 1]
-    better = (scores > own).sum(axis=1)
-    return better, np.maximum((scores == own).sum(axis=1), 1)
