@@ -506,6 +506,7 @@ def evaluate(
             training_seconds=trained,
             **known,
         )
+        result["attention"] = scoring.attention(model, asked)
         bench.save(folder, result, asked, ladder.answers[seat.name], catalogue.item_ids)
         results.append(result)
     if as_json:  # without the seconds each method took: the same evaluation prints the same digits

@@ -8,6 +8,7 @@ The results of a question set are one JSON file, ``runs/RUN/results/NAME.json``:
                     "hit@1_valid_only", "seconds", "training_seconds", "versus_model": {"delta", "interval", "p"},
                     "on_top_of": {"name", "delta", "interval", "p"}}],
      "ablation":  [{"without", "hit@1", "hit@1_interval", "delta", "delta_interval"}],
+     "attention": {"names", "items", "present", "weight", "even", "matrix", "residual"}, see `train.scoring.attention`
      "model_answers": {"positions": [{"position", "n", "hit@1"}], "calibration": {"ece", "confidence", ...}},
      "probes":    [{"name", "words", "hit@1", "hit@1_interval", "succeeds"}],
      "leaks":     ["..."],

@@ -326,7 +326,7 @@ def attend(folder):
     """The mean attention, as evaluate saves it."""
     path = folder / "results" / "test-random5.json"
     found = {"names": ["image", "text"], "items": 24, "present": [0.9, 1.0], "weight": [0.625, 0.375]}
-    found |= {"even": [0.45, 0.55], "matrix": [[0.7, 0.3], [0.55, 0.45]]}
+    found |= {"even": [0.45, 0.55], "matrix": [[0.7, 0.3], [0.55, 0.45]], "residual": False}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"attention": found}))
 
 

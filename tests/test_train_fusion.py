@@ -165,3 +165,20 @@ def test_modality_dropout_hides_some_but_never_all():
     assert (kept.any(1) == inputs[1].any(1)).all()
     assert kept.sum() < inputs[1].sum()
     assert not (kept & ~inputs[1]).any()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "separator"])
+def test_the_attention_that_is_shown_is_the_one_that_makes_the_token(pooling):
+    torch.manual_seed(0)
+    fusion = Fusion(WIDTHS, KINDS, Settings(width=16, pooling=pooling), hidden=10).eval()
+    separator = torch.randn(10)
+    vectors, mask = world()
+    given = [torch.from_numpy(v) for v in vectors], torch.from_numpy(mask)
+    with torch.inference_mode():
+        rows, pool = fusion.attention(*given, separator)
+        base, fused = fusion._attend(*given)[1], fusion(*given, separator)
+        some = given[1].any(dim=1)
+        np.testing.assert_allclose(torch.einsum("ui,uij,ujw->uw", pool, rows, base)[some], fused[some], atol=1e-5)
+        shown = torch.einsum("ui,uij->uj", pool, rows)[some]
+    np.testing.assert_allclose(shown.sum(1), 1, atol=1e-5)
+    assert (shown[~given[1][some]] == 0).all()

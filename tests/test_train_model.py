@@ -13,7 +13,7 @@ from bundlecache.errors import RecipeError, StoreError
 from bundlecache.recipes import Base, Lora
 from train import llm as llms
 from train.model import build
-from train.scoring import complete, ladder, orders, score, score_options
+from train.scoring import attention, complete, ladder, orders, score, score_options
 from train.tournament import play
 
 CPU = torch.device("cpu")
@@ -115,6 +115,18 @@ def test_text_mode_is_blind_to_vectors_and_leaving_a_modality_out_is_not(model, 
         score(model, questions, modalities=["audio"])
     with pytest.raises(RecipeError, match="mode"):
         score(model, questions, mode="smell")
+
+
+def test_mean_attention_counts_only_what_items_have(model, cat):
+    questions = world.questions(cat)
+    found = attention(model, questions)
+    items = np.unique(questions.options)
+    mask = model.bank.mask[torch.from_numpy(items.astype(np.int64))].numpy()
+    assert found["items"] == mask.any(1).sum()
+    assert found["names"] == list(model.bank.names)
+    assert sum(found["weight"]) == pytest.approx(1, abs=1e-4)
+    np.testing.assert_allclose(found["present"], mask[mask.any(1)].mean(0), atol=1e-5)
+    np.testing.assert_allclose(np.sum(found["matrix"], axis=1), 1, atol=1e-4)
 
 
 def test_complete_ranks_all_candidates(model):

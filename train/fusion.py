@@ -77,6 +77,32 @@ class Fusion(nn.Module):
 
         ``separator`` [h] is the soft separator, where pooling asks it.
         """
+        x, base, attention, present = self._attend(vectors, mask)
+        y = self._mix(x, base, attention)
+        if self.pool is not None and separator is not None:
+            fused = self.pool(y, present, separator)
+        else:
+            weight = present.to(y.dtype)[:, :, None]
+            fused = (y * weight).sum(1) / weight.sum(1)  # [u, w]
+        if self.norm is not None:
+            fused = self.norm(fused)
+        return torch.where(mask.any(dim=1, keepdim=True), fused, self.absent)
+
+    def attention(
+        self, vectors: Sequence[Tensor], mask: Tensor, separator: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """How much the row of each modality takes of each [u, m, m], and how much the pooling takes of each row [u, m].
+
+        Arguments as in :meth:`forward`. Both add up to 1 along their last axis; what is masked gets 0.
+        """
+        x, base, attention, present = self._attend(vectors, mask)
+        if self.pool is not None and separator is not None:
+            return attention, self.pool.weights(self._mix(x, base, attention), present, separator)
+        weight = present.to(attention.dtype)
+        return attention, weight / weight.sum(1, keepdim=True)
+
+    def _attend(self, vectors: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Inputs [u, m, w], what attends of them [u, m, w], its attention [u, m, m], the mask [u, m] without empty rows."""
         s = self.settings
         rows = []
         for k, net in enumerate(self.nets):
@@ -89,22 +115,15 @@ class Fusion(nn.Module):
         if self.kind is not None:
             x = x + self.kind
         base = F.layer_norm(x, x.shape[-1:]) if s.layer_norm == "attention" else x
-        something = mask.any(dim=1)  # [u]
-        present = mask | ~something[:, None]  # a row of nothing but -inf would be NaN
+        present = mask | ~mask.any(dim=1, keepdim=True)  # a row of nothing but -inf would be NaN
         form = self.query.weight.T @ self.key.weight * s.width**-0.5  # q k^T as one bilinear form: half the work
         scores = base @ form @ base.transpose(1, 2)  # [u, m, m]
         attention = scores.masked_fill(~present[:, None, :], -torch.inf).softmax(dim=-1)
+        return x, base, attention, present
+
+    def _mix(self, x: Tensor, base: Tensor, attention: Tensor) -> Tensor:
         y = attention @ (base if self.value is None else self.value(base))  # [u, m, w]
-        if s.residual:
-            y = y + x
-        if self.pool is not None and separator is not None:
-            fused = self.pool(y, present, separator)
-        else:
-            weight = present.to(y.dtype)[:, :, None]
-            fused = (y * weight).sum(1) / weight.sum(1)  # [u, w]
-        if self.norm is not None:
-            fused = self.norm(fused)
-        return torch.where(something[:, None], fused, self.absent)
+        return y + x if self.settings.residual else y
 
 
 class SeparatorPooling(nn.Module):
@@ -120,12 +139,19 @@ class SeparatorPooling(nn.Module):
 
     def forward(self, rows: Tensor, present: Tensor, separator: Tensor) -> Tensor:
         """[u, w] of ``rows`` [u, m, w], those that are ``present`` [u, m]."""
+        base = self._base(rows)
+        weight = self.weights(rows, present, separator)[:, :, None]
+        return (weight * (base if self.value is None else self.value(base))).sum(1)
+
+    def weights(self, rows: Tensor, present: Tensor, separator: Tensor) -> Tensor:
+        """[u, m] how much of each row is taken."""
         s = self.settings
         asked = self.query(separator.detach() if s.pooling == "separator-detached" else separator)  # [w]
-        base = F.layer_norm(rows, rows.shape[-1:]) if s.layer_norm == "attention" else rows
-        scores = self.key(base) @ asked * s.width**-0.5  # [u, m]
-        attention = scores.masked_fill(~present, -torch.inf).softmax(dim=-1)
-        return (attention[:, :, None] * (base if self.value is None else self.value(base))).sum(1)
+        scores = self.key(self._base(rows)) @ asked * s.width**-0.5  # [u, m]
+        return scores.masked_fill(~present, -torch.inf).softmax(dim=-1)
+
+    def _base(self, rows: Tensor) -> Tensor:
+        return F.layer_norm(rows, rows.shape[-1:]) if self.settings.layer_norm == "attention" else rows
 
 
 class ItemTokens(nn.Module):

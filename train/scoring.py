@@ -218,6 +218,45 @@ def fused(model: BundleMLLM, run: Path) -> Matrix:
     return Matrix("fused", f"run:{run.name}", f"runs/{run.name}", cause.hexdigest(), 1, vectors, mask)
 
 
+@torch.inference_mode()
+def attention(model: BundleMLLM, questions: Questions) -> dict[str, Any] | None:
+    """How the fusion attends over the m modalities of the items that are options, on average; None where nothing is fused.
+
+    ``weight`` [m] is the share of attention that each modality gets and adds up to 1, ``even`` [m] what it would be
+    if nothing were preferred, ``present`` [m] the share of items that have it; ``matrix`` [m, m] is how much the
+    row of each modality takes of each, over the items that have it. Items without any vector are left out.
+    ``residual`` says whether every vector is added to its own row as well.
+    """
+    if model.bank is None or model.tokens is None or model.mode != "mm":
+        return None
+    m = len(model.bank.names)
+    count, here, weight, even, matrix = 0, np.zeros(m), np.zeros(m), np.zeros(m), np.zeros((m, m))
+    items, was_training = np.unique(questions.options).astype(np.int64), model.training
+    model.eval()
+    for k in range(0, len(items), ITEM_CHUNK):
+        vectors, mask = model.bank.rows(torch.from_numpy(items[k : k + ITEM_CHUNK]))
+        some = mask.any(dim=1)
+        found = model.tokens.fusion.attention(vectors, mask, model.tokens.separator)
+        rows, pool = (each[some].double().cpu().numpy() for each in found)  # [u, m, m], [u, m]
+        known = mask[some].double().cpu().numpy()  # [u, m]
+        count, here = count + len(known), here + known.sum(axis=0)
+        even += (known / known.sum(axis=1, keepdims=True)).sum(axis=0)
+        weight += np.einsum("ui,uij->j", pool, rows)
+        matrix += np.einsum("ui,uij->ij", known, rows)
+    model.train(was_training)
+    if not count:
+        return None
+    return {
+        "names": list(model.bank.names),
+        "items": count,
+        "present": (here / count).round(6).tolist(),
+        "weight": (weight / count).round(6).tolist(),
+        "even": (even / count).round(6).tolist(),
+        "matrix": (matrix / np.maximum(here, 1)[:, None]).round(6).tolist(),
+        "residual": model.recipe.fusion.residual,
+    }
+
+
 def complete(
     model: BundleMLLM, partial: np.ndarray, candidates: Sequence[int], *, permutations: int = 1
 ) -> list[tuple[int, float]]:
