@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -77,12 +76,13 @@ def test_no_process_outlives_the_one_that_writes(tmp_path: Path):
     assert parent.stdout is not None
     children = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(children) == 2
-    parent.send_signal(signal.SIGKILL)
-    parent.communicate()
+    parent.kill()
+    parent.wait()
     deadline = time.monotonic() + 30
     while any(map(alive, children)):
         assert time.monotonic() < deadline, "an encoder process is an orphan"
         time.sleep(0.05)
+    parent.communicate()
 
 
 def alive(pid: int) -> bool:
