@@ -1,0 +1,171 @@
+"""Answering questions: one forward each against the public code's generate() loop, in one run.
+
+    python benchmarks/evaluate.py --quick
+    python benchmarks/evaluate.py --json
+    python benchmarks/evaluate.py --items 250000 --batch 2      # memory: about 1 GiB a question on their side
+
+Both sides have the same weights (a random Llama of width 256 with 4 layers and 32,000 words, LoRA, fusion of a 768-d
+and two 64-d vectors), the same recipe (public-code) and the same 12 questions of 10 options a batch. Theirs is
+re-created in public_code.py: fusion of the whole catalogue for every question, every text tokenised anew, padding on
+the left, 64 tokens decoded greedily. Ours is `train.scoring.score_options`: items' tokens, prompts from kept ids, and
+one forward with the head at the answer only. The first token must be the same.
+
+Figures are the least CPU seconds of one thread over interleaved repeats. Exits with 1 when a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from public_code import CLOSING, MIDDLE, OPENING, PublicCode
+
+from bundlecache import recipes
+from bundlecache._torchvision import prepare
+from bundlecache.store import Matrix
+from train.model import BundleMLLM, build
+from train.scoring import score_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BARS = {31_000: 12.0}  # by items: how many times faster
+WIDTHS = {"image": 768, "graph:bundle-item": 64, "graph:user-item": 64}
+WORDS = ["".join(letters) for letters in product("bdfklmn", "aeiou", "rst", "aeo")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, nargs="+", default=[3_000, 31_000])
+    parser.add_argument("--options", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="1 repeat of theirs, 3 of ours")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        save_llm(Path(folder), options.hidden, options.layers)
+        rows = [
+            measure(Path(folder), items, options.options, options.batch, 1 if options.quick else options.repeats)
+            for items in options.items
+        ]
+    if options.json:
+        print(json.dumps({"results": rows}, indent=1))
+    else:
+        for row in rows:
+            print(
+                f"{row['items']:7,} items, {row['options']} options, {row['tokens']:.0f} tokens: "
+                f"theirs {row['theirs_s']:7.3f} s a question  ours {row['ours_s']:6.3f} s  {row['ratio']:6.1f} x  "
+                f"bar {row['bar'] or '-'}  {'met' if row['met'] else 'MISSED'}  "
+                f"first token {'the same' if row['same_first_token'] else 'DIFFERS'}"
+            )
+    sys.exit(0 if all(row["met"] and row["same_first_token"] for row in rows) else 1)
+
+
+def measure(folder: Path, items: int, n: int, batch: int, repeats: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    titles = [" ".join(rng.choice(WORDS, rng.integers(16, 27))) for _ in range(items)]
+    vectors = {name: rng.normal(size=(items, d)).astype(np.float16) for name, d in WIDTHS.items()}
+    model = model_of(folder, titles, vectors)
+    public = PublicCode(model, titles, [torch.from_numpy(v).float() for v in vectors.values()]).eval()
+    given = [rng.choice(items, rng.integers(1, 4), replace=False) for _ in range(batch)]
+    options = np.stack([rng.choice(items, n, replace=False) for _ in range(batch)]).astype(np.int32)
+    theirs, ours = [], []
+    for _ in range(repeats):
+        seconds, generated = timed(lambda: public.generate(given, options))
+        theirs.append(seconds)
+        ours += [timed(lambda: score_options(model, given, options, batch_size=batch))[0] for _ in range(3)]
+    prompts = model.prompts.build(given, list(options), "mm")
+    with torch.inference_mode():
+        first = model.logits(prompts, model.item_tokens(prompts.items)).argmax(1)
+    ratio, bar = min(theirs) / min(ours), BARS.get(items)
+    return {
+        "items": items,
+        "options": n,
+        "batch": batch,
+        "tokens": float(prompts.last.mean() + 1),
+        "new_tokens": int(generated.shape[1]),
+        "theirs_s": min(theirs) / batch,
+        "ours_s": min(ours) / batch,
+        "ratio": ratio,
+        "bar": bar,
+        "met": bar is None or ratio >= bar,
+        "same_first_token": first.tolist() == generated[:, 0].tolist(),
+    }
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.process_time()
+    made = work()
+    return time.process_time() - began, made
+
+
+def save_llm(folder: Path, hidden: int, layers: int) -> None:
+    """A random Llama with a table of 32,000 words, and a tokenizer to which every word is one token.
+
+    A prompt then has as many tokens as real ones have in Llama-2's: 62 up to the first title, about 460 in all.
+    """
+    prepare()
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=hidden,
+        intermediate_size=hidden * 43 // 16,  # as in Llama-2
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, hidden // 64),
+        max_position_embeddings=4096,
+        initializer_range=hidden**-0.5,
+        eos_token_id=None,  # nothing in a random model means that it is done
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    words = [f" {word} {letter}." for word in WORDS for letter in "ABCDEFGHIJKLMNOPQRST"]
+    special = {"special_tokens": ["<unk>", "<s>"], "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    trainer = trainers.BpeTrainer(vocab_size=4000, show_progress=False, **special)
+    tokenizer.train_from_iterator([OPENING, MIDDLE, CLOSING, *words] * 2, trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>")
+    made.save_pretrained(folder)
+
+
+def model_of(folder: Path, titles: list[str], vectors: dict[str, np.ndarray]) -> BundleMLLM:
+    """The recipe public-code on that Llama, with an adapter that does something."""
+    here = np.ones(len(titles), bool)
+    matrices = {
+        name: Matrix(name.partition(":")[0], "noise", name, name, 1, rows, here) for name, rows in vectors.items()
+    }
+    recipe = recipes.load(
+        "public-code", [f"base.model={folder}", "base.dtype=float32", "base.gradient_checkpointing=false"]
+    )
+    torch.manual_seed(0)
+    model = build(titles, matrices, recipe, torch.device("cpu"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    model.mode = "mm"
+    return model.eval()
+
+
+if __name__ == "__main__":
+    main()
