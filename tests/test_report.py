@@ -379,7 +379,7 @@ def test_the_comparison_names_what_differs_and_shows_who_gained(workspace):
     assert "Rank of the update." in page.text
     assert "the table was written to in between" in page.text
     assert said[0] in page.text
-    assert "Gained: right in first, not in second" in page.text
+    assert "Right in first, not in second" in page.text
     cards = comparison.compare(
         workspace, workspace.runs / "first", workspace.runs / "second", Catalogue.read(workspace)
     )["sets"][0]["kinds"]

@@ -190,12 +190,12 @@ def _set(
             {
                 "key": key,
                 "title": title,
-                "note": f"{rows.sum():,} in all; here those where the probability of the right item moved most.",
+                "note": f"Right in {right}, not in {wrong}: {rows.sum():,} questions. Shown: where the right item gained most.",
                 "cards": [{**_pair(a, b, q, media), "kind": key} for q in _moved(a, b, rows)],
             }
-            for key, title, rows in (
-                ("gained", f"Gained: right in {names[0]}, not in {names[1]}", gained),
-                ("lost", f"Lost: right in {names[1]}, not in {names[0]}", lost),
+            for key, title, right, wrong, rows in (
+                ("gained", "Gained", *names, gained),
+                ("lost", "Lost", *reversed(names), lost),
             )
             if rows.any()
         ],
