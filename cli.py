@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 
 from bundlecache import BundlecacheError, Catalogue, Workspace, __version__
-from bundlecache.terminal import Bar, log, out, show, show_leaderboard, show_results
+from bundlecache.terminal import Bar, log, out, show, show_full, show_leaderboard, show_results, show_slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -475,6 +475,7 @@ def evaluate(
     from bundlecache import bench
     from bundlecache import probes as leak_probes
     from bundlecache import questions as question_files
+    from bundlecache.slices import Slicer
     from train import scoring
 
     workspace, catalogue = _open(data)
@@ -488,6 +489,7 @@ def evaluate(
     known: dict[str, Any] = {
         "probes": leak_probes.all_probes(sources) if baselines else [],
         "leaks": bench.leaks_of(sources),
+        "slicer": Slicer(catalogue),
     }
     results = []
     for asked in sets:
@@ -533,6 +535,13 @@ def bench_(
         typer.Option("--run", help="Trained runs to score; all of them if left out.", show_default=False),
     ] = None,
     models: Annotated[bool, typer.Option(help="Score trained models beside the baselines.")] = True,
+    full: Annotated[
+        bool, typer.Option("--full", help="Rank the held-out items among the whole catalogue, not a few options.")
+    ] = False,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Show groups of questions too: category, length, popularity, cold.", show_default=False),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Questions per forward of a model.", min=1)] = 32,
     device: Device = "auto",
     output: Annotated[
@@ -541,10 +550,12 @@ def bench_(
     as_json: AsJson = False,
 ) -> None:
     """Score all methods on all question sets: one table, leak probes, and a verdict in words."""
-    from bundlecache import baselines, bench, leaderboard
+    from bundlecache import baselines, bench, full_catalogue, leaderboard
     from bundlecache import probes as leak_probes
     from bundlecache import questions as question_files
+    from bundlecache.slices import Slicer, chosen
 
+    ways = chosen(by or ())
     workspace, catalogue = _open(data)
     wanted = question_sets or [n for n in question_files.names(workspace) if n.startswith("test-")]
     if not wanted:
@@ -557,22 +568,46 @@ def bench_(
     sources = baselines.Sources(catalogue, _every_matrix(workspace, catalogue))
     seats = {folder: _seat(_model_name(folder, folders), model, batch_size) for folder, model in loaded.items()}
     reranked = [ranker for seat in seats.values() for ranker in baselines.reranked(seat, sources)]
+    rankers, slicer = sources.rankers(*baselines.REGISTRY), Slicer(catalogue)
+    folder = output or workspace.root / "bench"
+    if full:
+        held = full_catalogue.HeldOut.of(sets, catalogue)
+        few = [
+            full_catalogue.FirstFew(both.ranker, second, catalogue)
+            for both in reranked
+            for second in (both.model, both)
+        ]
+        if seats and not few:
+            log.print("A language model answers by letters; without a learned ranker to rerank it is left out.")
+        with Bar("bench") as bar:
+            ranked = full_catalogue.run(rankers, held, slicer, few, progress=bar.step)
+        path = full_catalogue.save(folder, ranked)
+        if as_json:
+            show({"path": str(path), "results": ranked}, as_json, [])
+            return
+        show_full(ranked)
+        show_slices(ranked, ways, full_catalogue.MAIN, "Full catalogue")
+        out.print(f"All figures: [bold]{escape(str(path))}[/]; a table for spreadsheets in full.csv.", soft_wrap=True)
+        return
     with Bar("bench") as bar:
         results = bench.run(
             sets,
-            [*sources.rankers(*baselines.REGISTRY), *reranked],
+            [*rankers, *reranked],
             lambda asked: _answers_of(loaded, seats, asked, batch_size),
             model=_model_name(_newest(workspace, folders), folders) if folders else None,
             probes=leak_probes.all_probes(sources),
             leaks=bench.leaks_of(sources),
+            slicer=slicer,
             progress=bar.step,
         )
-    path = leaderboard.save(output or workspace.root / "bench", results)
+    path = leaderboard.save(folder, results)
     if as_json:
         show({"path": str(path), "results": results}, as_json, [])
-    else:
-        show_leaderboard(results)
-        out.print(f"Page: [bold]{escape(str(path))}[/]; table.csv and results.json beside it.", soft_wrap=True)
+        return
+    show_leaderboard(results)
+    for result in results:
+        show_slices(result, ways, "hit@1", result["questions"]["name"])
+    out.print(f"Page: [bold]{escape(str(path))}[/]; table.csv and results.json beside it.", soft_wrap=True)
 
 
 @app.command()

@@ -12,6 +12,7 @@ The results of a question set are one JSON file, ``runs/RUN/results/NAME.json``:
      "model_answers": {"positions": [{"position", "n", "hit@1"}], "calibration": {"ece", "confidence", ...}},
      "probes":    [{"name", "words", "hit@1", "hit@1_interval", "succeeds"}],
      "leaks":     ["..."],
+     "slices":    the methods by category, length, popularity and cold or seen; see `slices`
      "verdict":   ["..."],
      "worth":     ["..."]}             what the model's seconds buy; apart, because it differs from run to run
 
@@ -37,7 +38,7 @@ import numpy as np
 from . import splits
 from .atomic import replacing
 from .errors import CheckpointError
-from .metrics import bootstrap, by_position, calibration, evaluate, hits, mcnemar, paired_difference
+from .metrics import bootstrap, by_position, calibration, evaluate, hits, mcnemar, paired_difference, reciprocal_ranks
 from .probes import graph_leaks
 from .probes import row as probe_row
 from .probes import run as run_probes
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from .probes import Probe
     from .questions import Questions
     from .rankers import Answers, Ranker
+    from .slices import Slicer
 
 FORMAT_VERSION = 1
 PARTS = {"questions": dict, "methods": list, "ablation": list, "verdict": list}  # of a results file
@@ -84,6 +86,7 @@ def compare(
     training_seconds: Mapping[str, float] | None = None,
     probes: Sequence[Probe] = (),
     leaks: Sequence[str] = (),
+    slicer: Slicer | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score every method on ``questions`` and say how the model stands.
@@ -96,8 +99,8 @@ def compare(
         Modality -> the model's answers without it.
     seconds, training_seconds
         Name in ``answers`` -> what answering and training took; rankers are timed here, fitting included.
-    probes, leaks
-        See `probes.all_probes`, `leaks_of`.
+    probes, leaks, slicer
+        See `probes.all_probes`, `leaks_of`, `slices.Slicer`.
 
     Raises
     ------
@@ -107,7 +110,7 @@ def compare(
     answers, ablation = answers or {}, ablation or {}
     scored = score(rankers, questions, answers, seconds=seconds, training_seconds=training_seconds)
     model = next(iter(answers), None)
-    results = summarise([questions], [scored], model=model, probes=probes, leaks=leaks, seed=seed)
+    results = summarise([questions], [scored], model=model, probes=probes, leaks=leaks, slicer=slicer, seed=seed)
     if model is not None:
         for name, answer in ablation.items():
             _check_shape(name, answer, questions)
@@ -151,6 +154,7 @@ def summarise(
     model: str | None = None,
     probes: Sequence[Probe] = (),
     leaks: Sequence[str] = (),
+    slicer: Slicer | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The results of several sets that differ by their seed, as of one: ``scored[s]`` are the methods on ``sets[s]``.
@@ -207,6 +211,8 @@ def summarise(
     }
     if len(sets) > 1:
         results["questions"] |= {"sets": [asked.name for asked in sets], "sha256s": [asked.sha256 for asked in sets]}
+    if slicer is not None:
+        results["slices"] = _sliced(slicer, sets, methods, unit, seed)
     results["verdict"], results["worth"] = sentences(results), worth(results)
     return results
 
@@ -219,6 +225,7 @@ def run(
     model: str | None = None,
     probes: Sequence[Probe] = (),
     leaks: Sequence[str] = (),
+    slicer: Slicer | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
@@ -238,7 +245,7 @@ def run(
             scored.append([*models(asked), *score(rankers, asked)])
             done += 1
             progress(done, len(sets))
-        results.append(summarise(members, scored, model=model, probes=probes, leaks=leaks, seed=seed))
+        results.append(summarise(members, scored, model=model, probes=probes, leaks=leaks, slicer=slicer, seed=seed))
     return results
 
 
@@ -335,6 +342,21 @@ def _units(sets: Sequence[Questions]) -> np.ndarray:
 
 def _mean_by(unit: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.bincount(unit, weights=values) / np.bincount(unit)
+
+
+def _sliced(
+    slicer: Slicer, sets: Sequence[Questions], methods: Sequence[Scored], unit: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """The methods' figures by groups of questions."""
+    truth = np.concatenate([asked.truth for asked in sets])
+    item = np.concatenate([asked.options[np.arange(len(asked)), asked.truth] for asked in sets])
+    length = np.array([len(partial) + 1 for asked in sets for partial in asked.partial])
+    figures = {}
+    for method in methods:
+        valid = 1.0 if method.valid is None else method.valid
+        figures[method.name] = {f"hit@{k}": hits(method.scores, truth, k) * valid for k in (1, 3, 5)}
+        figures[method.name]["mrr"] = reciprocal_ranks(method.scores, truth) * valid
+    return slicer.slices(item, length, figures, main="hit@1", unit=unit, seed=seed)
 
 
 def _joined(parts: Sequence[Scored]) -> Scored:

@@ -202,23 +202,29 @@ def bootstrap(values: np.ndarray, *, seed: int = 0, level: float = 0.95) -> tupl
     return float(low), float(high)
 
 
-def intervals(values: np.ndarray, *, seed: int = 0, level: float = 0.95, draws: int = 1_000) -> np.ndarray:
+def intervals(
+    values: np.ndarray, size: np.ndarray | None = None, *, seed: int = 0, level: float = 0.95, draws: int = 1_000
+) -> np.ndarray:
     """The percentile intervals [f, 2] of the means of ``values`` [q, f]: `bootstrap` of many figures at once.
 
-    All columns see the same draws of the q questions.
+    All columns see the same draws. With ``size`` [q], row q is the sum of so many questions that are drawn
+    together, such as those about one bundle, and the mean is that of questions.
 
     >>> always, half = np.ones(100), np.repeat([0.0, 1.0], 50)
     >>> intervals(np.stack([always, half], axis=1)).round(1).tolist()
     [[1.0, 1.0], [0.4, 0.6]]
+    >>> intervals(np.array([[4.0], [0.5]]), np.array([4, 1])).tolist()  # 4 of 4, or half of 1
+    [[0.5, 1.0]]
     """
     values = np.asarray(values, np.float64)
     count = len(values)
+    size = np.ones(count) if size is None else np.asarray(size, np.float64)
     rng = np.random.default_rng(seed)
     block = max(1, 4_000_000 // max(count, 1))
-    means = [
-        rng.multinomial(count, np.full(count, 1 / count), size=min(block, draws - done)) @ values / count
-        for done in range(0, draws, block)
-    ]
+    means = []
+    for done in range(0, draws, block):
+        times = rng.multinomial(count, np.full(count, 1 / count), size=min(block, draws - done))  # [block, q]
+        means.append(times @ values / (times @ size)[:, None])
     tail = (1 - level) / 2
     return np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0).T  # [f, 2]
 

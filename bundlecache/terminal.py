@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")  # would steer the terminal
 LONGEST = 300  # characters of a cell
+COMPARED = 4  # methods side by side in 80 columns
 out = Console(emoji=False)  # ":bell:" in a title stays as it is
 log = Console(stderr=True, emoji=False)
 
@@ -135,8 +136,45 @@ def show_leaderboard(results: list[dict[str, Any]]) -> None:
         _say(result)
 
 
+def show_full(result: dict[str, Any]) -> None:
+    """The table of full-catalogue ranking, and what it says."""
+    held = result["held_out"]
+    rows = [
+        {
+            "method": row["name"],
+            **{f"R@{k}": f"{row[f'recall@{k}']:.3f}" for k in (1, 5, 20)},
+            "95% of R@20": "{:.3f}-{:.3f}".format(*row["recall@20_interval"]),
+            "R@100": f"{row['recall@100']:.3f}",
+            "NDCG@20": f"{row['ndcg@20']:.3f}",
+            "MRR": f"{row['mrr']:.3f}",
+        }
+        for row in result["methods"]
+    ]
+    title = f"{held['n_questions']:,} held-out items of {held['n_bundles']:,} bundles among {held['n_items']:,}: Recall, NDCG, MRR"
+    show(None, False, rows, title=title)
+    _say(result)
+
+
+def show_slices(result: dict[str, Any], ways: Sequence[str], main: str, title: str) -> None:
+    """The leading methods' main figure by groups of questions: models first, then the best of the others."""
+    methods = sorted(result["methods"], key=lambda row: row["kind"] != "model")[:COMPARED]
+    for way in ways:
+        rows = []
+        for group in result["slices"][way]:
+            of = {row["name"]: row for row in group["methods"]}
+            cells = {row["name"]: _spread(of[row["name"]], main) for row in methods}
+            rows.append({way: group["group"], "n": f"{group['n']:,}{'*' if group['small'] else ''}", **cells})
+        marked = "; * too few to say much" if any(group["small"] for group in result["slices"][way]) else ""
+        show(None, False, rows, title=f"{title} by {way}: {main}{marked}")
+
+
+def _spread(row: dict[str, Any], figure: str) -> str:
+    low, high = row[f"{figure}_interval"]
+    return f"{row[figure]:.3f} ±{(high - low) / 2:.2f}"
+
+
 def _say(result: dict[str, Any]) -> None:
-    for sentence in [*result["verdict"], *result["worth"]]:
+    for sentence in [*result["verdict"], *result.get("worth", ())]:
         out.print(f"- {escape(sentence)}", highlight=False)
     out.print()
 

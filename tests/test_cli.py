@@ -85,6 +85,23 @@ def test_bench_scores_models_and_baselines_in_one_table_and_writes_three_files(t
     assert "leak probe" in alone
 
 
+def test_bench_full_ranks_the_whole_catalogue_where_the_model_reranks_and_by_shows_groups(trained: Workspace, tmp_path):
+    made = json.loads(ok("bench", "--full", "--data", trained.root, "--out", tmp_path, "--json").stdout)["results"]
+    rows = {row["name"]: row for row in made["methods"]}
+    assert {"popularity", "learned ranker", "Bundle-MLLM, first 10", "Bundle-MLLM + learned ranker, first 10"} <= set(
+        rows
+    )
+    assert made["held_out"]["n_items"] == 24
+    assert rows["Bundle-MLLM, first 10"]["recall@10"] == pytest.approx(rows["learned ranker"]["recall@10"])
+    assert {path.name for path in tmp_path.iterdir()} == {"full.json", "full.csv"}
+    told = ok(
+        "bench", "--no-models", "--by", "cold", "--by", "length", "--data", trained.root, "--out", tmp_path
+    ).stdout
+    assert "by cold: hit@1" in told
+    assert "by length: hit@1" in told
+    assert "category, length, popularity, cold" in str(invoke("bench", "--by", "hue", "--data", trained.root).exception)
+
+
 def test_questions_go_out_as_lines_and_come_back_the_same(trained: Workspace, tmp_path: Path):
     ok("questions", "--data", trained.root, "--export", tmp_path / "out")
     files = sorted((tmp_path / "out").glob("test-*.jsonl"))
