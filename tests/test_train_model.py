@@ -194,6 +194,41 @@ def test_asked_in_all_orders_the_place_of_an_option_no_longer_matters(model):
     np.testing.assert_allclose(often.probabilities()[0], mean, atol=1e-5)
 
 
+def test_what_prompts_begin_with_is_read_once_and_changes_nothing(model, cat, monkeypatch):
+    from train import model as models
+
+    given, same = [np.array([3, 1, 2])] * 3, np.array([[4, 5, 7, 8], [9, 11, 10, 6], [12, 5, 13, 20]])
+    other = [np.array([3]), np.array([1, 2, 9]), np.array([8])]
+    read = []
+    decoder = model.llm.get_base_model().model
+    hook = decoder.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["inputs_embeds"].shape[:2]), with_kwargs=True
+    )
+    made = {}
+    for share in (0.0, 2.0):
+        monkeypatch.setattr(models, "SHARED_FROM", share)
+        made[share] = []
+        for partial in (given, other):
+            batch = model.prompts.build(partial, list(same), "mm")
+            model.train_only("fusion")
+            model.zero_grad(set_to_none=True)
+            model(batch, np.array([1, 0, 3]), 4, "mm").backward()  # stage 2: gradients go through the rest alone
+            made[share] += [p.grad.clone() for p in model.tokens.parameters() if p.grad is not None]
+            with torch.inference_mode():
+                made[share].append(model.logits(batch, model.item_tokens(batch.items)))
+            model.train_only("joint")
+            made[share].append(model(batch, np.array([1, 0, 3]), 4, "mm").detach())
+    hook.remove()
+    for shared, whole in zip(made[0.0], made[2.0], strict=True):
+        torch.testing.assert_close(shared, whole, atol=1e-5, rtol=1e-5)
+    prefixes = [shape for shape in read if shape[0] == 1]
+    assert len(prefixes) == 4, "twice in stage 2, twice in scoring, never where the adapter learns"
+    batch = model.prompts.build(given, list(same), "mm")
+    in_common = int((batch.ids == batch.ids[:1]).all(0).argmin())
+    assert [shape[1] for shape in prefixes[:2]] == [int((batch.ids[0] < 0).argmax()), in_common]
+    assert prefixes[2] == prefixes[3]
+
+
 def test_the_ladder_holds_every_rung_of_a_run(model, cat):
     seen = []
     rungs = ladder(model, world.questions(cat), progress=lambda done, of: seen.append((done, of)))

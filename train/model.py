@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bundlecache.store import Matrix
 
 MODES = ("mm", "text")
+SHARED_FROM = 1 / 8
+"""The part of a prompt that must be common to a batch for its keys and values to be computed once, and copied."""
 
 
 class BundleMLLM(nn.Module):
@@ -109,11 +111,32 @@ class BundleMLLM(nn.Module):
         """
         core = self.llm.get_base_model()
         decoder = getattr(core, core.base_model_prefix)
-        states = decoder(inputs_embeds=self.embed(batch, tokens), use_cache=False).last_hidden_state
-        last = torch.from_numpy(batch.last).to(states.device)
+        embeds = self.embed(batch, tokens)
+        shared = self._shared(batch, ahead)
+        cache = _prefix(decoder, embeds[:1, :shared], len(embeds)) if shared else None
+        if cache is None:
+            shared, how = 0, {"use_cache": False}
+        else:
+            how = {"use_cache": True, "past_key_values": cache}
+        states = decoder(inputs_embeds=embeds[:, shared:], **how).last_hidden_state
+        last = torch.from_numpy(batch.last - shared).to(states.device)
         row = torch.arange(len(last), device=states.device)
         places = [states[row, last - k] for k in range(ahead, -1, -1)]
         return torch.stack(places) if ahead else places[0]
+
+    def _shared(self, batch: Batch, ahead: int) -> int:
+        """How many tokens the prompts begin with alike, where reading them once pays and trains nothing; else 0."""
+        learning = torch.is_grad_enabled()
+        if len(batch.ids) < 2 or (learning and any(p.requires_grad for p in self.llm.parameters())):
+            return 0
+        if learning and self.recipe.base.gradient_checkpointing:  # which keeps no keys and values
+            return 0
+        alike = (batch.ids == batch.ids[:1]).all(axis=0)  # [L]
+        if learning:
+            alike &= batch.ids[0] >= 0  # what is soft is being trained
+        count = len(alike) if alike.all() else int(alike.argmin())
+        count = min(count, int(batch.last.min()) - ahead)
+        return count if count >= SHARED_FROM * batch.ids.shape[1] else 0
 
     def logits(self, batch: Batch, tokens: Tensor | None) -> Tensor:
         """Logits of the answer over the whole vocabulary, float32 [b, V]."""
@@ -167,6 +190,20 @@ def build(
     model = BundleMLLM(adapted, tokens, bank, prompts, recipe)
     model.base = base
     return model.to(device)
+
+
+def _prefix(decoder: Any, embeds: Tensor, copies: int) -> Any:
+    """Keys and values of what ``copies`` prompts begin with, [1, k, h]; None where layers see less than everything."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    cache = DynamicCache(config=decoder.config)
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return None
+    with torch.no_grad():
+        decoder(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(copies)
+    return cache
 
 
 def _item_tokens(base: llms.LoadedLlm, bank: FeatureBank, recipe: Recipe) -> ItemTokens:

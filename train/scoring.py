@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,8 +173,7 @@ class _Reader:
         options = [row for group in groups for row in np.take_along_axis(self.options, group, 1)]
         logits = np.full((len(given), max(group.shape[1] for group in groups)), -np.inf, np.float32)
         valid = np.zeros(len(given), bool)
-        order = np.argsort(model.prompts.lengths(given, options, self.mode), kind="stable")
-        for rows in (order[k : k + self.batch_size] for k in range(0, len(order), self.batch_size)):
+        for rows in self._batches(model.prompts.lengths(given, options, self.mode), len(groups)):
             batch = model.prompts.build([given[r] for r in rows], [options[r] for r in rows], self.mode)
             tokens = None
             if self.fused is not None:
@@ -186,6 +185,17 @@ class _Reader:
             (logits[stop - len(group) : stop, : group.shape[1]], valid[stop - len(group) : stop])
             for group, stop in zip(groups, stops, strict=True)
         ]
+
+    def _batches(self, lengths: np.ndarray, groups: int) -> Iterator[np.ndarray]:
+        """Rows that are asked together: of like length, or of one question, whose beginning is then read once."""
+        size, count = self.batch_size, len(lengths) // groups
+        if 2 * groups < size:
+            order = np.argsort(lengths, kind="stable")
+            yield from (order[k : k + size] for k in range(0, len(order), size))
+            return
+        for question in range(count):
+            rows = np.arange(question, len(lengths), count)
+            yield from (rows[k : k + size] for k in range(0, groups, size))
 
     def _read(self, full: Tensor, counts: list[int], rows: np.ndarray, logits: np.ndarray, valid: np.ndarray) -> None:
         """Put what logits [b, V] say about questions of ``counts`` options into ``rows`` of logits and valid."""
