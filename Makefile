@@ -9,18 +9,24 @@ BIN    := $(VENV)/bin
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,dev]'
+	$(PIP) -e '.[cpu]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) -e '.[cpu,dev]'
 	@touch $@
 
 demo: $(VENV)/installed  ## the whole way on the shipped data: encode, train, evaluate, report (about 2 minutes)
 	$(BIN)/bundlecache demo
 
-test: $(VENV)/installed  ## all tests (a few minutes)
+test: $(VENV)/installed-dev  ## all tests (a few minutes)
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/installed  ## formatting, lint and types
+lint: $(VENV)/installed-dev  ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
