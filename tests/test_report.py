@@ -292,12 +292,28 @@ def test_breakdowns_cover_every_question_once_and_know_cold_from_seen(workspace)
     assert (next(row["n"] for row in seen["rows"] if "cold" in row["name"]) if seen else 0) == cold
 
 
+def test_the_best_other_method_of_a_group_stands_beside_the_model(workspace):
+    def of(rate, name):
+        return {"name": name, "hit@1": rate}
+
+    ways = [{"way": "cold", "rows": [{"name": "cold"}, {"name": "seen"}]}]
+    results = {
+        "methods": [
+            {"name": n, "kind": k} for n, k in (("a", "model"), ("b", "content"), ("c", "chance"), ("d", "content"))
+        ],
+        "slices": {"cold": [{"group": "cold", "methods": [of(0.9, "a"), of(0.8, "c"), of(0.3, "b"), of(0.2, "d")]}]},
+    }
+    reliability.rivals(ways, results)
+    assert [row["rival"] and row["rival"]["name"] for row in ways[0]["rows"]] == ["b", None]
+    assert ways[0]["rivals"] == ["b"]
+
+
 def test_how_sure_a_model_is_and_how_often_right_are_said_and_drawn(workspace):
     folder = finish(workspace)
     context = report.context(workspace, folder, Catalogue.read(workspace))
     bins = next(iter(bench.load(folder).values()))["model_answers"]["calibration"]
     assert len(context["trust"]["chart"].dots) == len(bins["count"])
-    assert context["trust"]["ece"] == bins["ece"]
+    assert context["trust"]["ece"] == pytest.approx(bins["ece"], abs=1e-3)
     sure = reliability.trust({"ece": 0.3, "confidence": [0.9], "accuracy": [0.6], "count": [10]})
     modest = reliability.trust({"ece": 0.3, "confidence": [0.6], "accuracy": [0.9], "count": [10]})
     assert (sure["told"], modest["told"]) == ("too sure of itself", "too modest")

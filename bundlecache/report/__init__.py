@@ -22,7 +22,7 @@ from . import answered as answers
 from . import comparison
 from .charts import Line, diagram, draw, smooth
 from .gallery import by_kind
-from .reliability import breakdowns, rate, trust
+from .reliability import breakdowns, rate, rivals, trust
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,7 +106,7 @@ def context(workspace: Workspace, run: Path, catalogue: Catalogue) -> dict[str, 
         "gallery": by_kind(workspace, catalogue, answered, main) if answered and main else None,
         **_reliability(main, answered, catalogue),
         "siblings": _siblings(workspace, run, manifest, main) if main else [],
-        "attention": _attention(main),
+        "attention": answers.attention(main) if main else None,
         "encoded": _encoded(workspace, catalogue, manifest),
         "stages": [{**stage, "trains": STAGES.get(stage["name"], "")} for stage in manifest["stages"]],
         **_curves(_history(run), main),
@@ -213,11 +213,10 @@ def _reliability(main: dict[str, Any] | None, answered: Answered | None, catalog
     """Calibration and breakdowns of the model's answers; all None without answers."""
     if main is None or answered is None:
         return {"reliability": None, "trust": None, "breakdowns": []}
-    calibrated = (main.get("model_answers") or {}).get("calibration") or vars(
-        calibration(answered.probabilities, answered.truth)
-    )
+    calibrated = vars(calibration(answered.probabilities, answered.truth))
     chart = diagram(*(calibrated[part] for part in ("confidence", "accuracy", "count")))
     ways = breakdowns(answered, catalogue)
+    rivals(ways, main)
     for way in ways:
         way["rows"] = [{**row, "bar": _bar(row["hit@1"], row["hit@1_interval"], 1.0)} for row in way["rows"]]
     return {
@@ -249,11 +248,6 @@ def _siblings(workspace: Workspace, run: Path, manifest: dict[str, Any], main: d
             rows = [row for row in results["methods"] if row["name"] == results.get("model")]
             found += [{"run": name, "seed": other.get("seed"), "hit@1": row["hit@1"]} for row in rows]
     return found
-
-
-def _attention(main: dict[str, Any] | None) -> dict[str, Any] | None:
-    found = (main or {}).get("attention")
-    return {**found, "questions": main["questions"]["name"]} if main and found else None
 
 
 def _bar(value: float, interval: Sequence[float], end: float) -> dict[str, float]:

@@ -14,6 +14,7 @@ from ..errors import BundlecacheError, CheckpointError
 if TYPE_CHECKING:
     from pathlib import Path
 
+PER_MODALITY = ("names", "present", "weight", "even")
 COLUMNS = ("bundle_id", "partial", "options", "truth", "probabilities", "valid", "predicted")
 
 
@@ -53,6 +54,11 @@ class Answered:
         return [options[t] for options, t in zip(self.options, self.truth, strict=True)]
 
 
+def letter(k: int) -> str:
+    """What option ``k`` is called: A to Z, then its number."""
+    return chr(ord("A") + k) if k < 26 else str(k + 1)
+
+
 def read(run: Path, results: dict[str, Any]) -> Answered | None:
     """The answers that belong to ``results`` of a run; None when no model's answers are kept.
 
@@ -85,6 +91,18 @@ def read(run: Path, results: dict[str, Any]) -> Answered | None:
     if not within:
         raise _damaged(run, name)
     return Answered(columns["bundle_id"], columns["partial"], columns["options"], **arrays)
+
+
+def attention(results: dict[str, Any]) -> dict[str, Any] | None:
+    """The mean attention over modalities in ``results``, as `train.scoring.attention` gives it; None where it is not whole."""
+    found = results.get("attention")
+    if not isinstance(found, dict) or not {*PER_MODALITY, "matrix", "items", "residual"} <= found.keys():
+        return None
+    m = len(found["names"])
+    whole = all(len(found[part]) == m for part in (*PER_MODALITY, "matrix")) and all(
+        len(r) == m for r in found["matrix"]
+    )
+    return {**found, "questions": results["questions"]["name"]} if whole else None
 
 
 def _damaged(run: Path, name: str) -> CheckpointError:

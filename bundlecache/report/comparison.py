@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..workspace import Workspace
     from .answered import Answered
 
-SHOWN = 5  # questions that were gained, and as many that were lost
+SHOWN = 6  # questions that were gained, and as many that were lost
 FIGURES: tuple[tuple[str, str, Callable[[np.ndarray, np.ndarray], np.ndarray]], ...] = (
     ("HitRate@1", "hit@1", lambda scores, truth: hits(scores, truth, 1)),
     ("HitRate@3", "hit@3", lambda scores, truth: hits(scores, truth, 3)),
@@ -167,8 +167,8 @@ def _set(
     groups = []
     for way in breakdowns(a, catalogue):
         rows = []
-        for g, row in enumerate(way["rows"]):
-            members = way["group"] == g
+        for row in way["rows"]:
+            members = way["group"] == row["place"]
             delta, low, high = paired_difference(a.right[members], b.right[members])
             other = float(b.right[members].mean())
             rows.append({**row, "a": row["hit@1"], "b": other, "delta": delta, "interval": [low, high]})
@@ -181,9 +181,9 @@ def _set(
         "groups": groups,
         "hidden": _hidden(left, right),
         "attention": [
-            {"run": name, "numbers": each["attention"]}
+            {"run": name, "numbers": found}
             for name, each in zip(names, (left, right), strict=True)
-            if each.get("attention")
+            if (found := answers.attention(each))
         ],
         "seconds": [_seconds(each) for each in (left, right)],
         "kinds": [

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MediaError
 from . import thumbnails
+from .answered import letter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +104,7 @@ def card(answered: Answered, q: int, media: Media) -> dict[str, Any]:
         "options": [
             {
                 **media.item(item_id),
-                "letter": chr(ord("A") + k) if k < 26 else str(k + 1),
+                "letter": letter(k),
                 "probability": float(answered.probabilities[q, k]),
                 "truth": k == truth,
                 "chosen": k == predicted,

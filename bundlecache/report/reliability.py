@@ -7,35 +7,55 @@ again and again (a permutation test), and ``p`` is how often that looks as uneve
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import splits
 from ..metrics import bootstrap
-from ..negatives import PATH
+from ..slices import Slicer
+from .answered import letter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ..catalogue import Catalogue
     from .answered import Answered
 
 DRAWS = 4_000
 LEVEL = 0.01  # several breakdowns are tested at once
-SMALLEST = 12  # questions a group needs; smaller ones join their neighbour
-CATEGORIES = 8
+SHOWN = 12  # groups of one way
+POSITION = "position"
+SAID = {  # way to group: title, and what it tells
+    POSITION: ("By where the right option stood", "A model that prefers a letter, and does not read, shows here."),
+    "length": (
+        "By how many items the bundle has",
+        "The right one among them. The more of a bundle is seen, the easier it should be.",
+    ),
+    "popularity": (
+        "By how popular the right item is",
+        "In how many training bundles and with how many training users it stands.",
+    ),
+    "cold": (
+        "By whether the right item was seen in a bundle",
+        "A cold item stands in no training bundle: only what it is like, and who took it, can tell.",
+    ),
+    "category": ("By category of the right item", "Most frequent first."),
+}
 
 
 def breakdowns(answered: Answered, catalogue: Catalogue) -> list[dict[str, Any]]:
-    """Groups of questions with their HitRate@1, one entry per way to group; ways with a single group are left out."""
+    """Groups of questions with their HitRate@1, one entry per way to group; ways with a single group are left out.
+
+    ``group`` [q] numbers the ``rows``; it is -1 for a question whose right item left the catalogue.
+    """
     found = []
-    for title, note, label in _ways(answered, catalogue):
-        if len(set(label)) > 1:
-            right, group, names = answered.right, *_numbered(label)
-            rows = [{"name": name, **rate(right[group == g])} for g, name in enumerate(names)]
-            found.append({"title": title, "note": note, "rows": rows, "group": group, **judged(right, group)})
+    for way, title, note, group, names in _ways(answered, catalogue):
+        there = [g for g in range(len(names)) if (group == g).any()]
+        if len(there) > 1:
+            rows = [{"name": names[g], "place": g, **rate(answered.right[group == g])} for g in there]
+            known = group >= 0
+            found.append(
+                {"way": way, "title": title, "note": note, "rows": rows, "group": group}
+                | judged(answered.right[known], group[known])
+            )
     return found
 
 
@@ -79,88 +99,33 @@ def trust(calibration: dict[str, Any]) -> dict[str, Any]:
     return {**calibration, "sure": sure, "right": right, "gap": gap, "told": told}
 
 
-def _ways(answered: Answered, catalogue: Catalogue) -> list[tuple[str, str, list[tuple[int, str]]]]:
-    """(title, note, label of every question) with labels (place, name), so that they have an order."""
-    index = catalogue.index
-    truth = [index.get(item_id, -1) for item_id in answered.truth_ids()]
-    bundled = _times(splits.training_graph(catalogue, "bundle-item"), len(catalogue))
-    bought = _times(splits.training_graph(catalogue, "user-item"), len(catalogue))
-    letters = [(int(t), chr(65 + t) if t < 26 else str(t + 1)) for t in answered.truth]
-    bundles = [(0, "in training bundles") if i >= 0 and bundled[i] else (1, "in none: cold") for i in truth]
-    return [
-        (
-            "By where the right option stood",
-            "A model that prefers a letter, and does not read, shows here.",
-            letters,
-        ),
-        (
-            "By how many items were given",
-            "The more of a bundle is seen, the easier it should be.",
-            _ranges([len(given) for given in answered.partial], "item", steps=5),
-        ),
-        (
-            "By how popular the right item is",
-            "How often training saw it, in bundles and with users.",
-            _ranges([int(bundled[i] + bought[i]) if i >= 0 else 0 for i in truth], "time", steps=4),
-        ),
-        (
-            "By whether the right item was seen in a bundle",
-            "A cold item stands in no training bundle: only what it is like can tell.",
-            bundles,
-        ),
-        (
-            "By category of the right item",
-            f"The {CATEGORIES - 1} most frequent ones.",
-            _categories(truth, catalogue),
-        ),
-    ]
+def rivals(ways: list[dict[str, Any]], results: dict[str, Any]) -> None:
+    """Put beside every row of ``ways`` the best method of the results file that is no model; their names in ``rivals``."""
+    kinds = {row["name"]: row["kind"] for row in results["methods"]}
+    for way in ways:
+        slices = {row["group"]: row["methods"] for row in results.get("slices", {}).get(way["way"], [])}
+        for row in way["rows"]:
+            others = [m for m in slices.get(row["name"], []) if kinds.get(m["name"]) not in ("model", "chance")]
+            row["rival"] = max(others, key=lambda method: method["hit@1"], default=None)
+        way["rivals"] = sorted({row["rival"]["name"] for row in way["rows"] if row["rival"]})
 
 
-def _times(edges: np.ndarray, n: int) -> np.ndarray:
-    return np.bincount(edges[:, 1], minlength=n)
+def _ways(answered: Answered, catalogue: Catalogue) -> list[tuple[str, str, str, np.ndarray, list[str]]]:
+    """(key, title, note, group of every question, names of the groups)."""
+    truth = np.array([catalogue.index.get(item_id, -1) for item_id in answered.truth_ids()], np.int64)
+    length = np.array([len(given) + 1 for given in answered.partial], np.int64)
+    known = truth >= 0
+    numbers, names = Slicer(catalogue).labels(truth[known], length[known]) if known.any() else ({}, {})
+    ways = [(POSITION, answered.truth, [letter(k) for k in range(answered.probabilities.shape[1])])]
+    for way in numbers:
+        group = np.full(len(truth), -1)
+        group[known] = numbers[way]
+        ways.append((way, *_folded(group, names[way])))
+    return [(way, *SAID[way], group, labels) for way, group, labels in ways]
 
 
-def _ranges(values: Sequence[int], unit: str, steps: int) -> list[tuple[int, str]]:
-    """Labels such as ``2 to 4 items``: about ``steps`` ranges of equally many questions; zero stands alone.
-
-    >>> [name for _, name in _ranges([0] * 12 + [1] * 12 + [2] * 12, "time", 3)][::12]
-    ['never', '1 time', '2 times']
-    """
-    counts = np.asarray(values)
-    positive = np.sort(counts[counts > 0])
-    parts = max(1, min(steps, len(positive) // SMALLEST))
-    starts = {int(positive[len(positive) * k // parts]) for k in range(parts)} if len(positive) else set()
-    place = np.searchsorted(sorted(starts), counts, side="right")  # 0: never
-    inside = [counts[place == k] for k in range(len(starts) + 1)]
-    names = [_range(int(each.min()), int(each.max()), unit) if len(each) else "" for each in inside]
-    return [(int(k), names[k]) for k in place]
-
-
-def _range(low: int, high: int, unit: str) -> str:
-    if high == 0:
-        return "never"
-    return f"{low:,}{f' to {high:,}' if low < high else ''} {unit}{'' if high == 1 else 's'}"
-
-
-def _categories(truth: Sequence[int], catalogue: Catalogue) -> list[tuple[int, str]]:
-    """Labels by the first step of the category; rare ones together."""
-    column = catalogue.column("category")
-    names = [(column[i] if i >= 0 else None) or "" for i in truth]
-    tops = {name.split(PATH)[0] for name in names}
-    if len(tops) < 3:  # one root for all: a step further down
-        labels = [PATH.join(name.split(PATH)[:2]) for name in names]
-    else:
-        labels = [name.split(PATH)[0] for name in names]
-    often = [name for name, n in Counter(labels).most_common() if name and n >= SMALLEST]
-    kept = often if len(set(labels)) <= CATEGORIES and len(often) == len(set(labels)) else often[: CATEGORIES - 1]
-    place = {name: k for k, name in enumerate(kept)}
-    if not kept:
-        return [(0, "")] * len(labels)
-    return [(place[name], name) if name in place else (len(kept), "all others") for name in labels]
-
-
-def _numbered(labels: Sequence[tuple[int, str]]) -> tuple[np.ndarray, list[str]]:
-    """Group numbers [q] without gaps, and the groups' names in their order."""
-    order = sorted(set(labels))
-    place = {label: k for k, label in enumerate(order)}
-    return np.array([place[label] for label in labels]), [name for _, name in order]
+def _folded(group: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """No more than ``SHOWN`` groups: the last of them holds the rest."""
+    if len(names) <= SHOWN:
+        return group, names
+    return np.minimum(group, SHOWN - 1), [*names[: SHOWN - 1], "all others"]
