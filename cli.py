@@ -62,6 +62,15 @@ Settings = Annotated[
 Permutations = Annotated[
     int, typer.Option("--permutations", help="Ask every question in so many orders of its options, and average.", min=1)
 ]
+AtOnce = Annotated[
+    int | None,
+    typer.Option(
+        "--at-once",
+        help="Options per forward; more play a tournament. As many as trained on if left out.",
+        min=2,
+        show_default=False,
+    ),
+]
 StoreAt = Annotated[
     str | None,
     typer.Option(
@@ -464,13 +473,14 @@ def evaluate(
         ),
     ] = None,
     permutations: Permutations = 1,
+    at_once: AtOnce = None,
     batch_size: Annotated[int, typer.Option(help="Questions per forward.", min=1)] = 32,
     baselines: Annotated[bool, typer.Option(help="Score the baselines on the same questions.")] = True,
     ablation: Annotated[bool, typer.Option(help="Score the model without each modality in turn.")] = True,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Answer the frozen test questions, in one forward each up to the alphabet's options, beside the baselines."""
+    """Answer the frozen test questions, in one forward each up to as many options as trained on, beside the baselines."""
     from bundlecache import baselines as simple
     from bundlecache import bench
     from bundlecache import probes as leak_probes
@@ -495,7 +505,13 @@ def evaluate(
     for asked in sets:
         with Bar(asked.name) as bar:
             ladder = scoring.ladder(
-                model, asked, batch_size=batch_size, ablation=ablation, permutations=permutations, progress=bar.step
+                model,
+                asked,
+                batch_size=batch_size,
+                ablation=ablation,
+                permutations=permutations,
+                at_once=at_once,
+                progress=bar.step,
             )
         seat.given[asked.sha256] = ladder.answers[seat.name]
         trained = {seat.name: _training_seconds(folder)}
@@ -624,6 +640,7 @@ def complete(
         ),
     ] = None,
     permutations: Permutations = 1,
+    at_once: AtOnce = None,
     run: Run = None,
     data: Data = Path("data"),
     device: Device = "auto",
@@ -639,7 +656,8 @@ def complete(
     model, matrices = _load_model(folder, workspace, catalogue, device)
     searched = matrices or _matrices(workspace, catalogue)  # a model of titles alone fuses no vectors
     proposed = search.complete(catalogue, searched, partial, options or model.max_options)
-    chosen = scoring.complete(model, partial, proposed.tolist(), permutations=permutations)[:k]
+    how = {"permutations": permutations, "at_once": at_once}
+    chosen = scoring.complete(model, partial, proposed.tolist(), **how)[:k]
     if len(chosen) < k:
         log.print(f"[dim]{len(chosen)} of {k} completions: the model chooses among {len(proposed)} candidates[/]")
     rows = [
@@ -682,6 +700,71 @@ def report(
         for sentence in said:
             out.print(f"- {escape(sentence)}", highlight=False)
         out.print(f"Report: [bold]{escape(str(path))}[/]", soft_wrap=True)
+
+
+@app.command(name="import-checkpoint", rich_help_panel="Models")
+def import_checkpoint(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="The folder with adapter_model.*, fusion.bin, ...")],
+    encoder: Annotated[
+        list[str],
+        typer.Option(help="Stored vectors it was trained on, in order: content, bundle graph, user graph."),
+    ],
+    base: Annotated[str, typer.Option(help="The language model it was trained on: a folder or a hub id.")],
+    settings: Settings = None,
+    name: Annotated[str, typer.Option(help="Name of the run.")] = "imported",
+    validation: Annotated[
+        str | None, typer.Option(help="Validation questions; random ones if left out.", show_default=False)
+    ] = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make a run of a checkpoint of Bundle-MLLM's public code."""
+    from bundlecache import recipes
+    from bundlecache.keys import by_name
+    from train import public_code
+
+    workspace, catalogue = _open(data)
+    _check_name(workspace, name)
+    matrices = by_name(_stored(workspace, catalogue, encoder))
+    if len(matrices) != 3:
+        raise BundlecacheError(
+            f"That code fuses three vectors of an item, but {len(matrices)} were named.",
+            hint="--encoder CONTENT --encoder BUNDLE-GRAPH --encoder USER-GRAPH",
+        )
+    valid = _validation(workspace, catalogue, validation)
+    given = [*public_code.overrides(source), f"base.model={base}", *(settings or [])]
+    resolved = recipes.load("public-code", given)
+    with Bar("import"):
+        ignored = public_code.make_run(
+            source, catalogue, matrices, valid, resolved, workspace.runs / name, device, workspace.tokens
+        )
+    if ignored:
+        log.print(f"[dim]of no use to this recipe: {escape(', '.join(ignored))}[/]", soft_wrap=True)
+    row = {"run": name, "adapter": f"rank {resolved.lora.rank}", "fuses": list(matrices), "base": base}
+    show({**row, "ignored": ignored}, as_json, [row], title=f"{source} -> {workspace.runs / name}")
+
+
+@app.command(rich_help_panel="Models")
+def merge(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Name of a run; the newest one if left out.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--out", help="A new folder.")] = Path("merged"),
+    data: Data = Path("data"),
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Write a run as a plain language model: LoRA merged, tokenizer, and one embedding row per item."""
+    from train import merge as merging
+
+    workspace, catalogue = _open(data)
+    folder = workspace.run(run)
+    model, _ = _load_model(folder, workspace, catalogue, device)
+    with Bar("merge"):
+        paths = merging.merge(model, catalogue.item_ids, output)
+    rows = [{"file": str(path), "size_bytes": path.stat().st_size} for path in paths]
+    show(rows, as_json, rows, title=f"{folder.name} -> {output}")
 
 
 @app.command(rich_help_panel="Store")
@@ -1201,7 +1284,6 @@ def _searched(
 ) -> dict[str, Matrix]:
     """The matrices to search: of modalities, of encoders, or the fused tokens of a run."""
     from bundlecache.index import by_name
-    from bundlecache.store import Store
 
     if sum(map(bool, (modalities, encoders, run))) > 1:
         raise BundlecacheError(
@@ -1215,6 +1297,13 @@ def _searched(
         return {f"fused-{folder.name}": scoring.fused(model, folder)}
     if not encoders:
         return _matrices(workspace, catalogue, modalities)
+    return by_name(_stored(workspace, catalogue, encoders))
+
+
+def _stored(workspace: Workspace, catalogue: Catalogue, encoders: Sequence[str]) -> list[Matrix]:
+    """The matrices of these encoders, in their order."""
+    from bundlecache.store import Store
+
     store = Store(workspace.store)
     of = {info.spec: info.modality for info in store.tables() if info.rows}
     for spec in encoders:
@@ -1223,7 +1312,7 @@ def _searched(
                 f"The store holds no vectors of {spec}; it has those of {', '.join(of) or 'none'}.",
                 hint=f"bundlecache encode --encoder {spec} --modality MODALITY",
             )
-    return by_name([store.matrix(catalogue.item_ids, of[spec], spec) for spec in dict.fromkeys(encoders)])
+    return [store.matrix(catalogue.item_ids, of[spec], spec) for spec in dict.fromkeys(encoders)]
 
 
 def _weights(given: Sequence[str] | None) -> dict[str, float]:

@@ -29,6 +29,8 @@ VERBS = [
     "bench",
     "complete",
     "report",
+    "import-checkpoint",
+    "merge",
     "verify",
     "compact",
     "drift",
