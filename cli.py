@@ -656,8 +656,7 @@ def complete(
     model, matrices = _load_model(folder, workspace, catalogue, device)
     searched = matrices or _matrices(workspace, catalogue)  # a model of titles alone fuses no vectors
     proposed = search.complete(catalogue, searched, partial, options or model.max_options)
-    how = {"permutations": permutations, "at_once": at_once}
-    chosen = scoring.complete(model, partial, proposed.tolist(), **how)[:k]
+    chosen = scoring.complete(model, partial, proposed.tolist(), permutations=permutations, at_once=at_once)[:k]
     if len(chosen) < k:
         log.print(f"[dim]{len(chosen)} of {k} completions: the model chooses among {len(proposed)} candidates[/]")
     rows = [

@@ -89,7 +89,7 @@ def measure(folder: Path, items: int, n: int, batch: int, repeats: int) -> dict[
     for _ in range(repeats):
         seconds, generated = timed(lambda: public.generate(given, options))
         theirs.append(seconds)
-        ours += [timed(lambda: score_options(model, given, options, batch_size=batch))[0] for _ in range(3)]
+        ours += [timed(lambda: score_options(model, given, options, batch_size=batch, at_once=n))[0] for _ in range(3)]
     prompts = model.prompts.build(given, list(options), "mm")
     with torch.inference_mode():
         first = model.logits(prompts, model.item_tokens(prompts.items)).argmax(1)

@@ -168,6 +168,13 @@ def test_more_options_than_letters_are_all_ranked_and_winners_come_from_the_fina
     assert np.isfinite(answers.logits).all()
     one = [score_options(model, given[q : q + 1], options[q : q + 1], batch_size=3).logits[0] for q in range(2)]
     np.testing.assert_allclose(np.stack(one), answers.logits, atol=1e-3)
+    fewer = options[:, :9]
+    assert (
+        np.abs(score_options(model, given, fewer, at_once=9).logits - score_options(model, given, fewer).logits).max()
+        > 0.01
+    )
+    with pytest.raises(RecipeError, match="letters for 2 to"):
+        score_options(model, given, fewer, at_once=27)
     ranked = complete(model, given[0], options[0].tolist())
     assert sorted(i for i, _ in ranked) == sorted(options[0].tolist())
     assert sum(p for _, p in ranked) == pytest.approx(1, abs=1e-5)

@@ -1,8 +1,9 @@
 """Scoring: one forward pass per question, the first-step logits of the option letters.
 
 The whole ranking of the options comes from these logits. An answer is *valid* when the most likely token
-of the whole vocabulary is one of the question's letters. More options than letters play a tournament
-(`train.tournament`) of such questions, each of as many options as the model was trained on.
+of the whole vocabulary is one of the question's letters. More options than the model was trained on play a
+tournament (`train.tournament`) of such questions: letters that it never learned say little. ``at_once`` is another
+limit, up to the letters of the alphabet that are one token.
 
 A language model may like a letter for its own sake. ``permutations`` asks the same question in several orders,
 in which every option stands at as many different letters, and averages the probabilities.
@@ -38,8 +39,8 @@ ITEM_CHUNK = 8192  # items fused at once
 class Answers:
     """What the model gave to q questions of n options: letter logits [q, n], and whether each answer was valid [q].
 
-    After a tournament or several orders, log-probabilities stand for logits; after several orders an answer is
-    valid that was so in at least half of them.
+    After a tournament or several orders, log-probabilities stand for logits. An answer is valid that was so in the
+    final, and in at least half of the orders.
     """
 
     logits: np.ndarray
@@ -68,10 +69,12 @@ def score(
     modalities: Sequence[str] | None = None,
     mode: str | None = None,
     permutations: int = 1,
+    at_once: int | None = None,
 ) -> Answers:
     """Answer frozen questions; see :func:`score_options`."""
     how: dict[str, Any] = {"batch_size": batch_size, "modalities": modalities, "mode": mode}
-    return score_options(model, questions.partial, questions.options, **how, permutations=permutations)
+    how |= {"permutations": permutations, "at_once": at_once}
+    return score_options(model, questions.partial, questions.options, **how)
 
 
 def score_options(
@@ -83,31 +86,35 @@ def score_options(
     modalities: Sequence[str] | None = None,
     mode: str | None = None,
     permutations: int = 1,
+    at_once: int | None = None,
 ) -> Answers:
     """Choose among ``options`` [q, n] for each partial bundle in ``given`` (item indices).
 
     ``mode`` is ``"mm"`` or ``"text"``, by default what the model was trained for. ``modalities`` names the
     vectors that may be used; the others count as missing for every item. ``permutations`` is in how many orders
-    of its options a question is asked.
+    of its options a question is asked, ``at_once`` about how many options (by default as in training).
 
     Raises
     ------
     RecipeError
-        When ``mode`` or a modality is unknown.
+        When ``mode`` or a modality is unknown, or ``at_once`` is less than 2 or more than there are letters.
     """
     if not len(options):
         return Answers(np.zeros(options.shape, np.float32), np.zeros(0, bool))
     reader = _Reader(model, given, options, mode or model.mode, modalities, batch_size)
     letters = len(model.prompts.letters)
+    if at_once is not None and not 2 <= at_once <= letters:
+        raise RecipeError(
+            f"{at_once} options at once were asked for; this base model's tokenizer has letters for 2 to {letters}.",
+            hint=f"--at-once {letters}",
+        )
+    size = at_once or min(letters, model.max_options)
 
     def ask(groups: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         return _averaged(reader.ask, groups, permutations)
 
     count, n = options.shape
-    if n <= letters:
-        ((logits, valid),) = ask([np.tile(np.arange(n), (count, 1))])
-    else:
-        logits, valid = play(ask, count, n, min(letters, model.max_options))
+    logits, valid = play(ask, count, n, size)
     return Answers(logits.astype(np.float32), valid)
 
 
@@ -268,11 +275,16 @@ def attention(model: BundleMLLM, questions: Questions) -> dict[str, Any] | None:
 
 
 def complete(
-    model: BundleMLLM, partial: np.ndarray, candidates: Sequence[int], *, permutations: int = 1
+    model: BundleMLLM,
+    partial: np.ndarray,
+    candidates: Sequence[int],
+    *,
+    permutations: int = 1,
+    at_once: int | None = None,
 ) -> list[tuple[int, float]]:
     """``candidates`` (item indices, those expected to fit best first) by probability, highest first."""
     options = np.asarray([int(c) for c in candidates], np.int32)[None]
-    answers = score_options(model, [np.asarray(partial)], options, permutations=permutations)
+    answers = score_options(model, [np.asarray(partial)], options, permutations=permutations, at_once=at_once)
     probabilities = answers.probabilities()[0]
     order = np.argsort(-probabilities, kind="stable")
     return [(int(options[0, k]), float(probabilities[k])) for k in order]
@@ -285,6 +297,7 @@ def ladder(
     batch_size: int = 32,
     ablation: bool = True,
     permutations: int = 1,
+    at_once: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ladder:
     """The trained model, the same without fused tokens, the untrained base; and, on request, without each modality.
@@ -293,7 +306,7 @@ def ladder(
     ``progress(done, of)`` is called after each rung.
     """
     rungs = Ladder()
-    how: dict[str, Any] = {"batch_size": batch_size, "permutations": permutations}
+    how: dict[str, Any] = {"batch_size": batch_size, "permutations": permutations, "at_once": at_once}
     names = list(model.bank.names) if model.bank is not None and model.mode == "mm" and ablation else []
     jobs: list[tuple[str, str, list[str] | None]] = [("Bundle-MLLM", model.mode, None)]
     if model.mode == "mm":

@@ -1,4 +1,4 @@
-"""More options than letters: a tournament of questions that the model can be asked.
+"""More options than one question holds: a tournament of questions that the model can be asked.
 
 In every round the options still in are dealt into groups of at most ``size``, each group is one question, and the
 better third of it goes on, until those left make one question. The final puts its options on a scale of
@@ -22,6 +22,8 @@ Ask = Callable[[Sequence[np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]
 def play(ask: Ask, questions: int, options: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores [q, n] on the final's scale, and whether the final was answered with a letter [q].
 
+    Where ``size`` is enough for all options, these are the logits of the one question.
+
     With groups of two and three, the option of the highest number wins each:
 
     >>> ask = lambda groups: [(group * 1.0, np.ones(len(group), bool)) for group in groups]
@@ -43,6 +45,8 @@ def play(ask: Ask, questions: int, options: int, size: int) -> tuple[np.ndarray,
         best = max(map(len, places))
         alive = np.stack([group[k] for k in range(best) for group in places if k < len(group)], axis=1)
     ((logits, valid),) = ask([alive])
+    if not left:
+        return logits, valid
     scores = np.zeros((questions, options))
     top = logits.max(axis=1, keepdims=True)
     np.put_along_axis(scores, alive, logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True)), 1)
