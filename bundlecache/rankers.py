@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["chance", "collaborative", "content", "model", "probe"]
 Pool = Literal["mean", "max"]  # over the members of the partial bundle
-CHUNK = 512  # questions scored at once
+CHUNK = 128  # questions scored at once
+POOLS: dict[Pool, Callable[..., np.ndarray]] = {"mean": np.mean, "max": np.max}
+BLOCK = 4096  # items whose vectors are widened at once
 
 
 class Ranker(Protocol):
@@ -125,10 +127,9 @@ class ByFeatures:
                     for o, p in zip(options, partial, strict=True)
                 ]
                 continue
+            items, place = distinct(options, features.shape[0])
             query = _members(partial, features.shape[0]) @ features  # [c, F]
-            line = np.repeat(np.arange(len(options)), options.shape[1])
-            shared = query[line].multiply(features[options.ravel()])  # [c * n, F]
-            out[rows] = np.asarray(shared.sum(axis=1)).reshape(options.shape)
+            out[rows] = np.take_along_axis((query @ features[items].T).toarray(), place, axis=1)
         return np.round(out, 6)
 
 
@@ -151,15 +152,7 @@ class ByVector:
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] cosines in -1..1; all 0 where the partial bundle, or no option, has a vector."""
         vectors, mask = self._fitted
-        out = np.zeros(questions.options.shape)
-        for q, (options, partial) in enumerate(zip(questions.options, questions.partial, strict=True)):
-            given, known = partial[mask[partial]], mask[options]
-            if not len(given) or not known.any():
-                continue
-            cosine = _unit(vectors[options]) @ _unit(vectors[given]).T  # [n, given]
-            pooled = cosine.max(axis=1) if self.pool == "max" else cosine.mean(axis=1)
-            out[q] = np.where(known, pooled, pooled[known].mean())
-        return np.round(out, 6)
+        return pooled_cosines(vectors, mask, questions, partial(POOLS[self.pool], axis=1))
 
 
 @dataclass(frozen=True)
@@ -178,7 +171,10 @@ class ZSum:
 
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] sums of z-scores; a part that cannot tell the options apart adds nothing."""
-        return np.round(z_scores(all_scores(self.parts, questions)) @ self.fitted, 6)
+        total = np.zeros(questions.options.shape)
+        for part, weight in zip(self.parts, self.fitted.tolist(), strict=True):
+            total += weight * z_scores(part.scores(questions))
+        return np.round(total, 6)
 
 
 @dataclass(frozen=True)
@@ -206,9 +202,47 @@ def all_scores(parts: Sequence[Ranker], questions: Questions) -> np.ndarray:
 
 
 def z_scores(scores: np.ndarray) -> np.ndarray:
-    """Scores [q, n, p] with mean 0 and deviation 1 within each question; 0 where all options tie."""
+    """Scores [q, n, ...] with mean 0 and deviation 1 within each question; 0 where all options tie."""
     spread = scores.std(axis=1, keepdims=True)
     return np.where(spread > 1e-6, (scores - scores.mean(axis=1, keepdims=True)) / np.maximum(spread, 1e-6), 0.0)
+
+
+def pooled_cosines(
+    vectors: np.ndarray, mask: np.ndarray, questions: Questions, pool: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """[q, n] what ``pool`` makes of each option's cosines [u, g] to the g items of the partial bundle, one number a row.
+
+    ``vectors`` [I, d] of which ``mask`` [I] says which are known. An item that several questions show is looked at once.
+    """
+    out = np.zeros(questions.options.shape)
+    for rows in _chunks(len(questions)):
+        options, partial = questions.options[rows], questions.partial[rows]
+        given = [items[mask[items]] for items in partial]
+        ends = np.cumsum([0, *map(len, given)])
+        every = _unit(vectors[np.concatenate(given)])  # [sum g, d]
+        items, place = distinct(options, len(vectors))
+        near = np.zeros((len(options), len(items)))
+        for low in range(0, len(items), BLOCK):
+            block = slice(low, low + BLOCK)
+            cosine = _unit(vectors[items[block]]) @ every.T  # [u, sum g]
+            for q in np.flatnonzero(np.diff(ends)).tolist():
+                near[q, block] = pool(cosine[:, ends[q] : ends[q + 1]])
+        shown, known = np.take_along_axis(near, place, axis=1), mask[options]
+        mean = np.where(known, shown, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+        out[rows] = np.where(known, shown, mean[:, None])
+    return np.round(out, 6)
+
+
+def distinct(options: np.ndarray, n_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """The items [u] that ``options`` [c, n] hold, in order, and the place of each option among them [c, n].
+
+    >>> distinct(np.array([[5, 2], [2, 9]]), 10)
+    (array([2, 5, 9]), array([[1, 0],
+           [0, 2]]))
+    """
+    shown = np.zeros(n_items, bool)
+    shown[options] = True
+    return np.flatnonzero(shown), (np.cumsum(shown) - 1)[options]
 
 
 def _chunks(size: int) -> Iterator[slice]:

@@ -101,7 +101,11 @@ class Stack:
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] weighted sums of the parts' scores, raw and as z-scores."""
         weights, scale = self.fitted
-        return np.round(_features(self.parts, questions) @ (weights / scale), 6)
+        total = np.zeros(questions.options.shape)
+        for part, of_z, of_raw in zip(self.parts, *np.split(weights / scale, 2), strict=True):
+            raw = part.scores(questions)  # one by one: a whole catalogue may stand in the options
+            total += of_z * z_scores(raw) + of_raw * (raw - raw.mean(axis=1, keepdims=True))
+        return np.round(total, 6)
 
 
 def stack(sources: Sources) -> Iterator[Ranker]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..rankers import Kind
+from ..rankers import Kind, pooled_cosines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,17 +51,12 @@ class SetEncoder:
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] cosines in -1..1; options without a vector get the mean of those that have one."""
         items, sharpness = self.fitted
-        known = np.asarray(items.any(axis=1))
-        out = np.zeros(questions.options.shape)
-        for q, (options, partial) in enumerate(zip(questions.options, questions.partial, strict=True)):
-            given, able = partial[known[partial]], known[options]
-            if not len(given) or not able.any():
-                continue
-            cosine = items[options].astype(np.float64) @ items[given].T.astype(np.float64)  # [n, given]
+
+        def pool(cosine: np.ndarray) -> np.ndarray:
             weight = np.exp(sharpness * (cosine - 1))
-            pooled = (weight * cosine).sum(axis=1) / weight.sum(axis=1)
-            out[q] = np.where(able, pooled, pooled[able].mean())
-        return np.round(out, 6)
+            return (weight * cosine).sum(axis=1) / weight.sum(axis=1)
+
+        return pooled_cosines(items, np.asarray(items.any(axis=1)), questions, pool)
 
 
 def set_encoder(sources: Sources) -> Iterator[Ranker]:
