@@ -369,6 +369,12 @@ def test_the_report_can_be_asked_for_as_json(trained: Workspace):
     assert Path(json.loads(ok("report", "--json", "--data", trained.root).stdout)["path"]).is_file()
 
 
+def test_a_report_against_the_same_or_a_missing_run_is_one_sentence(trained: Workspace):
+    for other, said in (("first", "cannot be compared with itself"), ("nobody", "no finished run")):
+        result = invoke("report", "--run", "first", "--against", other, "--data", trained.root)
+        assert said in str(result.exception)
+
+
 def test_training_that_was_interrupted_says_so_and_stops_what_comes_after_it(
     trained: Workspace, monkeypatch: pytest.MonkeyPatch
 ):
