@@ -422,6 +422,8 @@ def train(
     _check_name(workspace, name)
     matrices = _matrices(workspace, catalogue)
     resolved = snapshot.recipe if snapshot else recipes.load(recipe or "demo", settings or [])
+    encoders = list(dict.fromkeys(wanted for wanted in resolved.fusion.modalities if ":" in wanted))
+    matrices |= zip(encoders, _stored(workspace, catalogue, encoders), strict=True)
     valid = _validation(workspace, catalogue, validation)
     _say_settings(resolved)
     _say_recomputing(resolved)
@@ -554,6 +556,10 @@ def bench_(
     full: Annotated[
         bool, typer.Option("--full", help="Rank the held-out items among the whole catalogue, not a few options.")
     ] = False,
+    history: Annotated[
+        int,
+        typer.Option(help="Ask again with this many latest items of the bundle's user in the query.", min=0),
+    ] = 0,
     by: Annotated[
         list[str] | None,
         typer.Option(help="Show groups of questions too: category, length, popularity, cold.", show_default=False),
@@ -586,6 +592,8 @@ def bench_(
     reranked = [ranker for seat in seats.values() for ranker in baselines.reranked(seat, sources)]
     rankers, slicer = sources.rankers(*baselines.REGISTRY), Slicer(catalogue)
     folder = output or workspace.root / "bench"
+    if full and history:
+        raise QuestionsError("A history joins questions of a few options, not --full.", hint="leave --full or --history out")
     if full:
         held = full_catalogue.HeldOut.of(sets, catalogue)
         few = [
@@ -608,7 +616,7 @@ def bench_(
     with Bar("bench") as bar:
         results = bench.run(
             sets,
-            [*rankers, *reranked],
+            [*rankers, *reranked, *_personal(sources, sets, list(seats.values()), history)],
             lambda asked: _answers_of(loaded, seats, asked, batch_size),
             model=_model_name(_newest(workspace, folders), folders) if folders else None,
             probes=leak_probes.all_probes(sources),
@@ -1473,6 +1481,20 @@ def _seat(name: str, model: Any, batch_size: int) -> ByModel:
     from train import scoring
 
     return ByModel(name, lambda asked: scoring.score(model, asked, batch_size=batch_size))
+
+
+def _personal(sources: Sources, sets: list[Questions], models: list[ByModel], latest: int) -> list[Personal]:
+    """Methods that look at the ``latest`` items of a bundle's user too; none where no question has such items."""
+    from bundlecache.baselines import PERSONAL
+    from bundlecache.histories import Histories, Personal
+
+    if not latest:
+        return []
+    histories = Histories(sources.catalogue, latest)
+    if not any(len(history) for asked in sets for history in histories.of(asked)):
+        log.print("No bundle's user took anything outside held-out bundles: there is no history to look at.")
+        return []
+    return [Personal(ranker, histories, lambda: sources.validation) for ranker in (*sources.rankers(*PERSONAL), *models)]
 
 
 def _answers_of(loaded: dict[Path, Any], seats: dict[Path, ByModel], asked: Any, batch_size: int) -> list[Any]:

@@ -70,7 +70,10 @@ class Lora:
 class Fusion:
     """How the vectors of one item become one token."""
 
-    modalities: tuple[str, ...] = _setting((), "Which stored modalities are fused; empty takes all there are.")
+    modalities: tuple[str, ...] = _setting(
+        (),
+        "Which stored modalities are fused, or encoders by their specs (two graphs, say); empty takes all there are.",
+    )
     width: int = _setting(64, "Width in which modalities attend to each other.", at_least=1)
     hidden: tuple[int, ...] = _setting(
         (), "Hidden widths of the input net of text, image and audio vectors; 0 stands for the vector's own width."

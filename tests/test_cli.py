@@ -214,6 +214,18 @@ def test_another_number_of_options_is_evaluated_and_completed_in_several_orders(
     assert [row["probability"] for row in completed] == sorted((r["probability"] for r in completed), reverse=True)
 
 
+def test_two_graphs_are_fused_by_the_specs_of_their_encoders(trained: Workspace, tmp_path: Path):
+    root = shutil.copytree(trained.root, tmp_path / "shop")
+    ok("encode", "--modality", "graph", "--encoder", "lightgcn:bundle-item", "--data", root)
+    chosen = "fusion.modalities=image,lightgcn:bundle-item,lightgcn:user-item"
+    ok("train", "--data", root, "--name", "graphs", "--set", chosen, *QUICK)
+    made = json.loads((root / "runs" / "graphs" / "manifest.json").read_text("utf-8"))
+    assert [e["name"] for e in made["encoders"]] == ["image", "lightgcn:bundle-item", "lightgcn:user-item"]
+    ok("complete", "item-02", "--data", root, "--run", "graphs")
+    absent = invoke("train", "--data", root, "--name", "other", "--set", "fusion.modalities=image,bpr:user-item")
+    assert "bpr:user-item" in str(absent.exception)
+
+
 def test_evaluate_gives_the_same_digits_twice_and_with_any_batch_size(trained: Workspace):
     def digits(*args: str) -> str:
         return ok("evaluate", "--data", trained.root, "--json", *args).stdout
