@@ -24,9 +24,11 @@ from bundlecache.terminal import Bar, log, out, show, show_full, show_leaderboar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bundlecache.baselines import Sources
     from bundlecache.encode import Receipt
     from bundlecache.encode.crew import Crew
     from bundlecache.encode.recheck import Recheck
+    from bundlecache.histories import Personal
     from bundlecache.questions import Questions
     from bundlecache.rankers import ByModel
     from bundlecache.readers import Vectors
@@ -575,6 +577,7 @@ def bench_(
     from bundlecache import baselines, bench, full_catalogue, leaderboard
     from bundlecache import probes as leak_probes
     from bundlecache import questions as question_files
+    from bundlecache.errors import QuestionsError
     from bundlecache.slices import Slicer, chosen
 
     ways = chosen(by or ())
@@ -593,7 +596,9 @@ def bench_(
     rankers, slicer = sources.rankers(*baselines.REGISTRY), Slicer(catalogue)
     folder = output or workspace.root / "bench"
     if full and history:
-        raise QuestionsError("A history joins questions of a few options, not --full.", hint="leave --full or --history out")
+        raise QuestionsError(
+            "A history joins questions of a few options, not --full.", hint="leave --full or --history out"
+        )
     if full:
         held = full_catalogue.HeldOut.of(sets, catalogue)
         few = [
@@ -1494,7 +1499,9 @@ def _personal(sources: Sources, sets: list[Questions], models: list[ByModel], la
     if not any(len(history) for asked in sets for history in histories.of(asked)):
         log.print("No bundle's user took anything outside held-out bundles: there is no history to look at.")
         return []
-    return [Personal(ranker, histories, lambda: sources.validation) for ranker in (*sources.rankers(*PERSONAL), *models)]
+    return [
+        Personal(ranker, histories, lambda: sources.validation) for ranker in (*sources.rankers(*PERSONAL), *models)
+    ]
 
 
 def _answers_of(loaded: dict[Path, Any], seats: dict[Path, ByModel], asked: Any, batch_size: int) -> list[Any]:

@@ -260,7 +260,7 @@ def sentences(results: dict[str, Any]) -> list[str]:
     ]
     alike = [row["name"] for row in rows[1:] if row["kind"] != "chance" and row[f"{MAIN}_interval"][1] >= best[MAIN]]
     if alike:
-        out.append(f"Within its interval stand {', '.join(alike)} too.")
+        out.append(f"Within its interval stand {'; '.join(alike)} too.")
     if held["cold"] > 0:
         out.append(
             f"{held['cold'] * 100:.0f}% of the held-out items stand in no training bundle: whoever knows only what was bundled "

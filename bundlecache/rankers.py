@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 if TYPE_CHECKING:
     from .questions import Questions
 
-Kind = Literal["chance", "collaborative", "content", "model", "probe"]
+Kind = Literal["chance", "collaborative", "content", "model", "personal", "probe"]
 Pool = Literal["mean", "max"]  # over the members of the partial bundle
 CHUNK = 128  # questions scored at once
 POOLS: dict[Pool, Callable[..., np.ndarray]] = {"mean": np.mean, "max": np.max}

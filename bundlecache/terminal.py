@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import leaderboard
+from .negatives import PATH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -163,7 +164,13 @@ def show_slices(result: dict[str, Any], ways: Sequence[str], main: str, title: s
         for group in result["slices"][way]:
             of = {row["name"]: row for row in group["methods"]}
             cells = {row["name"]: _spread(of[row["name"]], main) for row in methods}
-            rows.append({way: group["group"], "n": f"{group['n']:,}{'*' if group['small'] else ''}", **cells})
+            rows.append(
+                {
+                    way: PATH.join(group["group"].split(PATH)[-2:]),
+                    "n": f"{group['n']:,}{'*' if group['small'] else ''}",
+                    **cells,
+                }
+            )
         marked = "; * too few to say much" if any(group["small"] for group in result["slices"][way]) else ""
         show(None, False, rows, title=f"{title} by {way}: {main}{marked}")
 

@@ -36,7 +36,7 @@ def sentences(results: dict[str, Any]) -> list[str]:
         if model["valid_ratio"] < 1:
             share = _percent(1 - model["valid_ratio"])
             out.append(f"In {share} of the questions the model's answer was no option letter; these count as misses.")
-    return out + _shortcuts(by_name, results) + _probes(results) + list(results.get("leaks", ()))
+    return out + _personal(methods) + _shortcuts(by_name, results) + _probes(results) + list(results.get("leaks", ()))
 
 
 def near_a_leak(rows: list[dict[str, Any]], probes: list[dict[str, Any]], suspects: Sequence[str]) -> list[str]:
@@ -62,7 +62,7 @@ def worth(results: dict[str, Any]) -> list[str]:
     model = next((row for row in methods if row["name"] == results.get("model")), None)
     if model is None:
         return []
-    rival = next((row for row in methods if row["kind"] not in ("model", "chance")), None)
+    rival = next((row for row in methods if row["kind"] not in ("model", "chance", "personal")), None)
     if rival is None or model["seconds"] is None or rival["seconds"] is None:
         return []
     cost = model["seconds"] + (model.get("training_seconds") or 0.0)
@@ -156,6 +156,23 @@ def _together(row: dict[str, Any]) -> str:
         "level": "adds nothing that can be told from chance",
     }[standing(row["on_top_of"]["interval"])]
     return f"Reranking what the {base} scores {adds}: together they find {_percent(row['hit@1'])}."
+
+
+def _personal(methods: list[dict[str, Any]]) -> list[str]:
+    """What the history of a bundle's user adds to the methods that know no user."""
+    rows = [row["on_top_of"] for row in methods if row["kind"] == "personal"]
+    said = {
+        "better": (
+            "adds to",
+            [f"{r['name']} ({_points(r['delta'])})" for r in rows if standing(r["interval"]) == "better"],
+        ),
+        "worse": (
+            "harms",
+            [f"{r['name']} ({_points(-r['delta'])})" for r in rows if standing(r["interval"]) == "worse"],
+        ),
+        "level": ("changes nothing measurable for", [r["name"] for r in rows if standing(r["interval"]) == "level"]),
+    }
+    return [f"What the bundle's user took elsewhere {does} {'; '.join(whom)}." for does, whom in said.values() if whom]
 
 
 def _seen(row: dict[str, Any]) -> str:

@@ -13,10 +13,12 @@ from test_questions import make
 
 from bundlecache import bench, full_catalogue, questions, slices
 from bundlecache.baselines import all_baselines
+from bundlecache.catalogue import Interactions
 from bundlecache.errors import QuestionsError
 from bundlecache.full_catalogue import FirstFew, HeldOut
+from bundlecache.histories import Histories, Personal
 from bundlecache.metrics import Places
-from bundlecache.rankers import ByItem
+from bundlecache.rankers import ByItem, ByVector
 from bundlecache.slices import Slicer
 
 
@@ -267,3 +269,77 @@ def test_places_beyond_k_gain_nothing_and_ties_share():
     assert places.within(5).tolist() == [1, 1, 0, 0.5]
     assert places.ndcg(5) == pytest.approx([1, 1 / np.log2(6), 0, (1 / np.log2(5) + 1 / np.log2(6)) / 4])
     assert places.reciprocal() == pytest.approx([1, 1 / 5, 1 / 6, (1 / 4 + 1 / 5 + 1 / 6 + 1 / 7) / 4])
+
+
+# --- a user's history ------------------------------------------------------------------------------------
+
+
+def personal_shop(*, of_bundles_only: bool = False):
+    """Bundles of random items, and users who elsewhere take only items of the parity of what their bundle lacks."""
+    shop = make(200, 300)
+    rng = np.random.default_rng(5)
+    split = ["train"] * 100 + ["valid"] * 100 + ["test"] * 100
+    shop = dataclasses.replace(shop, bundles=dataclasses.replace(shop.bundles, split=split))
+    truths = {b: t for part in ("valid", "test") for b, _, t in questions.hold_out(shop, part)}
+    edges = []
+    for b, items in enumerate(shop.bundles.items):
+        liked = rng.choice(100, 12, replace=False) * 2 + truths.get(b, b) % 2
+        edges += [(b, int(i)) for i in items] + ([] if of_bundles_only else [(b, int(i)) for i in liked])
+    user, item = np.array(edges, np.int32).T
+    groups = list(shop.bundles.group)
+    return dataclasses.replace(shop, interactions=Interactions([f"u{b}" for b in range(300)], user, item, groups))
+
+
+def test_a_history_holds_nothing_of_held_out_bundles_and_no_option_and_its_end_is_the_latest():
+    shop = personal_shop()
+    asked = questions.freeze(shop, split="test", n_options=10)
+    for latest in (3, 100):
+        given = Histories(shop, latest).of(asked)
+        assert max(map(len, given)) <= latest
+        for bundle_id, history, options in zip(asked.bundle_ids, given, asked.options, strict=True):
+            b = shop.bundles.ids.index(bundle_id)
+            assert not set(history) & ({*shop.bundles.items[b]} | {*options})
+            rows = shop.interactions.item[shop.interactions.user == b].tolist()
+            left = [i for i in rows if i not in {*shop.bundles.items[b], *options}]
+            assert history.tolist() == left[-latest:]
+
+
+def test_the_items_of_a_sister_bundle_that_is_held_out_too_are_no_history():
+    shop = personal_shop()
+    group = [*shop.bundles.group[:298], "g298", "g298"]
+    shop = dataclasses.replace(shop, bundles=dataclasses.replace(shop.bundles, group=group))
+    asked = questions.freeze(shop, split="test", n_options=10)
+    row = asked.bundle_ids.index("b298")
+    assert not set(Histories(shop, 99).of(asked)[row]) & {*shop.bundles.items[298], *shop.bundles.items[299]}
+
+
+def test_a_history_is_worth_what_it_tells_and_bundles_alone_leave_none():
+    shop = personal_shop()
+    parity = ByVector("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
+    asked, valid = (questions.freeze(shop, split=part, n_options=4) for part in ("test", "valid"))
+    method = Personal(parity, Histories(shop, 5), lambda: [valid])
+    results = bench.run([asked], [parity, method])[0]
+    rows = {row["name"]: row for row in results["methods"]}
+    held = asked.options[np.arange(len(asked)), asked.truth]
+    alike = (asked.options % 2 == held[:, None] % 2).sum(axis=1)
+    assert rows["parity + history"]["hit@1"] == pytest.approx((1 / alike).mean(), abs=0.02)
+    assert rows["parity + history"]["on_top_of"]["interval"][0] > 0.05
+    assert method.weights[1] > 4 * method.weights[0]
+    assert any(
+        sentence.startswith("What the bundle's user took elsewhere adds to parity (") for sentence in results["verdict"]
+    )
+    nothing = personal_shop(of_bundles_only=True)
+    assert not any(len(history) for history in Histories(nothing, 5).of(asked))
+    alone = Personal(parity, Histories(nothing, 5), lambda: [valid])
+    right = (bench.hits(method.scores(asked), asked.truth).mean() for method in (alone, parity))
+    assert next(right) == pytest.approx(next(right))
+
+
+def test_a_history_that_tells_nothing_gets_next_to_no_weight():
+    shop = personal_shop()
+    rng = np.random.default_rng(0)
+    noise = dataclasses.replace(shop.interactions, item=rng.integers(0, 200, len(shop.interactions)).astype(np.int32))
+    shop = dataclasses.replace(shop, interactions=noise)
+    parity = ByVector("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
+    valid = questions.freeze(shop, split="valid", n_options=10)
+    assert Personal(parity, Histories(shop, 5), lambda: [valid]).weights[1] < 0.2

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..rankers import Ranker
     from ..store import Matrix
 
-__all__ = ["REGISTRY", "Sources", "all_baselines", "reranked"]
+__all__ = ["PERSONAL", "REGISTRY", "Sources", "all_baselines", "reranked"]
 
 REGISTRY: list[Callable[[Sources], Iterable[Ranker]]] = [
     chance,
@@ -44,6 +44,9 @@ REGISTRY: list[Callable[[Sources], Iterable[Ranker]]] = [
     set_encoder,
     stack,
 ]
+
+PERSONAL: list[Callable[[Sources], Iterable[Ranker]]] = [title_words, co_occurrence, item_knn, cosines, z_sum, stack]
+"""Those that are worth asking for a user's history too."""
 
 
 def all_baselines(catalogue: Catalogue, matrices: Mapping[str, Matrix], *, seed: int = 0) -> list[Ranker]:

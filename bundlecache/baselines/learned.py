@@ -18,7 +18,7 @@ from .graphs import als, co_occurrence, item_knn, popularity
 from .set_encoder import set_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ..questions import Questions
     from .sources import Sources
@@ -47,7 +47,7 @@ def weighted_cosine(sources: Sources) -> Iterator[Ranker]:
             if not asked:
                 return np.ones(len(parts))
             features = np.concatenate([z_scores(all_scores(parts, each)) for each in asked])
-            return fit(features, _truth(asked), ridge=0.01, positive=True)
+            return fit(features, truths(asked), ridge=0.01, positive=True)
 
         yield ZSum("weighted cosines", "content", parts, weights)
 
@@ -87,7 +87,7 @@ class Stack:
                 features = np.zeros((*each.options.shape, 2 * len(names)))
                 features[..., [*at, *(len(names) + i for i in at)]] = _features([fitted[name] for name in known], each)
                 seen.append(features)
-            right.append(_truth(asked))
+            right.append(truths(asked))
         if not seen:
             return np.repeat([1.0, 0.0], len(names)), np.ones(2 * len(names))
         x, truth = np.concatenate(seen), np.concatenate(right)
@@ -95,7 +95,7 @@ class Stack:
         tried = [fit(x / scale, truth, ridge=ridge) for ridge in RIDGES]
         if not (asked := self.sources.validation):
             return tried[2], scale
-        x, truth = np.concatenate([_features(self.parts, each) for each in asked]) / scale, _truth(asked)
+        x, truth = np.concatenate([_features(self.parts, each) for each in asked]) / scale, truths(asked)
         return max(tried, key=lambda weights: _likelihood(x @ weights, truth)), scale
 
     def scores(self, questions: Questions) -> np.ndarray:
@@ -143,7 +143,7 @@ class Reranked:
         if not asked:
             return np.ones(2)
         features = np.concatenate([all_scores((self.model, self.ranker), each) for each in asked])
-        return fit(features, _truth(asked), ridge=0.001, positive=True)
+        return fit(features, truths(asked), ridge=0.001, positive=True)
 
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] weighted sums."""
@@ -194,5 +194,6 @@ def _features(parts: list[Ranker], questions: Questions) -> np.ndarray:
     return np.concatenate([z_scores(raw), raw - raw.mean(axis=1, keepdims=True)], axis=-1)
 
 
-def _truth(asked: list[Questions]) -> np.ndarray:
+def truths(asked: Sequence[Questions]) -> np.ndarray:
+    """[all questions] the place of each truth."""
     return np.concatenate([each.truth for each in asked])

@@ -1,0 +1,116 @@
+"""Personalised fill-in-the-blank: what the user of a bundle took elsewhere joins the query.
+
+A bundle belongs to the users of its group, and its history is what these users' interactions hold besides
+the group's validation and test bundles: an item that was held out, or stands next to one, is never in it. In data
+where interactions were made from the bundles themselves, nothing is left, and there is nothing personal to know.
+
+Options of the question are taken out of its history too: the truth never stands there, so that an option that
+does would be known to be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import splits
+from .baselines.learned import fit, truths
+from .question_file import Questions, assemble
+from .rankers import Kind, Ranker, z_scores
+
+if TYPE_CHECKING:
+    from .catalogue import Catalogue
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The ``latest`` items of each bundle's users, in the order of the interactions table, whose end is the latest."""
+
+    catalogue: Catalogue
+    latest: int
+
+    @cached_property
+    def _of_bundle(self) -> dict[str, np.ndarray]:
+        """bundle_id -> items int32, each once, latest last."""
+        bundles, interactions = self.catalogue.bundles, self.catalogue.interactions
+        taken: dict[str, dict[int, None]] = {group: {} for group in bundles.group}
+        for user, item in zip(interactions.user.tolist(), interactions.item.tolist(), strict=True):
+            group = interactions.group[user]
+            if group in taken:
+                taken[group].pop(item, None)
+                taken[group][item] = None
+        for group, part, items in zip(bundles.group, splits.assign(self.catalogue), bundles.items, strict=True):
+            if part != "train":
+                for item in items.tolist():
+                    taken[group].pop(item, None)
+        return {
+            bundle_id: np.fromiter(taken[group], np.int32, len(taken[group]))
+            for bundle_id, group in zip(bundles.ids, bundles.group, strict=True)
+        }
+
+    def of(self, questions: Questions) -> list[np.ndarray]:
+        """int32 items per question, ``latest`` at most; none of its partial bundle and none of its options."""
+        histories = [self._of_bundle[bundle_id] for bundle_id in questions.bundle_ids]
+        return [
+            history[~np.isin(history, [*partial, *options])][-self.latest :]
+            for history, partial, options in zip(histories, questions.partial, questions.options, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Personal:
+    """A ranker that is asked twice: for the partial bundle, and for the user's history as if that were one.
+
+    Both scores are made z-scores within the question and added with one weight of 0 or more each, under which validation
+    questions are most likely: a history that tells nothing gets none.
+    """
+
+    ranker: Ranker
+    histories: Histories
+    asked: Callable[[], Sequence[Questions]]
+    kind: Kind = field(default="personal", init=False)
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        return f"{self.ranker.name} + history"
+
+    @property
+    def on_top_of(self) -> str:
+        """The method that knows no user."""
+        return self.ranker.name
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """[2] of the partial bundle's score and of the history's."""
+        asked = self.asked()
+        if not asked:
+            return np.ones(2)
+        features = np.concatenate([self._features(each) for each in asked])
+        return fit(features, truths(asked), ridge=0.001, positive=True)
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] weighted sums; a question without a history is answered as by the ranker alone."""
+        return np.round(self._features(questions) @ self.weights, 6)
+
+    def _features(self, questions: Questions) -> np.ndarray:
+        """[q, n, 2] the z-scores for the partial bundle and for the history."""
+        out = np.zeros((*questions.options.shape, 2))
+        out[..., 0] = z_scores(self.ranker.scores(questions))
+        histories = self.histories.of(questions)
+        rows = np.flatnonzero([len(history) for history in histories])
+        if len(rows):
+            asked = assemble(
+                self.histories.catalogue,
+                [questions.bundle_ids[row] for row in rows],
+                [histories[row] for row in rows],
+                questions.options[rows],
+                questions.truth[rows],
+                {**questions.header, "name": questions.name, "split": questions.split, "negatives": "", "seed": 0},
+            )
+            out[rows, :, 1] = z_scores(self.ranker.scores(asked))
+        return out
