@@ -161,7 +161,8 @@ def show_slices(result: dict[str, Any], ways: Sequence[str], main: str, title: s
     methods = sorted(result["methods"], key=lambda row: row["kind"] != "model")[:COMPARED]
     for way in ways:
         rows = []
-        for group in result["slices"][way]:
+        names = _ends([group["group"] for group in result["slices"][way]])
+        for name, group in zip(names, result["slices"][way], strict=True):
             of = {row["name"]: row for row in group["methods"]}
             cells = {row["name"]: _spread(of[row["name"]], main) for row in methods}
             rows.append(
@@ -173,6 +174,17 @@ def show_slices(result: dict[str, Any], ways: Sequence[str], main: str, title: s
             )
         marked = "; * too few to say much" if any(group["small"] for group in result["slices"][way]) else ""
         show(None, False, rows, title=f"{title} by {way}: {main}{marked}")
+
+
+def _ends(names: Sequence[str]) -> list[str]:
+    """The last two steps of every path, without the first step where all share it.
+
+    >>> _ends(["Shop > Women > Shoes > Pumps", "Shop > Men", "Shop", "other"])
+    ['Shoes > Pumps', 'Men', 'Shop', 'other']
+    """
+    paths = [name.split(PATH) for name in names]
+    shared = len({path[0] for path in paths if len(path) > 1}) == 1
+    return [PATH.join((path[1:] if shared and len(path) > 1 else path)[-2:]) for path in paths]
 
 
 def _spread(row: dict[str, Any], figure: str) -> str:
