@@ -167,7 +167,7 @@ def show_slices(result: dict[str, Any], ways: Sequence[str], main: str, title: s
             cells = {row["name"]: _spread(of[row["name"]], main) for row in methods}
             rows.append(
                 {
-                    way: PATH.join(group["group"].split(PATH)[-2:]),
+                    way: name,
                     "n": f"{group['n']:,}{'*' if group['small'] else ''}",
                     **cells,
                 }
