@@ -181,7 +181,8 @@ def made():
 @pytest.mark.parametrize("name", tokenizers.MAKERS)
 def test_prompt_ids_and_letter_logits_with_every_tokenizer(name, template, made, tmp_path):
     tokenizer = tokenizers.tokenizer_of(name, made)
-    for separator in ("soft", "hard", "none"):
+    quick = name == "Llama-2" and template != "public-code"  # its 32,000 rows take their time
+    for separator in ("soft",) if quick else ("soft", "hard", "none"):
         model = model_of(tmp_path / separator, tokenizer, prompt={"template": template, "separator": separator})
         reference = Reference(model)
         batch = model.prompts.build(GIVEN, list(OPTIONS), "mm")
@@ -195,7 +196,7 @@ def test_prompt_ids_and_letter_logits_with_every_tokenizer(name, template, made,
             ids[ids <= ITEM] = ITEM - batch.items[ITEM - ids[ids <= ITEM]]
             assert ids.tolist() == codes(reference, given, options)
             if separator != "soft" and name == "Llama-2":
-                continue  # its 32,000 rows take their time
+                continue
             x = reference.embeddings(given, options)
             whole = ref.llama(reference.llm(), reference.config, x)[-1]
             np.testing.assert_allclose(ours[q], whole, atol=1e-5 * np.abs(whole).max())
@@ -244,10 +245,11 @@ def test_loss_and_the_gradient_of_every_trained_tensor(case, made, tmp_path):
     tokenizer = tokenizers.tokenizer_of("embedded", made)
     model = model_of(tmp_path, tokenizer, fusion, prompt={"template": template}, run={"loss": kind})
     model.train_only("joint")
-    loss = model(model.prompts.build(GIVEN, list(OPTIONS), "mm"), TRUTH, 4, "mm")
+    asked = GIVEN[:2], OPTIONS[:2, :3], TRUTH[:2] - 1  # finite differences take their time
+    loss = model(model.prompts.build(asked[0], list(asked[1]), "mm"), asked[2], 3, "mm")
     loss.backward()
     reference = Reference(model)
-    assert float(loss) == pytest.approx(reference.loss(GIVEN, OPTIONS, TRUTH), abs=1e-5)
+    assert float(loss.detach()) == pytest.approx(reference.loss(*asked), abs=1e-5)
     rng, seen = np.random.default_rng(0), set()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or name == "tokens.fusion.absent":  # no item here lacks everything
@@ -258,7 +260,7 @@ def test_loss_and_the_gradient_of_every_trained_tensor(case, made, tmp_path):
         held, step, around = reference.weights[name], 1e-5, []
         for sign in (1, -1):
             reference.weights[name] = held + sign * step * direction
-            around.append(reference.loss(GIVEN, OPTIONS, TRUTH))
+            around.append(reference.loss(*asked))
         reference.weights[name] = held
         slope = (around[0] - around[1]) / (2 * step)
         assert (gradient * direction).sum() == pytest.approx(slope, abs=1e-5 * max(1.0, np.linalg.norm(gradient))), name
@@ -316,7 +318,7 @@ def test_the_recipe_public_code_is_the_arithmetic_of_the_public_code(case, separ
         else:
             loss = public.loss(GIVEN, OPTIONS, TRUTH)
         loss.backward()
-        made_of[who] = float(loss), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        made_of[who] = float(loss.detach()), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     assert made_of["ours"][0] == pytest.approx(made_of["theirs"][0], abs=1e-5)
     assert set(made_of["theirs"][1]) <= set(made_of["ours"][1])
     for key, gradient in made_of["theirs"][1].items():
