@@ -307,7 +307,11 @@ def test_a_history_holds_nothing_of_held_out_bundles_and_no_option_and_its_end_i
 def test_the_items_of_a_sister_bundle_that_is_held_out_too_are_no_history():
     shop = personal_shop()
     group = [*shop.bundles.group[:298], "g298", "g298"]
-    shop = dataclasses.replace(shop, bundles=dataclasses.replace(shop.bundles, group=group))
+    shop = dataclasses.replace(
+        shop,
+        bundles=dataclasses.replace(shop.bundles, group=group),
+        interactions=dataclasses.replace(shop.interactions, group=group),
+    )
     asked = questions.freeze(shop, split="test", n_options=10)
     row = asked.bundle_ids.index("b298")
     assert not set(Histories(shop, 99).of(asked)[row]) & {*shop.bundles.items[298], *shop.bundles.items[299]}
