@@ -422,10 +422,8 @@ def train(
         snapshot = Snapshot.read(workspace.runs / resume)
         validation = snapshot.job["validation questions"][0]
     _check_name(workspace, name)
-    matrices = _matrices(workspace, catalogue)
     resolved = snapshot.recipe if snapshot else recipes.load(recipe or "demo", settings or [])
-    encoders = list(dict.fromkeys(wanted for wanted in resolved.fusion.modalities if ":" in wanted))
-    matrices |= zip(encoders, _stored(workspace, catalogue, encoders), strict=True)
+    matrices = _trained_on(workspace, catalogue, resolved)
     valid = _validation(workspace, catalogue, validation)
     _say_settings(resolved)
     _say_recomputing(resolved)
@@ -777,6 +775,75 @@ def merge(
         paths = merging.merge(model, catalogue.item_ids, output)
     rows = [{"file": str(path), "size_bytes": path.stat().st_size} for path in paths]
     show(rows, as_json, rows, title=f"{folder.name} -> {output}")
+
+
+@app.command(rich_help_panel="Models")
+def ablate(
+    grid: Annotated[str, typer.Argument(metavar="GRID", help="A TOML file, or a shipped grid: small, demo, paper.")],
+    data: Data = Path("data"),
+    seeds: Annotated[
+        int | None, typer.Option(help="Only so many of the grid's seeds.", min=1, show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Its folder; ablations/GRID of the workspace.", show_default=False)
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train a grid of settings, several seeds each, and write one table; stopped, it goes on when typed again."""
+    from bundlecache import ablation
+    from train import cells
+
+    workspace, catalogue = _open(data)
+    wanted = ablation.read(grid)
+    if PROCESSES > 1:
+        raise BundlecacheError("Ablations run in one process.", hint=f"bundlecache ablate {grid}")
+    folder = output or workspace.root / "ablations" / wanted.name
+    done: list[list[dict[str, Any]]] = []
+    chosen, rows, stopped = wanted.seeds[:seeds], [], None
+    for number, cell in enumerate(wanted.cells, 1):
+        matrices = _trained_on(workspace, catalogue, cell.recipe)
+        valid, tests = _questions_of(workspace, catalogue, cell.recipe.data.options, wanted.negatives)
+        about = {name: [matrix.fingerprint, matrix.version] for name, matrix in matrices.items()}
+        about |= {name: [asked.sha256] for name, asked in {"valid": valid, **tests}.items()}
+        done.append([])
+        for seed in chosen:
+            place = folder / "cells" / cell.key(seed, about)
+            result: dict[str, Any] | str | None = cells.finished(place)
+            if result is None:
+                said = f"cell {number} of {len(wanted.cells)}, seed {seed}: {cell.words or 'the recipe'}"
+                log.print(f"[dim]{escape(said)}[/]", highlight=False, soft_wrap=True)
+                with Bar("train") as bar:
+                    result = cells.run(
+                        catalogue,
+                        matrices,
+                        valid,
+                        tests,
+                        cell.recipe,
+                        seed,
+                        place,
+                        device=device,
+                        token_cache=workspace.tokens,
+                        progress=bar.training,
+                    )
+            if isinstance(result, str):
+                stopped = result
+                break
+            done[-1].append(result)
+        if done[-1]:
+            rows.append(ablation.row(cell, done[-1], done[0]))
+            ablation.save(folder, wanted, rows)
+        if stopped:
+            break
+    if as_json:
+        show({"path": str(folder), "rows": rows, "stopped": stopped}, as_json, [])
+    elif rows:
+        show(None, as_json, ablation.shown(rows), title=f"{wanted.name}: HitRate@1, mean of {len(chosen)} seeds [95 %]")
+        out.print(f"Tables: [bold]{escape(str(folder))}[/]/table.md, table.csv, results.json", soft_wrap=True)
+    if stopped:
+        log.print(f"[yellow]Stopped by {stopped};[/] the same command goes on.")
+    if stopped in SIGNALLED:
+        raise typer.Exit(SIGNALLED[stopped])
 
 
 @app.command(rich_help_panel="Store")
@@ -1194,6 +1261,27 @@ def _encode(
     if bar.spent:
         log.print(f"[dim]{modality}: {bar.spent}[/]", highlight=False, soft_wrap=True)
     return receipts
+
+
+def _trained_on(workspace: Workspace, catalogue: Catalogue, recipe: Recipe) -> dict[str, Matrix]:
+    """The stored matrices by modality, and those of the encoders that the recipe names."""
+    encoders = list(dict.fromkeys(wanted for wanted in recipe.fusion.modalities if ":" in wanted))
+    matrices = _matrices(workspace, catalogue)
+    return {**matrices, **dict(zip(encoders, _stored(workspace, catalogue, encoders), strict=True))}
+
+
+def _questions_of(
+    workspace: Workspace, catalogue: Catalogue, options: int, negatives: Sequence[str]
+) -> tuple[Questions, dict[str, Questions]]:
+    """The random validation questions of so many options, and test questions by kind; made where they are missing."""
+    from bundlecache import questions as files
+
+    names = {f"test-{kind}": files.name_of("test", kind, options) for kind in negatives}
+    chosen_on = files.name_of("valid", "random", options)
+    if not {chosen_on, *names.values()} <= set(files.names(workspace)):
+        _freeze(workspace, catalogue, options, 0, list(dict.fromkeys(["random", *negatives])))
+    sets = {column: files.load(workspace, catalogue, name) for column, name in names.items()}
+    return files.load(workspace, catalogue, chosen_on), sets
 
 
 def _validation(workspace: Workspace, catalogue: Catalogue, name: str | None) -> Questions:

@@ -31,6 +31,7 @@ VERBS = [
     "report",
     "import-checkpoint",
     "merge",
+    "ablate",
     "verify",
     "compact",
     "drift",
