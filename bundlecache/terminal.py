@@ -120,17 +120,18 @@ def show_results(result: dict[str, Any]) -> None:
 
 def show_leaderboard(results: list[dict[str, Any]]) -> None:
     """The bench's one table, and the verdict on each family of question sets."""
-    names = leaderboard.headings(results)
+    names, table = leaderboard.headings(results), leaderboard.rows(results)
+    trained = any(row["training_seconds"] for row in table)
     rows = [
         {
             "method": row["method"],
             **{name: f"{row[name]:.3f}" if name in row else "-" for name in names},
             "seconds": f"{row['seconds']:.1f}",
-            "training": f"{row['training_seconds']:,.0f}" if row["training_seconds"] else "",
+            **({"training": f"{row['training_seconds']:,.0f}" if row["training_seconds"] else ""} if trained else {}),
         }
-        for row in leaderboard.rows(results)
+        for row in table
     ]
-    widest = max(row[f"{name} ±"] for row in leaderboard.rows(results) for name in names if name in row)
+    widest = max(row[f"{name} ±"] for row in table for name in names if name in row)
     show(None, False, rows, title=f"HitRate@1; 95% intervals of up to ±{widest:.3f} stand in the files")
     for name, result in zip(names, results, strict=True):
         out.print(f"[bold]{escape(plain(name))}[/]: {result['questions']['n_questions']:,} questions", highlight=False)
