@@ -1313,8 +1313,8 @@ def _say_recomputing(recipe: Recipe) -> None:
     """What gradient checkpointing costs."""
     if recipe.base.gradient_checkpointing:
         log.print(
-            "[dim]gradient checkpointing: the language model runs forward twice, so a step takes about 1.3 times as long;"
-            " activations take a fraction of the memory (benchmarks/train_step.py)[/]",
+            "[dim]gradient checkpointing: the language model runs forward twice, so a step takes 1.3 to 1.5 times as"
+            " long and activations a fraction of the memory (benchmarks/train_step.py)[/]",
             soft_wrap=True,
         )
 

@@ -25,8 +25,13 @@ class Base:
         "Number format of the frozen weights; auto is bfloat16 on a GPU and float32 on a CPU.",
         ("auto", "float32", "bfloat16", "float16"),
     )
+    quantise: str = _setting(
+        "none",
+        "Bits a frozen weight: as dtype says, 8, or 4 (NF4), by the extra quant and on a GPU.",
+        ("none", "8bit", "4bit"),
+    )
     gradient_checkpointing: bool = _setting(
-        False, "Recompute activations in the backward pass: less memory, ~1.3x time."
+        False, "Recompute activations in the backward pass: less memory, 1.3 to 1.5 times as long."
     )
 
 

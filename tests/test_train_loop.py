@@ -314,3 +314,58 @@ def test_a_stage_that_diverges_says_so_and_leaves_no_finished_run(cat, valid, ba
     with pytest.raises(RecipeError, match="diverged"):
         loop.train(cat, world.matrices(), valid, recipe, tmp_path / "run", stage="fusion")
     assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mode"),
+    [
+        (("text", "fusion"), "mm"),
+        (("fusion", "text"), "mm"),
+        (("joint",), "mm"),
+        (("text",), "text"),
+        (("fusion",), "mm"),
+    ],
+)
+def test_every_strategy_trains_its_stages_in_order_and_can_be_loaded(cat, valid, base, tmp_path, strategy, mode):
+    recipe = world.recipe(base, run={"strategy": list(strategy)})
+    done = loop.train(cat, world.matrices(), valid, recipe, tmp_path / "run")
+    assert tuple(stage["name"] for stage in done.stages) == strategy
+    model = checkpoint.load(done.run, cat, world.matrices(), "cpu")
+    assert model.mode == mode
+    answers = scoring.score(model, valid, mode="text" if strategy[-1] == "text" else "mm")
+    strict = float(((answers.logits.argmax(1) == valid.truth) & answers.valid).mean())
+    assert done.stages[-1]["best_valid_hit@1"] == strict
+
+
+def test_stage_2_after_stage_1_leaves_its_adapter_as_it_was_and_stage_1_after_stage_2_the_tokens(
+    cat, valid, base, tmp_path
+):
+    for order, part in (
+        (["text", "fusion"], "adapter/adapter_model.safetensors"),
+        (["fusion", "text"], "fusion.safetensors"),
+    ):
+        run = tmp_path / order[0]
+        first = loop.train(cat, world.matrices(), valid, world.recipe(base), run / "first", stage=order[0])
+        both = loop.train(cat, world.matrices(), valid, world.recipe(base, run={"strategy": order}), run / "both")
+        assert (first.run / part).read_bytes() == (both.run / part).read_bytes()
+
+
+def test_lora_has_the_rank_scale_targets_and_dropout_of_the_recipe(cat, base):
+    from train.model import build
+
+    lora = {"rank": 3, "alpha": 12.0, "targets": ["k_proj", "up_proj"], "dropout": 0.25}
+    model = build(cat.titles, {}, world.recipe(base, lora=lora), torch.device("cpu"))
+    adapted = {n.rpartition(".")[2]: m for n, m in model.llm.named_modules() if hasattr(m, "lora_A")}
+    assert set(adapted) == {"k_proj", "up_proj"}
+    for module in adapted.values():
+        assert module.lora_A["default"].out_features == 3
+        assert module.scaling["default"] == 4.0
+        assert module.lora_dropout["default"].p == 0.25
+
+
+@pytest.mark.parametrize("how", ["8bit", "4bit"])
+def test_a_quantised_base_without_a_gpu_is_one_sentence(cat, base, how):
+    from train.model import build
+
+    with pytest.raises(RecipeError, match="needs a GPU"):
+        build(cat.titles, {}, world.recipe(base, base={"quantise": how}), torch.device("cpu"))

@@ -19,6 +19,8 @@ from bundlecache._torchvision import prepare
 from bundlecache.errors import RecipeError
 from bundlecache.recipes import Base, Lora
 
+from . import quant
+
 EMBEDDED = Path(__file__).parent / "embedded"
 """The tiny base that ships with the project; its spec is ``embedded``."""
 
@@ -74,9 +76,10 @@ def load(settings: Base, device: torch.device) -> LoadedLlm:
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    quantised = quant.options(settings.quantise, getattr(torch, dtype), device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), **options, **quantised)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise RecipeError(
@@ -88,7 +91,8 @@ def load(settings: Base, device: torch.device) -> LoadedLlm:
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     parameters = sum(p.numel() for p in model.parameters())
-    return LoadedLlm(model.to(device).eval(), tokenizer, settings.model, fingerprint(model), parameters)
+    model = model if quantised else model.to(device)  # a quantised one is there already
+    return LoadedLlm(model.eval(), tokenizer, settings.model, fingerprint(model), parameters)
 
 
 def _source(spec: str) -> tuple[str, dict[str, Any]]:
