@@ -122,6 +122,20 @@ def test_clip_retrieval_folders_are_joined_by_name_and_never_by_order(store: Sto
     assert np.array_equal(store.matrix(names(COUNT), "image").vectors, expected(rows, SHUFFLED))
 
 
+@pytest.mark.parametrize(("rows", "width"), [((6, 6), 6), ((7, 5), 4)])
+def test_clip_retrieval_parts_that_do_not_fit_their_metadata_are_refused(
+    store: Store, tmp_path: Path, rows: tuple[int, int], width: int
+) -> None:
+    """In sum they may fit, with the vectors of one part on the items of another."""
+    (tmp_path / "img_emb").mkdir()
+    (tmp_path / "metadata").mkdir()
+    for part, (count, cut) in enumerate(zip(rows, (slice(0, 7), slice(7, COUNT)), strict=True)):
+        np.save(tmp_path / "img_emb" / f"img_emb_{part}.npy", vectors(COUNT)[:count, : width if part else None])
+        pq.write_table(pa.table({"item_id": names(COUNT)[cut]}), tmp_path / "metadata" / f"metadata_{part}.parquet")
+    with pytest.raises(StoreError, match=r"img_emb_[01].npy has the shape .*, its metadata \d rows"):
+        imported(store, tmp_path)
+
+
 def test_rows_that_are_no_vectors_are_errors_of_their_own_items(store: Store, tmp_path: Path) -> None:
     rows = vectors(COUNT).astype(np.float32)
     rows[2, 3], rows[7] = np.nan, 0
@@ -135,11 +149,15 @@ def test_rows_that_are_no_vectors_are_errors_of_their_own_items(store: Store, tm
 
 
 def test_what_does_not_fit_is_one_sentence(store: Store, tmp_path: Path) -> None:
+    import torch
+
+    kind = pa.list_(pa.float32())
     ids = lines(tmp_path / "order.txt", names(COUNT))
     np.save(tmp_path / "flat.npy", np.zeros(COUNT))
     np.save(tmp_path / "counts.npy", np.ones((COUNT, 3), np.int64))
     np.save(tmp_path / "few.npy", vectors(3))
     np.save(tmp_path / "good.npy", vectors(COUNT))
+    np.save(tmp_path / "number.npy", np.float32(1))
     np.save(tmp_path / "objects.npy", np.array([[1], "a"], object), allow_pickle=True)
     (tmp_path / "broken.npy").write_bytes(b"nothing")
     (tmp_path / "broken.parquet").write_bytes(b"nothing")
@@ -150,15 +168,33 @@ def test_what_does_not_fit_is_one_sentence(store: Store, tmp_path: Path) -> None
     pq.write_table(pa.table({"item_id": ["item-0", "item-1"], "vector": [[1.0], [1.0, 2.0]]}), tmp_path / "rag.parquet")
     pq.write_table(pa.table({"item_id": ["item-0"], "size": [3]}), tmp_path / "none.parquet")
     pq.write_table(pa.table({"item_id": ["item-0"], "vector": [["a"]]}), tmp_path / "words.parquet")
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    np.save(exported / "vectors.npy", vectors(COUNT))
+    np.save(exported / "mask.npy", np.ones(COUNT + 1, bool))
+    lines(exported / "ids.txt", names(COUNT))
+    dense = torch.ones(COUNT, 3)
+    torch.save(dense.to_sparse(), tmp_path / "sparse.pt")
+    torch.save(dense.to(torch.complex64), tmp_path / "complex.pt")
+    torch.save(dense.int(), tmp_path / "counts.pt")
+    torch.save(torch.tensor(1.0), tmp_path / "number.pt")
+    pq.write_table(pa.table({"item_id": ["item-0"], "vector": pa.array([None], kind)}), tmp_path / "null.parquet")
     lines(tmp_path / "twice.txt", ["item-1", *names(COUNT - 1)])
     lines(tmp_path / "strangers.txt", [f"stranger-{i}" for i in range(COUNT)])
     cases = [
         ("flat.npy", ids, r"float64 of shape \[12\]"),
         ("counts.npy", ids, r"int64 of shape \[12, 3\]"),
+        ("number.npy", ids, r"float32 of shape \[1\]"),
+        ("number.pt", ids, r"float32 of shape \[1\]"),
+        ("sparse.pt", ids, r"torch.float32 \(torch.sparse_coo\); needed is a dense one"),
+        ("complex.pt", ids, "needed is a dense one of floating-point numbers"),
+        ("counts.pt", ids, "torch.int32"),
+        ("null.parquet", None, "holds no vector"),
+        ("exported", None, r"12 vectors, but its mask.npy has the shape \[13\]"),
         ("few.npy", ids, "3 vectors, but there are 12 item ids"),
         ("good.npy", None, "does not say which items"),
         ("good.npy", tmp_path / "nowhere.txt", "cannot be read: No such file"),
-        ("good.npy", tmp_path / "twice.txt", "names 1 items more than once, the first is 'item-1'"),
+        ("good.npy", tmp_path / "twice.txt", "12 rows of 11 items; the first that stands twice is 'item-1'"),
         ("good.npy", tmp_path / "strangers.txt", "None of the 12 ids"),
         ("objects.npy", ids, "no array that can be read"),
         ("broken.npy", ids, "no array that can be read"),

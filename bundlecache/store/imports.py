@@ -54,6 +54,8 @@ def read(source: Path, catalogue: Catalogue, modality: str, name: str, ids: Path
     StoreError
         When the layout is none of the above, shapes or ids do not fit, or an id stands twice.
     """
+    if not name.strip():
+        raise StoreError("Imported vectors need a name.", hint="--name mine makes the encoder import:mine")
     if not source.exists():
         raise StoreError(f"There is no {source}.", hint=f"give {FORMS}")
     item_ids, vectors = _read(source, catalogue, modality, ids)
@@ -70,14 +72,17 @@ def read(source: Path, catalogue: Catalogue, modality: str, name: str, ids: Path
     if doubled := len(item_ids) - len(set(item_ids)):
         first = next(item_id for item_id, count in Counter(item_ids).items() if count > 1)
         raise StoreError(
-            f"{source} names {doubled:,} items more than once, the first is {first!r}.", hint="leave one row an item"
+            f"{source} has {len(item_ids):,} rows of {len(item_ids) - doubled:,} items; the first that stands twice is {first!r}.",
+            hint="leave one row an item",
         )
+    if not item_ids:
+        raise StoreError(f"{source} holds no vector.")
     known = set(catalogue.item_ids)
     keep = [row for row, item_id in enumerate(item_ids) if item_id in known]
     if not keep:
         raise StoreError(
             f"None of the {len(item_ids):,} ids of {source} is an item of the catalogue; they read "
-            f"{', '.join(map(repr, item_ids[:3])) or 'nothing'}, the catalogue's {', '.join(map(repr, catalogue.item_ids[:3]))}.",
+            f"{', '.join(map(repr, item_ids[:3]))}, the catalogue's {', '.join(map(repr, catalogue.item_ids[:3]))}.",
             hint="--ids FILE, with the catalogue's ids, one a line",
         )
     tokens, dim = vectors.shape[1:] if vectors.ndim == 3 else (0, vectors.shape[1])
@@ -105,7 +110,12 @@ def _read(source: Path, catalogue: Catalogue, modality: str, ids: Path | None) -
         vectors = _npy(source / "vectors.npy")
         item_ids = _ids(source, ids or source / "ids.txt", len(vectors), catalogue)
         if (source / "mask.npy").is_file() and len(item_ids) == len(vectors):
-            rows = np.flatnonzero(_npy(source / "mask.npy"))
+            mask = _npy(source / "mask.npy")
+            if mask.shape != (len(vectors),):
+                raise StoreError(
+                    f"{source} holds {len(vectors):,} vectors, but its mask.npy has the shape {list(mask.shape)}."
+                )
+            rows = np.flatnonzero(mask)
             return [item_ids[row] for row in rows.tolist()], vectors[rows]
         return item_ids, vectors
     if any((source / folder).is_dir() for folder in ("img_emb", "text_emb")):
@@ -161,7 +171,7 @@ def _npy(path: Path) -> np.ndarray:
         raise StoreError(
             f"{path} is no array that can be read: {str(error).splitlines()[0]}.", hint="save it with numpy.save"
         ) from error
-    return np.asarray(loaded)
+    return np.atleast_1d(loaded)
 
 
 def _tensor(path: Path) -> np.ndarray:
@@ -176,8 +186,13 @@ def _tensor(path: Path) -> np.ndarray:
         ) from error
     if not isinstance(loaded, torch.Tensor):
         raise StoreError(f"{path} holds a {type(loaded).__name__}; needed is one tensor [items, width].")
+    if loaded.layout != torch.strided or not loaded.is_floating_point():
+        raise StoreError(
+            f"{path} holds a tensor of {loaded.dtype} ({loaded.layout}); needed is a dense one of floating-point numbers.",
+            hint="save it again with torch.save(tensor.to_dense().float(), path)",
+        )
     tensor = loaded.detach()
-    array = (tensor if tensor.dtype in (torch.float16, torch.float32) else tensor.float()).numpy()
+    array = np.atleast_1d((tensor if tensor.dtype in (torch.float16, torch.float32) else tensor.float()).numpy())
     return array[:, 0] if array.ndim == 3 and array.shape[1] == 1 else array  # [I, 1, d] happens
 
 
@@ -219,7 +234,9 @@ def _clip_retrieval(source: Path, catalogue: Catalogue, modality: str) -> tuple[
     images = [(cell, item) for cell, item in zip(catalogue.column("image"), catalogue.item_ids, strict=True) if cell]
     by_path = dict(images)
     item_ids: list[str] = []
+    arrays: list[np.ndarray] = []
     for part in parts:
+        vectors = _npy(part)
         about = _load_parquet(source / "metadata" / part.name.replace(kind, "metadata").replace(".npy", ".parquet"))
         column = next((name for name in ("item_id", "image_path") if name in about.column_names), None)
         if column is None:
@@ -227,8 +244,15 @@ def _clip_retrieval(source: Path, catalogue: Catalogue, modality: str) -> tuple[
                 f"The metadata of {part} has the columns {', '.join(about.column_names)}; needed is image_path or item_id."
             )
         names = [str(value) for value in about[column].to_pylist()]
+        if len(names) != len(vectors) or vectors.shape[1:] != (arrays or [vectors])[0].shape[1:]:
+            raise StoreError(
+                f"{part} has the shape {list(vectors.shape)}, its metadata {len(names):,} rows"
+                + (f", and {parts[0].name} the shape {list(arrays[0].shape)}." if arrays else "."),
+                hint="each part needs a row of metadata a vector, and all parts one width: let clip-retrieval write it again",
+            )
+        arrays.append(vectors)
         item_ids += names if column == "item_id" else [_item_of(name, by_path, known) for name in names]
-    return item_ids, np.concatenate([_npy(part) for part in parts])
+    return item_ids, np.concatenate(arrays)
 
 
 def _item_of(path: str, by_path: dict[str, str], known: set[str]) -> str:
