@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import time
@@ -26,6 +27,8 @@ def test_several_processes_leave_the_rows_failures_and_receipts_of_one(tmp_path:
         crew_world.check_equal(crew_world.make(tmp_path / "alone"), shop, crew)
         shop.put("item-11", "edited")
         assert [receipt.encoded for receipt in shop.run_all(*crew.encoders, crew=crew)] == [1, 1]
+        assert len(multiprocessing.active_children()) == 2
+    assert not multiprocessing.active_children(), "they end before the block is left"
 
 
 def test_a_process_that_dies_is_one_sentence_and_what_is_stored_stays(tmp_path: Path):
@@ -126,8 +129,6 @@ def test_what_does_not_go_together_is_one_sentence(tmp_path: Path, options: list
 
 if __name__ == "__main__":
     sys.path.insert(0, HERE)
-    import multiprocessing
-
     with Processes(crew_world.toys, ["cpu", "cpu"], workers=1):
         sys.stdout.write(" ".join(str(child.pid) for child in multiprocessing.active_children()) + "\n")
         sys.stdout.flush()

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -61,8 +61,10 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in self._pools:
-            pool.shutdown(wait=False, cancel_futures=True)
+        # Waited for: an interpreter that ends while they do may print a traceback (Python < 3.12).
+        with ThreadPoolExecutor(self.size) as closing:
+            for pool in self._pools:
+                closing.submit(pool.shutdown, cancel_futures=True)
 
     def map(self, parts: Iterable[Part]) -> Iterator[list[Found]]:
         """See `Crew.map`."""
