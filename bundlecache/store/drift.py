@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,11 +106,12 @@ def snapshot(store: Store, info: TableInfo, version: int | str | None = None) ->
     """
     try:
         dataset = store.dataset(info, version)
-    except (ValueError, OSError) as error:
-        kept = ", ".join(tags(store, info)) or "none"
+    except (ValueError, OSError, OverflowError) as error:
+        kept = list(tags(store, info))
         raise StoreError(
-            f"{info.table} has no version {version!r} any more; the tags that keep one are: {kept}.",
-            hint="bundlecache drift --from TAG",
+            f"{info.table} has no version {version!r} any more, or never had; the tags that keep one are: "
+            f"{', '.join(kept) or 'none'}.",
+            hint=f"bundlecache drift --from {shlex.quote(kept[-1])}" if kept else "bundlecache drift",
         ) from error
     identity = Identity.read(dataset.schema)
     assert identity is not None  # noqa: S101 - it is one of store.tables()
@@ -162,7 +164,7 @@ def find(store: Store, info: TableInfo, start: str | None) -> Snapshot:
         raise StoreError(
             f"{start!r} is no tag of {info.table}, no version and no other encoder of {info.modality}; "
             f"there are: {', '.join(choices) or 'none'}.",
-            hint="bundlecache drift --from " + (choices[0] if choices else str(info.version)),
+            hint=f"bundlecache drift --from {shlex.quote(choices[0])}" if choices else None,
         )
     return snapshot(store, info, name or int(start))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -78,8 +79,7 @@ def verify(
     assert identity is not None  # noqa: S101 - it is one of store.tables()
     sums: dict[str, int] = {}  # of live rows
     wrong: list[str] = []
-    seen: set[str] = set()
-    doubled: list[str] = []
+    seen: Counter[str] = Counter()
     pieces: list[int] = []
     lost = 0
     for fragment in dataset.get_fragments():
@@ -89,7 +89,6 @@ def verify(
                 told = batch["checksum"].to_numpy()
                 bad = checksum(as_numpy(batch["vector"])) != told
                 wrong += [ids[row] for row in np.flatnonzero(bad)]
-                doubled += [item_id for item_id in ids if item_id in seen]
                 seen.update(ids)
                 live = batch["live"].to_numpy(zero_copy_only=False)
                 sums |= {ids[row]: int(told[row]) for row in np.flatnonzero(live)}
@@ -100,7 +99,8 @@ def verify(
         lost += fragment.count_rows()
     folder = matrix_folder(store.path, info.table, info.version, item_ids)
     matrices = [] if pieces or _same(folder, identity, item_ids, sums) else [folder]
-    return Damage(dataset.count_rows(), wrong, list(dict.fromkeys(doubled)), pieces, lost, matrices)
+    doubled = [item_id for item_id, times in seen.items() if times > 1]
+    return Damage(dataset.count_rows(), wrong, doubled, pieces, lost, matrices)
 
 
 def repair(store: Store, info: TableInfo, damage: Damage) -> None:
