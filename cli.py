@@ -247,7 +247,7 @@ def status(
     shown = [
         {
             **row,
-            "encoder": row["spec"] or f"({row['modality']}: none yet)",
+            "encoder": row["spec"] + _older(row) if row["spec"] else f"({row['modality']}: none yet)",
             "dim": f"{row['tokens']}x{row['dim']}" if row["tokens"] else row["dim"],
         }
         for row in rows
@@ -258,6 +258,11 @@ def status(
     else:
         out.print("Nothing to encode: no title, picture, sound, bundle or interaction.")
     out.print("Runs: " + (", ".join(runs) or "none yet (bundlecache train)"))
+
+
+def _older(row: dict[str, Any]) -> str:
+    """What tells a table that training does not take from the one of the same modality that it takes."""
+    return "" if row["current"] or row["tokens"] or not row["rows"] else " (older)"
 
 
 @app.command()
@@ -283,7 +288,7 @@ def questions(
         ),
     ] = None,
     difficulty: Annotated[
-        float, typer.Option(help="Of nearest:MODALITY and those after it: 0 (random) to 1 (hardest).")
+        float, typer.Option(help="Of nearest:MODALITY and those after it: 0 (random) to 1 (hardest).", min=0, max=1)
     ] = 1.0,
     seed: Seed = 0,
     skip_broken: Annotated[
@@ -296,6 +301,16 @@ def questions(
 ) -> None:
     """Freeze the multiple-choice questions: validation and test, with random and hard wrong options; or take FILEs over."""
     workspace, catalogue = _open(data)
+    if files and export_to is not None:
+        raise BundlecacheError(
+            "FILEs are taken over, --export writes what is there: one of them at a time.",
+            hint=f"bundlecache questions {shlex.join(map(str, files))}",
+        )
+    if difficulty != 1 and not set(negatives or NEGATIVES) - set(NEGATIVES):
+        raise BundlecacheError(
+            f"--difficulty {difficulty:g} turns none of the negatives {' and '.join(negatives or NEGATIVES)}.",
+            hint="--negatives same-category, or another kind that has a dial",
+        )
     _say_leaks(catalogue)
     if export_to is not None:
         rows = _export_questions(workspace, catalogue, export_to)
@@ -1537,7 +1552,6 @@ def _take_over(workspace: Workspace, catalogue: Catalogue, file: Path, skip_brok
 def _export_questions(workspace: Workspace, catalogue: Catalogue, folder: Path) -> list[dict[str, Any]]:
     from bundlecache import questions as files
 
-    folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in files.names(workspace):
         asked = files.load(workspace, catalogue, name)

@@ -248,7 +248,7 @@ def open_index(
     """
     file = index_path(workspace, matrices, kind=kind, weights=weights, metric=metric, memory=memory, target=target)
     if file.with_suffix(".json").is_file() and not rebuild:
-        return Index.load(file, matrices, catalogue.item_ids, weights=weights, metric=metric), True
+        return Index.load(file, matrices, catalogue.item_ids, weights=weights, metric=metric, memory=memory), True
     partials = [partial for _, partial, _ in hold_out(catalogue, "train")]
     index = Index.build(
         matrices,

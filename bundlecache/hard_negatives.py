@@ -35,6 +35,7 @@ from . import ann, negatives, splits
 from .errors import QuestionsError
 from .keys import Keys, version_of
 from .negatives import PATH, shuffled
+from .store import MODALITIES
 
 if TYPE_CHECKING:
     import random
@@ -279,7 +280,7 @@ def _named(matrices: Mapping[str, Matrix], name: str) -> Matrix:
     if found is None:
         raise QuestionsError(
             f"The nearest items by {name!r} need its vectors, but there are those of {', '.join(matrices) or 'nothing'}.",
-            hint=f"bundlecache encode --modality {name if name.isalpha() else 'all'}",
+            hint=f"bundlecache encode --modality {name if name in MODALITIES else 'all'}",
         )
     return found
 

@@ -104,8 +104,7 @@ class Index:
         for name in kinds:
             began = time.perf_counter()
             if name == "flat" or trial is None:
-                fits = ann.bytes_needed("flat", len(keys.rows), keys.width) <= memory
-                index = cls(keys, "flat", ann.build("flat", keys, progress=progress) if fits else None)
+                index = cls(keys, "flat", _flat_if_it_fits(keys, memory, progress))
                 report = {"recall@20": 1.0, "queries": 0, "reached": True}
                 break
             index = cls(keys, name, ann.build(name, keys, seed=seed, progress=progress))
@@ -323,8 +322,11 @@ class Index:
         *,
         weights: Mapping[str, float] | None = None,
         metric: str = "cosine",
+        memory: float | None = None,
     ) -> Index:
         """An index from its file, over the very vectors and items that it was built from.
+
+        A flat one that does not fit into ``memory`` bytes (by default half of this machine's) is scanned.
 
         Raises
         ------
@@ -360,7 +362,7 @@ class Index:
         if (list(keys.names), keys.weights, keys.metric) != (header["modalities"], header["weights"], header["metric"]):
             raise QuestionsError(f"The index {path} was built with other weights or another metric.", hint=again)
         if header["kind"] == "flat":
-            return replace(cls(keys, "flat", None), structure=_flat_if_it_fits(keys), report=header)
+            return replace(cls(keys, "flat", None), structure=_flat_if_it_fits(keys, memory), report=header)
         try:
             if path.stat().st_size != header["file_bytes"]:
                 raise RuntimeError("its size is not what the header says")
@@ -434,9 +436,12 @@ class _Trial:
         return (scores >= self.worst[part, None] - TINY).mean(1), seconds
 
 
-def _flat_if_it_fits(keys: Keys) -> Any:
-    fits = ann.bytes_needed("flat", len(keys.rows), keys.width) <= _half_of_memory()
-    return ann.build("flat", keys) if fits else None
+def _flat_if_it_fits(
+    keys: Keys, memory: float | None, progress: Callable[[int, int], None] | None = None
+) -> Any | None:
+    memory = _half_of_memory() if memory is None else memory
+    fits = ann.bytes_needed("flat", len(keys.rows), keys.width) <= memory
+    return ann.build("flat", keys, progress=progress) if fits else None
 
 
 def _ids_of(item_ids: Sequence[str]) -> str:

@@ -73,8 +73,8 @@ def family(name: str) -> str:
 
 def _set(file: Path, options: str, rows: list[Row], catalogue: Catalogue, skip_broken: bool) -> Questions:
     split = _split(file, rows, catalogue)
-    kept = [row for row in rows if wrong_with(row, len(rows[0]["options"]), catalogue) is None] if skip_broken else rows
     n = Counter(len(row["options"]) for row in rows).most_common(1)[0][0]
+    kept = [row for row in rows if wrong_with(row, n, catalogue) is None] if skip_broken else rows
     kind = options or (f"random{n}" if CANS.fullmatch(file.stem) else "")
     seed = SEED.search(file.stem)
     parts = [part for part in (split, kind) if not file.stem.startswith(part + "-")]

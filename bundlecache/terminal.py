@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")  # would steer the terminal
 LONGEST = 300  # characters of a cell
+NAMED = 36  # characters of a row's name that are never folded
 COMPARED = 4  # methods side by side in 80 columns
 out = Console(emoji=False)  # ":bell:" in a title stays as it is
 log = Console(stderr=True, emoji=False)
@@ -206,7 +207,10 @@ def show(
     if as_json:
         out.print_json(json.dumps(_finite(data), default=str))
         return
-    names = list(columns or (rows[0] if rows else ()))
+    if not rows:
+        out.print(f"{plain(title)}: nothing" if title else "Nothing.", markup=False, soft_wrap=True, highlight=False)
+        return
+    names = list(columns or rows[0])
     upright = len(rows) == 1
     if title:
         out.print(f"[bold]{escape(plain(title))}[/]", soft_wrap=True, highlight=False)
@@ -218,9 +222,10 @@ def show(
             table.add_row(name, escape(_cell(rows[0].get(name), name)))
     else:
         for name in names:
-            number = bool(rows) and isinstance(rows[0].get(name), int | float)
+            number = isinstance(rows[0].get(name), int | float)
+            whole = number or (name == names[0] and max(len(_cell(row.get(name), name)) for row in rows) <= NAMED)
             heading = name.removesuffix("_bytes")
-            table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number)
+            table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=whole)
         for row in rows:
             table.add_row(*(escape(_cell(row.get(name), name)) for name in names))
     out.print(table)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bundlecache.errors import EncoderError
 
-from .common import PRECISIONS, Options, Spec
+from .common import PRECISIONS, Options, Spec, resolve_device
 
 if TYPE_CHECKING:
     from bundlecache.catalogue import Catalogue
@@ -122,6 +122,8 @@ def load(
         raise EncoderError(f"There is no precision {precision!r}; there are {', '.join(PRECISIONS)}.")
     if draft is not None and draft < 1:
         raise EncoderError(f"A draft keeps at least 1 pixel, not {draft}.", hint="type --draft 512")
+    if device not in ("auto", "cpu"):
+        resolve_device(device)  # also where an encoder without weights would not look at it
     module = import_module(f".{kind.module}", __name__)
     return module.load(Spec.parse(spec), Options(catalogue, device, dtype, batch_size, precision, draft))
 

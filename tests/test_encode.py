@@ -360,7 +360,25 @@ def test_decoding_overlaps_the_forward_and_progress_adds_up(shop: Shop) -> None:
     assert done == sorted(done)
     assert (seen[-1].done, seen[-1].total, seen[-1].encoded) == (71, 71, 71)
     assert seen[-1].bound_by == "forward"
-    assert "--batch-size" in seen[-1].advice
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [({"device": "cpu"}, "--device cuda, or --batch-size"), ({"device": "cuda:1"}, "--batch-size"), ({}, "cpu,cpu")],
+)
+def test_the_flag_that_would_help_is_one_that_does_something_for_this_encoder(
+    shop: Shop, changes: dict[str, str], flag: str
+) -> None:
+    class Slow(Toy):
+        def encode(self, samples: list[bytes]) -> np.ndarray:
+            time.sleep(0.02)
+            return super().encode(samples)
+
+    seen: list[Progress] = []
+    shop.run(Slow(**changes), progress=seen.append)
+    assert seen[-1].bound_by == "forward"
+    assert flag in seen[-1].advice
+    assert ("cuda," in seen[-1].spent) == (changes == {"device": "cpu"})
 
 
 def test_many_commits_end_as_one_piece_with_the_same_rows(shop: Shop) -> None:

@@ -115,6 +115,13 @@ def test_an_index_that_is_allowed_no_memory_is_scanned_and_finds_the_same(clumps
         np.testing.assert_array_equal(mine, theirs)
 
 
+def test_a_kept_exact_index_takes_no_more_memory_than_it_may_either(clumps, tmp_path):
+    ids = [str(i) for i in range(COUNT)]
+    Index.build([clumps]).save(tmp_path / "kept.faiss", ids)
+    assert Index.load(tmp_path / "kept.faiss", [clumps], ids, memory=0).structure is None
+    assert Index.load(tmp_path / "kept.faiss", [clumps], ids).structure is not None
+
+
 def test_a_target_out_of_reach_is_said(monkeypatch):
     monkeypatch.setattr(ann, "REFINE", (2,))
     vectors = np.random.default_rng(1).normal(

@@ -420,6 +420,9 @@ def test_the_public_codes_candidates_are_read_without_their_padding_and_nothing_
         question_import.read(file, catalogue)
     (kept,) = question_import.read(file, catalogue, skip_broken=True)
     assert (kept.bundle_ids, kept.header["left_out"]) == (["21"], 1)
+    file.write_text("[22, [7], [0], [5, 9]]\n[20, [7], [1], [5, 9, 11]]\n[21, [8], [0], [4, 2, 1]]")
+    (kept,) = question_import.read(file, catalogue, skip_broken=True)
+    assert (kept.bundle_ids, kept.header["left_out"]) == (["20", "21"], 1), "the first is not the measure of the others"
     valid = tmp_path / "bi_valid_cans3.txt"
     valid.write_text("[20, [7], [1], [5, 9, 11]]")
     with pytest.raises(QuestionsError, match="of which 1 are test"):

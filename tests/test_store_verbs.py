@@ -37,6 +37,12 @@ def encoded(workspace: Workspace) -> Workspace:
     return workspace
 
 
+@pytest.mark.parametrize("verb", [["verify"], ["compact"], ["status", "--errors"]])
+def test_where_nothing_is_stored_a_verb_says_nothing_instead_of_an_empty_table(workspace: Workspace, verb: list[str]):
+    assert ok(*verb, "--data", workspace.root).output.rstrip().endswith(": nothing")
+    assert told(*verb, "--data", workspace.root) == []
+
+
 def test_verify_encodes_a_sample_again_and_finds_the_same(encoded: Workspace):
     rows = told("verify", "--data", encoded.root, "--sample", "5")
     assert [(row["damaged"], row["compared"], row["differing"]) for row in rows] == [(0, 5, 0)] * 2
@@ -113,6 +119,7 @@ def test_compact_says_bytes_and_drops_only_what_is_named(encoded: Workspace):
 def test_drift_between_encoders_is_a_table_and_json(encoded: Workspace):
     assert "nothing to compare it with" in loud("drift", "--data", encoded.root).message
     ok("encode", "--modality", "text", "--dtype", "float32", "--data", encoded.root)
+    assert ok("status", "--data", encoded.root).output.count("descriptor:text (older)") == 1
     (row,) = told("drift", "--data", encoded.root)
     assert (row["modality"], row["changed"], row["kept"]) == ("text", 24, 0)
     assert row["cosine_mean"] > 0.999

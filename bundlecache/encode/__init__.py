@@ -40,7 +40,7 @@ COMMIT_SECONDS = 15.0
 SHOW_SECONDS = 0.1
 ADVICE = {
     "decode": "more --workers, or smaller files",
-    "forward": "--device cuda, or --batch-size",
+    "forward": "--device cuda, or --batch-size",  # see `_faster`
     "write": "a faster disk for --data",
 }
 
@@ -101,8 +101,9 @@ class Progress:
     """How far a run is; ``stage`` is "look" (finding and hashing) or "encode".
 
     With several encoders (``spec`` is "a + b") an item counts once for each of them while they encode, in
-    ``done``, ``total`` and ``items_per_second``. ``note`` is what the user should know by now, or "". The shares are parts of the time since encoding began in which the run waited for decoded samples, ran
-    the encoder, and waited for the disk. What overlaps costs nothing and counts nowhere.
+    ``done``, ``total`` and ``items_per_second``. ``note`` is what the user should know by now, or "". The shares
+    are parts of the time since encoding began in which the run waited for decoded samples, ran the encoder, and
+    waited for the disk. What overlaps costs nothing and counts nowhere. ``faster`` is what would help the forwards.
     """
 
     modality: str
@@ -117,6 +118,7 @@ class Progress:
     forward_share: float = 0.0
     write_share: float = 0.0
     note: str = ""
+    faster: str = ADVICE["forward"]
 
     @property
     def bound_by(self) -> str:
@@ -125,14 +127,14 @@ class Progress:
 
     @property
     def advice(self) -> str:
-        """What would help, as flags to type."""
-        return ADVICE[self.bound_by]
+        """What would help, as flags to type; "" where none does."""
+        return self.faster if self.bound_by == "forward" else ADVICE[self.bound_by]
 
     @property
     def spent(self) -> str:
         """The shares and the advice, in one line of at most 78 characters."""
         parts = (f"{name} {getattr(self, f'{name}_share'):.0%}" for name in ADVICE)
-        return f"{', '.join(parts)}; faster: {self.advice}"
+        return ", ".join(parts) + (f"; faster: {self.advice}" if self.advice else "")
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def run_all(
     identities = [Identity.of(encoder) for encoder in encoders]
     _check_together(identities)
     items = len(catalogue) if limit is None else min(limit, len(catalogue))
-    show = _Show(progress, identities, items)
+    show = _Show(progress, identities, items, "" if crew else _faster(encoders))
     limits = Limits(commit_rows, commit_seconds, max_errors)
     with ExitStack() as open_tables:
         tables = [open_tables.enter_context(store.writer(identity)) for identity in identities]
@@ -250,6 +252,17 @@ def _check_together(identities: Sequence[Identity]) -> None:
         raise EncoderError(f"An encoder was given twice: {specs}.", hint="name each encoder once")
 
 
+def _faster(encoders: Sequence[Encoder]) -> str:
+    """The flags that speed up these encoders' forwards."""
+    devices = {str(getattr(encoder, "device", "")) for encoder in encoders}
+    if any(device.startswith("cpu") for device in devices):
+        return ADVICE["forward"]
+    if any(devices):
+        return "a larger --batch-size"
+    # No device: numpy on one core, or a graph, which is one computation on the whole.
+    return "" if encoders[0].modality == "graph" else "--device cpu,cpu (processes)"
+
+
 def _receipt(lane: Lane, planned: Plan, items: int, seconds: float, shares: Shares) -> Receipt:
     identity, failed = lane.table.identity, planned.failed | lane.failed
     return Receipt(
@@ -274,8 +287,10 @@ def _receipt(lane: Lane, planned: Plan, items: int, seconds: float, shares: Shar
 class _Show:
     """Tells ``progress`` how far the run is, not more often than a terminal can show, but always the last."""
 
-    def __init__(self, progress: Callable[[Progress], None] | None, identities: Sequence[Identity], items: int) -> None:
-        self._progress, self._items, self._lanes = progress, items, len(identities)
+    def __init__(
+        self, progress: Callable[[Progress], None] | None, identities: Sequence[Identity], items: int, faster: str
+    ) -> None:
+        self._progress, self._items, self._lanes, self._faster = progress, items, len(identities), faster
         self._modality, self._spec = identities[0].modality, " + ".join(identity.spec for identity in identities)
         self._settled = self._failed = 0  # items, and failures among them, that were settled by looking
         self._next = 0.0
@@ -302,6 +317,7 @@ class _Show:
             forward_share=shares.forward,
             write_share=shares.write,
             note="; ".join(lane.note for lane in pipeline.lanes if lane.note),
+            faster=self._faster,
         )
 
     def _show(self, stage: str, done: int, total: int, **figures: Any) -> None:

@@ -122,6 +122,10 @@ class Store:
         StoreError
             When there is none.
         """
+        if modality not in MODALITIES:
+            raise StoreError(
+                f"There is no modality {modality!r}; there are {', '.join(MODALITIES)}.", hint="--modality image"
+            )
         of_modality = [info for info in self.tables() if info.modality == modality and info.rows]
         found = [info for info in of_modality if spec in (None, info.spec)]
         found = [info for info in found if spec or not info.tokens or info.table == table]
