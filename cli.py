@@ -853,7 +853,7 @@ def ablate(
     if as_json:
         show({"path": str(folder), "rows": rows, "stopped": stopped}, as_json, [])
     elif rows:
-        show(None, as_json, ablation.shown(rows), title=f"{wanted.name}: HitRate@1, mean of {len(chosen)} seeds [95 %]")
+        show(None, as_json, ablation.shown(rows), title=f"{wanted.name}: HitRate@1 [95 %], seeds {chosen}")
         out.print(f"Tables: [bold]{escape(str(folder))}[/]/table.md, table.csv, results.json", soft_wrap=True)
     if stopped:
         log.print(f"[yellow]Stopped by {stopped};[/] the same command goes on.")

@@ -72,8 +72,10 @@ def test_training_killed_at_any_moment_ends_with_the_weights_of_one_that_was_not
 
 @pytest.mark.parametrize("how", ["SIGTERM", "the time limit"])
 def test_a_stopped_training_is_saved_and_goes_on(cat, valid, base, tmp_path, monkeypatch, how):
-    wanted = recipe(base)
-    loop.train(cat, world.matrices(), valid, wanted, tmp_path / "whole", seed=3)
+    late = {**STAGE, "lr": 1.0, "final_lr": 1.0}  # so large that the best weights are early ones
+    wanted = recipe(base, fusion_stage=late, run={"select": "loss"})
+    whole = loop.train(cat, world.matrices(), valid, wanted, tmp_path / "whole", seed=3)
+    assert whole.stages[1]["best_step"] < 10
 
     def stop(progress):
         if progress.stage == "fusion" and progress.step == 10:
