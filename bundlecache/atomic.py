@@ -41,7 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise BundlecacheError(
-            f"{path} cannot be written: {reason}.", hint="free some space or choose another folder with --data"
+            f"{path} cannot be written: {reason}.",
+            hint="free some space, mend the permissions or choose another folder",
         ) from error
     finally:
         if temporary is not None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -303,11 +304,11 @@ class Index:
     def save(self, path: Path, item_ids: Sequence[str]) -> None:
         """Write ``path`` (FAISS's own format, none for a flat index) and its header beside it, which comes last."""
         header = path.with_suffix(".json")
-        header.unlink(missing_ok=True)
         stored = 0
         if not self.exact:
             with replacing(path) as temporary:
-                faiss_module().write_index(ann.off_gpu(self.structure), str(temporary))
+                header.unlink(missing_ok=True)  # its presence means complete
+                _write(self.structure, temporary)
             stored = path.stat().st_size
         about = {"format_version": FORMAT_VERSION, "ids": _ids_of(item_ids), "file_bytes": stored, **self.report}
         with replacing(header) as temporary:
@@ -434,6 +435,16 @@ class _Trial:
         index._search_near(query, ann.DEPTH, members, np.arange(len(query)), items, scores)
         seconds = time.perf_counter() - began
         return (scores >= self.worst[part, None] - TINY).mean(1), seconds
+
+
+def _write(structure: Any, path: Path) -> None:
+    try:
+        faiss_module().write_index(ann.off_gpu(structure), str(path))
+    except (
+        RuntimeError
+    ) as error:  # FAISS's word for a disk that refuses: "... write error in FILE: 3 != 8 (No space left)"
+        reason = re.search(r"\(([^()]+)\)\s*$", str(error))
+        raise OSError(reason[1] if reason else str(error)) from error
 
 
 def _flat_if_it_fits(

@@ -89,8 +89,8 @@ class Questions:
             }
         )
         header = json.dumps(self.header, indent=1, sort_keys=True)
-        sidecar.unlink(missing_ok=True)  # its presence means complete
         with replacing(path) as temporary:
+            sidecar.unlink(missing_ok=True)  # its presence means complete
             pq.write_table(table.replace_schema_metadata({"bundlecache": header}), temporary)
         with replacing(sidecar) as temporary:
             temporary.write_text(header + "\n", "utf-8")

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")  # would steer the terminal
 LONGEST = 300  # characters of a cell
-NAMED = 36  # characters of a row's name that are never folded
 COMPARED = 4  # methods side by side in 80 columns
 out = Console(emoji=False)  # ":bell:" in a title stays as it is
 log = Console(stderr=True, emoji=False)
@@ -223,9 +222,8 @@ def show(
     else:
         for name in names:
             number = isinstance(rows[0].get(name), int | float)
-            whole = number or (name == names[0] and max(len(_cell(row.get(name), name)) for row in rows) <= NAMED)
             heading = name.removesuffix("_bytes")
-            table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=whole)
+            table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number)
         for row in rows:
             table.add_row(*(escape(_cell(row.get(name), name)) for name in names))
     out.print(table)

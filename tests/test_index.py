@@ -115,6 +115,23 @@ def test_an_index_that_is_allowed_no_memory_is_scanned_and_finds_the_same(clumps
         np.testing.assert_array_equal(mine, theirs)
 
 
+def test_an_index_that_the_disk_refuses_is_one_sentence(clumps, tmp_path):
+    import resource
+
+    index, ids = Index.build([clumps], kind="ivf", target=0.5), [str(i) for i in range(COUNT)]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # Python ignores the signal that comes with it
+    try:
+        with pytest.raises(BundlecacheError, match=r"kept.faiss cannot be written: File too large\."):
+            index.save(tmp_path / "kept.faiss", ids)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir()), "neither a part of it nor a header"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundlecacheError, match="cannot be written"):
+        index.save(tmp_path / "file" / "kept.faiss", ids)
+
+
 def test_a_kept_exact_index_takes_no_more_memory_than_it_may_either(clumps, tmp_path):
     ids = [str(i) for i in range(COUNT)]
     Index.build([clumps]).save(tmp_path / "kept.faiss", ids)

@@ -219,6 +219,9 @@ def test_saving_the_same_is_fine_and_saving_others_over_them_is_refused(tmp_path
     with pytest.raises(QuestionsError, match="holds other questions"):
         other.save(tmp_path / "q.parquet", catalogue)
     other.save(tmp_path / "q.parquet", catalogue, overwrite=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundlecacheError, match="cannot be written"):
+        other.save(tmp_path / "file" / "q.parquet", catalogue)
     assert questions.Questions.load(tmp_path / "q.parquet", catalogue).sha256 == other.sha256
 
 

@@ -89,7 +89,7 @@ def compact(store: Store, info: TableInfo, item_ids: Sequence[str], runs: Collec
         if not place.has_room(info.table):
             raise StoreError(
                 f"The disk of {store.path} has no room to write {info.table} anew beside the old one.",
-                hint=f"free {2 * info.size_bytes >> 20:,} MiB, then type the same command",
+                hint=f"free {(2 * info.size_bytes >> 20) + 1:,} MiB, then type the same command",
             )
         made = matrix_folder(store.path, info.table, dataset.version, item_ids)
         identity = Identity.read(dataset.schema)
