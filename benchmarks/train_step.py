@@ -8,11 +8,12 @@ All have the same weights (a random Llama with 32,000 words, LoRA without dropou
 vectors), the recipe public-code and the same questions, 16 of 10 options a step. Theirs is re-created in
 public_code.py: fusion of the whole catalogue for every question, every text tokenised anew, padding on the left,
 logits of every position, activations computed twice. Ours is `train.stage.StageLoop.step`: questions drawn, prompts
-copied from kept ids, vectors gathered, forward, backward, optimiser, in two pieces of 8 questions. Bare is forward, backward and optimiser alone, on
+copied from kept ids, vectors gathered, forward, backward, optimiser, in pieces of 8 questions (of 2 with the 768x12
+LLM, for the sake of memory), activations kept. Bare is forward, backward and optimiser alone, on
 embeddings that lie ready. Loss and gradients of theirs and ours must be equal.
 
-Theirs needs about 4.4 KB an item and question, so with more than 100,000 items it gets 2 questions, and its seconds and
-what the step adds to its memory are multiplied by 8. Every side runs in a process of its own; memory is the most that
+Theirs needs about 4.4 KB an item and question, so with more than 100,000 items (and with --quick where there is no bar)
+it gets 2 questions, and its seconds and what the step adds to its memory are multiplied by 8. Every side runs in a process of its own; memory is the most that
 process ever had resident. Seconds are CPU seconds of one thread: of theirs one step, of the others the least of
 several. The tiny base's ratio to its bare step is that of the demo's training, medians of interleaved steps.
 
@@ -57,6 +58,7 @@ FASTER = {("256x4", 31_000): 10.0, ("768x12", 31_000): 2.0, ("256x4", 250_000): 
 MEMORY = 0.25  # of the public code's way, from 31,000 items on
 FLAT = 1.15  # seconds a token with the largest catalogue, by those with the smallest
 BARE = 1.15  # of the bare step, with the tiny base
+PIECES = {"768x12": 8}  # of ours; 2 otherwise
 EQUAL = 1e-4  # gradients, relative to the largest of a weight; losses, absolute
 BATCH, SMALL, FEW = 16, 2, 100_000
 DEMO_WIDTHS = {"text": 128, "image": 132, "audio": 98, "graph": 64}
@@ -69,23 +71,24 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=cases, help="LLM width x layers : items")
     parser.add_argument("--options", type=int, default=10)
     parser.add_argument("--steps", type=int, default=5, help="of ours and bare")
-    parser.add_argument("--quick", action="store_true", help="256x4 at 3,000 and 31,000 items, 2 steps of ours")
+    parser.add_argument("--quick", action="store_true", help="256x4 at 3,000 and 31,000 items, few steps")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--pieces", type=int, default=2, help=argparse.SUPPRESS)
     parser.add_argument("--worker", nargs=3, metavar=("WHO", "FOLDER", "QUESTIONS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.worker:
         who, folder, questions = options.worker
-        print(json.dumps(work(who, Path(folder), int(questions), options.options, options.steps)))
+        print(json.dumps(work(who, Path(folder), int(questions), options)))
         return
     cases, steps = (cases[:2], 2) if options.quick else (options.cases, options.steps)
     rows = []
     for case in cases:
-        rows.append(compare(case, options.options, steps, checkpointing=not options.quick))
+        rows.append(compare(case, options.options, steps, quick=options.quick))
         show(rows[-1], sys.stderr if options.json else sys.stdout)
     flat = flatness(rows)
     catalogue = Catalogue.read(Workspace(options.data))
-    tiny = [measure(catalogue, stage, 20 if options.quick else 60) for stage in ("text", "fusion")]
+    tiny = [measure(catalogue, stage, 12 if options.quick else 60) for stage in ("text", "fusion")]
     if options.json:
         print(json.dumps({"load": os.getloadavg()[0], "steps": rows, "flat": flat, "tiny": tiny}, indent=1))
     else:
@@ -93,12 +96,17 @@ def main() -> None:
     sys.exit(0 if all(row["met"] for row in [*rows, *flat, *tiny]) else 1)
 
 
+def _or_dash(value: float, form: str) -> str:
+    """A figure, or a dash where it was not measured (nan)."""
+    return "-" if value != value else f"{value:{form}}"
+
+
 def show(row: dict[str, Any], to: TextIO) -> None:
     print(
         f"{row['llm']:7} {row['items']:8,} items  theirs {row['theirs_s']:7.1f} s {row['theirs_mib']:7,.0f} MiB  "
-        f"ours {row['ours_s']:6.2f} s {row['ours_mib']:6,.0f} MiB  bare {row['bare_s']:6.2f} s\n"
+        f"ours {row['ours_s']:6.2f} s {row['ours_mib']:6,.0f} MiB  bare {_or_dash(row['bare_s'], '6.2f')} s\n"
         f"        {row['faster']:6.1f} x as fast (bar {row['faster_bar'] or '-'})  {row['memory']:5.3f} of the "
-        f"memory (bar {row['memory_bar'] or '-'})  {row['over_bare']:5.3f} of bare  loss {row['loss_apart']:.1e} and "
+        f"memory (bar {row['memory_bar'] or '-'})  {_or_dash(row['over_bare'], '5.3f')} of bare  loss {row['loss_apart']:.1e} and "
         f"gradients {row['gradients_apart']:.1e} apart  {met(row)}",
         file=to,
         flush=True,
@@ -126,20 +134,22 @@ def met(row: dict[str, Any]) -> str:
     return "met" if row["met"] else "MISSED"
 
 
-def compare(case: str, n: int, steps: int, *, checkpointing: bool) -> dict[str, Any]:
-    """All sides of one LLM and catalogue."""
+def compare(case: str, n: int, steps: int, *, quick: bool) -> dict[str, Any]:
+    """All sides of one LLM and catalogue; in the quick form no more than the bars need."""
     llm, _, number = case.partition(":")
     hidden, layers = map(int, llm.split("x"))
     items = int(number)
-    questions = SMALL if items > FEW else BATCH
+    barred = (llm, items) in FASTER and n == 10
+    questions = SMALL if items > FEW or (quick and not barred) else BATCH
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_llm(folder / "llm", hidden, layers)
         save_catalogue(folder, items)
-        theirs = started("theirs", folder, questions, n, 1)
-        ours = started("ours", folder, questions, n, steps)
-        bare = started("bare", folder, questions, n, steps)
-        again = started("recomputing", folder, questions, n, steps) if checkpointing else None
+        theirs = started("theirs", folder, questions, n, 1, 1)
+        how = (folder, questions, n, steps, PIECES.get(llm, 2))
+        ours = started("ours", *how)
+        bare = started("bare", *how) if barred or not quick else {"seconds": float("nan")}
+        again = None if quick else started("recomputing", *how)
         apart = difference(folder / "theirs.npz", folder / "ours.npz")
     times = BATCH / questions
     theirs_mib = theirs["before_mib"] + times * (theirs["peak_mib"] - theirs["before_mib"])
@@ -148,6 +158,7 @@ def compare(case: str, n: int, steps: int, *, checkpointing: bool) -> dict[str, 
         "items": items,
         "options": n,
         "theirs_questions": questions,
+        "pieces": PIECES.get(llm, 2),
         "tokens": ours["tokens"],
         "theirs_s": theirs["seconds"] * times,
         "ours_s": ours["seconds"],
@@ -155,7 +166,7 @@ def compare(case: str, n: int, steps: int, *, checkpointing: bool) -> dict[str, 
         "theirs_mib": theirs_mib,
         "ours_mib": ours["peak_mib"],
         "faster": theirs["seconds"] * times / ours["seconds"],
-        "faster_bar": FASTER.get((llm, items)) if n == 10 else None,
+        "faster_bar": FASTER[llm, items] if barred else None,
         "memory": ours["peak_mib"] / theirs_mib,
         "memory_bar": MEMORY if items >= 31_000 else None,
         "over_bare": ours["seconds"] / bare["seconds"],
@@ -188,9 +199,9 @@ def difference(one: Path, other: Path) -> float:
     return max(float(np.abs(a[k] - b[k]).max() / max(np.abs(a[k]).max(), 1e-8)) for k in a.files)
 
 
-def started(who: str, folder: Path, questions: int, n: int, steps: int) -> dict[str, Any]:
+def started(who: str, folder: Path, questions: int, n: int, steps: int, pieces: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--worker", who, str(folder), str(questions)]
-    command += ["--options", str(n), "--steps", str(steps)]
+    command += ["--options", str(n), "--steps", str(steps), "--pieces", str(pieces)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{who} failed:\n{done.stderr[-2000:]}")
@@ -211,8 +222,9 @@ def save_catalogue(folder: Path, items: int) -> None:
         out.flush()
 
 
-def work(who: str, folder: Path, questions: int, n: int, steps: int) -> dict[str, Any]:
+def work(who: str, folder: Path, questions: int, options: argparse.Namespace) -> dict[str, Any]:
     """One side: what a step takes, and loss and gradients of the first ``questions`` questions."""
+    n = options.options
     titles = (folder / "titles.txt").read_text("utf-8").split("\n")
     stored = {name: np.load(folder / f"{name.replace(':', '-')}.npy", "r") for name in WIDTHS}
     here = np.ones(len(titles), bool)
@@ -220,7 +232,7 @@ def work(who: str, folder: Path, questions: int, n: int, steps: int) -> dict[str
         name: Matrix(name.partition(":")[0], "noise", name, name, 1, rows, here) for name, rows in stored.items()
     }
     given = [f"base.model={folder / 'llm'}", "base.dtype=float32", "lora.dropout=0.0", "data.bucket=1"]
-    given += [f"data.options={n}", f"data.batch={BATCH}", "data.accumulate=2"]
+    given += [f"data.options={n}", f"data.batch={BATCH}", f"data.accumulate={options.pieces}"]
     recipe = recipes.load("public-code", [*given, f"base.gradient_checkpointing={str(recomputes(who)).lower()}"])
     torch.manual_seed(0)
     if who == "theirs":  # it knows its items as lists and tensors: ours need not lie there too
@@ -250,7 +262,7 @@ def work(who: str, folder: Path, questions: int, n: int, steps: int) -> dict[str
         peak = peak_mib()
     else:
         before = resident_mib()
-        seconds, tokens = timed_steps(who, model, supply, optimizer, parameters, steps)
+        seconds, tokens = timed_steps(who, model, supply, optimizer, parameters, options.steps)
         peak = peak_mib()
         fresh(model)
         model.train()
