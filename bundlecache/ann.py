@@ -41,7 +41,7 @@ BYTE_OF = 8  # numbers that one byte of pq stands for
 REFINE = (32, 16, 8, 4, 2)  # times as many as asked, scored exactly afterwards
 UNITS = {"": 1e9, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 FEWEST = 256  # items below which only an exact search makes sense
-GPU_MOST = 2048  # results that FAISS returns on a GPU
+GPU_MOST = 2048  # results that FAISS returns on a GPU, and cells that it looks into
 
 
 def faiss_module() -> ModuleType:
@@ -148,6 +148,8 @@ def efforts(kind: str, count: int) -> list[int]:
     [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20]
     """
     most = min(count, 4096) if kind == "hnsw" else _cells(count)
+    if kind != "hnsw" and has_gpu():
+        most = min(most, GPU_MOST)
     steps = sorted({2**power * quarter // 4 for power in range(13) for quarter in (4, 5, 6, 7)} | {most})
     steps = [step for step in steps if step <= most]
     return [step for step in steps if step > DEPTH] or [most] if kind == "hnsw" else steps

@@ -97,6 +97,12 @@ def test_the_plan_follows_size_and_memory():
         ann.plan("lsh", count, width, memory=1e9)
 
 
+def test_a_gpu_is_never_asked_to_look_into_more_cells_than_it_can(monkeypatch):
+    assert ann.efforts("ivf", 4_000_000)[-1] == 4000
+    monkeypatch.setattr(ann, "has_gpu", lambda: True)
+    assert ann.efforts("ivf", 4_000_000)[-1] == ann.GPU_MOST
+
+
 def test_the_memory_that_is_told_is_what_faiss_takes(clumps, tmp_path):
     for kind in ("ivf", "hnsw", "pq"):
         index = Index.build([clumps], kind=kind, target=0.5)

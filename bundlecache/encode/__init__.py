@@ -198,8 +198,8 @@ def run_all(
     Several encoders of a modality go over the items in one pass: a file is hashed once, and read once for all
     that read alike. Each has its own table, failures and receipt, as if they had run one after the other.
     Items that failed stand in ``store.errors`` and are tried again when their content changes, or with
-    ``retry_failed``. With a ``crew``, ``encoders`` are its own, and its workers read and encode. More than ``max_errors`` new failures of an encoder stop the run; what was encoded is
-    stored.
+    ``retry_failed``. With a ``crew``, ``encoders`` are its own, and its workers read and encode. More than
+    ``max_errors`` new failures of an encoder stop the run; what was encoded is stored.
 
     Raises
     ------

@@ -72,8 +72,7 @@ class TableInfo:
 class Matrix:
     """Vectors [I, d] in the order of the item ids asked for, zero where ``mask`` [I] is False.
 
-    Token features are [I, t, d].
-    Both are read-only; ``vectors`` is memory-mapped, which survives a fork of data loading workers.
+    Token features are [I, t, d]. Both are read-only; ``vectors`` is memory-mapped, which survives a fork of data loading workers.
     """
 
     modality: str
@@ -250,9 +249,7 @@ class Store:
     ) -> TableInfo:
         """Put vectors [n, d], or token features [n, t, d], made elsewhere into the store.
 
-        Those that are no direction go to the errors.
-
-        ``hashes`` tell when content has changed; without them the vectors' own checksums do.
+        Those that are no direction go to the errors. ``hashes`` tell when content has changed; without them the vectors' own checksums do.
 
         Raises
         ------

@@ -10,7 +10,8 @@ live           bool                            false: the item has other content
 vector         fixed_size_list<half|float>[w]  never null: items that failed stand in the errors file
 =============  ==============================  ====================================================
 
-The width w of a row is d for one vector an item, and t * d for t tokens, one after the other. The schema's metadata holds the identity under ``bundlecache``.
+The width w of a row is d for one vector an item, and t * d for t tokens, one after the other. The schema's
+metadata holds the identity under ``bundlecache``.
 """
 
 from __future__ import annotations
