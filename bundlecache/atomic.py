@@ -39,11 +39,30 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a catalogue is shared
         temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise BundlecacheError(
-            f"{path} cannot be written: {reason}.",
-            hint="free some space, mend the permissions or choose another folder",
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and try it, before minutes are spent on what shall stand in it.
+
+    Raises
+    ------
+    BundlecacheError
+        When it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> BundlecacheError:
+    return BundlecacheError(
+        f"{path} cannot be written: {error.strerror or error}.",
+        hint="free some space, mend the permissions or choose another folder",
+    )

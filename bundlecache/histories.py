@@ -11,19 +11,19 @@ does would be known to be wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import splits
-from .baselines.learned import fit, truths
-from .question_file import Questions, assemble
+from .baselines.learned import weights_on
 from .rankers import Kind, Ranker, z_scores
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue
+    from .question_file import Questions
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Histories:
         """int32 items per question, ``latest`` at most; none of its partial bundle and none of its options."""
         histories = [self._of_bundle[bundle_id] for bundle_id in questions.bundle_ids]
         return [
-            history[~np.isin(history, [*partial, *options])][-self.latest :]
+            history[~np.isin(history, np.concatenate([partial, options]))][-self.latest :]
             for history, partial, options in zip(histories, questions.partial, questions.options, strict=True)
         ]
 
@@ -87,11 +87,7 @@ class Personal:
     @cached_property
     def weights(self) -> np.ndarray:
         """[2] of the partial bundle's score and of the history's."""
-        asked = self.asked()
-        if not asked:
-            return np.ones(2)
-        features = np.concatenate([self._features(each) for each in asked])
-        return fit(features, truths(asked), ridge=0.001, positive=True)
+        return weights_on(self.asked(), self._features, 2)
 
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] weighted sums; a question without a history is answered as by the ranker alone."""
@@ -104,13 +100,13 @@ class Personal:
         histories = self.histories.of(questions)
         rows = np.flatnonzero([len(history) for history in histories])
         if len(rows):
-            asked = assemble(
-                self.histories.catalogue,
-                [questions.bundle_ids[row] for row in rows],
-                [histories[row] for row in rows],
-                questions.options[rows],
-                questions.truth[rows],
-                {**questions.header, "name": questions.name, "split": questions.split, "negatives": "", "seed": 0},
+            asked = replace(
+                questions,
+                bundle_ids=[questions.bundle_ids[row] for row in rows],
+                partial=[histories[row] for row in rows],
+                options=questions.options[rows],
+                truth=questions.truth[rows],
+                sha256=f"{questions.sha256}/latest {self.histories.latest}",  # a name to remember answers by
             )
             out[rows, :, 1] = z_scores(self.ranker.scores(asked))
         return out

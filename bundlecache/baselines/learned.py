@@ -43,11 +43,9 @@ def weighted_cosine(sources: Sources) -> Iterator[Ranker]:
     if len(parts) > 1 and "bundles" in sources.graphs:
 
         def weights() -> np.ndarray:
-            asked = sources.validation
-            if not asked:
-                return np.ones(len(parts))
-            features = np.concatenate([z_scores(all_scores(parts, each)) for each in asked])
-            return fit(features, truths(asked), ridge=0.01, positive=True)
+            return weights_on(
+                sources.validation, lambda each: z_scores(all_scores(parts, each)), len(parts), ridge=0.01
+            )
 
         yield ZSum("weighted cosines", "content", parts, weights)
 
@@ -139,11 +137,7 @@ class Reranked:
     @cached_property
     def weights(self) -> np.ndarray:
         """[2] of the model's log probabilities and of the ranker's scores."""
-        asked = self.asked()
-        if not asked:
-            return np.ones(2)
-        features = np.concatenate([all_scores((self.model, self.ranker), each) for each in asked])
-        return fit(features, truths(asked), ridge=0.001, positive=True)
+        return weights_on(self.asked(), lambda each: all_scores((self.model, self.ranker), each), 2)
 
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] weighted sums."""
@@ -154,6 +148,18 @@ def reranked(model: Ranker, sources: Sources) -> Iterator[Reranked]:
     """The model on top of the learned ranker, where there is one."""
     for ranker in sources.rankers(stack):
         yield Reranked(model, ranker, lambda: sources.validation)
+
+
+def weights_on(
+    asked: Sequence[Questions], features: Callable[[Questions], np.ndarray], count: int, *, ridge: float = 0.001
+) -> np.ndarray:
+    """Weights [count] of 0 or more of ``features(questions)`` [q, n, count] under which ``asked`` are most likely.
+
+    1 each where nothing is asked.
+    """
+    if not asked:
+        return np.ones(count)
+    return fit(np.concatenate([features(each) for each in asked]), truths(asked), ridge=ridge, positive=True)
 
 
 def fit(features: np.ndarray, truth: np.ndarray, *, ridge: float, positive: bool = False) -> np.ndarray:
