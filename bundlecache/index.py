@@ -74,6 +74,7 @@ class Index:
         break_even: int | None = None,
         held_out: Sequence[np.ndarray] = (),
         seed: int = 0,
+        device: str = "auto",
         progress: Callable[[int, int], None] | None = None,
     ) -> Index:
         """Index every item that has a vector of at least one modality.
@@ -84,10 +85,13 @@ class Index:
             As in `Keys.of`.
         kind
             ``flat``, ``ivf``, ``hnsw``, ``pq``, or ``auto``: flat below ``break_even`` items (by default
-            `ann.break_even`), beyond it the first that fits into ``memory`` bytes (by default half of this
-            machine's), reaches ``target`` and is faster than flat.
+            `ann.BREAK_EVEN`) or where it fits on a GPU, beyond it the first that fits into ``memory`` bytes (by default
+            half of this machine's, and all that is free on the GPU), reaches ``target`` and is faster than flat.
         held_out
             Partial bundles (item indices) to measure recall with; single items where there are none.
+        device
+            Where FAISS computes: ``auto`` (a GPU if it has one), ``cpu``, ``cuda:1``. ``report`` says in one sentence,
+            ``remark``, why something is not on the GPU.
         progress
             Called with the number of items added so far, and of all.
 
@@ -97,24 +101,27 @@ class Index:
             As in `Keys.of` and `ann.plan`.
         """
         keys = Keys.of(matrices, weights=weights, zscore=zscore, metric=metric)
+        gpu = ann.gpu_of(device)
+        room = ann.gpu_room(gpu, memory)
         memory = _half_of_memory() if memory is None else memory
-        break_even = ann.break_even() if break_even is None else break_even
-        kinds = ann.plan(kind, len(keys.rows), keys.width, memory=memory, break_even=break_even)
+        break_even = ann.BREAK_EVEN if break_even is None else break_even
+        kinds = ann.plan(kind, len(keys.rows), keys.width, memory=memory, room=room, break_even=break_even)
         trial = _Trial.draw(keys, held_out, seed) if kinds[0] != "flat" else None
         passed_over = []
         for name in kinds:
             began = time.perf_counter()
+            structure, remark = _built(name, keys, memory, gpu, room, seed, progress)
+            index = cls(keys, name, structure)
             if name == "flat" or trial is None:
-                index = cls(keys, "flat", _flat_if_it_fits(keys, memory, progress))
                 report = {"recall@20": 1.0, "queries": 0, "reached": True}
                 break
-            index = cls(keys, name, ann.build(name, keys, seed=seed, progress=progress))
             index, report = trial.tuned(index, target)
             if kind != "auto" or (report["reached"] and report["faster"] > 1):
                 break
             passed_over.append({"kind": name, **report})
+            structure, index = None, replace(index, structure=None)  # the next one needs the memory
         about = index._about() | {"asked": kind, "target": target, **report}
-        about |= {"build_seconds": round(time.perf_counter() - began, 2), "passed_over": passed_over}
+        about |= {"build_seconds": round(time.perf_counter() - began, 2), "passed_over": passed_over, "remark": remark}
         return replace(index, report=about)
 
     @property
@@ -143,7 +150,7 @@ class Index:
         report = self.report
         return (
             f"{self.kind}, recall@20 {report['recall@20']:.3f} of exact on {report['queries']} held-out queries, "
-            f"{report['faster']:.1f}x its speed"
+            f"{report['faster']:.1f}x its speed" + (" on the CPU" if report["device"] == "gpu" else "")
         )
 
     def query(self, partials: Sequence[np.ndarray]) -> np.ndarray:
@@ -219,14 +226,17 @@ class Index:
         """Fill in what the approximate structure finds; the queries it found fewer than k for are left over."""
         left = []
         ask = min((k + max((len(b) for b in banned), default=0)) * self.refine + SLACK, len(self.rows))
-        if ann.has_gpu():
+        indexed = np.zeros(len(self.keys), bool)
+        indexed[self.rows] = True
+        if ann.lives_on_gpu(self.structure):
             ask = min(ask, ann.GPU_MOST)
         for start in range(0, len(pending), BATCH):
             part = pending[start : start + BATCH]
             position = ann.search(self.structure, self.kind, query[part], ask, self.effort)  # [<= BATCH, ask]
             for q, near in zip(part.tolist(), position, strict=True):
                 found, exact = self._rescore(query[q], self.rows[near[near >= 0]], banned[q])
-                if len(found) < min(k, len(self.rows) - len(banned[q])):
+                offered = len(self.rows) - int(indexed[np.unique(banned[q])].sum())
+                if len(found) < min(k, offered):
                     left.append(q)
                     continue
                 n = min(k, len(found))
@@ -235,8 +245,8 @@ class Index:
 
     def _scan(self, query: np.ndarray, ask: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Exact search of ``rows``: float32 scores and item indices [q, ask]."""
-        on_gpu = ann.has_gpu() and ask > ann.GPU_MOST
-        if self.exact and self.structure is not None and len(rows) == len(self.rows) and not on_gpu:
+        too_many = ann.lives_on_gpu(self.structure) and ask > ann.GPU_MOST
+        if self.exact and self.structure is not None and len(rows) == len(self.rows) and not too_many:
             rough, position = self.structure.search(query, ask)
             return rough, self.rows[position]
         rough, found, _ = ann.exact(self.keys.blocks(rows), query, ask)
@@ -296,7 +306,7 @@ class Index:
             "dim": self.keys.width,
             "effort": self.effort,
             "refine": self.refine,
-            "device": "gpu" if ann.has_gpu() and self.kind != "hnsw" and not scanned else "cpu",
+            "device": "gpu" if ann.lives_on_gpu(self.structure) else "cpu",
             "faiss": faiss_module().__version__,
             "size_bytes": 0 if scanned else ann.bytes_needed(self.kind, len(self.rows), self.keys.width),
         }
@@ -324,10 +334,12 @@ class Index:
         weights: Mapping[str, float] | None = None,
         metric: str = "cosine",
         memory: float | None = None,
+        device: str = "auto",
     ) -> Index:
         """An index from its file, over the very vectors and items that it was built from.
 
-        A flat one that does not fit into ``memory`` bytes (by default half of this machine's) is scanned.
+        A flat one that does not fit into ``memory`` bytes (by default half of this machine's) is scanned; ``device``
+        as in `build`.
 
         Raises
         ------
@@ -362,18 +374,40 @@ class Index:
         keys = Keys.of(matrices, weights=weights, metric=metric)
         if (list(keys.names), keys.weights, keys.metric) != (header["modalities"], header["weights"], header["metric"]):
             raise QuestionsError(f"The index {path} was built with other weights or another metric.", hint=again)
+        gpu = ann.gpu_of(device)
+        room = ann.gpu_room(gpu, memory)
+        memory = _half_of_memory() if memory is None else memory
         if header["kind"] == "flat":
-            return replace(cls(keys, "flat", None), structure=_flat_if_it_fits(keys, memory), report=header)
+            structure, remark = _built("flat", keys, memory, gpu, room)
+            return cls(keys, "flat", structure)._reported(header, remark)
         try:
             if path.stat().st_size != header["file_bytes"]:
                 raise RuntimeError("its size is not what the header says")
-            structure = ann.on_gpu(faiss_module().read_index(str(path)))
+            structure = faiss_module().read_index(str(path))
             if structure.ntotal != len(keys.rows):
                 raise RuntimeError("its number of vectors is not what the catalogue has")
         except (OSError, RuntimeError, MemoryError) as error:
             reason = str(error).splitlines()[0][:120]
             raise QuestionsError(f"The index {path} is damaged ({reason}).", hint=again) from error
-        return cls(keys, header["kind"], structure, effort, refine, header)
+        index = cls(keys, header["kind"], structure, effort, refine)
+        if gpu is None:
+            return index._reported(header, "")
+        why = ann.why_no_gpu(index.kind, len(keys.rows), keys.width, room)
+        if effort > ann.GPU_MOST and not why:
+            why = f"it looks into {effort:,} cells, a GPU into {ann.GPU_MOST:,} at most"
+        if not why:
+            try:
+                return replace(index, structure=ann.to_gpu(structure, gpu))._reported(header, "")
+            except RuntimeError as error:
+                why = _of_faiss(error)
+        return index._reported(header, _on_the_cpu(index.kind, why))
+
+    def _reported(self, header: Mapping[str, Any], remark: str) -> Index:
+        """With the report of the index that was kept, and where it stands now."""
+        now = self._about()
+        return replace(
+            self, report={**header, "device": now["device"], "size_bytes": now["size_bytes"], "remark": remark}
+        )
 
 
 @dataclass(frozen=True)
@@ -390,17 +424,21 @@ class _Trial:
         rng = np.random.default_rng([seed, 20])
         if len(held_out) >= HELD_OUT // 2:
             picks = rng.permutation(len(held_out))[: 2 * HELD_OUT]
-            members = [np.asarray(held_out[p]) for p in picks]
-        else:
-            members = list(rng.permutation(keys.rows)[: 2 * HELD_OUT, None])
+            drawn = cls._of(keys, [np.asarray(held_out[p]) for p in picks])
+            if len(drawn.query) >= HELD_OUT // 2:
+                return drawn
+        return cls._of(keys, list(rng.permutation(keys.rows)[: 2 * HELD_OUT, None]))
+
+    @classmethod
+    def _of(cls, keys: Keys, members: list[np.ndarray]) -> _Trial:
+        """Queries of these partial bundles; those without a vector, or with less than 20 other items, are left out."""
         query = keys.query(members)
-        there = np.flatnonzero(query.any(1))
-        query, members = query[there], [members[q] for q in there]
         ask = ann.DEPTH + max(map(len, members))
         scores, found, seconds = ann.exact(keys.blocks(), query, ask)
         others = [row[~np.isin(near, own)] for row, near, own in zip(scores, found, members, strict=True)]
-        worst = np.array([row[min(ann.DEPTH, len(row)) - 1] for row in others], np.float32)
-        return cls(query, members, worst, seconds / len(query))
+        fit = [q for q in np.flatnonzero(query.any(1)).tolist() if len(others[q]) >= ann.DEPTH]
+        worst = np.array([others[q][ann.DEPTH - 1] for q in fit], np.float32)
+        return cls(query[fit], [members[q] for q in fit], worst, seconds / len(query))
 
     def tuned(self, index: Index, target: float) -> tuple[Index, dict[str, Any]]:
         """The index with the least effort that reaches ``target``, and what was measured."""
@@ -412,8 +450,9 @@ class _Trial:
             each, _ = self._recall(replace(index, effort=effort, refine=refine), choosing)
             return float(each.mean() - each.std() / np.sqrt(len(each)))
 
-        least, refine = ann.tune(cautious, index.kind, len(index.rows), target)
-        for effort in [step for step in ann.efforts(index.kind, len(index.rows)) if step >= least]:
+        ladder = ann.efforts(index.kind, len(index.rows), gpu=ann.lives_on_gpu(index.structure))
+        least, refine = ann.tune(cautious, index.kind, ladder, target)
+        for effort in [step for step in ladder if step >= least]:
             index = replace(index, effort=effort, refine=refine)
             each, seconds = self._recall(index, reporting)
             if each.mean() >= target:
@@ -447,12 +486,37 @@ def _write(structure: Any, path: Path) -> None:
         raise OSError(reason[1] if reason else str(error)) from error
 
 
-def _flat_if_it_fits(
-    keys: Keys, memory: float | None, progress: Callable[[int, int], None] | None = None
-) -> Any | None:
-    memory = _half_of_memory() if memory is None else memory
-    fits = ann.bytes_needed("flat", len(keys.rows), keys.width) <= memory
-    return ann.build("flat", keys, progress=progress) if fits else None
+def _built(
+    kind: str,
+    keys: Keys,
+    memory: float,
+    gpu: int | None,
+    room: float,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Any, str]:
+    """A structure where it fits, on the GPU or off it, None for a flat one that fits nowhere; why not on the GPU."""
+    remark = ""
+    if gpu is not None:
+        why = ann.why_no_gpu(kind, len(keys.rows), keys.width, room)
+        if not why:
+            try:
+                return ann.build(kind, keys, seed=seed, gpu=gpu, progress=progress), ""
+            except RuntimeError as error:  # somebody else took the memory meanwhile
+                why = _of_faiss(error)
+        remark = _on_the_cpu(kind, why)
+    if kind == "flat" and ann.bytes_needed(kind, len(keys.rows), keys.width) > memory:
+        return None, remark
+    return ann.build(kind, keys, seed=seed, progress=progress), remark
+
+
+def _on_the_cpu(kind: str, why: str) -> str:
+    return f"The index {kind} is searched on the CPU: {why}."
+
+
+def _of_faiss(error: RuntimeError) -> str:
+    """What FAISS says of a GPU, without its own file names."""
+    return "FAISS says " + str(error).strip().splitlines()[-1].rpartition("failed: ")[2][:120].rstrip(".")
 
 
 def _ids_of(item_ids: Sequence[str]) -> str:

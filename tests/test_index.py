@@ -69,7 +69,7 @@ def test_auto_is_exact_below_the_break_even_and_measures_above_it(clumps):
     assert small.exact
     assert small.report["recall@20"] == 1.0
     assert small.report["passed_over"] == []
-    large = Index.build([clumps], break_even=1000)
+    large = Index.build([clumps], break_even=1000, device="cpu")
     tried = [row["kind"] for row in large.report["passed_over"]]
     if large.exact:  # on a machine where flat is faster than both at this size
         assert tried == ["ivf", "hnsw"]
@@ -97,10 +97,66 @@ def test_the_plan_follows_size_and_memory():
         ann.plan("lsh", count, width, memory=1e9)
 
 
-def test_a_gpu_is_never_asked_to_look_into_more_cells_than_it_can(monkeypatch):
+def test_a_gpu_is_never_asked_to_look_into_more_cells_than_it_can():
     assert ann.efforts("ivf", 4_000_000)[-1] == 4000
-    monkeypatch.setattr(ann, "has_gpu", lambda: True)
-    assert ann.efforts("ivf", 4_000_000)[-1] == ann.GPU_MOST
+    assert ann.efforts("ivf", 4_000_000, gpu=True)[-1] == ann.GPU_MOST
+
+
+def test_a_gpu_is_planned_with_by_what_is_free_there_and_what_faiss_has_there():
+    count, width = 1_000_000, 768
+    flat, ivf = (2 * ann.bytes_needed(kind, count, width) for kind in ("flat", "ivf"))
+    assert ann.plan("auto", count, width, memory=1e12, room=flat) == ["flat"], "exact, and nothing to build"
+    assert ann.plan("auto", count, width, memory=1e12, room=flat - 1) == ["ivf", "flat"]
+    assert ann.plan("auto", count, width, memory=1, room=ivf) == ["ivf", "flat"], (
+        "on the GPU it takes none of this memory"
+    )
+    assert ann.plan("auto", count, width, memory=1, room=ivf - 1) == ["pq", "flat"]
+    assert ann.plan("pq", count, width, memory=1, room=ivf) == ["pq"]
+    with pytest.raises(BundlecacheError, match="are allowed"):
+        ann.plan("hnsw", count, width, memory=1, room=1e12)
+    assert ann.why_no_gpu("ivf", count, width, ivf) == ""
+    assert "takes 3,1" in ann.why_no_gpu("ivf", count, width, ivf - 1)
+    assert ann.why_no_gpu("hnsw", count, width, 1e12) == "FAISS has no graph on a GPU"
+    assert ann.why_no_gpu("pq", count, 768, 1e12) == ""
+    assert "no pq of 104 codes" in ann.why_no_gpu("pq", count, 832, 1e12)
+    assert "of 4 bits" in ann.why_no_gpu("pq", 1000, 768, 1e12)
+    assert ann.gpu_room(None) == 0
+    assert ann.gpu_room(0, 5e9) <= 5e9
+    assert ann.gpu_of("cpu") is None
+    assert ann.gpu_of("cuda:99") is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(ann.gpu_of() is None, reason="FAISS sees no GPU")
+@pytest.mark.parametrize("kind", ["flat", "ivf", "pq"])
+def test_on_a_gpu_the_same_is_found_as_on_the_cpu(clumps, tmp_path, kind):
+    here, there = (Index.build([clumps], kind=kind, device=device, memory=1e9) for device in ("cpu", "auto"))
+    assert (here.report["device"], there.report["device"]) == ("cpu", "gpu"), there.report["remark"]
+    assert there.report["recall@20"] >= 0.99
+    assert there.report["reached"]
+    given = [
+        np.array(pair)
+        for pair in np.random.default_rng(5).permutation(np.flatnonzero(clumps.mask))[:600].reshape(-1, 2)
+    ]
+    query = here.query(given)
+    (mine, near), (theirs, far) = (index.search(query, 20, given) for index in (there, here))
+    if kind == "flat":
+        np.testing.assert_array_equal(mine, theirs)
+        np.testing.assert_array_equal(near, far)
+    else:
+        hits = [np.isin(mine[q], exact_best(clumps, pair, 20)[0]).mean() for q, pair in enumerate(given)]
+        assert np.mean(hits) >= 0.98
+    whole = there.search(query[:3], COUNT, given[:3])[0]
+    np.testing.assert_array_equal(whole, here.search(query[:3], COUNT, given[:3])[0])
+    ids = [str(i) for i in range(COUNT)]
+    for index, device in ((there, "cpu"), (here, "auto")):  # what is kept is searched on either
+        index.save(tmp_path / "kept.faiss", ids)
+        again = Index.load(tmp_path / "kept.faiss", [clumps], ids, device=device)
+        assert again.report["device"] == {"cpu": "cpu", "auto": "gpu"}[device]
+        assert (again.search(query, 20, given)[0] == index.search(query, 20, given)[0]).mean() > 0.98
+    full = Index.build([clumps], kind="flat", memory=1000)
+    assert full.report["device"] == "cpu"
+    assert "MB are free and allowed" in full.report["remark"]
 
 
 def test_the_memory_that_is_told_is_what_faiss_takes(clumps, tmp_path):
@@ -143,6 +199,23 @@ def test_a_kept_exact_index_takes_no_more_memory_than_it_may_either(clumps, tmp_
     Index.build([clumps]).save(tmp_path / "kept.faiss", ids)
     assert Index.load(tmp_path / "kept.faiss", [clumps], ids, memory=0).structure is None
     assert Index.load(tmp_path / "kept.faiss", [clumps], ids).structure is not None
+
+
+def test_banned_items_that_are_not_indexed_do_not_stand_for_ones_that_were_found(clumps):
+    few = dataclasses.replace(Index.build([clumps], kind="ivf"), effort=1, refine=1)
+    absent = np.flatnonzero(~clumps.mask)
+    banned = [np.tile(absent, 9)]
+    items, _ = few.search(few.query([np.array([1, 2])]), 600, banned)
+    assert (items >= 0).all(), "one cell does not hold so many, and all others are allowed"
+
+
+@pytest.mark.parametrize("held_out", ["without a vector", "everything", "few"])
+def test_queries_that_cannot_measure_recall_are_replaced_by_single_items(clumps, held_out):
+    absent, there = np.flatnonzero(~clumps.mask), np.flatnonzero(clumps.mask)
+    bundles = {"without a vector": [absent[:3]] * 200, "everything": [there] * 200, "few": [there[:2]] * 3}[held_out]
+    report = Index.build([clumps], kind="ivf", held_out=bundles).report
+    assert report["queries"] == 256
+    assert report["reached"]
 
 
 def test_a_target_out_of_reach_is_said(monkeypatch):
