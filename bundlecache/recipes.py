@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import operator
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -38,6 +40,8 @@ __all__ = [
     "from_dict",
     "load",
 ]
+WITHIN = {"at least": operator.ge, "at most": operator.le, "more than": operator.gt, "less than": operator.lt}
+"""What the bounds of a setting mean."""
 SHIPPED = Path(__file__).parents[1] / "train" / "recipes"
 """Where the recipes lie that a name alone refers to."""
 
@@ -217,9 +221,9 @@ def _check(key: str, value: Any, setting: dataclasses.Field[Any]) -> Any:
     Raises
     ------
     RecipeError
-        When it is of another type, too small, or not among the choices.
+        When it is of another type, out of bounds, or not among the choices.
     """
-    default, choices, at_least = setting.default, setting.metadata["choices"], setting.metadata["at_least"]
+    default, choices = setting.default, setting.metadata["choices"]
     if isinstance(default, tuple) and isinstance(value, str):
         value = [part for part in (part.strip() for part in value.split(",")) if part]
     kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list"}[
@@ -228,12 +232,14 @@ def _check(key: str, value: Any, setting: dataclasses.Field[Any]) -> Any:
     fits = {
         bool: isinstance(value, bool),
         int: isinstance(value, int) and not isinstance(value, bool),
-        float: isinstance(value, int | float) and not isinstance(value, bool),
+        float: isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300,
         str: isinstance(value, str),
         tuple: isinstance(value, list | tuple),
     }[type(default)]
     if fits and isinstance(default, tuple):
         member = int if key == "fusion.hidden" else str
+        if member is int:
+            value = [int(v) if isinstance(v, str) and re.fullmatch(r"-?\d{1,9}", v) else v for v in value]
         fits = all(isinstance(v, member) and not isinstance(v, bool) for v in value)
     if not fits:
         raise RecipeError(f"{key} is {value!r}, but it takes {kind}.", hint=setting.metadata["help"])
@@ -241,8 +247,10 @@ def _check(key: str, value: Any, setting: dataclasses.Field[Any]) -> Any:
     members = value if isinstance(value, tuple) else (value,)
     if choices and (not members or any(v not in choices for v in members)):
         raise RecipeError(f"{key} is {value!r}; allowed are {', '.join(choices)}.", hint=setting.metadata["help"])
-    if at_least is not None and not value >= at_least:
-        raise RecipeError(f"{key} is {value!r}, but must be at least {at_least:g}.", hint=setting.metadata["help"])
+    numbers = [v for v in members if isinstance(v, int | float) and not isinstance(v, bool)]
+    for words, bound in setting.metadata["bounds"].items():
+        if bound is not None and not all(WITHIN[words](v, bound) for v in numbers):
+            raise RecipeError(f"{key} is {value!r}, but must be {words} {bound:,g}.", hint=setting.metadata["help"])
     return value
 
 

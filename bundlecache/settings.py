@@ -11,8 +11,25 @@ from typing import Any
 STAGES = ("text", "fusion", "joint")
 
 
-def _setting(default: Any, sentence: str, choices: tuple[str, ...] = (), at_least: float | None = None) -> Any:
-    return field(default=default, metadata={"help": sentence, "choices": choices, "at_least": at_least})
+LARGEST = 65_536
+"""Widths, ranks and questions at once beyond this are slips of the hand."""
+SEEDS = 2**32
+"""Seeds are smaller than this."""
+
+
+def _setting(
+    default: Any,
+    sentence: str,
+    choices: tuple[str, ...] = (),
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A field of a recipe; bounds hold for every number in a list, too."""
+    bounds = {"at least": at_least, "at most": at_most, "more than": above, "less than": below}
+    return field(default=default, metadata={"help": sentence, "choices": choices, "bounds": bounds})
 
 
 @dataclass(frozen=True)
@@ -58,16 +75,16 @@ class Prompt:
     )
     separator_words: str = _setting(", content token:", "The words of the hard separator.")
     max_title_tokens: int = _setting(32, "Longer titles are cut to this many tokens.", at_least=1)
-    max_given: int = _setting(16, "Longer partial bundles are cut to their first items.", at_least=1)
+    max_given: int = _setting(16, "Longer partial bundles are cut to their first items.", at_least=1, at_most=1000)
 
 
 @dataclass(frozen=True)
 class Lora:
     """The low-rank adapter of the language model."""
 
-    rank: int = _setting(8, "Rank of the update.", at_least=1)
-    alpha: float = _setting(16.0, "The update is scaled by alpha / rank.", at_least=0)
-    dropout: float = _setting(0.05, "Dropout in front of the adapter, 0 to 1.", at_least=0)
+    rank: int = _setting(8, "Rank of the update.", at_least=1, at_most=LARGEST)
+    alpha: float = _setting(16.0, "The update is scaled by alpha / rank.", above=0)
+    dropout: float = _setting(0.05, "Dropout in front of the adapter, from 0 to below 1.", at_least=0, below=1)
     targets: tuple[str, ...] = _setting(("q_proj", "v_proj"), "Names of the linear layers that get an adapter.")
 
 
@@ -79,9 +96,12 @@ class Fusion:
         (),
         "Which stored modalities are fused, or encoders by their specs (two graphs, say); empty takes all there are.",
     )
-    width: int = _setting(64, "Width in which modalities attend to each other.", at_least=1)
+    width: int = _setting(64, "Width in which modalities attend to each other.", at_least=1, at_most=LARGEST)
     hidden: tuple[int, ...] = _setting(
-        (), "Hidden widths of the input net of text, image and audio vectors; 0 stands for the vector's own width."
+        (),
+        "Hidden widths of the input net of text, image and audio vectors; 0 stands for the vector's own width.",
+        at_least=0,
+        at_most=LARGEST,
     )
     content_input: str = _setting(
         "l2",
@@ -104,17 +124,22 @@ class Fusion:
         "Where LayerNorm stands: nowhere, before attention, or on the fused vector.",
         ("none", "attention", "fused"),
     )
-    projector_width: int = _setting(128, "Hidden width of the projector into the language model.", at_least=1)
+    projector_width: int = _setting(
+        128, "Hidden width of the projector into the language model.", at_least=1, at_most=LARGEST
+    )
     output: str = _setting(
         "free",
         "Length of a fused token: free, or that of a mean word embedding times a learnt scale.",
         ("free", "embedding"),
     )
     input_dropout: float = _setting(
-        0.0, "Dropout on the vectors themselves, 0 to 1: against learning items by heart.", at_least=0
+        0.0,
+        "Dropout on the vectors themselves, from 0 to below 1: against learning items by heart.",
+        at_least=0,
+        below=1,
     )
     modality_dropout: float = _setting(
-        0.0, "Chance that training hides a modality of an item that has others.", at_least=0
+        0.0, "Chance that training hides a modality of an item that has others, below 1.", at_least=0, below=1
     )
 
 
@@ -123,7 +148,7 @@ class Data:
     """How training questions are drawn: anew at every step, from the seed."""
 
     options: int = _setting(10, "Options per training question.", at_least=2)
-    batch: int = _setting(16, "Questions per optimiser step.", at_least=1)
+    batch: int = _setting(16, "Questions per optimiser step.", at_least=1, at_most=LARGEST)
     accumulate: int = _setting(1, "Pieces in which a batch is computed, to save memory.", at_least=1)
     partial: str = _setting(
         "random",
@@ -136,10 +161,16 @@ class Data:
         "same-category, popularity-matched, co-occurring, several joined by +.",
     )
     difficulty: float = _setting(
-        1.0, "How hard wrong options are that are nearest, same-category, ...: 0 (random) to 1 (hardest).", at_least=0
+        1.0,
+        "How hard wrong options are that are nearest, same-category, ...: 0 (random) to 1 (hardest).",
+        at_least=0,
+        at_most=1,
     )
     bucket: int = _setting(
-        8, "Batches that are drawn together and sorted by length, so that little is padding.", at_least=1
+        8,
+        "Batches that are drawn together and sorted by length, so that little is padding.",
+        at_least=1,
+        at_most=LARGEST,
     )
 
 
@@ -149,7 +180,7 @@ class Stage:
 
     steps: int = _setting(300, "Optimiser steps.", at_least=0)
     lr: float = _setting(3e-4, "Peak learning rate of AdamW.", at_least=0)
-    final_lr: float = _setting(0.0, "Learning rate at the end, as a share of the peak.", at_least=0)
+    final_lr: float = _setting(0.0, "Learning rate at the end, as a share of the peak.", at_least=0, at_most=1)
     warmup: int = _setting(20, "Steps over which the rate rises from zero.", at_least=0)
     weight_decay: float = _setting(0.0, "Weight decay of AdamW.", at_least=0)
     clip: float = _setting(1.0, "Largest gradient norm; 0 never clips.", at_least=0)
@@ -177,7 +208,7 @@ class Run:
         "What the best weights are best at on these questions; the loss is steadier where they are few.",
         ("hit@1", "loss"),
     )
-    seed: int = _setting(0, "Seed of weights, questions and dropout.", at_least=0)
+    seed: int = _setting(0, "Seed of weights, questions and dropout.", at_least=0, below=SEEDS)
     precision: str = _setting("no", "Automatic mixed precision.", ("no", "bf16", "fp16"))
     max_minutes: float = _setting(0.0, "Stop and save after so many minutes; 0 has no limit.", at_least=0)
     save_minutes: float = _setting(
