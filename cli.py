@@ -361,6 +361,10 @@ def candidates(
     from bundlecache import candidates as search
 
     workspace, catalogue = _open(data)
+    if device != "auto":
+        import features
+
+        features.resolve_device(device)  # also where no run is searched
     matrices = _searched(workspace, catalogue, modality, encoder, run, device)
     began = time.perf_counter()
     with Bar("index") as bar:
@@ -374,14 +378,19 @@ def candidates(
             memory=0 if where else ann.parse_bytes(max_memory) if max_memory else None,
             target=recall,
             rebuild=rebuild,
+            device=device,
             progress=bar.step,
         )
+    if built.report["remark"]:
+        log.print(f"[dim]note: {escape(built.report['remark'])}[/]", soft_wrap=True)
     if not built.report["reached"]:
         log.print(
             f"[yellow]Recall@20 of {recall:g} is out of reach[/] for {built.kind}: "
             f"{built.report['recall@20']:.3f} is what it has (--index flat is exact)."
         )
     made = search.for_bundles(catalogue, built, k, split, where=where or ())
+    if k > made.header["offered"]:
+        log.print(f"[dim]note: {made.header['offered']:,} items can be offered, so no list is longer than that.[/]")
     path = made.save(workspace)
     summary = made.summary()
     row = {key: value for key, value in summary.items() if key not in ("modalities", "split", "k", "items")}

@@ -64,7 +64,13 @@ class Candidates:
     def save(self, workspace: Workspace) -> Path:
         """Write the file, whole or not at all; gives its path."""
         target = path(
-            workspace, self.header["modalities"], self.header["k"], self.header["split"], self.header["where"]
+            workspace,
+            self.header["modalities"],
+            self.header["k"],
+            self.header["split"],
+            self.header["where"],
+            self.header["weights"],
+            self.header["metric"],
         )
         meta = {"bundlecache": json.dumps(self.header, sort_keys=True)}
         with replacing(target) as temporary:
@@ -177,10 +183,12 @@ def for_bundles(
         for q, (b, partial, right) in enumerate(held)
     ]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    offered = len(index.rows) if among is None else int(among[index.rows].sum())
     header = {
         "format_version": FORMAT_VERSION,
         "modalities": list(index.modalities),
         "weights": index.keys.weights,
+        "metric": index.keys.metric,
         "vectors": index.keys.versions,
         "index": index.report,
         "k": k,
@@ -189,9 +197,9 @@ def for_bundles(
         "where": list(where),
         "items": len(catalogue),
         "indexed": len(index.rows),
-        "offered": len(index.rows) if among is None else int(among[index.rows].sum()),
+        "offered": offered,
         "copies_excluded": sum(map(len, twins)),
-        "metrics": recall(table, sorted({*DEPTHS, k})),
+        "metrics": recall(table, sorted(depth for depth in {*DEPTHS, k} if depth < offered)),
     }
     return Candidates(table, header)
 
@@ -234,6 +242,7 @@ def open_index(
     memory: int | None = None,
     target: float = ann.TARGET,
     rebuild: bool = False,
+    device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Index, bool]:
     """The index that the workspace keeps for these vectors, or a new one; and whether it was kept.
@@ -248,7 +257,8 @@ def open_index(
     """
     file = index_path(workspace, matrices, kind=kind, weights=weights, metric=metric, memory=memory, target=target)
     if file.with_suffix(".json").is_file() and not rebuild:
-        return Index.load(file, matrices, catalogue.item_ids, weights=weights, metric=metric, memory=memory), True
+        how: dict[str, Any] = {"weights": weights, "metric": metric, "memory": memory, "device": device}
+        return Index.load(file, matrices, catalogue.item_ids, **how), True
     partials = [partial for _, partial, _ in hold_out(catalogue, "train")]
     index = Index.build(
         matrices,
@@ -258,6 +268,7 @@ def open_index(
         memory=memory,
         target=target,
         held_out=partials,
+        device=device,
         progress=progress,
     )
     if not index.exact or index.report["passed_over"]:
@@ -297,10 +308,19 @@ def recall(table: pa.Table, depths: Sequence[int] = DEPTHS) -> dict[str, float]:
 
 
 def path(
-    workspace: Workspace, modalities: Sequence[str], k: int, split: str = "test", where: Sequence[str] = ()
+    workspace: Workspace,
+    modalities: Sequence[str],
+    k: int,
+    split: str = "test",
+    where: Sequence[str] = (),
+    weights: Mapping[str, float] | None = None,
+    metric: str = "cosine",
 ) -> Path:
-    """Where a candidate set stands: ``candidates/text+image-k20.parquet``; other splits than test, and filters, are named."""
+    """Where a candidate set stands: ``candidates/text+image-k20.parquet``; what is not the default is in the name."""
     name = f"{_plain('+'.join(modalities))}-k{k}" + ("" if split == "test" else f"-{split}")
+    weights = weights or {}
+    if metric != "cosine" or len({weights.get(modality, 1.0) for modality in modalities}) > 1:
+        name += f"-mix-{_short(json.dumps([weights, metric], sort_keys=True))}"
     return workspace.candidates / (name + (f"-where-{_short(json.dumps(sorted(where)))}" if where else "") + ".parquet")
 
 
@@ -320,7 +340,7 @@ def load(path: Path, matrices: Mapping[str, Matrix] | Sequence[Matrix]) -> Candi
     QuestionsError
         When it is missing or damaged, or was made from other vectors than ``matrices``.
     """
-    again = f"bundlecache candidates --k {path.stem.partition('-where-')[0].split('-k')[-1].split('-')[0]}"
+    again = f"bundlecache candidates --k {re.split('-(?:mix|where)-', path.stem)[0].split('-k')[-1].split('-')[0]}"
     if not path.is_file():
         raise QuestionsError(f"There is no candidate set {path}.", hint=again)
     try:

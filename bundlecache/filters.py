@@ -1,6 +1,7 @@
 """Conditions on item attributes, as a person types them: ``category=coat``, ``price<50``, ``in_stock=true``.
 
-``=`` and ``!=`` compare numbers as numbers, text without regard to case, and a category path
+``=`` and ``!=`` compare numbers as numbers, text without regard to case, yes, true and 1 as the same (no, false and 0
+too), and a category path
 (``Women > Coats``) also by one of its steps; ``<``, ``<=``, ``>``, ``>=`` compare numbers. An item whose cell is empty,
 or no number where one is needed, does not fulfil a condition (``!=`` neither: nothing is known of it).
 """
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|!=|=|<|>)\s*(.+?)\s*", re.DOTALL)
 ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-WORDS = {"yes": "true", "1": "true", "no": "false", "0": "false"}  # how tables write true and false
+WORDS = {"yes": "true", "1": "true", "no": "false", "0": "false"}  # how tables and people write true and false
 
 
 def fulfilling(catalogue: Catalogue, conditions: Sequence[str]) -> np.ndarray:
@@ -85,7 +86,7 @@ def _equal(cell: str | None, value: str) -> bool:
     if cell is None:
         return False
     mine, asked = cell.casefold(), value.casefold()
-    if mine == asked or (asked in ("true", "false") and WORDS.get(mine) == asked):
+    if WORDS.get(mine, mine) == WORDS.get(asked, asked):
         return True
     if asked in mine.split(PATH):
         return True

@@ -120,11 +120,17 @@ class Keys:
         if unknown := sorted(set(weights) - set(matrices)):
             raise BundlecacheError(
                 f"A weight was given for {unknown[0]!r}, but the chosen modalities are {', '.join(matrices) or 'none'}.",
-                hint="bundlecache status lists what is encoded",
+                hint=f"--weight {next(iter(matrices), 'image')}=2; `bundlecache status` lists what is encoded",
             )
         if not all(0 <= weight < np.inf for weight in weights.values()):
             raise BundlecacheError("A modality's weight must be 0 or more.", hint="leave the modality out instead")
         used = {name: matrix for name, matrix in matrices.items() if weights.get(name, 1.0) > 0}
+        if not used and matrices:
+            given = " and ".join(matrices)
+            raise BundlecacheError(
+                f"No modality is left to search by: {given} {'have' if len(matrices) > 1 else 'has'} the weight 0.",
+                hint=f"--weight {next(iter(matrices))}=1, or another --modality",
+            )
         if not used:
             raise BundlecacheError("No modality is left to search by.", hint="bundlecache encode --modality all")
         if metric not in METRICS or (metric != "cosine" and len(used) > 1):

@@ -163,10 +163,16 @@ def _by_cluster(items: np.ndarray, vectors: np.ndarray, minimum: int) -> list[np
         unit.shape[1], count, niter=15, seed=1, spherical=True, min_points_per_centroid=1, max_points_per_centroid=10**9
     )
     means.train(np.ascontiguousarray(unit))
-    similarity = unit @ means.centroids.T  # [items, count]
-    sizes = np.bincount(similarity.argmax(1), minlength=count)
+    sizes = np.bincount(_nearest(unit, means.centroids), minlength=count)
     large = np.flatnonzero(sizes >= minimum)
     if not len(large):
         return [items]
-    home = large[similarity[:, large].argmax(1)]
+    home = large[_nearest(unit, means.centroids[large])]
     return [items[home == c] for c in large]
+
+
+def _nearest(unit: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """int64 [items] the centroid that each is most like, so many compared at once as fit into a gigabyte."""
+    step = max(1, 2**28 // len(centroids))
+    parts = [(unit[start : start + step] @ centroids.T).argmax(1) for start in range(0, len(unit), step)]
+    return np.concatenate(parts)

@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from .baselines import Sources
     from .catalogue import Catalogue
     from .questions import Questions
+    from .store import Matrix
 
 LEAK = "leaking graph"
 SHUFFLE = "label shuffle"
+BLOCK = 16_384  # vectors looked at at once
 NEAR = 0.5  # of the way from the best fair graph method to the leaking one: from there on a graph has seen answers
 
 
@@ -93,7 +95,7 @@ def _all(sources: Sources) -> Iterator[Probe]:
     if length.any():
         yield Probe(ByItem("longest title", "probe", lambda: length), "picking the longest title")
         yield Probe(ByItem("shortest title", "probe", lambda: -length), "picking the shortest title")
-    middle = partial(_alike, _content(sources))
+    middle = partial(_alike, _content(sources))  # rows are read as they are asked for
     yield Probe(ByQuestion("medoid", lambda _, o: middle(o)), "picking the option most like the other options")
     yield Probe(ByQuestion("odd one out", lambda _, o: -middle(o)), "picking the option least like the other options")
     yield Probe(
@@ -145,8 +147,9 @@ def graph_leaks(sources: Sources) -> list[str]:
         reached |= np.asarray(graph.sum(axis=0)).ravel() > 0
     out = []
     for matrix in sources.of(graph=True):
-        known = matrix.mask & np.asarray(np.any(matrix.vectors != 0, axis=1))
-        if beyond := int((known & ~reached).sum()):
+        strangers = np.flatnonzero(matrix.mask & ~reached)
+        parts = (strangers[start : start + BLOCK] for start in range(0, len(strangers), BLOCK))
+        if beyond := sum(int(np.any(matrix.vectors[part] != 0, axis=1).sum()) for part in parts):
             out.append(
                 f"The graph vectors {matrix.spec} know {beyond:,} items that no training bundle and no training user holds: "
                 "they were learned from held-out edges, and what they answer is a leak."
@@ -172,25 +175,30 @@ def _nearest(place: np.ndarray, given: np.ndarray, options: np.ndarray) -> np.nd
     return -np.abs(place[options][:, None] - place[given][None]).min(axis=1).astype(float)
 
 
-def _alike(vectors: np.ndarray | csr_array, options: np.ndarray) -> np.ndarray:
-    """[n] how much each option is like the others, by vectors [I, d] of length 1."""
-    shown = vectors[options]
+def _alike(units: Callable[[np.ndarray], np.ndarray | csr_array], options: np.ndarray) -> np.ndarray:
+    """[n] how much each option is like the others, by the unit rows [n, d] of their items."""
+    shown = units(options)
     product = shown @ shown.T
     likeness = product.toarray() if isinstance(product, csr_array) else np.asarray(product, np.float64)
     return np.round(likeness.sum(axis=1) - likeness.diagonal(), 6)
 
 
-def _content(sources: Sources) -> np.ndarray | csr_array:
-    """Unit rows [I, d] by which options resemble each other: the first stored content, else the titles' words."""
+def _content(sources: Sources) -> Callable[[np.ndarray], np.ndarray | csr_array]:
+    """Unit rows [n, d] of items, by which options resemble each other: the first stored content, else titles' words."""
     from .baselines.content import WORD, tf_idf
 
     for matrix in sources.of(graph=False):
-        vectors = np.where(matrix.mask[:, None], matrix.vectors, 0).astype(np.float32)
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return partial(_units, matrix)
     words = [WORD.findall(title.lower()) for title in sources.catalogue.titles]
     if any(words):
-        return tf_idf(words)
-    return np.zeros((len(sources.catalogue), 1), np.float32)
+        return tf_idf(words).__getitem__
+    return lambda items: np.zeros((len(items), 1), np.float32)
+
+
+def _units(matrix: Matrix, items: np.ndarray) -> np.ndarray:
+    """float32 [n, d]; rows of zeros where there is none."""
+    vectors = np.where(matrix.mask[items, None], matrix.vectors[items], 0).astype(np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _every_edge(catalogue: Catalogue) -> csr_array:

@@ -13,7 +13,6 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from .errors import QuestionsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from .catalogue import Catalogue
 
@@ -125,12 +125,18 @@ class Questions:
             for bundle_id, partial, options, truth in zip(*columns, strict=True)
         ]
         sha256 = digest(rows)
-        if not sha256 == header.get("sha256") == inner.get("sha256"):
+        if sha256 == header.get("sha256") and header != inner:
+            raise QuestionsError(
+                f"{sidecar} says something else than {path.name} of how its questions were drawn: one of them was changed.",
+                hint=_again(path),
+            )
+        if sha256 != header.get("sha256"):
             raise QuestionsError(
                 f"{path} was changed after it was frozen: it says {str(header.get('sha256'))[:12]}, its content is {sha256[:12]}.",
                 hint=_again(path),
             )
-        return build(rows, header, catalogue, str(path))
+        changed = f"if the catalogue has changed, delete {path.parent} and run `bundlecache questions`"
+        return build(rows, header, catalogue, str(path), changed)
 
     def export_jsonl(self, path: Path, catalogue: Catalogue) -> None:
         """Write the canonical lines: one JSON object per question; the file's SHA-256 is ``sha256``."""
@@ -196,23 +202,22 @@ def assemble(
     )
 
 
-def build(rows: list[dict[str, Any]], header: dict[str, Any], catalogue: Catalogue, source: str) -> Questions:
+def build(
+    rows: list[dict[str, Any]], header: dict[str, Any], catalogue: Catalogue, source: str, hint: str
+) -> Questions:
     """Check every row, given as {bundle_id, partial, options, truth} with ids, then turn ids into indices.
 
     Raises
     ------
     QuestionsError
-        That names the first question that is wrong, and what is wrong with it.
+        That names the first question that is wrong, what is wrong with it, and ``hint``.
     """
 
     def wrong(row: int, what: str) -> QuestionsError:
-        return QuestionsError(
-            f"{source}, question {row + 1}: {what}.",
-            hint=f"if the catalogue has changed, delete {Path(source).parent} and run `bundlecache questions`",
-        )
+        return QuestionsError(f"{source}, question {row + 1}: {what}.", hint=hint)
 
     if not rows:
-        raise QuestionsError(f"{source} holds no question.", hint="bundlecache questions")
+        raise QuestionsError(f"{source} holds no question.", hint=hint)
     n_options = len(rows[0]["options"])
     split_of = splits_of(catalogue, [row["bundle_id"] for row in rows])
     for r, row in enumerate(rows):
@@ -242,10 +247,12 @@ def wrong_with(row: dict[str, Any], n_options: int, catalogue: Catalogue) -> str
         return f"it has {len(shown)} options, the first has {n_options}"
     if len(set(shown)) < len(shown):
         return f"option {Counter(shown).most_common(1)[0][0]!r} stands there twice"
-    if not isinstance(truth, int) or not 0 <= truth < n_options:
+    if not isinstance(truth, int) or isinstance(truth, bool) or not 0 <= truth < n_options:
         return f"the truth {truth!r} is none of its {n_options} options"
     if not given:
         return "its partial bundle is empty"
+    if len(set(given)) < len(given):
+        return f"item {Counter(given).most_common(1)[0][0]!r} stands twice in its partial bundle"
     if both := set(shown) & set(given):
         return f"option {min(both)!r} stands in the partial bundle"
     if unknown := [item for item in (*given, *shown) if item not in catalogue.index]:

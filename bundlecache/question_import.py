@@ -39,7 +39,7 @@ Row = dict[str, Any]
 def read(file: Path, catalogue: Catalogue, *, skip_broken: bool = False) -> list[Questions]:
     """Every set of questions in a file: one, or one per option list.
 
-    ``skip_broken`` leaves out questions that are none (an option twice, unknown items), and their number
+    ``skip_broken`` leaves out questions that are none (an option twice, unknown items or bundles), and their number
     stands in the header as ``left_out``; without it the first one is an error.
 
     Raises
@@ -74,7 +74,10 @@ def family(name: str) -> str:
 def _set(file: Path, options: str, rows: list[Row], catalogue: Catalogue, skip_broken: bool) -> Questions:
     split = _split(file, rows, catalogue)
     n = Counter(len(row["options"]) for row in rows).most_common(1)[0][0]
-    kept = [row for row in rows if wrong_with(row, n, catalogue) is None] if skip_broken else rows
+    kept = rows
+    if skip_broken:
+        known = splits_of(catalogue, [row["bundle_id"] for row in rows])
+        kept = [row for row in rows if row["bundle_id"] in known and wrong_with(row, n, catalogue) is None]
     kind = options or (f"random{n}" if CANS.fullmatch(file.stem) else "")
     seed = SEED.search(file.stem)
     parts = [part for part in (split, kind) if not file.stem.startswith(part + "-")]
@@ -87,7 +90,8 @@ def _set(file: Path, options: str, rows: list[Row], catalogue: Catalogue, skip_b
         "left_out": len(rows) - len(kept),
         "sha256": digest(kept),
     }
-    return build(kept, header, catalogue, str(file))
+    hint = "--skip-broken leaves such questions out and counts them"
+    return build(kept, header, catalogue, str(file), "bundlecache questions" if skip_broken else hint)
 
 
 def _kind_in(stem: str) -> str:
@@ -118,7 +122,7 @@ def _split(file: Path, rows: list[Row], catalogue: Catalogue) -> str:
 
 def _lines(file: Path) -> list[tuple[int, str]]:
     try:
-        lines = file.read_text("utf-8").split("\n")
+        lines = file.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise QuestionsError(f"{file} cannot be read ({first_line(error)}).", hint="give a JSON Lines file") from error
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -137,13 +141,13 @@ def _parsed(file: Path, number: int, line: str, parse: Callable[[str], dict[str,
 def _json_line(text: str) -> dict[str, Row]:
     line = json.loads(text)
     if "cand" not in line:
-        row = {"bundle_id": str(line["bundle_id"]), "partial": _ids(line["partial"]), "options": _ids(line["options"])}
+        row = {"bundle_id": _id(line["bundle_id"]), "partial": _ids(line["partial"]), "options": _ids(line["options"])}
         return {OURS: {**row, "truth": line["truth"]}}
     if not line["cand"]:
         raise ValueError("it has no option list")
     shown = {name: _ids(options) for name, options in line["cand"].items()}
-    asked = {"bundle_id": str(line["bundle"]), "partial": _ids(line["query"])}
-    truth = str(line["gt"])
+    asked = {"bundle_id": _id(line["bundle"]), "partial": _ids(line["query"])}
+    truth = _id(line["gt"])
     return {name: {**asked, "options": options, "truth": options.index(truth)} for name, options in shown.items()}
 
 
@@ -154,10 +158,18 @@ def _cans(catalogue: Catalogue) -> Callable[[str], dict[str, Row]]:
         bundle, partial, truth, options = ast.literal_eval(text.strip())  # literals only: nothing in the file is run
         given = [item for item in _ids(partial) if item != pad or pad in catalogue.index]
         right = truth[0] if isinstance(truth, list | tuple) else truth
-        return {OURS: {"bundle_id": str(bundle), "partial": given, "options": _ids(options), "truth": right}}
+        return {OURS: {"bundle_id": _id(bundle), "partial": given, "options": _ids(options), "truth": right}}
 
     return parse
 
 
-def _ids(values: list[Any]) -> list[str]:
-    return [str(value) for value in values]
+def _ids(values: Any) -> list[str]:
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"{values!r} is no list of ids")
+    return [_id(value) for value in values]
+
+
+def _id(value: Any) -> str:
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no id")
+    return str(value)

@@ -175,6 +175,21 @@ def test_a_saved_set_comes_back_and_is_refused_beside_other_vectors(workspace):
         candidates.load(path.with_name("image-k5.parquet"), matrices)
 
 
+def test_recall_is_told_no_deeper_than_the_catalogue_and_a_mix_has_a_file_of_its_own(workspace):
+    catalogue, matrices, _ = catalogue_and_matrices(workspace)
+    metrics = candidates.for_bundles(catalogue, matrices, 500).header["metrics"]
+    assert [name for name in metrics if "@" in name] == ["recall@1", "recall@5", "recall@10", "recall@20"]
+    both = {**matrices, "image": matrix(matrices["text"].vectors[:, ::-1], modality="image")}
+    paths = [
+        candidates.for_bundles(catalogue, both, 5, weights=weights).save(workspace)
+        for weights in (None, {"text": 2.0, "image": 2.0}, {"image": 3.0})
+    ]
+    assert paths[0] == paths[1] == workspace.candidates / "text+image-k5.parquet"
+    assert paths[2] != paths[0]
+    with pytest.raises(QuestionsError, match=r"bundlecache candidates --k 5"):
+        candidates.load(paths[2].with_name(paths[2].name.replace("text", "audio")), both)
+
+
 def test_complete_leaves_the_given_items_out_and_says_when_it_cannot(workspace):
     catalogue, matrices, even = catalogue_and_matrices(workspace)
     given = np.flatnonzero(even)[:2]
@@ -194,7 +209,7 @@ def test_complete_leaves_the_given_items_out_and_says_when_it_cannot(workspace):
     ("build", "sentence"),
     [
         (lambda: Index.build([]), "No modality is left"),
-        (lambda: Index.build([matrix(np.eye(3))], weights={"text": 0}), "No modality is left"),
+        (lambda: Index.build([matrix(np.eye(3))], weights={"text": 0}), "text has the weight 0"),
         (lambda: Index.build([matrix(np.eye(3))], weights={"text": -1}), "must be 0 or more"),
         (lambda: Index.build([matrix(np.eye(3))], weights={"image": 1}), "given for 'image'"),
         (lambda: Index.build([matrix(np.eye(3), np.zeros(3, bool))]), "No item has a vector of text"),

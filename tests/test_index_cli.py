@@ -89,6 +89,8 @@ def test_what_cannot_be_searched_is_one_sentence(shop):
         (["--encoder", "descriptor:text", "--modality", "text"], "Only one of --modality, --encoder and --run"),
         (["--weight", "text"], "no weight"),
         (["--weight", "image=2"], "given for 'image'"),
+        (["--weight", "text=0"], "text has the weight 0"),
+        (["--device", "foo"], "'foo' is no device"),
         (["--where", "colour=red"], "no column 'colour'"),
         (["--index", "lsh"], "no index 'lsh'"),
         (["--index", "hnsw", "--max-memory", "1kb"], "are allowed"),

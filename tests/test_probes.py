@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -169,6 +170,21 @@ def test_graph_vectors_of_items_that_no_training_edge_reaches_are_told_before_an
     (said,) = probes.graph_leaks(Sources(catalogue, {"graph": graph(catalogue, every)}))
     assert f"know {beyond} items that no training bundle" in said
     assert probes.graph_leaks(Sources(catalogue, {"graph": graph(catalogue, train)})) == []
+
+
+def test_probes_read_the_rows_that_they_ask_for_and_copy_no_matrix():
+    count = 2_000_000
+    vectors = np.broadcast_to(np.arange(64, dtype=np.float16), (count, 64))  # 512 MB, were it copied as float32
+    text = Matrix("text", "t:t", "t", "f", 1, vectors, np.ones(count, bool))
+    tracemalloc.start()
+    try:
+        units = probes._content(Sources(make(30, 10), {"text": text}))
+        shown = units(np.array([3, count - 1]))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose((shown * shown).sum(1), 1, rtol=1e-3)
+    assert peak < 50e6
 
 
 # --- a split that leaks -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -254,6 +255,14 @@ def test_a_changed_file_is_refused(tmp_path):
         questions.Questions.load(path, catalogue)
 
 
+def test_a_header_that_tells_of_another_draw_is_refused(tmp_path):
+    catalogue = make()
+    sidecar = saved(tmp_path, catalogue).with_suffix(".json")
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"negatives": "hard"}))
+    with pytest.raises(QuestionsError, match="how its questions were drawn: one of them was changed"):
+        questions.Questions.load(sidecar.with_suffix(".parquet"), catalogue)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -262,6 +271,7 @@ def test_a_changed_file_is_refused(tmp_path):
         (lambda row: row.update(truth=None), "is none of its 10 options"),
         (lambda row: row["partial"].append(row["options"][0]), "stands in the partial bundle"),
         (lambda row: row.update(partial=[]), "partial bundle is empty"),
+        (lambda row: row["partial"].append(row["partial"][0]), "stands twice in its partial bundle"),
         (lambda row: row["options"].__setitem__(0, "nobody"), "'nobody' is not in the catalogue"),
         (lambda row: row["options"].pop(), "it has 9 options|it has 10 options"),
         (lambda row: row.update(bundle_id="b-1"), "'b-1' is not in the catalogue"),
@@ -368,6 +378,39 @@ def test_foreign_lines_are_read_whole_and_checked(tmp_path):
         question_import.read(file, catalogue)
     with pytest.raises(QuestionsError, match="cannot be read"):
         question_import.read(tmp_path / "none.jsonl", catalogue)
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        ({"options": "abcd"}, "'abcd' is no list of ids"),
+        ({"partial": "abcd"}, "'abcd' is no list of ids"),
+        ({"options": [None, True]}, "None is no id"),
+        ({"bundle_id": ["b"]}, "is no id"),
+        ({"truth": True}, "the truth True is none of its 10 options"),
+        ({"truth": 1.0}, "the truth 1.0 is none of its 10 options"),
+    ],
+)
+def test_what_only_looks_like_a_question_is_refused_and_no_file_of_others_is_to_be_deleted(tmp_path, harm, sentence):
+    catalogue, file = make(), tmp_path / "theirs.jsonl"
+    questions.freeze(catalogue, split="test").export_jsonl(file, catalogue)
+    first, *others = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("\n".join(map(json.dumps, [first | harm, *others])), "utf-8-sig")
+    with pytest.raises(QuestionsError, match=re.escape(sentence)) as refused:
+        question_import.read(file, catalogue)
+    assert "delete" not in str(refused.value.hint)
+
+
+def test_a_bundle_that_nobody_knows_is_a_broken_question(tmp_path):
+    catalogue, file = make(), tmp_path / "theirs.jsonl"
+    questions.freeze(catalogue, split="test").export_jsonl(file, catalogue)
+    first, *others = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("\n".join(map(json.dumps, [first | {"bundle_id": "nobody"}, *others])))
+    with pytest.raises(QuestionsError, match="'nobody' is not in the catalogue") as refused:
+        question_import.read(file, catalogue)
+    assert "--skip-broken" in str(refused.value.hint)
+    (kept,) = question_import.read(file, catalogue, skip_broken=True)
+    assert (len(kept), kept.header["left_out"]) == (len(others), 1)
 
 
 @pytest.mark.parametrize("asked_too", ["train", "valid"])
