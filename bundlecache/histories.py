@@ -1,7 +1,8 @@
-"""Personalised fill-in-the-blank: what the user of a bundle took elsewhere joins the query.
+"""Personalised fill-in-the-blank: what the user of a bundle took elsewhere joins the query, or the prompt.
 
 A bundle belongs to the users of its group, and its history is what these users' interactions hold besides
-the group's validation and test bundles: an item that was held out, or stands next to one, is never in it. In data
+the group's validation and test bundles: an item that was held out, or stands next to one, is never in it. That of a
+training bundle is made alike, without any of the group's bundles, or training would find its answers there. In data
 where interactions were made from the bundles themselves, nothing is left, and there is nothing personal to know.
 
 Options of the question are taken out of its history too: the truth never stands there, so that an option that
@@ -10,6 +11,7 @@ does would be known to be wrong.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +21,7 @@ import numpy as np
 
 from . import splits
 from .baselines.learned import weights_on
+from .errors import CatalogueError
 from .rankers import Kind, Ranker, z_scores
 
 if TYPE_CHECKING:
@@ -43,22 +46,47 @@ class Histories:
             if group in taken:
                 taken[group].pop(item, None)
                 taken[group][item] = None
-        for group, part, items in zip(bundles.group, splits.assign(self.catalogue), bundles.items, strict=True):
-            if part != "train":
-                for item in items.tolist():
-                    taken[group].pop(item, None)
-        return {
-            bundle_id: np.fromiter(taken[group], np.int32, len(taken[group]))
-            for bundle_id, group in zip(bundles.ids, bundles.group, strict=True)
-        }
+        trained = splits.assign(self.catalogue) == "train"
+        histories = {}
+        for rows in (np.flatnonzero(~trained), np.flatnonzero(trained)):
+            for b in rows:
+                for item in bundles.items[b].tolist():
+                    taken[bundles.group[b]].pop(item, None)
+            for b in rows:
+                history = taken[bundles.group[b]]
+                histories[bundles.ids[b]] = np.fromiter(history, np.int32, len(history))
+        return histories
 
     def of(self, questions: Questions) -> list[np.ndarray]:
         """int32 items per question, ``latest`` at most; none of its partial bundle and none of its options."""
-        histories = [self._of_bundle[bundle_id] for bundle_id in questions.bundle_ids]
-        return [
-            history[~np.isin(history, np.concatenate([partial, options]))][-self.latest :]
-            for history, partial, options in zip(histories, questions.partial, questions.options, strict=True)
-        ]
+        return self.besides(questions.bundle_ids, questions.partial, questions.options)
+
+    def besides(self, bundle_ids: list[str], partial: list[np.ndarray], options: np.ndarray) -> list[np.ndarray]:
+        """The same for questions that are not whole yet: ``options`` [q, n] may be the truth alone."""
+        asked = zip(bundle_ids, partial, options, strict=True)
+        return [self._latest(self._of_bundle[name], np.concatenate([given, shown])) for name, given, shown in asked]
+
+    def of_user(self, user: str, hidden: Sequence[int]) -> np.ndarray:
+        """int32: the ``latest`` items of a user, none of them ``hidden``.
+
+        Raises
+        ------
+        CatalogueError
+            When no interaction is of this user.
+        """
+        interactions = self.catalogue.interactions
+        if user not in interactions.users:
+            near = difflib.get_close_matches(user, interactions.users, 3)
+            raise CatalogueError(
+                f"There is no user {user!r} in interactions.parquet.",
+                hint=f"did you mean {', '.join(near)}?" if near else "--user takes a user_id of that table",
+            )
+        items = interactions.item[interactions.user == interactions.users.index(user)]
+        taken = list(dict.fromkeys(items[::-1].tolist()))[::-1]  # in the order of the last time
+        return self._latest(np.array(taken, np.int32), hidden)
+
+    def _latest(self, history: np.ndarray, hidden: np.ndarray | Sequence[int]) -> np.ndarray:
+        return history[~np.isin(history, hidden)][-self.latest :]
 
 
 @dataclass(frozen=True)

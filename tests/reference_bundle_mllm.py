@@ -13,11 +13,11 @@ import numpy as np
 PAPER = (
     "You are a helpful and honest assistant. The following are multiple choice questions about {task}. You should "
     "directly answer the question by choosing the letter of the correct option. Only provide the letter of your answer, "
-    "without any explanation or mentioning the option content. Question: Given the partial {bundle}: {given}, which "
+    "without any explanation or mentioning the option content. Question: {history}Given the partial {bundle}: {given}, which "
     "candidate {item} should be included into this {bundle}?\nOptions: {options}\nYour answer should indicate your "
     "choice with a single letter (e.g., “A,” “B,” “C,” etc.).\nChoice:"
 )
-BRIEF = "Bundle:{given}\nOptions:{options}\nAnswer:"
+BRIEF = "{history}Bundle:{given}\nOptions:{options}\nAnswer:"
 SOFT = "\ue000"  # stands in no title
 LETTERS = "ABCDEFGHIJKLMNOPQRST"
 
@@ -92,21 +92,26 @@ def item_token(w, settings, kinds, vectors):
 # One prompt -----------------------------------------------------------------------------------------------
 
 
-def prompt_text(template, words, given, options, separator, *, soft=True):
-    """The text of a question about the titles ``given`` and ``options``, with `SOFT` for every fused token."""
+def prompt_text(template, words, given, options, separator, *, soft=True, taken=()):
+    """The text of a question about the titles ``given`` and ``options``, with `SOFT` for every fused token.
+
+    ``taken`` are the titles of the user's history.
+    """
     public, brief = template == "public-code", template == "brief"
     before = {"hard": ", content token:"}.get(separator, "" if brief else ",") + (" " if public else "")
 
     def item(label, title):
         return (f"{label} {title}" if label else f"{title}") + (before + SOFT if soft else "") + ";"
 
-    numbers = ["" if brief else f"{k}." for k in range(1, len(given) + 1)]
     letters = [letter if brief else f"{letter}." for letter in LETTERS]
-    shown = [item(n, t) for n, t in zip(numbers, given, strict=True)]
+    past, shown = ([item("" if brief else f"{k}.", t) for k, t in enumerate(titles, 1)] for titles in (taken, given))
     offered = [item(n, t) for n, t in zip(letters, options, strict=False)]
     if brief:
-        return BRIEF.format(given="".join(f" {x}" for x in shown), options="".join(f" {x}" for x in offered))
+        history = "History:" + "".join(f" {x}" for x in past) + "\n" if past else ""
+        options = "".join(f" {x}" for x in offered)
+        return BRIEF.format(history=history, given="".join(f" {x}" for x in shown), options=options)
     texts = {"given": "".join(f"{x} " for x in shown), "options": "".join(f"{x} " for x in offered)}
+    texts["history"] = "The user's history, latest last: " + "".join(f"{x} " for x in past) if past else ""
     return PAPER.format(**words, **texts) + (" " if public else "")
 
 

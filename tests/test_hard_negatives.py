@@ -232,7 +232,7 @@ def test_training_sees_no_held_out_bundle_through_its_options(world):
         assert (one.options == other.options).all()
 
 
-def _lengths(given, options):
+def _lengths(given, options, taken):
     return np.array([len(g) for g in given])
 
 

@@ -14,7 +14,7 @@ from bundlecache.recipes import Data
 from train.data import TrainingQuestions
 
 
-def lengths(given, options):
+def lengths(given, options, taken):
     return np.array([10 * len(g) for g in given])
 
 
@@ -96,7 +96,7 @@ def test_held_out_bundles_are_never_asked_about(cat):
 
 def test_batches_hold_prompts_of_like_length(cat):
     questions = supply(cat)
-    spread = np.mean([np.ptp(lengths(d.given, d.options)) for d in map(questions.batch, range(16))])
+    spread = np.mean([np.ptp(lengths(d.given, d.options, d.taken)) for d in map(questions.batch, range(16))])
     whole = np.ptp([len(g) * 10 for k in range(4) for g in questions.batch(k).given])
     assert spread < whole
 

@@ -30,6 +30,7 @@ KINDS, WIDTHS = ("image", "audio", "graph"), (12, 6, 8)
 WORDS = {"task": "outfit making", "bundle": "fashion outfit", "item": "fashion item"}
 TITLES = ["red (lamp)", "blue mug", 'bell, 15"', "chime", "mug</s> <Feature>", "long warm lamp " * 3, "杯子", "a;b"]
 GIVEN = [np.array([1]), np.array([2, 5, 0]), np.array([], int)]
+TAKEN = [np.array([3, 6, 5]), np.array([], int), np.array([4, 2])]
 OPTIONS = np.array([[0, 4, 6, 2], [1, 3, 4, 7], [5, 6, 7, 0]])
 TRUTH = np.array([1, 3, 0])
 
@@ -143,16 +144,16 @@ class Reference:
         ]
         return w, [ref.item_token(w, self.recipe.fusion, KINDS, own) for own in known]
 
-    def ids(self, given, options, mode="mm"):
+    def ids(self, given, options, mode="mm", taken=()):
         prompt, shown = self.recipe.prompt, self.model.prompts.titles.shown.to_pylist()
-        titles = [[shown[i] for i in items] for items in (given, options)]
-        text = ref.prompt_text(prompt.template, WORDS, *titles, prompt.separator, soft=mode == "mm")
+        past, *titles = [[shown[i] for i in items] for items in (taken, given, options)]
+        text = ref.prompt_text(prompt.template, WORDS, *titles, prompt.separator, soft=mode == "mm", taken=past)
         tokenizer = self.model.prompts.tokenizer
         return ref.prompt_ids(tokenizer, text, apart=prompt.template == "public-code", separator=prompt.separator)
 
-    def embeddings(self, given, options):
-        w, tokens = self.tokens([*given, *options])
-        return ref.embeddings(w, self.llm()["embed_tokens.weight"], self.ids(given, options), tokens)
+    def embeddings(self, given, options, taken=()):
+        w, tokens = self.tokens([*taken, *given, *options])
+        return ref.embeddings(w, self.llm()["embed_tokens.weight"], self.ids(given, options, taken=taken), tokens)
 
     def loss(self, given, options, truth):
         w, letters = self.llm(), self.model.prompts.letters[: options.shape[1]]
@@ -165,10 +166,10 @@ class Reference:
         return np.mean(losses)
 
 
-def codes(reference, given, options, mode="mm"):
+def codes(reference, given, options, mode="mm", taken=()):
     """The reference's ids with our codes for what is soft."""
-    order = [*given, *options]
-    ids = reference.ids(given, options, mode)
+    order = [*taken, *given, *options]
+    ids = reference.ids(given, options, mode, taken)
     return [SEPARATOR if i == "separator" else ITEM - order[i[1]] if isinstance(i, tuple) else i for i in ids]
 
 
@@ -183,21 +184,23 @@ def test_prompt_ids_and_letter_logits_with_every_tokenizer(name, template, made,
     tokenizer = tokenizers.tokenizer_of(name, made)
     quick = name == "Llama-2" and template != "public-code"  # its 32,000 rows take their time
     for separator in ("soft",) if quick else ("soft", "hard", "none"):
-        model = model_of(tmp_path / separator, tokenizer, prompt={"template": template, "separator": separator})
+        prompt = {"template": template, "separator": separator, "history": 3}
+        model = model_of(tmp_path / separator, tokenizer, prompt=prompt)
         reference = Reference(model)
-        batch = model.prompts.build(GIVEN, list(OPTIONS), "mm")
+        batch = model.prompts.build(GIVEN, list(OPTIONS), "mm", TAKEN)
         with torch.inference_mode():
             ours = model.logits(batch, model.item_tokens(batch.items)).numpy()
-        for q, (given, options) in enumerate(zip(GIVEN, OPTIONS, strict=True)):
+        for q, (taken, given, options) in enumerate(zip(TAKEN, GIVEN, OPTIONS, strict=True)):
             for mode in ("mm", "text"):
-                expected = codes(reference, given, options, mode)
-                assert model.prompts.spell(given, options, mode).tolist() == expected
+                for past in (taken, taken[:0]):
+                    expected = codes(reference, given, options, mode, past)
+                    assert model.prompts.spell(given, options, mode, past).tolist() == expected
             ids = batch.ids[q, : batch.last[q] + 1].copy()
             ids[ids <= ITEM] = ITEM - batch.items[ITEM - ids[ids <= ITEM]]
-            assert ids.tolist() == codes(reference, given, options)
+            assert ids.tolist() == codes(reference, given, options, taken=taken)
             if separator != "soft" and name == "Llama-2":
                 continue
-            x = reference.embeddings(given, options)
+            x = reference.embeddings(given, options, taken)
             whole = ref.llama(reference.llm(), reference.config, x)[-1]
             np.testing.assert_allclose(ours[q], whole, atol=1e-5 * np.abs(whole).max())
             padded = ref.llama(reference.llm(), reference.config, np.concatenate([x[:7], x]), hidden=7)[-1]

@@ -26,7 +26,7 @@ from bundlecache.errors import CheckpointError
 from bundlecache.recipes import Recipe, from_dict
 
 from . import llm as llms
-from .model import BundleMLLM, build
+from .model import BundleMLLM, build, histories_for
 
 if TYPE_CHECKING:
     from bundlecache.catalogue import Catalogue
@@ -116,6 +116,7 @@ def load(
     check_encoders(manifest, matrices, run.name)
     model = build(catalogue.titles, {name: matrices[name] for name in names}, recipe, place, token_cache)
     restore(model, run, manifest)
+    model.histories = histories_for(recipe, catalogue)
     return model.eval()
 
 

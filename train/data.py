@@ -17,12 +17,15 @@ from bundlecache import negatives, splits
 from bundlecache.errors import QuestionsError
 from bundlecache.hard_negatives import HardNegatives
 
+from .prompts import NOTHING
+
 if TYPE_CHECKING:
     from bundlecache.catalogue import Catalogue
+    from bundlecache.histories import Histories
     from bundlecache.recipes import Data
     from bundlecache.store import Matrix
 
-Lengths = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], np.ndarray]
+Lengths = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], Sequence[np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -32,19 +35,22 @@ class Drawn:
     given: list[np.ndarray]
     options: np.ndarray  # int32 [b, n]
     truth: np.ndarray  # int64 [b]
+    taken: list[np.ndarray]  # what each one's user took elsewhere, latest last
 
     def __len__(self) -> int:
         return len(self.truth)
 
     def take(self, rows: np.ndarray) -> Drawn:
         """The questions ``rows``."""
-        return Drawn([self.given[r] for r in rows], self.options[rows], self.truth[rows])
+        given, taken = ([some[r] for r in rows] for some in (self.given, self.taken))
+        return Drawn(given, self.options[rows], self.truth[rows], taken)
 
 
 class TrainingQuestions:
     """An endless supply of questions about training bundles; ``held_out`` names bundles never to use.
 
-    ``lengths(given, options)`` says how long a prompt is, so that batches hold prompts of like length.
+    ``lengths(given, options, taken)`` says how long a prompt is, so that batches hold prompts of like length.
+    ``histories`` tell what the users of the bundles took elsewhere.
     ``vectors`` [I, d] are needed for hard negatives when the items have no category, ``matrices`` by name for
     those that are nearest in a modality.
 
@@ -63,13 +69,16 @@ class TrainingQuestions:
         held_out: Sequence[str] = (),
         vectors: np.ndarray | None = None,
         matrices: Mapping[str, Matrix] | None = None,
+        histories: Histories | None = None,
     ) -> None:
-        self.settings, self.seed, self._lengths = settings, seed, lengths
+        self.settings, self.seed, self._lengths, self._histories = settings, seed, lengths, histories
         secret = set(held_out)
         rows = [
             b for b in np.flatnonzero(splits.assign(catalogue) == "train") if catalogue.bundles.ids[b] not in secret
         ]
-        self.bundles = [items for b in rows if len(items := catalogue.bundles.items[b]) >= 2]
+        rows = [b for b in rows if len(catalogue.bundles.items[b]) >= 2]
+        self.bundles = [catalogue.bundles.items[b] for b in rows]
+        self._ids = [catalogue.bundles.ids[b] for b in rows]
         if not self.bundles:
             raise QuestionsError(
                 "The catalogue has no training bundle of two known items.", hint="add rows to bundles.parquet"
@@ -101,7 +110,7 @@ class TrainingQuestions:
         rng = np.random.default_rng([self.seed, number])
         size, count = self.settings.batch, self.settings.bucket
         drawn = self._draw(rng, self._order(number * size * count, size * count))
-        order = np.argsort(self._lengths(drawn.given, list(drawn.options)), kind="stable")
+        order = np.argsort(self._lengths(drawn.given, list(drawn.options), drawn.taken), kind="stable")
         return [drawn.take(order[k * size : (k + 1) * size]) for k in rng.permutation(count)]
 
     def _order(self, first: int, count: int) -> np.ndarray:
@@ -127,7 +136,10 @@ class TrainingQuestions:
             given.append(rest)
             pools = self._pools[int(rng.integers(len(self._pools)))]
             options[row] = np.insert(pools.draw(rng, _Case(int(b), items, rest), n - 1), truth[row], items[0])
-        return Drawn(given, options, truth)
+        taken = [NOTHING] * len(given)
+        if self._histories is not None:
+            taken = self._histories.besides([self._ids[b] for b in bundles], given, options)
+        return Drawn(given, options, truth, taken)
 
 
 class _Case(NamedTuple):

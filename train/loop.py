@@ -28,7 +28,7 @@ from . import llm as llms
 from . import resume as resuming
 from .data import TrainingQuestions
 from .history import History, Stop
-from .model import BundleMLLM, build
+from .model import BundleMLLM, build, histories_for
 from .resume import WEIGHTS, Snapshot
 from .stage import Progress, Save, StageLoop
 
@@ -104,6 +104,7 @@ def train(
     accelerator = accelerator_for(recipe, llms.device_of(device))
     torch.manual_seed(seed)
     model = build(catalogue.titles, matrices if fuses else {}, recipe, accelerator.device, token_cache)
+    model.histories = histories_for(recipe, catalogue)
     if init is not None and start is not None:
         _go_on(model, init, start, valid, matrices)
     used = {} if model.bank is None else dict(zip(model.bank.names, model.bank.matrices, strict=True))
@@ -230,11 +231,12 @@ def _questions(
     return TrainingQuestions(
         catalogue,
         recipe.data,
-        lambda given, options: model.prompts.lengths(given, options, mode),
+        lambda given, options, taken: model.prompts.lengths(given, options, mode, taken),
         seed,
         held_out=valid.bundle_ids,
         vectors=vectors,
         matrices=matrices,
+        histories=model.histories,
     )
 
 

@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from bundlecache.errors import RecipeError
+from bundlecache.histories import Histories
 
 from . import llm as llms
 from .bank import FeatureBank
 from .fusion import ItemTokens
-from .prompts import Batch, PromptBuilder, full_stop, separator_ids
+from .prompts import NOTHING, Batch, PromptBuilder, full_stop, separator_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bundlecache.catalogue import Catalogue
+    from bundlecache.questions import Questions
     from bundlecache.recipes import Recipe
     from bundlecache.store import Matrix
 
@@ -48,6 +51,7 @@ class BundleMLLM(nn.Module):
         self.recipe = recipe
         self.mode = "text"
         self.base: llms.LoadedLlm | None = None
+        self.histories: Histories | None = None  # of the users, where the prompt tells them
         self.register_buffer("letters", torch.from_numpy(prompts.letters), persistent=False)
 
     @property
@@ -59,6 +63,10 @@ class BundleMLLM(nn.Module):
     def device(self) -> torch.device:
         """Where the language model is."""
         return self.get_buffer("letters").device
+
+    def taken(self, questions: Questions) -> list[np.ndarray]:
+        """What the prompt tells of the users' histories, per question; nothing as a rule."""
+        return [NOTHING] * len(questions) if self.histories is None else self.histories.of(questions)
 
     def train_only(self, stage: str) -> list[nn.Parameter]:
         """Make exactly the parameters of ``stage`` trainable and return them.
@@ -190,6 +198,11 @@ def build(
     model = BundleMLLM(adapted, tokens, bank, prompts, recipe)
     model.base = base
     return model.to(device)
+
+
+def histories_for(recipe: Recipe, catalogue: Catalogue) -> Histories | None:
+    """The users' histories, as long as the recipe's prompt tells them; None where it tells none."""
+    return Histories(catalogue, recipe.prompt.history) if recipe.prompt.history else None
 
 
 def _prefix(decoder: Any, embeds: Tensor, copies: int) -> Any:

@@ -29,6 +29,10 @@ SEPARATOR = -1
 """The code of a soft separator."""
 ITEM = -2
 """``ITEM - r`` is the code of the fused token of item row r."""
+LAST = 2
+"""Of what may follow an item, that which ends the prompt."""
+NOTHING = np.zeros(0, np.int64)
+"""The history of a user who took nothing."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Template:
     """The pieces of a prompt, in order; ``{number}``, ``{letter}`` and the words of the recipe are filled in."""
 
     opening: str
+    history: str  # the opening where the user's history is told first
+    turn: str  # from there to the partial bundle
     given_label: str
     option_label: str
     pre_soft: str  # between title and separator, only where a fused token follows
@@ -48,16 +54,25 @@ class Template:
     def filled(self, words: Mapping[str, str]) -> Template:
         """The template with the words of the recipe; numbers and letters are still to come."""
         return replace(
-            self, **{name: getattr(self, name).format(**words) for name in ("opening", "between", "closing")}
+            self,
+            **{
+                name: getattr(self, name).format(**words)
+                for name in ("opening", "history", "turn", "between", "closing")
+            },
         )
 
 
-# The wording of the paper's experiments, with the answer one space behind the colon.
-PAPER = Template(
-    opening="You are a helpful and honest assistant. The following are multiple choice questions about {task}."
+# The wording of the paper's experiments, with the answer one space behind the colon. The user's history is ours.
+_TASK = (
+    "You are a helpful and honest assistant. The following are multiple choice questions about {task}."
     " You should directly answer the question by choosing the letter of the correct option. Only provide the"
-    " letter of your answer, without any explanation or mentioning the option content. Question: Given the"
-    " partial {bundle}:",
+    " letter of your answer, without any explanation or mentioning the option content. Question:"
+)
+_GIVEN = " Given the partial {bundle}:"
+PAPER = Template(
+    opening=_TASK + _GIVEN,
+    history=f"{_TASK} The user's history, latest last:",
+    turn=_GIVEN,
     given_label=" {number}.",
     option_label=" {letter}.",
     pre_soft=",",
@@ -66,7 +81,7 @@ PAPER = Template(
     closing=" \nYour answer should indicate your choice with a single letter (e.g., “A,” “B,” “C,” etc.).\nChoice:",
 )
 TEMPLATES = {
-    "brief": Template("Bundle:", "", " {letter}", "", ";", "\nOptions:", "\nAnswer:"),
+    "brief": Template("Bundle:", "History:", "\nBundle:", "", " {letter}", "", ";", "\nOptions:", "\nAnswer:"),
     "paper": PAPER,
     "chat": replace(PAPER, closing=PAPER.closing.removesuffix("\nChoice:")),
     # The public code's: a space in front of everything soft and of the answer, each text tokenised by itself.
@@ -110,14 +125,17 @@ class PromptBuilder:
         self.items = len(titles)
         words = {"task": settings.task, "bundle": settings.bundle, "item": settings.item}
         self._wording = wording = TEMPLATES[name].filled(words)
-        self._given_labels = [wording.given_label.format(number=k + 1) for k in range(settings.max_given)]
+        numbers = range(1, max(settings.max_given, settings.history) + 1)
+        self._given_labels = [wording.given_label.format(number=k) for k in numbers]
         self._option_labels = [wording.option_label.format(letter=letter) for letter in ALPHABET[: len(self.letters)]]
         self._bos = [] if self._frame or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self._before = (settings.separator_words if settings.separator == "hard" else wording.pre_soft) + wording.gap
         self._soft = [SEPARATOR, ITEM] if settings.separator == "soft" else [ITEM]
 
-        after = [wording.after_item, wording.after_item + wording.between, wording.after_item + wording.closing]
-        ends = {"mm": [_at_space(self._before)] * 3, "text": [_at_space(text) for text in after]}
+        between, closing = wording.between, wording.closing
+        tellings = ["", between, closing, *([wording.turn, wording.turn + between] if settings.history else [])]
+        after = [wording.after_item + text for text in tellings]  # see `_chain`
+        ends = {"mm": [_at_space(self._before)] * len(after), "text": [_at_space(text) for text in after]}
         texts = sorted({ending for pairs in ends.values() for ending, _ in pairs})
         rest = {ending: behind for pairs in ends.values() for ending, behind in pairs}
         label = self._option_labels[0]
@@ -126,29 +144,34 @@ class PromptBuilder:
         self.titles = read(tokenizer, [*titles, ANCHOR], endings, settings.max_title_tokens, cache)
         self.fresh = self.titles.fresh
 
-        behind = [self._encode(after[0]), self._encode(after[1]), self._encode(after[2], last=True)]
+        behind = [self._encode(text, last=k == LAST) for k, text in enumerate(after)]
         tails = {"mm": [[*encode_many(tokenizer, [ends["mm"][0][1]])[0], *self._soft, *ids] for ids in behind]}
-        tails["text"] = [*encode_many(tokenizer, [text for _, text in ends["text"][:2]])]
-        tails["text"] += encode_many(tokenizer, [ends["text"][2][1] + self._frame.tail], control=bool(self._frame))
-        openings = [self._opened(wording.opening), self._opened(wording.opening + wording.between)]
-        given, options = encode_many(tokenizer, self._given_labels), encode_many(tokenizer, self._option_labels)
-        structure = Packed.of([*openings, *tails["mm"], *tails["text"], *given, *options])
+        tails["text"] = encode_many(tokenizer, [text for _, text in ends["text"]])
+        tails["text"][LAST] = encode_many(
+            tokenizer, [ends["text"][LAST][1] + self._frame.tail], control=bool(self._frame)
+        )[0]
+        openings = [wording.opening, wording.opening + between, *([wording.history] if settings.history else [])]
+        labels = [encode_many(tokenizer, texts) for texts in (self._given_labels, self._option_labels)]
+        lists = [[self._opened(text) for text in openings], tails["mm"], tails["text"], *labels]
+        structure = Packed.of([ids for some in lists for ids in some])
         self._pieces = Pieces([structure, *(self.titles.ids[text] for text in texts)])
-        self._tails = {"mm": np.arange(2, 5), "text": np.arange(5, 8)}
-        self._given = np.arange(8, 8 + len(given))
-        self._option = np.arange(8 + len(given), len(structure.length))
+        places = np.split(np.arange(len(structure.length)), np.cumsum([len(some) for some in lists])[:-1])
+        _, mm, text, self._given, self._option = places
+        self._tails = {"mm": mm, "text": text}
         first = {text: len(structure.length) + k * (self.items + 1) for k, text in enumerate(texts)}
         self._titles = {mode: np.array([first[ending] for ending, _ in pairs]) for mode, pairs in ends.items()}
         empty = np.array([text == "" for text in self.titles.shown.to_pylist()], bool)
         self._exact = self.titles.exact & ~empty & self._agrees()  # what begins at no space may melt into the left
 
     def _agrees(self) -> bool:
-        """Whether pieces give the ids of the whole text, tried on the longest prompt and on the shortest."""
-        longest = np.full(len(self._given), self.items), np.full(len(self._option), self.items)
+        """Whether pieces give the ids of the whole text, tried on the longest prompts and on the shortest."""
+        given, options = np.full(self.settings.max_given, self.items), np.full(len(self._option), self.items)
+        taken = np.full(self.settings.history, self.items)
+        cases = {(len(t), len(g)): (t, g) for t in (taken, taken[:0]) for g in (given, given[:0])}
         return all(
-            np.array_equal(self._copied([given], [options], mode), self.spell(given, options, mode))
+            np.array_equal(self._copied([t], [g], [options], mode), self.spell(g, options, mode, t))
             for mode in self._tails
-            for given, options in (longest, (longest[0][:0], longest[1]))
+            for t, g in cases.values()
         )
 
     def _opened(self, text: str) -> list[int]:
@@ -161,12 +184,14 @@ class PromptBuilder:
         how = encode_text if first or self._wording.apart else encode_many
         return how(self.tokenizer, [text], control=control)[0]
 
-    def _parts(self, given: np.ndarray, options: np.ndarray, mode: str) -> Iterator[str | int]:
+    def _parts(self, taken: np.ndarray, given: np.ndarray, options: np.ndarray, mode: str) -> Iterator[str | int]:
         """The prompt of one question as texts and, where something soft stands, codes; items as ``-2 - index``."""
-        yield self._wording.opening
+        wording = self._wording
+        yield wording.history if len(taken) else wording.opening
         for labels, items, after in (
-            (self._given_labels, given, self._wording.between),
-            (self._option_labels, options, self._wording.closing),
+            (self._given_labels, taken, wording.turn if len(taken) else ""),
+            (self._given_labels, given, wording.between),
+            (self._option_labels, options, wording.closing),
         ):
             for label, item in zip(labels, items.tolist(), strict=False):
                 title = self.titles.shown[item].as_py()
@@ -174,17 +199,17 @@ class PromptBuilder:
                 if mode == "mm":
                     yield self._before
                     yield from (code if code == SEPARATOR else ITEM - item for code in self._soft)
-                yield self._wording.after_item
+                yield wording.after_item
             yield after
 
-    def spell(self, given: np.ndarray, options: np.ndarray, mode: str) -> np.ndarray:
+    def spell(self, given: np.ndarray, options: np.ndarray, mode: str, taken: np.ndarray = NOTHING) -> np.ndarray:
         """int64 [L]: the prompt of one question, each text between soft places tokenised whole.
 
         This is what a prompt is; :meth:`build` gives the same ids, without tokenising where that is exact.
         """
         self._check(options)
         ids, text, first = list(self._bos), "", True
-        for part in [*self._parts(given[: self.settings.max_given], options, mode), None]:
+        for part in [*self._parts(*self._cut(taken, given), options, mode), None]:
             if isinstance(part, str):
                 text += part
                 continue
@@ -195,6 +220,10 @@ class PromptBuilder:
                 ids.append(part)
         return np.array(ids, np.int64)
 
+    def _cut(self, taken: np.ndarray, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The latest of a history, and the first of a partial bundle."""
+        return taken[max(0, len(taken) - self.settings.history) :], given[: self.settings.max_given]
+
     def _check(self, options: np.ndarray) -> None:
         if len(options) > len(self._option):
             raise RecipeError(
@@ -202,50 +231,76 @@ class PromptBuilder:
                 hint=f"ask at most {len(self._option)} options",
             )
 
-    def _chain(self, given: np.ndarray, options: np.ndarray, mode: str) -> np.ndarray:
+    def _chain(self, taken: np.ndarray, given: np.ndarray, options: np.ndarray, mode: str) -> np.ndarray:
         """The pieces of one question, by number."""
         self._check(options)
-        given = given[: self.settings.max_given]
-        k, n = len(given), len(options)
-        follow = np.zeros(k + n, np.int64)  # 0 between items, 1 behind the last one given, 2 behind the last option
-        follow[k - 1 : k], follow[-1] = 1, 2
-        chain = np.empty(1 + 3 * (k + n), np.int64)
-        chain[0] = 0 if k else 1
-        chain[1::3] = np.concatenate([self._given[:k], self._option[:n]])
-        chain[2::3] = self._titles[mode][follow] + np.concatenate([given, options])
+        taken, given = self._cut(taken, given)
+        t, k, n = len(taken), len(given), len(options)
+        follow = np.zeros(t + k + n, np.int64)  # between items; then behind the last one of each kind
+        if t:
+            follow[t - 1] = 3 if k else 4
+        if k:
+            follow[t + k - 1] = 1
+        follow[-1] = LAST
+        chain = np.empty(1 + 3 * len(follow), np.int64)
+        chain[0] = 2 if t else 0 if k else 1
+        chain[1::3] = np.concatenate([self._given[:t], self._given[:k], self._option[:n]])
+        chain[2::3] = self._titles[mode][follow] + np.concatenate([taken, given, options])
         chain[3::3] = self._tails[mode][follow]
         return chain
 
-    def _copied(self, given: Sequence[np.ndarray], options: Sequence[np.ndarray], mode: str) -> np.ndarray:
+    def _copied(
+        self,
+        taken: Sequence[np.ndarray],
+        given: Sequence[np.ndarray],
+        options: Sequence[np.ndarray],
+        mode: str,
+    ) -> np.ndarray:
         """The prompts of questions one after the other, copied from pieces."""
-        chains = [self._chain(g, o, mode) for g, o in zip(given, options, strict=True)]
-        flat = self._pieces.gather(np.concatenate(chains))
+        asked = list(zip(taken, given, options, strict=True))
+        flat = self._pieces.gather(np.concatenate([self._chain(*each, mode) for each in asked]))
         if mode == "mm":
-            shown = [part for g, o in zip(given, options, strict=True) for part in (g[: self.settings.max_given], o)]
+            shown = [part for t, g, o in asked for part in (*self._cut(t, g), o)]
             flat[flat == ITEM] -= np.concatenate(shown)
         return flat
 
-    def _is_exact(self, given: np.ndarray, options: np.ndarray) -> bool:
-        return bool(self._exact[given[: self.settings.max_given]].all() and self._exact[options].all())
+    def _is_exact(self, taken: np.ndarray, given: np.ndarray, options: np.ndarray) -> bool:
+        return all(self._exact[items].all() for items in (*self._cut(taken, given), options))
 
-    def lengths(self, given: Sequence[np.ndarray], options: Sequence[np.ndarray], mode: str) -> np.ndarray:
+    def lengths(
+        self,
+        given: Sequence[np.ndarray],
+        options: Sequence[np.ndarray],
+        mode: str,
+        taken: Sequence[np.ndarray] | None = None,
+    ) -> np.ndarray:
         """int64 [b]: tokens of each question's prompt."""
-        return np.array([self._length(g, o, mode) for g, o in zip(given, options, strict=True)], np.int64)
+        asked = zip(_or_nothing(taken, given), given, options, strict=True)
+        return np.array([self._length(*each, mode) for each in asked], np.int64)
 
-    def _length(self, given: np.ndarray, options: np.ndarray, mode: str) -> int:
-        if self._is_exact(given, options):
-            return int(self._pieces.length[self._chain(given, options, mode)].sum())
-        return len(self.spell(given, options, mode))
+    def _length(self, taken: np.ndarray, given: np.ndarray, options: np.ndarray, mode: str) -> int:
+        if self._is_exact(taken, given, options):
+            return int(self._pieces.length[self._chain(taken, given, options, mode)].sum())
+        return len(self.spell(given, options, mode, taken))
 
-    def build(self, given: Sequence[np.ndarray], options: Sequence[np.ndarray], mode: str) -> Batch:
+    def build(
+        self,
+        given: Sequence[np.ndarray],
+        options: Sequence[np.ndarray],
+        mode: str,
+        taken: Sequence[np.ndarray] | None = None,
+    ) -> Batch:
         """Prompts of b questions from the item indices of their partial bundles and options.
 
-        ``mode`` is ``"mm"`` (titles and fused tokens) or ``"text"`` (titles only).
+        ``mode`` is ``"mm"`` (titles and fused tokens) or ``"text"`` (titles only). ``taken`` are the histories of
+        the users, latest last; of each the latest ``prompt.history`` items are told.
         """
-        if all(self._is_exact(g, o) for g, o in zip(given, options, strict=True)):
-            length, flat = self.lengths(given, options, mode), self._copied(given, options, mode)
+        taken = _or_nothing(taken, given)
+        asked = list(zip(taken, given, options, strict=True))
+        if all(self._is_exact(*each) for each in asked):
+            length, flat = self.lengths(given, options, mode, taken), self._copied(taken, given, options, mode)
         else:
-            rows = [self.spell(g, o, mode) for g, o in zip(given, options, strict=True)]
+            rows = [self.spell(g, o, mode, t) for t, g, o in asked]
             length, flat = np.array([len(row) for row in rows], np.int64), np.concatenate(rows)
         ids = np.zeros((len(length), int(length.max())), np.int64)  # causal attention never looks at the padding
         real = np.arange(ids.shape[1]) < length[:, None]  # [b, L]
@@ -254,6 +309,10 @@ class PromptBuilder:
         flat[slots] = ITEM - row
         ids[real] = flat
         return Batch(ids, length - 1, items.astype(np.int64))
+
+
+def _or_nothing(taken: Sequence[np.ndarray] | None, given: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    return [NOTHING] * len(given) if taken is None else taken
 
 
 def full_stop(tokenizer: Any) -> int:

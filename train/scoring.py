@@ -27,6 +27,7 @@ from bundlecache.errors import CheckpointError, RecipeError
 from bundlecache.store import Matrix
 
 from .model import MODES, BundleMLLM
+from .prompts import NOTHING
 from .tournament import Ask, play
 
 if TYPE_CHECKING:
@@ -70,11 +71,13 @@ def score(
     mode: str | None = None,
     permutations: int = 1,
     at_once: int | None = None,
+    history: bool = True,
 ) -> Answers:
-    """Answer frozen questions; see :func:`score_options`."""
+    """Answer frozen questions; see :func:`score_options`. Without ``history`` no user's is told."""
     how: dict[str, Any] = {"batch_size": batch_size, "modalities": modalities, "mode": mode}
     how |= {"permutations": permutations, "at_once": at_once}
-    return score_options(model, questions.partial, questions.options, **how)
+    taken = model.taken(questions) if history else None
+    return score_options(model, questions.partial, questions.options, taken=taken, **how)
 
 
 def score_options(
@@ -82,6 +85,7 @@ def score_options(
     given: Sequence[np.ndarray],
     options: np.ndarray,
     *,
+    taken: Sequence[np.ndarray] | None = None,
     batch_size: int = 32,
     modalities: Sequence[str] | None = None,
     mode: str | None = None,
@@ -89,6 +93,8 @@ def score_options(
     at_once: int | None = None,
 ) -> Answers:
     """Choose among ``options`` [q, n] for each partial bundle in ``given`` (item indices).
+
+    ``taken`` are the histories of the users, latest last, of which the prompt tells as many as in training.
 
     ``mode`` is ``"mm"`` or ``"text"``, by default what the model was trained for. ``modalities`` names the
     vectors that may be used; the others count as missing for every item. ``permutations`` is in how many orders
@@ -101,7 +107,8 @@ def score_options(
     """
     if not len(options):
         return Answers(np.zeros(options.shape, np.float32), np.zeros(0, bool))
-    reader = _Reader(model, given, options, mode or model.mode, modalities, batch_size)
+    taken = [NOTHING] * len(options) if taken is None else taken
+    reader = _Reader(model, taken, given, options, mode or model.mode, modalities, batch_size)
     letters = len(model.prompts.letters)
     if at_once is not None and not 2 <= at_once <= letters:
         raise RecipeError(
@@ -154,6 +161,7 @@ class _Reader:
     def __init__(
         self,
         model: BundleMLLM,
+        taken: Sequence[np.ndarray],
         given: Sequence[np.ndarray],
         options: np.ndarray,
         mode: str,
@@ -164,8 +172,9 @@ class _Reader:
             raise RecipeError(
                 f"This model cannot answer in the mode {mode!r}.", hint=f"modes are {' and '.join(MODES)}"
             )
-        self.model, self.given, self.options, self.mode, self.batch_size = model, given, options, mode, batch_size
-        self.items = np.unique(np.concatenate([*given, options.ravel()])).astype(np.int64)
+        self.model, self.options, self.mode, self.batch_size = model, options, mode, batch_size
+        self.taken, self.given = taken, given
+        self.items = np.unique(np.concatenate([*taken, *given, options.ravel()])).astype(np.int64)
         self.hidden = _hidden(model, modalities)
         self.fused: Tensor | None = None
 
@@ -176,12 +185,13 @@ class _Reader:
         model.eval()
         if self.mode == "mm" and self.fused is None:
             self.fused = _fuse(model, self.items, self.hidden)
-        given = [items for _ in groups for items in self.given]
+        taken, given = ([items for _ in groups for items in some] for some in (self.taken, self.given))
         options = [row for group in groups for row in np.take_along_axis(self.options, group, 1)]
         logits = np.full((len(given), max(group.shape[1] for group in groups)), -np.inf, np.float32)
         valid = np.zeros(len(given), bool)
-        for rows in self._batches(model.prompts.lengths(given, options, self.mode), len(groups)):
-            batch = model.prompts.build([given[r] for r in rows], [options[r] for r in rows], self.mode)
+        for rows in self._batches(model.prompts.lengths(given, options, self.mode, taken), len(groups)):
+            told, shown, offered = ([some[r] for r in rows] for some in (taken, given, options))
+            batch = model.prompts.build(shown, offered, self.mode, told)
             tokens = None
             if self.fused is not None:
                 tokens = self.fused[torch.from_numpy(np.searchsorted(self.items, batch.items)).to(self.fused.device)]
@@ -279,12 +289,17 @@ def complete(
     partial: np.ndarray,
     candidates: Sequence[int],
     *,
+    taken: np.ndarray = NOTHING,
     permutations: int = 1,
     at_once: int | None = None,
 ) -> list[tuple[int, float]]:
-    """``candidates`` (item indices, those expected to fit best first) by probability, highest first."""
+    """``candidates`` (item indices, those expected to fit best first) by probability, highest first.
+
+    ``taken`` is the user's history, latest last.
+    """
     options = np.asarray([int(c) for c in candidates], np.int32)[None]
-    answers = score_options(model, [np.asarray(partial)], options, permutations=permutations, at_once=at_once)
+    how: dict[str, Any] = {"permutations": permutations, "at_once": at_once}
+    answers = score_options(model, [np.asarray(partial)], options, taken=[taken], **how)
     probabilities = answers.probabilities()[0]
     order = np.argsort(-probabilities, kind="stable")
     return [(int(options[0, k]), float(probabilities[k])) for k in order]
@@ -302,22 +317,27 @@ def ladder(
 ) -> Ladder:
     """The trained model, the same without fused tokens, the untrained base; and, on request, without each modality.
 
+    Where the prompt tells users' histories, on request also without them.
+
     After the strategy text -> fusion, the row without fused tokens is stage 1: stage 2 left the LLM as it was.
     ``progress(done, of)`` is called after each rung.
     """
     rungs = Ladder()
     how: dict[str, Any] = {"batch_size": batch_size, "permutations": permutations, "at_once": at_once}
     names = list(model.bank.names) if model.bank is not None and model.mode == "mm" and ablation else []
-    jobs: list[tuple[str, str, list[str] | None]] = [("Bundle-MLLM", model.mode, None)]
+    jobs: list[tuple[str, dict[str, Any]]] = [("Bundle-MLLM", {"mode": model.mode})]
     if model.mode == "mm":
         first = "Bundle-MLLM, titles only" + (" (stage 1)" if model.recipe.run.strategy[:1] == ("text",) else "")
-        jobs.append((first, "text", None))
-    jobs += [(name, "mm", [other for other in names if other != name]) for name in names if len(names) > 1]
-    for done, (name, mode, kept) in enumerate(jobs):
+        jobs.append((first, {"mode": "text"}))
+    whole = len(jobs)  # what follows leaves something out
+    if ablation and any(len(items) for items in model.taken(questions)):
+        jobs.append(("history", {"mode": model.mode, "history": False}))
+    jobs += [(name, {"modalities": [other for other in names if other != name]}) for name in names if len(names) > 1]
+    for done, (name, change) in enumerate(jobs):
         start = time.perf_counter()
-        answers = score(model, questions, **how, modalities=kept, mode=mode)
+        answers = score(model, questions, **how, **change)
         rungs.seconds[name] = time.perf_counter() - start
-        (rungs.answers if kept is None else rungs.ablation)[name] = answers
+        (rungs.answers if done < whole else rungs.ablation)[name] = answers
         if progress is not None:
             progress(done + 1, len(jobs) + 1)
     with model.llm.disable_adapter():

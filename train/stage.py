@@ -181,7 +181,7 @@ class StageLoop:
         pieces = [rows for rows in np.array_split(mine, self.model.recipe.data.accumulate) if len(rows)]
         for k, rows in enumerate(pieces):
             part = drawn.take(rows)
-            batch = self.model.prompts.build(part.given, list(part.options), self.mode)
+            batch = self.model.prompts.build(part.given, list(part.options), self.mode, part.taken)
             wait = k + 1 < len(pieces) and processes > 1  # processes exchange gradients once a step
             with self.accelerator.no_sync(model) if wait else nullcontext():
                 loss = model(batch, part.truth, part.options.shape[1], self.mode) * (len(rows) * processes / len(drawn))
@@ -273,7 +273,8 @@ class StageLoop:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = range(rank, len(self.valid), processes)
         given, options = [self.valid.partial[q] for q in mine], self.valid.options[rank::processes]
-        answers = score_options(self.model, given, options, mode=self.mode)
+        taken = self.model.taken(self.valid)[rank::processes]
+        answers = score_options(self.model, given, options, taken=taken, mode=self.mode)
         if processes == 1:
             return answers.logits, answers.valid
         logits, valid = np.empty(self.valid.options.shape, np.float32), np.empty(len(self.valid), bool)
