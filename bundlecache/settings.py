@@ -76,6 +76,12 @@ class Prompt:
     separator_words: str = _setting(", content token:", "The words of the hard separator.")
     max_title_tokens: int = _setting(32, "Longer titles are cut to this many tokens.", at_least=1)
     max_given: int = _setting(16, "Longer partial bundles are cut to their first items.", at_least=1, at_most=1000)
+    history: int = _setting(
+        0,
+        "Tell this many of the latest items that the bundle's user took elsewhere; 0 tells none.",
+        at_least=0,
+        at_most=1000,
+    )
 
 
 @dataclass(frozen=True)
