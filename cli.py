@@ -147,6 +147,15 @@ def encode(
             show_default=False,
         ),
     ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            "--fields",
+            help="Columns that are the text of an item, e.g. title,category; the title alone if left out. Each choice "
+            "has vectors of its own, called SPEC#title+category.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[
         str,
         typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps; cuda:0,cuda:1 is a process on each."),
@@ -194,13 +203,18 @@ def encode(
             hint=f"bundlecache encode --modality {features.modality_of(encoder[0])} --encoder {encoder[0]}",
         )
     workspace, catalogue = _open(data, allow_outside=allow_outside)
+    named = _named(catalogue, columns, wanted, encoder)
     _settle_store(workspace, store_at, store_option)
     load = {"dtype": dtype, "batch_size": batch_size, "precision": precision, "draft": draft}
     how = {"workers": workers, "retry_failed": retry_failed, "max_errors": max_errors}
     where = _where(device, engine, ray_address)
     if modality == "all":
         wanted = _encodable(catalogue)
-    receipts = [row for name in wanted for row in _encode(workspace, catalogue, name, encoder, load, how, where)]
+    receipts = [
+        row
+        for name in wanted
+        for row in _encode(workspace, catalogue, name, named if name == "text" else encoder, load, how, where)
+    ]
     rows = [receipt.to_dict() for receipt in receipts]
     shown = ["spec", "items", "encoded", "cached", "failed", "absent", "seconds"]
     show(rows, as_json, rows, title="Receipt: items = encoded + cached + failed + absent", columns=shown)
@@ -1201,6 +1215,25 @@ def _modalities(name: str) -> tuple[str, ...]:
     return (name,)
 
 
+def _named(
+    catalogue: Catalogue, columns: str | None, modalities: Sequence[str], specs: Sequence[str] | None
+) -> list[str] | None:
+    """The specs of the text encoders with the columns that are their text."""
+    import features
+    from bundlecache import fields
+
+    if columns is None:
+        return list(specs) if specs else None
+    if "text" not in modalities:
+        raise BundlecacheError(
+            f"--fields {columns} says what is the text of an item, but nothing of it is encoded here.",
+            hint=f"bundlecache encode --modality text --fields {columns}",
+        )
+    wanted = [name.strip() for name in columns.split(",")]
+    fields.check(catalogue, wanted)
+    return [fields.join(spec, wanted) for spec in specs or [features.DEFAULTS["text"]]]
+
+
 def _encodable(catalogue: Catalogue) -> tuple[str, ...]:
     """All modalities, but the graph only where training may see an edge of the default one."""
     from bundlecache import splits
@@ -1288,9 +1321,13 @@ def _encode(
 
 
 def _trained_on(workspace: Workspace, catalogue: Catalogue, recipe: Recipe) -> dict[str, Matrix]:
-    """The stored matrices by modality, and those of the encoders that the recipe names."""
-    encoders = list(dict.fromkeys(wanted for wanted in recipe.fusion.modalities if ":" in wanted))
+    """The stored matrices by modality, other fields that its encoder has read, and the encoders that the recipe names."""
+    from bundlecache.store import Store
+    from bundlecache.store.coverage import standing
+
     matrices = _matrices(workspace, catalogue)
+    others = [info.spec for chosen in standing(Store(workspace.store).tables()).values() for info in chosen[1:]]
+    encoders = list(dict.fromkeys([*others, *(wanted for wanted in recipe.fusion.modalities if ":" in wanted)]))
     return {**matrices, **dict(zip(encoders, _stored(workspace, catalogue, encoders), strict=True))}
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from . import fields
 from .errors import CatalogueError
 
 if TYPE_CHECKING:
@@ -89,10 +90,10 @@ class Catalogue:
         """A column of the items table, all None when the table has no such column."""
         return self.columns.get(name) or [None] * len(self)
 
-    def has_source(self, modality: str) -> np.ndarray:
-        """[I] bool, whether an item has something to encode; for the graph, any edge at all."""
+    def has_source(self, modality: str, columns: Sequence[str] = fields.TITLE) -> np.ndarray:
+        """[I] bool, whether an item has something to encode (in ``columns``, of texts); for the graph, any edge at all."""
         if modality == "text":
-            return np.array([bool(title) for title in self.titles])
+            return np.array([bool(text) for text in fields.texts(self, columns)])
         if modality == "graph":
             linked = np.zeros(len(self), bool)
             for items in (*self.bundles.items, self.interactions.item):

@@ -8,10 +8,11 @@ every line. Importing this package imports none of them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bundlecache import fields
 from bundlecache.errors import EncoderError
 
 from .common import PRECISIONS, Options, Spec, resolve_device
@@ -96,7 +97,8 @@ def load(
     Parameters
     ----------
     spec
-        ``kind:name@revision``; a local folder always works and never calls home.
+        ``kind:name@revision``; a local folder always works and never calls home. ``#title+category`` behind it says
+        which columns texts are made of; that is the encode loop's affair, and stays in the encoder's own spec.
     device
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``; only encoders with weights use it.
     dtype
@@ -113,7 +115,10 @@ def load(
         When the spec, the modality, the device, the dtype, the batch size, the precision or the draft is none
         that is allowed, or the checkpoint cannot be loaded.
     """
-    kind = _find(spec, modality)
+    plain, columns = fields.split(spec)
+    kind = _find(plain, modality)
+    if modality != "text" and columns != fields.TITLE:
+        raise EncoderError(f"{spec!r} names columns of texts, but it makes {modality} vectors.", hint=f"type {plain}")
     if dtype not in ("float16", "float32"):
         raise EncoderError(f"Vectors are stored as float16 or float32, not {dtype!r}.")
     if batch_size is not None and batch_size < 1:
@@ -125,7 +130,9 @@ def load(
     if device not in ("auto", "cpu"):
         resolve_device(device)  # also where an encoder without weights would not look at it
     module = import_module(f".{kind.module}", __name__)
-    return module.load(Spec.parse(spec), Options(catalogue, device, dtype, batch_size, precision, draft))
+    return module.load(
+        replace(Spec.parse(plain), text=spec), Options(catalogue, device, dtype, batch_size, precision, draft)
+    )
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ def modality_of(spec: str) -> str:
     EncoderError
         For an unknown kind.
     """
-    for kind in _matches(spec):
+    for kind in _matches(fields.split(spec)[0]):
         return kind.modality
     forms = ", ".join(kind.form for kind in REGISTRY)
     raise EncoderError(f"There is no encoder {spec!r}; there are {forms}.", hint=f"for example {DEFAULTS['image']}")

@@ -40,6 +40,8 @@ class FeatureBank:
     def of(cls, matrices: Mapping[str, Matrix], wanted: Sequence[str], device: torch.device) -> FeatureBank:
         """The bank of the ``wanted`` matrices (empty: all), in the order of their names' appearance.
 
+        The name of a modality stands for all matrices of it that are given.
+
         Raises
         ------
         RecipeError, StoreError
@@ -51,7 +53,11 @@ class FeatureBank:
                 f"The recipe fuses {missing[0]!r}, but the store has {', '.join(matrices) or 'nothing'}.",
                 hint=f"bundlecache encode --modality {missing[0].partition(':')[0]}",
             )
-        chosen = {name: matrices[name] for name in (wanted or matrices)}
+        chosen = {
+            name: matrices[name]
+            for one in (wanted or matrices)
+            for name in (one, *(name for name, matrix in matrices.items() if matrix.modality == one))
+        }
         if not chosen:
             raise StoreError("The store holds no vectors, so there is nothing to fuse.", hint="bundlecache encode")
         return cls(chosen, device)

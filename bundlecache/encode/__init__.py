@@ -12,8 +12,10 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .. import fields
 from ..errors import EncoderError
 from ..store.vectors import Identity
 from .lane import Limits
@@ -75,7 +77,7 @@ class Encoder(Protocol):
     preprocess: str
 
     def read(self, source: Path | str) -> Any:
-        """What a file (image, audio), title (text) or item id (graph) holds, in full; in a worker thread.
+        """What a file (image, audio), a text or an item id (graph) holds, in full; in a worker thread.
 
         Raises
         ------
@@ -205,6 +207,8 @@ def run_all(
     ------
     StoreError
         When another process writes to the same table, or the disk refuses.
+    CatalogueError
+        When an encoder's spec names a column of texts that the items lack.
     EncoderError
         When an encoder gives something that is no [n, d], fails on everything, or ``max_errors`` is passed;
         when two encoders are of different modalities, or the same.
@@ -218,10 +222,12 @@ def run_all(
     with ExitStack() as open_tables:
         tables = [open_tables.enter_context(store.writer(identity)) for identity in identities]
         notes = [store.begin_run(identity) for identity in identities]
-        found = survey(identities[0].modality, catalogue, workspace, workers=workers, limit=limit, looked=show.looked)
+        columns = [fields.split(identity.spec)[1] for identity in identities]
+        look = partial(survey, identities[0].modality, catalogue, workspace, workers=workers, limit=limit)
+        found = {each: look(columns=each, looked=show.looked) for each in set(columns)}
         plans = [
-            plan(found.seen_by(encoder), table, retry_failed=retry_failed)
-            for encoder, table in zip(encoders, tables, strict=True)
+            plan(found[each].seen_by(encoder), table, retry_failed=retry_failed)
+            for each, encoder, table in zip(columns, encoders, tables, strict=True)
         ]
         show.planned(plans)
         with Pipeline(encoders, tables, workers, limits, show.encoding) as pipeline:

@@ -1,11 +1,11 @@
-"""What there is to encode: each item's picture, sound, title or node, and the hash of its content.
+"""What there is to encode: each item's picture, sound, text or node, and the hash of its content.
 
 ========  ==================  ===============================
 modality  source              absent when
 ========  ==================  ===============================
 image     file                the cell is empty
 audio     file                the cell is empty
-text      title               the title is empty
+text      title, or --fields  all of these are empty
 graph     item_id             the encoder's graph lacks it
 ========  ==================  ===============================
 """
@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .. import fields
 from ..atomic import replacing
 from ..errors import BundlecacheError, MediaError
 from ..store.failures import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ..catalogue import Catalogue
     from ..workspace import Workspace
@@ -90,18 +91,26 @@ def survey(
     *,
     workers: int,
     limit: int | None = None,
+    columns: Sequence[str] = fields.TITLE,
     looked: Callable[[int], None] = lambda _: None,
 ) -> Survey:
     """Find and hash the sources of the first ``limit`` items; ``looked`` is told how many are done.
 
-    Files whose path, size and time are known from an earlier look are not read again.
+    Files whose path, size and time are known from an earlier look are not read again. ``columns`` are those of a text.
+
+    Raises
+    ------
+    CatalogueError
+        When a text is to be made of a column that the items lack.
     """
     count = len(catalogue) if limit is None else min(limit, len(catalogue))
     item_ids = catalogue.item_ids[:count]
     if modality in ("image", "audio"):
         cells = catalogue.column(modality)[:count]
         return _files(dict(zip(item_ids, cells, strict=True)), modality, workspace, workers, looked)
-    texts = dict(zip(item_ids, catalogue.titles if modality == "text" else item_ids, strict=False))
+    if modality == "text":
+        fields.check(catalogue, columns)
+    texts = dict(zip(item_ids, fields.texts(catalogue, columns) if modality == "text" else item_ids, strict=False))
     return Survey(
         present={item_id: Source(text, hash_text(text)) for item_id, text in texts.items() if text},
         absent=[item_id for item_id, text in texts.items() if not text],
@@ -109,7 +118,7 @@ def survey(
 
 
 def hash_text(text: str) -> str:
-    """The content hash of a title or id."""
+    """The content hash of a text or id."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 

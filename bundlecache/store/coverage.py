@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import fields
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..catalogue import Catalogue
     from . import Store, TableInfo
 
@@ -29,13 +33,11 @@ def coverage(store: Store, catalogue: Catalogue) -> list[dict[str, Any]]:
     """
     receipts = {receipt["table"]: receipt for receipt in store.receipts()}
     infos = store.tables()
-    current = {
-        info.modality: info.table for info in reversed(infos) if info.rows and not info.tokens
-    }  # the newest comes last here
+    current = {info.table for chosen in standing(infos).values() for info in chosen}
     rows = [
         {
             **_table(store, info, catalogue, receipts.get(info.table, {})),
-            "current": current.get(info.modality) == info.table,
+            "current": info.table in current,
         }
         for info in infos
     ]
@@ -48,10 +50,25 @@ def coverage(store: Store, catalogue: Catalogue) -> list[dict[str, Any]]:
     return rows
 
 
+def standing(infos: Sequence[TableInfo]) -> dict[str, list[TableInfo]]:
+    """Modality -> the tables that stand for it, of all (the newest of a modality first): those of the encoder that ran last.
+
+    They are several where it read several choices of fields: the newest table of each.
+    """
+    found: dict[str, list[TableInfo]] = {}
+    for info in infos:
+        if info.rows and not info.tokens:
+            chosen = found.setdefault(info.modality, [info])
+            alike = fields.split(info.spec)[0] == fields.split(chosen[0].spec)[0]
+            if alike and all(info.spec != other.spec for other in chosen):
+                chosen.append(info)
+    return found
+
+
 def _table(store: Store, info: TableInfo, catalogue: Catalogue, receipt: dict[str, Any]) -> dict[str, Any]:
     live = store.live_ids(info)
     failed = set(store.errors(info.table)["item_id"].to_pylist()) - live
-    source = catalogue.has_source(info.modality)  # [I]
+    source = catalogue.has_source(info.modality, fields.split(info.spec)[1])  # [I]
     row = np.array([item_id in live for item_id in catalogue.item_ids], bool)
     bad = np.array([item_id in failed for item_id in catalogue.item_ids], bool)
     waiting = int((source & ~row & ~bad).sum())

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
+from .coverage import standing
 from .matrices import matrix_folder
 from .place import folder_bytes
 from .tables import clean, locked, rewrite, storing
@@ -145,9 +146,8 @@ def choose(infos: Sequence[TableInfo], names: Sequence[str], *, old_encoders: bo
             raise StoreError(
                 f"There is no table and no encoder {name!r} in the store.", hint="bundlecache status --json names them"
             )
-    vectors = [info for info in infos if info.rows and not info.tokens]
-    current = {info.modality: info.table for info in reversed(vectors)}  # the newest comes last here
-    old = {info.table for info in vectors if old_encoders and current[info.modality] != info.table}
+    current = {info.table for chosen in standing(infos).values() for info in chosen}
+    old = {info.table for info in infos if old_encoders and info.rows and not info.tokens} - current
     return [info for info in infos if info.table in old or info.table in names or info.spec in names]
 
 
