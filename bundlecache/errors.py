@@ -8,6 +8,15 @@ its traceback.
 from __future__ import annotations
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number and what it counts, as sentences need it.
+
+    >>> counted(1, "item"), counted(2000, "item"), counted(0, "entry is", "entries are")
+    ('1 item', '2,000 items', '0 entries are')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 class BundlecacheError(Exception):
     """Something the user can mend: ``message`` says what, ``hint`` what to type next."""
 

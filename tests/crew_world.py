@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,14 @@ class Deadly(Toy):
         return super().encode(samples)
 
 
+class Slow(Toy):
+    """Takes a tenth of a second for a batch, and minutes for files that start with SLOW."""
+
+    def encode(self, samples: list[bytes]) -> np.ndarray:
+        time.sleep(300 if samples[0].startswith(b"SLOW") else 0.1)
+        return super().encode(samples)
+
+
 class Broken(Toy):
     def encode(self, samples: list[bytes]) -> np.ndarray:
         raise ValueError("no kernel image")
@@ -40,6 +49,10 @@ def toys(device: str) -> list[Toy]:
 
 def deadly(device: str) -> list[Toy]:
     return [Deadly()]
+
+
+def slow(device: str) -> list[Toy]:
+    return [Slow()]
 
 
 def broken(device: str) -> list[Toy]:

@@ -14,6 +14,7 @@ from encode_world import Shop
 from shop import make_shop
 from typer.testing import CliRunner, Result
 
+from bundlecache.encode import Progress
 from bundlecache.encode.processes import Processes
 from bundlecache.errors import BundlecacheError, EncoderError
 from bundlecache.store import Store
@@ -45,6 +46,23 @@ def test_a_process_that_dies_is_one_sentence_and_what_is_stored_stays(tmp_path: 
     with Processes(crew_world.deadly, ["cpu"], workers=1) as crew:
         (receipt,) = shop.run_all(*crew.encoders, crew=crew)
     assert (receipt.cached, receipt.encoded) == (before, 100 - before)
+
+
+def test_ctrl_c_waits_for_nobody_and_keeps_what_came_home(tmp_path: Path):
+    shop = Shop(tmp_path, 100)
+    for place in range(32, 100):  # the first part is 32 items
+        shop.put(f"item-{place}", f"SLOW {place}")
+
+    def interrupt(progress: Progress) -> None:
+        if progress.encoded:
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Processes(crew_world.slow, ["cpu"], workers=1) as crew:
+        shop.run_all(*crew.encoders, crew=crew, progress=interrupt)
+    assert time.monotonic() - began < 150
+    assert not multiprocessing.active_children()
+    assert len(shop.rows(crew_world.Slow())) == 32
 
 
 def test_a_broken_encoder_is_told_once_and_nothing_is_held_against_the_items(tmp_path: Path):

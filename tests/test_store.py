@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bundlecache.atomic import replacing
 from bundlecache.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.errors import EncoderError, StoreError
-from bundlecache.store import MODALITIES, Store, tables
+from bundlecache.store import MODALITIES, Store, tables, verify
 from bundlecache.store.tables import TableWriter
 from bundlecache.store.vectors import BATCH_ROWS, Identity, as_numpy, checksum, flaws
 
@@ -186,7 +187,7 @@ def test_a_damaged_vector_is_found_before_it_trains_anything(store: Store) -> No
     table = lancedb.connect(str(store.path)).open_table(PICTURES.table)
     table.update(where="item_id = 'item-2'", values={"vector": [9.0] * 6})
     for ask in (lambda: store.matrix(names(5), "image"), lambda: store.export(store.path / "out")):
-        with pytest.raises(StoreError, match=r"1 vectors of .* do not match their checksums"):
+        with pytest.raises(StoreError, match=r"1 row of .* did not pass the checksum"):
             ask()
 
 
@@ -212,7 +213,7 @@ def test_rows_that_another_program_doubled_are_noticed(store: Store) -> None:
     store.write(PICTURES, names(5), vectors(5))
     uri = str(store.path / f"{PICTURES.table}.lance")
     lance.write_dataset(lance.dataset(uri).to_table().slice(0, 1), uri, mode="append")
-    with pytest.raises(StoreError, match="1 items twice"):
+    with pytest.raises(StoreError, match="1 item twice"):
         store.write(PICTURES, names(6), vectors(6))
 
 
@@ -276,12 +277,19 @@ def test_tables_from_before_there_were_tokens_are_read_under_the_same_name(store
     old = PICTURES.schema.with_metadata({"bundlecache": json.dumps({**header, "format_version": 1})})
     store.write(PICTURES, names(2), vectors(2))
     rows = lancedb.connect(str(store.path)).open_table(PICTURES.table).to_arrow()
+    rows = rows.set_column(2, old.field("checksum"), pa.array(checksum(vectors(2))))  # of the vectors alone, then
     lancedb.connect(str(store.path)).drop_table(PICTURES.table)
     lance.write_dataset(rows.cast(old), str(store.path / f"{PICTURES.table}.lance"), schema=old)
     assert store.current("image").tokens == 0
     assert PICTURES.table.endswith("e836d714"), "tables that stand on somebody's disk keep their names"
-    assert store.write(PICTURES, names(3), vectors(3)).rows == 3
+    info = store.write(PICTURES, names(3), vectors(3))
+    assert info.rows == 3
     assert np.array_equal(store.matrix(names(3), "image").vectors, vectors(3))
+    assert not verify.verify(store, info, names(3))
+    lancedb.connect(str(store.path)).open_table(PICTURES.table).update(
+        where="item_id = 'item-2'", values={"vector": [9.0] * 6}
+    )
+    assert verify.verify(store, store.current("image")).item_ids == ["item-2"]
 
 
 def test_what_is_not_ours_or_not_whole_is_passed_over(store: Store) -> None:
@@ -434,6 +442,29 @@ def test_opening_a_store_of_some_tables_loads_no_model_library(store: Store, tmp
     )
     top = Path(__file__).parent.parent
     subprocess.run([sys.executable, "-c", code], check=True, cwd=top)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="rights of POSIX")
+def test_files_appear_with_the_rights_of_any_new_file_without_touching_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The umask is the whole process's: another thread's files would be open to all meanwhile."""
+    (tmp_path / "any").write_text("")
+    monkeypatch.delattr(os, "umask")
+    with replacing(tmp_path / "ours") as temporary:
+        temporary.write_text("")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_receipts_do_not_pile_up_and_a_table_keeps_its_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bundlecache.store.KEEP_RECEIPTS", 3)
+    other = Identity("image", "toy:other", "f", "p", "float16", 6)
+    store.write(other, names(2), vectors(2))
+    for count in range(1, 6):
+        store.write(PICTURES, names(count), vectors(count))
+    kept = sorted((store.path / "receipts").glob(f"*--{PICTURES.table}.json"))
+    assert [json.loads(path.read_text())["items"] for path in kept] == [3, 4, 5]
+    assert [receipt["table"] for receipt in store.receipts()] == [other.table, PICTURES.table]
 
 
 def test_a_damaged_receipt_is_passed_over(store: Store) -> None:

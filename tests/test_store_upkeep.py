@@ -62,13 +62,30 @@ def test_damaged_and_doubled_rows_are_named_taken_out_and_made_again(store: Stor
     damage = verify.verify(store, store.current("image"))
     assert sorted(damage.item_ids) == ["item-2", "item-30"]
     assert damage.doubled == ["item-0"]
-    assert "2 vectors are not what was written" in str(damage)
+    assert "2 rows are not what was written" in str(damage)
     verify.repair(store, store.current("image"), damage)
     info = store.current("image")
     assert info.rows == 37, "nothing that is sound is lost"
     assert not verify.verify(store, info)
     assert store.write(PICTURES, names(40), vectors(40)).rows == 40
     assert np.array_equal(store.matrix(names(40), "image").vectors, vectors(40))
+
+
+@pytest.mark.parametrize(("column", "named"), [("item_id", "item-2\x1b"), ("content_hash", "item-2")])
+def test_a_damaged_id_or_hash_is_found_too_and_leaves_no_phantom(store: Store, column: str, named: str) -> None:
+    """A flipped byte in an id makes a row of no item, beside an item without a row."""
+    store.write(PICTURES, names(40), vectors(40))
+    table = lancedb.connect(str(store.path)).open_table(PICTURES.table)
+    table.update(where="item_id = 'item-2'", values={column: "item-2\x1b"})
+    damage = verify.verify(store, store.current("image"))
+    assert damage.item_ids == [named]
+    with pytest.raises(StoreError, match=r"1 row of .* did not pass the checksum"):
+        store.matrix(names(40), "image")
+    verify.repair(store, store.current("image"), damage)
+    store.write(PICTURES, names(40), vectors(40))
+    info = store.current("image")
+    assert sorted(store.live_ids(info)) == sorted(names(40))
+    assert not verify.verify(store, info, names(40))
 
 
 def test_a_file_that_cannot_be_read_costs_its_own_rows_only(store: Store) -> None:

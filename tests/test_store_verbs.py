@@ -7,12 +7,13 @@ from pathlib import Path
 
 import lancedb
 import numpy as np
+import pyarrow as pa
 import pytest
 from test_cli import invoke, ok, typed
 
 from bundlecache import BundlecacheError
 from bundlecache.store import Store
-from bundlecache.store.vectors import checksum
+from bundlecache.store.vectors import checksum, keys
 from bundlecache.workspace import Workspace
 
 
@@ -56,7 +57,7 @@ def test_verify_names_damaged_items_and_repair_lets_encode_make_them_again(encod
     lancedb.connect(str(encoded.store)).open_table(info.table).update(
         where="item_id = 'item-03'", values={"vector": [9.0] * info.dim}
     )
-    assert "1 of 2 tables are damaged" in loud("verify", "--data", encoded.root).message
+    assert "Damaged: 1 of 2 tables." in loud("verify", "--data", encoded.root).message
     done = typed("verify", "--data", encoded.root)
     assert done.returncode == 1
     assert "item-03" in done.stderr
@@ -75,7 +76,9 @@ def test_verify_notices_vectors_that_the_encoder_would_not_give(encoded: Workspa
     info = store.current("text")
     rows = store.matrix(["item-03", "item-04"], "text").vectors
     table = lancedb.connect(str(encoded.store)).open_table(info.table)
-    values = {"vector": rows[1].astype(float).tolist(), "checksum": int(checksum(rows)[1])}
+    content = store.dataset(info).to_table(columns=["content_hash"], filter="item_id = 'item-03'")["content_hash"]
+    key = keys(pa.array(["item-03"]), content.combine_chunks())
+    values = {"vector": rows[1].astype(float).tolist(), "checksum": int((checksum(rows[1:]) + key)[0])}
     table.update(where="item_id = 'item-03'", values_sql={"checksum": f"CAST({values['checksum']} AS BIGINT UNSIGNED)"})
     table.update(where="item_id = 'item-03'", values={"vector": values["vector"]})
     error = loud("verify", "--data", encoded.root, "--sample", "100")
@@ -134,7 +137,7 @@ def test_imported_vectors_are_counted_and_used(encoded: Workspace, tmp_path: Pat
     args = ["import-vectors", tmp_path / "v.npy", "--modality", "image", "--name", "mine", "--data", encoded.root]
     result = invoke(*args)
     assert result.return_value == 3, "some rows are no vectors: partial success"
-    assert "2 rows are of no item of the catalogue" in result.output
+    assert "2 rows of no item of the catalogue left out" in result.output
     info = Store(encoded.store).current("image")
     assert (info.spec, info.rows, info.failed, info.dim) == ("import:mine", 23, 1, 8)
     assert "of one modality" in loud(*args[:3], "all", *args[4:]).message

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BundlecacheError, EncoderError, MediaError
+from ..errors import BundlecacheError, EncoderError, MediaError, counted
 from ..store.failures import Failure
 from ..store.vectors import as_stored, flaws
 
@@ -249,7 +249,7 @@ class Lane:
         if allowed is not None and self.misses > allowed:
             item_id, failure = next(iter((self.failed | self._doubted).items()))
             raise EncoderError(
-                f"{self.misses:,} items failed and {allowed:,} were allowed; the first was {item_id!r}: {failure.reason}.",
+                f"{counted(self.misses, 'item')} failed and {counted(allowed, 'was', 'were')} allowed; the first was {item_id!r}: {failure.reason}.",
                 hint="what was encoded is stored; bundlecache status --errors lists the failures",
             )
 

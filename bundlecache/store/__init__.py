@@ -5,7 +5,7 @@
     store/
       image--open-clip-ViT-B-16--1f0c2a9b.lance/   vectors, see vectors.py; lancedb.connect("store") opens it
       errors/<table>.parquet                       items that failed: item_id, stage, reason, content_hash
-      receipts/<time>--<table>.json                one per run
+      receipts/<time>--<table>.json                one per run, the newest 50 of a table
       matrices/<table>/<version>-<ids>/            vectors.npy and mask.npy, made once, memory-mapped
       hashes/<modality>.parquet                    content hash by path, size and time, to skip unread files
       locks/<table>.lock                           one writer at a time
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 MODALITIES = ("text", "image", "audio", "graph")
 STAMP = "%Y%m%dT%H%M%S.%fZ"  # of a run, in the name of its receipt
+KEEP_RECEIPTS = 50  # of a table
 
 
 @dataclass(frozen=True)
@@ -292,9 +293,15 @@ class Store:
         return path
 
     def end_run(self, run: Path, identity: Identity, figures: dict[str, Any]) -> None:
-        """Complete the note of :meth:`begin_run` with the run's figures."""
+        """Complete the note of :meth:`begin_run` with the run's figures, and drop the oldest of many."""
         started = datetime.fromisoformat(json.loads(run.read_text("utf-8"))["started"])
         self._note(run, identity, started, datetime.now(timezone.utc), figures)
+        for old in self._runs(identity.table)[:-KEEP_RECEIPTS]:
+            old.unlink(missing_ok=True)
+
+    def _runs(self, table: str) -> list[Path]:
+        """The receipts of a table, oldest first."""
+        return sorted((self.path / "receipts").glob(f"*Z--{table}.json"))
 
     def _note(
         self, path: Path, identity: Identity, started: datetime, finished: datetime | None, figures: dict[str, Any]
@@ -314,7 +321,7 @@ class Store:
             if identity is None:
                 return None  # a table of somebody else
             rows = dataset.count_rows(None if heads else "live")
-        runs = sorted((self.path / "receipts").glob(f"*Z--{name}.json"))
+        runs = self._runs(name)
         if runs:
             updated = datetime.strptime(runs[-1].name.partition("--")[0], STAMP).replace(tzinfo=timezone.utc)
         else:

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import StoreError
 from .tables import opening
 from .upkeep import PREFIX, tags
-from .vectors import BATCH_ROWS, Identity, as_numpy
+from .vectors import BATCH_ROWS, Identity, as_numpy, told
 
 if TYPE_CHECKING:
     from . import Store, TableInfo
@@ -118,10 +118,10 @@ def snapshot(store: Store, info: TableInfo, version: int | str | None = None) ->
     item_ids: list[str] = []
     sums, vectors = [np.zeros(0, np.uint64)], [np.zeros((0, identity.dim), identity.dtype)]
     with opening(dataset.uri):
-        columns = ["item_id", "checksum", "vector"]
+        columns = ["item_id", "content_hash", "checksum", "vector"]
         for batch in dataset.to_batches(columns=columns, filter="live", batch_size=identity.batch_rows):
             item_ids += batch["item_id"].to_pylist()
-            sums.append(batch["checksum"].to_numpy())
+            sums.append(told(batch, dataset.schema))
             rows = as_numpy(batch["vector"]).reshape(len(batch), -1, identity.dim)  # [n, t or 1, d]
             vectors.append(
                 rows.mean(axis=1, dtype=np.float32).astype(identity.dtype) if identity.tokens else rows[:, 0]

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import StoreError
+from ..errors import StoreError, counted
 from .vectors import Identity
 
 if TYPE_CHECKING:
@@ -66,13 +66,13 @@ def read(source: Path, catalogue: Catalogue, modality: str, name: str, ids: Path
         )
     if len(item_ids) != len(vectors):
         raise StoreError(
-            f"{source} holds {len(vectors):,} vectors, but there are {len(item_ids):,} item ids.",
+            f"{source} holds {counted(len(vectors), 'vector')}, against {counted(len(item_ids), 'item id')}.",
             hint="give the ids of these very rows: --ids FILE, one a line",
         )
     if doubled := len(item_ids) - len(set(item_ids)):
         first = next(item_id for item_id, count in Counter(item_ids).items() if count > 1)
         raise StoreError(
-            f"{source} has {len(item_ids):,} rows of {len(item_ids) - doubled:,} items; the first that stands twice is {first!r}.",
+            f"{source} has {len(item_ids):,} rows of {counted(len(item_ids) - doubled, 'item')}; the first that stands twice is {first!r}.",
             hint="leave one row an item",
         )
     if not item_ids:
@@ -81,7 +81,7 @@ def read(source: Path, catalogue: Catalogue, modality: str, name: str, ids: Path
     keep = [row for row, item_id in enumerate(item_ids) if item_id in known]
     if not keep:
         raise StoreError(
-            f"None of the {len(item_ids):,} ids of {source} is an item of the catalogue; they read "
+            f"None of the ids of {source} ({len(item_ids):,}) is an item of the catalogue; they read "
             f"{', '.join(map(repr, item_ids[:3]))}, the catalogue's {', '.join(map(repr, catalogue.item_ids[:3]))}.",
             hint="--ids FILE, with the catalogue's ids, one a line",
         )
@@ -113,7 +113,7 @@ def _read(source: Path, catalogue: Catalogue, modality: str, ids: Path | None) -
             mask = _npy(source / "mask.npy")
             if mask.shape != (len(vectors),):
                 raise StoreError(
-                    f"{source} holds {len(vectors):,} vectors, but its mask.npy has the shape {list(mask.shape)}."
+                    f"{source} holds {counted(len(vectors), 'vector')}, but its mask.npy has the shape {list(mask.shape)}."
                 )
             rows = np.flatnonzero(mask)
             return [item_ids[row] for row in rows.tolist()], vectors[rows]

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..atomic import replacing
-from ..errors import StoreError
+from ..errors import StoreError, counted
 from .tables import opening
-from .vectors import Identity, as_numpy, checksum
+from .vectors import Identity, as_numpy, checksum, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +54,7 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np
     Raises
     ------
     StoreError
-        When a row's checksum does not match its vector.
+        When a row does not match its checksum.
     """
     identity = _identity(dataset)
     row = _rows(dataset, item_ids)  # [I]
@@ -130,7 +130,7 @@ def export(dataset: Any, path: Path) -> None:
         metadata=identity.schema.metadata,
     )
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for vectors, batch in _checked(dataset, columns=("item_id", "content_hash", "live")):
+        for vectors, batch in _checked(dataset):
             live = batch["live"].to_numpy(zero_copy_only=False)
             flat = pa.array(vectors[live].astype(np.float32).reshape(-1))
             columns = [batch[name].filter(batch["live"]) for name in ("item_id", "content_hash")]
@@ -156,14 +156,14 @@ def export_npy(vectors: np.ndarray, mask: np.ndarray, item_ids: Sequence[str], f
         temporary.write_text("".join(f"{item_id}\n" for item_id in item_ids), "utf-8")
 
 
-def _checked(dataset: Any, columns: Sequence[str] = ()) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+def _checked(dataset: Any) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Rows [r, w] of batch after batch, in the order of the rows, each compared with its checksum."""
-    for batch in _batches(dataset, ["vector", "checksum", *columns]):
+    for batch in _batches(dataset, ["item_id", "content_hash", "checksum", "live", "vector"]):
         vectors = as_numpy(batch["vector"])
-        wrong = checksum(vectors) != batch["checksum"].to_numpy()
+        wrong = checksum(vectors) != told(batch, dataset.schema)
         if wrong.any():
             raise StoreError(
-                f"{int(wrong.sum()):,} vectors of {dataset.uri} do not match their checksums.",
+                f"{counted(int(wrong.sum()), 'row')} of {dataset.uri} did not pass the checksum.",
                 hint="bundlecache verify --repair takes them out, so that bundlecache encode makes them again",
             )
         yield vectors, batch

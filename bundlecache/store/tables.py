@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..errors import BundlecacheError, StoreError
+from ..errors import BundlecacheError, StoreError, counted
 from . import failures
 from .failures import Failure
 from .place import Place, refusal, unreachable
-from .vectors import Identity, as_numpy, checksum
+from .vectors import KEYS_COVERED, Identity, as_numpy, checksum, format_of, keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence, Set
@@ -142,13 +142,14 @@ class TableWriter:
         with opening(self.uri):
             self._opened = self.place.dataset(self.name)
             self._version = self._opened.version
+            self._keyed = format_of(self._opened.schema) >= KEYS_COVERED
             rows = self._opened.to_table(columns=["item_id", "content_hash"])
         self.content: dict[str, str] = dict(
             zip(rows["item_id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
         )
         if len(self.content) < len(rows):
             raise StoreError(
-                f"The table {self.name} holds {len(rows) - len(self.content):,} items twice; "
+                f"The table {self.name} holds {counted(len(rows) - len(self.content), 'item')} twice; "
                 "another program has written to it.",
                 hint="bundlecache verify --repair takes them out, so that bundlecache encode makes them again",
             )
@@ -195,10 +196,10 @@ class TableWriter:
         schema, size = self.identity.schema, self.identity.batch_rows
         for low in range(0, len(item_ids), size):
             part = vectors[low : low + size]
+            texts = [pa.array(column[low : low + size], pa.string()) for column in (item_ids, hashes)]
             columns = [
-                pa.array(item_ids[low : low + size], pa.string()),
-                pa.array(hashes[low : low + size], pa.string()),
-                pa.array(checksum(part)),
+                *texts,
+                pa.array(checksum(part) + keys(*texts) if self._keyed else checksum(part)),
                 pa.array(np.ones(len(part), bool)),
                 pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), self.identity.width),
             ]

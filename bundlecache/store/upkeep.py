@@ -16,7 +16,7 @@ from .coverage import standing
 from .matrices import matrix_folder
 from .place import folder_bytes
 from .tables import clean, locked, rewrite, storing
-from .vectors import Identity
+from .vectors import Identity, told
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -59,8 +59,8 @@ def moved(store: Store, info: TableInfo, version: int) -> int | None:
 
 
 def _sums(dataset: Any) -> set[tuple[str, int]]:
-    rows = dataset.to_table(columns=["item_id", "checksum"], filter="live")
-    return set(zip(rows["item_id"].to_pylist(), rows["checksum"].to_pylist(), strict=True))
+    rows = dataset.to_table(columns=["item_id", "content_hash", "checksum"], filter="live")
+    return set(zip(rows["item_id"].to_pylist(), told(rows, dataset.schema).tolist(), strict=True))
 
 
 def tags(store: Store, info: TableInfo) -> dict[str, int]:

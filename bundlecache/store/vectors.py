@@ -5,7 +5,7 @@ column         type                            meaning
 =============  ==============================  ====================================================
 item_id        string                          the key: one row per item
 content_hash   string                          blake2b of the bytes that were encoded
-checksum       uint64                          :func:`checksum` of the vector, checked when it is read
+checksum       uint64                          :func:`checksum` of the vector + :func:`keys`, checked when it is read
 live           bool                            false: the item has other content now, or none; row is kept
 vector         fixed_size_list<half|float>[w]  never null: items that failed stand in the errors file
 =============  ==============================  ====================================================
@@ -28,7 +28,8 @@ import pyarrow as pa
 
 from ..errors import EncoderError, StoreError
 
-FORMAT_VERSION = 2  # 2: tokens
+FORMAT_VERSION = 3  # 2: tokens; 3: a row's checksum covers its id and hash, before that the vector alone
+KEYS_COVERED = 3
 BATCH_ROWS = 8192  # Lance writes batches of this size several times as fast as one large chunk
 BATCH_BYTES = 16 << 20  # and token features take their memory by the batch
 MINIBLOCK_BYTES = 4093  # Lance refuses that encoding for wider rows
@@ -103,9 +104,9 @@ class Identity:
     @property
     def schema(self) -> pa.Schema:
         """The table's Arrow schema (see the head of this file)."""
-        # Hashes and ids do not compress, and trying costs a third of the write; miniblock halves a full scan.
+        # Vectors, hashes and ids do not compress, and trying costs half of the write; miniblock halves a full scan.
         plain = {"lance-encoding:compression": "none"}
-        layout = {"lance-encoding:structural-encoding": "miniblock"} if self.row_bytes <= MINIBLOCK_BYTES else plain
+        layout = {"lance-encoding:structural-encoding": "miniblock"} if self.row_bytes <= MINIBLOCK_BYTES else {}
         vector = pa.list_(pa.float16() if self.dtype == "float16" else pa.float32(), self.width)
         return pa.schema(
             [
@@ -113,7 +114,7 @@ class Identity:
                 pa.field("content_hash", pa.string(), nullable=False, metadata=plain),
                 pa.field("checksum", pa.uint64(), nullable=False),
                 pa.field("live", pa.bool_(), nullable=False),
-                pa.field("vector", vector, nullable=False, metadata=layout),
+                pa.field("vector", vector, nullable=False, metadata=plain | layout),
             ],
             metadata={"bundlecache": json.dumps({"format_version": FORMAT_VERSION, **asdict(self)})},
         )
@@ -151,6 +152,49 @@ def checksum(vectors: np.ndarray) -> np.ndarray:
     words = words.view(np.uint64)
     weights = np.arange(1, words.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) | np.uint64(1)
     return np.einsum("nw,w->n", words, weights)  # [n]
+
+
+def keys(item_ids: pa.Array, hashes: pa.Array) -> np.ndarray:
+    """What the texts of rows add to their checksums, uint64 [n]: a row whose id or hash was damaged is told as well.
+
+    >>> keys(pa.array(["ab", "a"]), pa.array(["c", "bc"])).tolist() == keys(pa.array(["a", "a"]), pa.array(["c", "bc"])).tolist()
+    False
+    """
+    return _texts(item_ids) * np.uint64(0xD6E8FEB86659FD93) + _texts(hashes) * np.uint64(0xA0761D6478BD642F)
+
+
+def _texts(column: pa.Array) -> np.ndarray:
+    """:func:`checksum` of strings and their lengths, uint64 [n], without making Python's of them."""
+    _, offsets, buffer = column.buffers()
+    starts = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    data = np.frombuffer(buffer or b"", np.uint8)
+    lengths = np.diff(starts)  # [n]
+    sums = np.zeros(len(column), np.uint64)
+    for length in np.unique(lengths).tolist():
+        rows = np.flatnonzero(lengths == length)
+        if len(rows) == len(column):  # hashes lie in one piece
+            texts = data[starts[0] : starts[-1]].reshape(len(rows), length)
+        else:
+            texts = data[starts[rows, None] + np.arange(length)]
+        sums[rows] = checksum(texts) + np.uint64(length)
+    return sums
+
+
+def told(rows: pa.RecordBatch | pa.Table, schema: pa.Schema) -> np.ndarray:
+    """The checksums uint64 [n] of the vectors alone, as rows with item_id, content_hash and checksum tell them.
+
+    ``schema`` is the table's: in tables of format 2 and older the checksum is the vector's alone.
+    """
+    if isinstance(rows, pa.Table):
+        rows = rows.combine_chunks()
+        return np.concatenate([np.zeros(0, np.uint64), *(told(batch, schema) for batch in rows.to_batches())])
+    sums = rows["checksum"].to_numpy()
+    return sums - keys(rows["item_id"], rows["content_hash"]) if format_of(schema) >= KEYS_COVERED else sums
+
+
+def format_of(schema: pa.Schema) -> int:
+    """The format version of one of our tables."""
+    return int(json.loads(schema.metadata[b"bundlecache"])["format_version"])
 
 
 def flaws(vectors: np.ndarray) -> dict[int, str]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import StoreError
+from ..errors import StoreError, counted
 from .matrices import load, matrix_folder
 from .tables import SAMPLE_ROWS, among, locked, opening, storing
-from .vectors import Identity, as_numpy, checksum
+from .vectors import Identity, as_numpy, checksum, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class Damage:
     Attributes
     ----------
     item_ids
-        Items whose vector is not what its checksum says.
+        Items whose row (vector, and but for tables of an old format id and hash) is not what its checksum says.
     doubled
         Items that stand in the table more than once, which no run of bundlecache writes.
     pieces, lost
@@ -53,9 +53,15 @@ class Damage:
     def __str__(self) -> str:
         """What is wrong, in words."""
         said = [
-            (self.item_ids, f"{len(self.item_ids):,} vectors are not what was written ({_few(self.item_ids)})"),
-            (self.doubled, f"{len(self.doubled):,} items stand there twice ({_few(self.doubled)})"),
-            (self.pieces, f"{self.lost:,} rows are in files that cannot be read"),
+            (
+                self.item_ids,
+                f"{counted(len(self.item_ids), 'row is', 'rows are')} not what was written ({_few(self.item_ids)})",
+            ),
+            (
+                self.doubled,
+                f"{counted(len(self.doubled), 'item stands', 'items stand')} there twice ({_few(self.doubled)})",
+            ),
+            (self.pieces, f"{counted(self.lost, 'row is', 'rows are')} in files that cannot be read"),
             (self.matrices, "the matrix that training reads differs from the rows"),
         ]
         return "; ".join(words for found, words in said if found) or "sound"
@@ -86,12 +92,12 @@ def verify(
         with suppress(StoreError), opening(dataset.uri):
             for batch in fragment.to_batches(columns=COLUMNS, batch_size=identity.batch_rows):
                 ids, _ = batch["item_id"].to_pylist(), batch["content_hash"].to_pylist()  # both must be text
-                told = batch["checksum"].to_numpy()
-                bad = checksum(as_numpy(batch["vector"])) != told
+                written = told(batch, dataset.schema)
+                bad = checksum(as_numpy(batch["vector"])) != written
                 wrong += [ids[row] for row in np.flatnonzero(bad)]
                 seen.update(ids)
                 live = batch["live"].to_numpy(zero_copy_only=False)
-                sums |= {ids[row]: int(told[row]) for row in np.flatnonzero(live)}
+                sums |= {ids[row]: int(written[row]) for row in np.flatnonzero(live)}
                 if progress is not None:
                     progress(len(seen), info.rows)
             continue
@@ -140,9 +146,9 @@ def _same(folder: Path, identity: Identity, item_ids: Sequence[str], sums: dict[
         return False
     if mask.tolist() != [item_id in sums for item_id in item_ids]:
         return False
-    told = np.array([sums.get(item_id, 0) for item_id in item_ids], np.uint64)  # a row of zeros has the checksum 0
+    wanted = np.array([sums.get(item_id, 0) for item_id in item_ids], np.uint64)  # a row of zeros has the checksum 0
     size = identity.batch_rows
     return all(
-        np.array_equal(checksum(vectors[low : low + size].reshape(-1, identity.width)), told[low : low + size])
+        np.array_equal(checksum(vectors[low : low + size].reshape(-1, identity.width)), wanted[low : low + size])
         for low in range(0, len(item_ids), size)
     )
