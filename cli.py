@@ -525,6 +525,7 @@ def evaluate(
     from bundlecache import bench
     from bundlecache import probes as leak_probes
     from bundlecache import questions as question_files
+    from bundlecache.atomic import make_folder
     from bundlecache.slices import Slicer
     from train import scoring
 
@@ -532,27 +533,22 @@ def evaluate(
     folder = workspace.run(run)
     wanted = question_sets or (_sets_of(workspace, catalogue, options) if options else _default_sets(workspace, "test"))
     sets = [question_files.load(workspace, catalogue, name) for name in wanted]
+    make_folder(folder / "results")
     model, matrices = _load_model(folder, workspace, catalogue, device)
     sources = simple.Sources(catalogue, matrices)
-    seat = _seat("Bundle-MLLM", model, batch_size)
+    how: dict[str, Any] = {"batch_size": batch_size, "permutations": permutations, "at_once": at_once}
+    seat = _seat("Bundle-MLLM", model, how)
     rankers = [*sources.rankers(*simple.REGISTRY), *simple.reranked(seat, sources)] if baselines else []
     known: dict[str, Any] = {
         "probes": leak_probes.all_probes(sources) if baselines else [],
         "leaks": bench.leaks_of(sources),
         "slicer": Slicer(catalogue),
+        "how": _without(("batch_size",), how),
     }
     results = []
     for asked in sets:
         with Bar(asked.name) as bar:
-            ladder = scoring.ladder(
-                model,
-                asked,
-                batch_size=batch_size,
-                ablation=ablation,
-                permutations=permutations,
-                at_once=at_once,
-                progress=bar.step,
-            )
+            ladder = scoring.ladder(model, asked, ablation=ablation, progress=bar.step, **how)
         seat.given[asked.sha256] = ladder.answers[seat.name]
         trained = {seat.name: _training_seconds(folder)}
         result = bench.compare(
@@ -602,6 +598,8 @@ def bench_(
         list[str] | None,
         typer.Option(help="Show groups of questions too: category, length, popularity, cold.", show_default=False),
     ] = None,
+    permutations: Permutations = 1,
+    at_once: AtOnce = None,
     batch_size: Annotated[int, typer.Option(help="Questions per forward of a model.", min=1)] = 32,
     device: Device = "auto",
     output: Annotated[
@@ -613,7 +611,7 @@ def bench_(
     from bundlecache import baselines, bench, full_catalogue, leaderboard
     from bundlecache import probes as leak_probes
     from bundlecache import questions as question_files
-    from bundlecache.errors import QuestionsError
+    from bundlecache.atomic import make_folder
     from bundlecache.slices import Slicer, chosen
 
     ways = chosen(by or ())
@@ -625,18 +623,18 @@ def bench_(
         wanted = _default_sets(workspace, "test")
     sets = [question_files.load(workspace, catalogue, name) for name in wanted]
     folders = [workspace.run(name) for name in runs or sorted(workspace.run_names())] if models else []
+    folder = output or workspace.root / "bench"
+    make_folder(folder)
     loaded = {folder: _load_model(folder, workspace, catalogue, device)[0] for folder in folders}
     sources = baselines.Sources(catalogue, _every_matrix(workspace, catalogue))
-    seats = {folder: _seat(_model_name(folder, folders), model, batch_size) for folder, model in loaded.items()}
+    how = {"batch_size": batch_size, "permutations": permutations, "at_once": at_once}
+    seats = {folder: _seat(_model_name(folder, folders), model, how) for folder, model in loaded.items()}
     reranked = [ranker for seat in seats.values() for ranker in baselines.reranked(seat, sources)]
     rankers, slicer = sources.rankers(*baselines.REGISTRY), Slicer(catalogue)
-    folder = output or workspace.root / "bench"
-    if full and history:
-        raise QuestionsError(
-            "A history joins questions of a few options, not --full.", hint="leave --full or --history out"
-        )
+    strangers = [seat for folder, seat in seats.items() if loaded[folder].histories is None]  # the others know the user
+    personal = _personal(sources, sets, [] if full else strangers, history)
     if full:
-        held = full_catalogue.HeldOut.of(sets, catalogue)
+        held = full_catalogue.HeldOut.of(sets, catalogue, personal[0].histories if personal else None)
         few = [
             full_catalogue.FirstFew(both.ranker, second, catalogue)
             for both in reranked
@@ -645,24 +643,25 @@ def bench_(
         if seats and not few:
             log.print("A language model answers by letters; without a learned ranker to rerank it is left out.")
         with Bar("bench") as bar:
-            ranked = full_catalogue.run(rankers, held, slicer, few, progress=bar.step)
+            ranked = full_catalogue.run([*rankers, *personal], held, slicer, few, progress=bar.step)
         path = full_catalogue.save(folder, ranked)
         if as_json:
             show({"path": str(path), "results": ranked}, as_json, [])
             return
         show_full(ranked)
         show_slices(ranked, ways, full_catalogue.MAIN, "Full catalogue")
-        out.print(f"All figures: [bold]{escape(str(path))}[/]; a table for spreadsheets in full.csv.", soft_wrap=True)
+        out.print(f"Page: [bold]{escape(str(path))}[/]; full.csv and full.json beside it.", soft_wrap=True)
         return
     with Bar("bench") as bar:
         results = bench.run(
             sets,
-            [*rankers, *reranked, *_personal(sources, sets, list(seats.values()), history)],
-            lambda asked: _answers_of(loaded, seats, asked, batch_size),
+            [*rankers, *reranked, *personal],
+            lambda asked: _answers_of(loaded, seats, asked, how),
             model=_model_name(_newest(workspace, folders), folders) if folders else None,
             probes=leak_probes.all_probes(sources),
             leaks=bench.leaks_of(sources),
             slicer=slicer,
+            how=_without(("batch_size",), how),
             progress=bar.step,
         )
     path = leaderboard.save(folder, results)
@@ -811,8 +810,7 @@ def merge(
     model, _ = _load_model(folder, workspace, catalogue, device)
     with Bar("merge"):
         paths = merging.merge(model, catalogue.item_ids, output)
-    rows = [{"file": str(path), "size_bytes": path.stat().st_size} for path in paths]
-    show(rows, as_json, rows, title=f"{folder.name} -> {output}")
+    _show_files(paths, as_json, f"{folder.name} -> {output}")
 
 
 @app.command(rich_help_panel="Models")
@@ -1099,8 +1097,7 @@ def export(
 
     workspace, catalogue = _open(data)
     paths = Store(workspace.store).export(output, layout, catalogue.item_ids)
-    rows = [{"file": str(path), "size_bytes": path.stat().st_size} for path in paths]
-    show(rows, as_json, rows, title="Exported")
+    _show_files(paths, as_json, "Exported")
 
 
 @app.callback(invoke_without_command=True)
@@ -1628,12 +1625,12 @@ def _model_name(folder: Path, folders: Sequence[Path]) -> str:
     return "Bundle-MLLM" if len(folders) == 1 else f"Bundle-MLLM ({folder.name})"
 
 
-def _seat(name: str, model: Any, batch_size: int) -> ByModel:
-    """A trained model as a ranker."""
+def _seat(name: str, model: Any, how: dict[str, Any]) -> ByModel:
+    """A trained model as a ranker; ``how`` it is asked is that of `train.scoring.score`."""
     from bundlecache.rankers import ByModel
     from train import scoring
 
-    return ByModel(name, lambda asked: scoring.score(model, asked, batch_size=batch_size))
+    return ByModel(name, lambda asked: scoring.score(model, asked, **how))
 
 
 def _personal(sources: Sources, sets: list[Questions], models: list[ByModel], latest: int) -> list[Personal]:
@@ -1652,7 +1649,9 @@ def _personal(sources: Sources, sets: list[Questions], models: list[ByModel], la
     ]
 
 
-def _answers_of(loaded: dict[Path, Any], seats: dict[Path, ByModel], asked: Any, batch_size: int) -> list[Any]:
+def _answers_of(
+    loaded: dict[Path, Any], seats: dict[Path, ByModel], asked: Questions, how: dict[str, Any]
+) -> list[Any]:
     """Every loaded model's answers, and those of its base as it was before training (zero-shot), as the bench takes them."""
     from bundlecache.bench import score
     from bundlecache.workspace import read_manifest
@@ -1661,7 +1660,7 @@ def _answers_of(loaded: dict[Path, Any], seats: dict[Path, ByModel], asked: Any,
     answers, seconds, trained = {}, {}, {}
     bases: set[str] = set()
     for folder, model in loaded.items():
-        ladder = scoring.ladder(model, asked, batch_size=batch_size, ablation=False)
+        ladder = scoring.ladder(model, asked, ablation=False, **how)
         first, name = next(iter(ladder.answers)), seats[folder].name
         seats[folder].given[asked.sha256] = ladder.answers[first]
         answers[name], seconds[name], trained[name] = (
@@ -1678,6 +1677,11 @@ def _answers_of(loaded: dict[Path, Any], seats: dict[Path, ByModel], asked: Any,
                 ladder.seconds["base model, untrained"],
             )
     return score([], asked, answers, seconds=seconds, training_seconds=trained)
+
+
+def _show_files(paths: Sequence[Path], as_json: bool, title: str) -> None:
+    rows = [{"file": str(path), "size_bytes": path.stat().st_size} for path in paths]
+    show(rows, as_json, rows, title=title)
 
 
 def _without(names: Sequence[str], row: dict[str, Any]) -> dict[str, Any]:

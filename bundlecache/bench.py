@@ -9,7 +9,10 @@ The results of a question set are one JSON file, ``runs/RUN/results/NAME.json``:
                     "on_top_of": {"name", "delta", "interval", "p"}}],
      "ablation":  [{"without", "hit@1", "hit@1_interval", "delta", "delta_interval"}],
      "attention": {"names", "items", "present", "weight", "even", "matrix", "residual"}, see `train.scoring.attention`
+     "how":       {"permutations": orders of its options in which models were asked a question,
+                   "at_once": options per forward},
      "model_answers": {"positions": [{"position", "n", "hit@1"}], "calibration": {"ece", "confidence", ...}},
+                  positions are those of the file, which say nothing of letters where several orders were asked
      "probes":    [{"name", "words", "hit@1", "hit@1_interval", "succeeds"}],
      "leaks":     ["..."],
      "slices":    the methods by category, length, popularity and cold or seen; see `slices`
@@ -87,6 +90,7 @@ def compare(
     probes: Sequence[Probe] = (),
     leaks: Sequence[str] = (),
     slicer: Slicer | None = None,
+    how: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score every method on ``questions`` and say how the model stands.
@@ -101,6 +105,8 @@ def compare(
         Name in ``answers`` -> what answering and training took; rankers are timed here, fitting included.
     probes, leaks, slicer
         See `probes.all_probes`, `leaks_of`, `slices.Slicer`.
+    how
+        What stands above as ``how``: the answers' own way, for the reader to know.
 
     Raises
     ------
@@ -110,7 +116,8 @@ def compare(
     answers, ablation = answers or {}, ablation or {}
     scored = score(rankers, questions, answers, seconds=seconds, training_seconds=training_seconds)
     model = next(iter(answers), None)
-    results = summarise([questions], [scored], model=model, probes=probes, leaks=leaks, slicer=slicer, seed=seed)
+    known: dict[str, Any] = {"probes": probes, "leaks": leaks, "slicer": slicer, "how": how, "seed": seed}
+    results = summarise([questions], [scored], model=model, **known)
     if model is not None:
         for name, answer in ablation.items():
             _check_shape(name, answer, questions)
@@ -155,6 +162,7 @@ def summarise(
     probes: Sequence[Probe] = (),
     leaks: Sequence[str] = (),
     slicer: Slicer | None = None,
+    how: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The results of several sets that differ by their seed, as of one: ``scored[s]`` are the methods on ``sets[s]``.
@@ -204,6 +212,7 @@ def summarise(
             "negatives": first.negatives,
         },
         "model": model,
+        "how": {"permutations": 1, "at_once": None, **(how or {})},
         "methods": rows,
         "ablation": [],
         "probes": probed,
@@ -226,6 +235,7 @@ def run(
     probes: Sequence[Probe] = (),
     leaks: Sequence[str] = (),
     slicer: Slicer | None = None,
+    how: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
@@ -233,6 +243,7 @@ def run(
 
     ``models(questions)`` gives the trained models' answers, ``model`` names the one others are compared with.
     """
+    known: dict[str, Any] = {"probes": probes, "leaks": leaks, "slicer": slicer, "how": how, "seed": seed}
     families: dict[str, list[Questions]] = {}
     for asked in sets:
         families.setdefault(family(asked.name), []).append(asked)
@@ -245,7 +256,7 @@ def run(
             scored.append([*models(asked), *score(rankers, asked)])
             done += 1
             progress(done, len(sets))
-        results.append(summarise(members, scored, model=model, probes=probes, leaks=leaks, slicer=slicer, seed=seed))
+        results.append(summarise(members, scored, model=model, **known))
     return results
 
 

@@ -8,14 +8,18 @@ a catalogue: it reranks the first few of a ranker that does (`FirstFew`).
 ``bench/full.json`` of a workspace::
 
     {"format_version": 1,
-     "held_out": {"sets", "sha256", "n_questions", "n_bundles", "n_items", "split", "cold"},
+     "held_out": {"sets", "sha256", "n_questions", "n_bundles", "n_items", "split", "cold",
+                  "history": items of the longest history that joins a query, "with_history": how many queries},
      "methods":  [{"name", "kind", "n", "recall@1" ... "recall@100", "ndcg@1" ... "ndcg@100", "mrr",
-                   and "..._interval" of each, "seconds"}],
+                   and "..._interval" of each, "seconds", "first": items that a model puts in order,
+                   "on_top_of": {"name", "delta", "interval"}}],
      "slices":   see `slices`,
      "verdict":  ["..."]}
 
 With one right item per question Recall@k is the share of questions whose item stands among the first k. Ties
 count by the average over their places; intervals are 95 % bootstraps over bundles. Methods stand best first by Recall@20.
+``on_top_of`` is, in pairs, what a user's history adds to the Recall@20 of the method that knows no user, and what another
+order of the first few adds to Recall@1. ``full.csv`` and ``full.html`` stand beside the file.
 """
 
 from __future__ import annotations
@@ -32,13 +36,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .atomic import replacing
+from .histories import Personal
 from .metrics import Places, intervals
 from .question_file import Questions, assemble
+from .verdict import chosen_on, personal, standing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .catalogue import Catalogue
+    from .histories import Histories
     from .rankers import Kind, Ranker
     from .slices import Slicer
 
@@ -52,7 +59,10 @@ FEW = 10  # items that a model reranks
 
 @dataclass(frozen=True)
 class HeldOut:
-    """q distinct (bundle, held-out item): ``partial`` holds the rest of each bundle, ``truth`` [q] the item's index."""
+    """q distinct (bundle, held-out item): ``partial`` holds the rest of each bundle, ``truth`` [q] the item's index.
+
+    ``history`` is what the bundle's user took elsewhere; empty where no method looks at that.
+    """
 
     sets: list[str]
     split: str
@@ -60,12 +70,13 @@ class HeldOut:
     partial: list[np.ndarray]
     truth: np.ndarray
     sha256: str
+    history: list[np.ndarray]
 
     def __len__(self) -> int:
         return len(self.bundle_ids)
 
     @classmethod
-    def of(cls, sets: Sequence[Questions], catalogue: Catalogue) -> HeldOut:
+    def of(cls, sets: Sequence[Questions], catalogue: Catalogue, histories: Histories | None = None) -> HeldOut:
         """What frozen questions ask about, each bundle and item once, whatever the options were."""
         found = {
             (bundle_id, int(options[truth])): partial
@@ -75,15 +86,21 @@ class HeldOut:
             )
         }
         ids, total = catalogue.item_ids, hashlib.sha256()
-        for (bundle_id, truth), partial in found.items():
-            total.update(json.dumps([bundle_id, [ids[i] for i in partial], ids[truth]]).encode())
+        for (bundle_id, item), given in found.items():
+            total.update(json.dumps([bundle_id, [ids[i] for i in given], ids[item]]).encode())
+        bundle_ids, partial = [bundle_id for bundle_id, _ in found], list(found.values())
+        truth = np.array([item for _, item in found], np.int64)
+        history = [np.zeros(0, np.int32)] * len(truth)
+        if histories is not None:
+            history = histories.besides(bundle_ids, partial, truth[:, None])
         return cls(
             sets=[asked.name for asked in sets],
             split=" and ".join(sorted({asked.split for asked in sets})),
-            bundle_ids=[bundle_id for bundle_id, _ in found],
-            partial=list(found.values()),
-            truth=np.array([truth for _, truth in found], np.int64),
+            bundle_ids=bundle_ids,
+            partial=partial,
+            truth=truth,
             sha256=total.hexdigest(),
+            history=history,
         )
 
     @property
@@ -99,12 +116,13 @@ class HeldOut:
     def chunks(self, n_items: int) -> Iterator[tuple[np.ndarray, Questions]]:
         """(rows [c], those questions with the whole catalogue as options): together all questions, each once.
 
-        The options of a question are all ``n_items`` items less its partial bundle, in the order of the catalogue;
-        questions whose partial bundles are equally long share a chunk.
+        The options of a question are all ``n_items`` items less its partial bundle and its history, for methods that
+        look at no history too: the truth never stands there, so an option that does would be known to be wrong. They
+        are in the order of the catalogue; questions that have equally many share a chunk.
         """
-        length = self.length
-        for size in np.unique(length).tolist():
-            rows = np.flatnonzero(length == size)
+        taken = [len(items) + len(history) for items, history in zip(self.partial, self.history, strict=True)]
+        for size in np.unique(taken).tolist():
+            rows = np.flatnonzero(np.array(taken) == size)
             step = max(1, CELLS // n_items)
             for part in (rows[low : low + step] for low in range(0, len(rows), step)):
                 yield part, self._among_all(part, n_items)
@@ -113,6 +131,7 @@ class HeldOut:
         kept = np.ones((len(rows), n_items), bool)
         for line, row in enumerate(rows.tolist()):
             kept[line, self.partial[row]] = False
+            kept[line, self.history[row]] = False
         options = np.nonzero(kept)[1].astype(np.int32).reshape(len(rows), -1)
         return Questions(
             name="full",
@@ -209,6 +228,9 @@ def run(
     catalogue = slicer.catalogue
     found = rank(rankers, held, len(catalogue), reranked, progress)
     kinds = {method.name: method.kind for method in rankers} | {method.name: method.kind for method in reranked}
+    under = {each.name: (each.on_top_of, MAIN) for each in rankers if isinstance(each, Personal)}
+    under |= {each.name: (each.first.name, "recall@1") for each in reranked}
+    few = {each.name: each.few for each in reranked}
     values = {name: figures(places) for name, (places, _) in found.items()}
     unit = held.unit
     rows = []
@@ -218,7 +240,15 @@ def run(
         row: dict[str, Any] = {"name": name, "kind": kinds[name], "n": len(held)}
         for figure, ends in zip(FIGURES, ranges, strict=True):
             row[figure], row[f"{figure}_interval"] = float(values[name][figure].mean()), ends
-        rows.append({**row, "seconds": round(seconds, 4)})
+        row["seconds"] = round(seconds, 4)
+        if name in few:
+            row["first"] = few[name]
+        below, figure = under.get(name, ("", ""))
+        if below in found:
+            gain = values[name][figure] - values[below][figure]  # [q]
+            (ends,) = intervals(np.bincount(unit, weights=gain)[:, None], np.bincount(unit), seed=seed).tolist()
+            row["on_top_of"] = {"name": below, "delta": float(gain.mean()), "interval": ends}
+        rows.append(row)
     rows.sort(key=lambda row: -row[MAIN])
     labels, names = slicer.labels(held.truth, held.length)
     told = {
@@ -229,6 +259,8 @@ def run(
         "n_items": len(catalogue),
         "split": held.split,
         "cold": float((labels["cold"] == names["cold"].index("cold")).mean()),
+        "history": max(map(len, held.history), default=0),
+        "with_history": sum(len(history) > 0 for history in held.history),
     }
     results = {"format_version": FORMAT_VERSION, "held_out": told, "methods": rows}
     results["slices"] = slicer.slices(held.truth, held.length, values, main=MAIN, unit=unit, seed=seed)
@@ -258,9 +290,21 @@ def sentences(results: dict[str, Any]) -> list[str]:
         f"{best['name']} puts {best[MAIN] * 100:.1f}% ({low * 100:.1f} to {high * 100:.1f}) of {held['n_questions']:,} held-out items "
         f"among its first 20 of {held['n_items']:,}; guessing puts {min(guess, 1) * 100:.1f}% there."
     ]
-    alike = [row["name"] for row in rows[1:] if row["kind"] != "chance" and row[f"{MAIN}_interval"][1] >= best[MAIN]]
+    alike = [
+        row["name"]
+        for row in rows[1:]
+        if row["kind"] != "chance" and "first" not in row and row[f"{MAIN}_interval"][1] >= best[MAIN]
+    ]
     if alike:
         out.append(f"Within its interval stand {'; '.join(alike)} too.")
+    out += [_reordered(row) for row in rows if "first" in row and "on_top_of" in row]
+    out += chosen_on(held["split"])
+    if held["with_history"]:
+        out.append(
+            f"In {held['with_history']:,} of the queries up to {held['history']} items that the bundle's user took elsewhere "
+            "join; for all methods these are then no options, so figures without histories differ."
+        )
+        out += personal(rows)
     if held["cold"] > 0:
         out.append(
             f"{held['cold'] * 100:.0f}% of the held-out items stand in no training bundle: whoever knows only what was bundled "
@@ -269,8 +313,22 @@ def sentences(results: dict[str, Any]) -> list[str]:
     return out
 
 
+def _reordered(row: dict[str, Any]) -> str:
+    """What a model makes of the first few that it is shown."""
+    name, delta, (low, high) = (row["on_top_of"][key] for key in ("name", "delta", "interval"))
+    change = {
+        "better": f"{delta * 100:.1f} points more often ({low * 100:.1f} to {high * 100:.1f})",
+        "worse": f"{-delta * 100:.1f} points less often ({-high * 100:.1f} to {-low * 100:.1f})",
+        "level": f"neither more nor less often, as far as can be told ({low * 100:+.1f} to {high * 100:+.1f} points)",
+    }[standing(row["on_top_of"]["interval"])]
+    model = row["name"].removesuffix(f", first {row['first']}")
+    return f"{model} puts the first {row['first']} of {name} into another order; the right item then stands first {change}."
+
+
 def save(folder: Path, results: dict[str, Any]) -> Path:
-    """Write ``full.json``, and ``full.csv`` with a row per method; gives the path of the first."""
+    """Write ``full.json``, ``full.csv`` with a row per method, and ``full.html``; gives the path of the page."""
+    from .report import boards
+
     names = ["name", "kind", "n", *(each for figure in FIGURES for each in (figure, f"{figure} low", f"{figure} high"))]
     text = io.StringIO()
     writer = csv.DictWriter(text, [*names, "seconds"], lineterminator="\n")
@@ -290,7 +348,7 @@ def save(folder: Path, results: dict[str, Any]) -> Path:
     ):
         with replacing(file) as temporary:
             temporary.write_text(content, "utf-8")
-    return path
+    return boards.write_full(folder, results)
 
 
 def _put(places: Places, rows: np.ndarray, found: Places) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .catalogue import Catalogue
 
 SMALL = 20  # questions; fewer are folded, or marked
+COMPARED = 4  # methods side by side: there is room for them in 80 columns
 WAYS = ("category", "length", "popularity", "cold")
 NAMELESS, REST = "no category", "other"
 Groups = dict[str, list[str]]  # way -> names in the order of tables
@@ -82,6 +83,26 @@ class Slicer:
             rows = [(name, np.flatnonzero(numbers[way] == g)) for g, name in enumerate(names[way])]
             out[way] = [_group(name, at, figures, main, unit[at], seed) for name, at in rows if len(at)]
         return out
+
+
+def leading(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The methods to look at by groups: models first, then the best of the others.
+
+    Those that put the first few of another method into a new order are left out: they find what it finds.
+    """
+    rows = [row for row in results["methods"] if "first" not in row]
+    return sorted(rows, key=lambda row: row["kind"] != "model")[:COMPARED]
+
+
+def ends(names: Sequence[str]) -> list[str]:
+    """The last two steps of every path, without the first step where all share it.
+
+    >>> ends(["Shop > Women > Shoes > Pumps", "Shop > Men", "Shop", "other"])
+    ['Shoes > Pumps', 'Men', 'Shop', 'other']
+    """
+    paths = [name.split(PATH) for name in names]
+    shared = len({path[0] for path in paths if len(path) > 1}) == 1
+    return [PATH.join((path[1:] if shared and len(path) > 1 else path)[-2:]) for path in paths]
 
 
 def chosen(ways: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import leaderboard
-from .negatives import PATH
+from .slices import ends, leading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")  # would steer the terminal
 LONGEST = 300  # characters of a cell
-COMPARED = 4  # methods side by side in 80 columns
 out = Console(emoji=False)  # ":bell:" in a title stays as it is
 log = Console(stderr=True, emoji=False)
 
@@ -119,23 +118,41 @@ def show_results(result: dict[str, Any]) -> None:
 
 
 def show_leaderboard(results: list[dict[str, Any]]) -> None:
-    """The bench's one table, and the verdict on each family of question sets."""
+    """The bench's table, in pieces of as many question sets as fit, and the verdict on each family of them."""
     names, table = leaderboard.headings(results), leaderboard.rows(results)
-    trained = any(row["training_seconds"] for row in table)
     rows = [
         {
             "method": row["method"],
             **{name: f"{row[name]:.3f}" if name in row else "-" for name in names},
             "seconds": f"{row['seconds']:.1f}",
-            **({"training": f"{row['training_seconds']:,.0f}" if row["training_seconds"] else ""} if trained else {}),
+            "training": f"{row['training_seconds']:,.0f}" if row["training_seconds"] else "",
         }
         for row in table
     ]
     widest = max(row[f"{name} ±"] for row in table for name in names if name in row)
-    show(None, False, rows, title=f"HitRate@1; 95% intervals of up to ±{widest:.3f} stand in the files")
+    title = f"HitRate@1; 95% intervals of up to ±{widest:.3f} stand in the files"
+    columns = [*names, "seconds", *(["training"] if any(row["training"] for row in rows) else [])]
+    longest = min(max(len(row["method"]) for row in rows), out.width // 2)
+    for piece in in_pieces(columns, out.width - longest):
+        show(None, False, rows, title=title, columns=["method", *piece])
+        title = "HitRate@1, on"
     for name, result in zip(names, results, strict=True):
         out.print(f"[bold]{escape(plain(name))}[/]: {result['questions']['n_questions']:,} questions", highlight=False)
         _say(result)
+
+
+def in_pieces(columns: Sequence[str], room: int) -> list[list[str]]:
+    """Headings in as many rows as it takes to give each its width and two spaces; one that is too long stands alone.
+
+    >>> in_pieces(["random10", "hard10", "nearest:image10", "seconds"], 30)
+    [['random10', 'hard10'], ['nearest:image10', 'seconds']]
+    """
+    pieces: list[list[str]] = [[]]
+    for column in columns:
+        if pieces[-1] and sum(len(each) + 2 for each in [*pieces[-1], column]) > room:
+            pieces.append([])
+        pieces[-1].append(column)
+    return pieces
 
 
 def show_full(result: dict[str, Any]) -> None:
@@ -159,10 +176,10 @@ def show_full(result: dict[str, Any]) -> None:
 
 def show_slices(result: dict[str, Any], ways: Sequence[str], main: str, title: str) -> None:
     """The leading methods' main figure by groups of questions: models first, then the best of the others."""
-    methods = sorted(result["methods"], key=lambda row: row["kind"] != "model")[:COMPARED]
+    methods = leading(result)
     for way in ways:
         rows = []
-        names = _ends([group["group"] for group in result["slices"][way]])
+        names = ends([group["group"] for group in result["slices"][way]])
         for name, group in zip(names, result["slices"][way], strict=True):
             of = {row["name"]: row for row in group["methods"]}
             cells = {row["name"]: _spread(of[row["name"]], main) for row in methods}
@@ -175,17 +192,6 @@ def show_slices(result: dict[str, Any], ways: Sequence[str], main: str, title: s
             )
         marked = "; * too few to say much" if any(group["small"] for group in result["slices"][way]) else ""
         show(None, False, rows, title=f"{title} by {way}: {main}{marked}")
-
-
-def _ends(names: Sequence[str]) -> list[str]:
-    """The last two steps of every path, without the first step where all share it.
-
-    >>> _ends(["Shop > Women > Shoes > Pumps", "Shop > Men", "Shop", "other"])
-    ['Shoes > Pumps', 'Men', 'Shop', 'other']
-    """
-    paths = [name.split(PATH) for name in names]
-    shared = len({path[0] for path in paths if len(path) > 1}) == 1
-    return [PATH.join((path[1:] if shared and len(path) > 1 else path)[-2:]) for path in paths]
 
 
 def _spread(row: dict[str, Any], figure: str) -> str:

@@ -15,7 +15,8 @@ SHORTCUTS = {
     "category overlap": "picking the option of the most similar category",
 }
 LEAK = "leaking graph"
-NAMES = {"image": "picture", "audio": "sound"}
+NAMES = {"image": "picture", "audio": "sound", "history": "user's history"}
+SPLITS = {"valid": "validation", "test": "test"}
 
 
 def sentences(results: dict[str, Any]) -> list[str]:
@@ -24,6 +25,7 @@ def sentences(results: dict[str, Any]) -> list[str]:
     by_name = {row["name"]: row for row in methods}
     model = by_name.get(results.get("model"))
     out = [_opening(results, model)] if model else [_no_model(results)]
+    out += chosen_on(results["questions"]["split"])
     if model is not None:
         cosines = [row for row in methods if is_single_cosine(row)]
         collaborative = [row for row in methods if row["kind"] == "collaborative"]
@@ -36,7 +38,26 @@ def sentences(results: dict[str, Any]) -> list[str]:
         if model["valid_ratio"] < 1:
             share = _percent(1 - model["valid_ratio"])
             out.append(f"In {share} of the questions the model's answer was no option letter; these count as misses.")
-    return out + _personal(methods) + _shortcuts(by_name, results) + _probes(results) + list(results.get("leaks", ()))
+    if (orders := permutations(results)) > 1 and any(row["kind"] == "model" for row in methods):
+        out.append(
+            f"Models were asked every question in {orders} orders of its options; their probabilities are averaged."
+        )
+    return out + personal(methods) + _shortcuts(by_name, results) + _probes(results) + list(results.get("leaks", ()))
+
+
+def permutations(results: dict[str, Any]) -> int:
+    """In how many orders of its options models were asked a question."""
+    return int(results.get("how", {}).get("permutations", 1))
+
+
+def chosen_on(split: str) -> list[str]:
+    """What figures on questions of ``split`` are not: a test, where weights were chosen on such questions."""
+    if "valid" not in split:
+        return []
+    return [
+        "These are validation questions: rankers that learn chose their weights on validation bundles, and trained models "
+        "the checkpoint that is kept, so their figures here are too high. Test questions tell what they are worth."
+    ]
 
 
 def near_a_leak(rows: list[dict[str, Any]], probes: list[dict[str, Any]], suspects: Sequence[str]) -> list[str]:
@@ -89,16 +110,16 @@ def worth(results: dict[str, Any]) -> list[str]:
 
 
 def ablated(row: dict[str, Any]) -> str:
-    """What the vectors of one modality are worth."""
-    low, high = row["delta_interval"]
-    vectors = f"Without the {NAMES.get(row['without'], row['without'])} vectors"
+    """What the vectors of one modality are worth, or the user's history."""
+    (low, high), told = row["delta_interval"], row["without"] == "history"
+    without = f"Without the {NAMES.get(row['without'], row['without'])}{'' if told else ' vectors'}"
     if high < 0:
-        return f"{vectors} it finds {_percent(row['hit@1'])}: they are worth {_points(-row['delta'])} {_range(-high, -low)}."
+        worth = f"{'it is' if told else 'they are'} worth {_points(-row['delta'])} {_range(-high, -low)}"
+        return f"{without} it finds {_percent(row['hit@1'])}: {worth}."
     if low > 0:
-        return (
-            f"{vectors} it finds {_percent(row['hit@1'])}: they do harm, {_points(row['delta'])} {_range(low, high)}."
-        )
-    return f"{vectors} nothing measurable changes: {_open(-high, -low)}."
+        harm = f"{'it does' if told else 'they do'} harm, {_points(row['delta'])} {_range(low, high)}"
+        return f"{without} it finds {_percent(row['hit@1'])}: {harm}."
+    return f"{without} nothing measurable changes: {_open(-high, -low)}."
 
 
 def is_single_cosine(row: dict[str, Any]) -> bool:
@@ -116,7 +137,7 @@ def _opening(results: dict[str, Any], model: dict[str, Any]) -> str:
     questions = results["questions"]
     return (
         f"{model['name']} finds the missing item at its first attempt in {_percent(model['hit@1'])} of "
-        f"{questions['n_questions']:,} {questions['split']} questions {_range(*model['hit@1_interval'])}; guessing finds "
+        f"{questions['n_questions']:,} {SPLITS.get(questions['split'], '')} questions {_range(*model['hit@1_interval'])}; guessing finds "
         f"{_percent(1 / questions['n_options'])}. Brackets hold 95% intervals."
     )
 
@@ -150,17 +171,18 @@ def _rung(row: dict[str, Any]) -> str:
 def _together(row: dict[str, Any]) -> str:
     """What the model adds to the ranker that it reranks."""
     base, delta, (low, high) = (row["on_top_of"][key] for key in ("name", "delta", "interval"))
+    model = row["name"].removesuffix(f" + {base}")
     adds = {
         "better": f"adds {_points(delta)} {_range(low, high)} to it",
         "worse": f"costs it {_points(-delta)} {_range(-high, -low)}",
         "level": "adds nothing that can be told from chance",
     }[standing(row["on_top_of"]["interval"])]
-    return f"Reranking what the {base} scores {adds}: together they find {_percent(row['hit@1'])}."
+    return f"Reranking what the {base} scores by {model} {adds}: together they find {_percent(row['hit@1'])}."
 
 
-def _personal(methods: list[dict[str, Any]]) -> list[str]:
+def personal(methods: list[dict[str, Any]]) -> list[str]:
     """What the history of a bundle's user adds to the methods that know no user."""
-    rows = [row["on_top_of"] for row in methods if row["kind"] == "personal"]
+    rows = [row["on_top_of"] for row in methods if row["kind"] == "personal" and "on_top_of" in row]
     said = {
         "better": (
             "adds to",

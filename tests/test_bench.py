@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 from test_questions import make
 
-from bundlecache import bench, leaderboard, questions
+from bundlecache import bench, leaderboard, questions, terminal
 from bundlecache.baselines import all_baselines
 from bundlecache.baselines.learned import Reranked
 from bundlecache.rankers import ByModel
@@ -108,7 +110,7 @@ def test_the_table_stands_on_disk_as_json_csv_and_a_page_that_escapes_names(tmp_
     page = path.read_text()
     assert "LLM &lt;b&gt;" in page
     assert "<b>" not in page
-    assert "http" not in page
+    assert not re.search(r"https?://", page)
     assert results[0]["worth"][0].replace("<b>", "&lt;b&gt;") in page
 
 
@@ -121,6 +123,39 @@ def test_rows_are_best_first_over_all_families_and_say_what_everything_took(sets
     assert [row["method"] for row in table] == ["b", "a"]
     assert table[0]["seconds"] == pytest.approx(0.2)
     assert 0 < table[0]["random10 ±"] < 0.2
+
+
+def test_what_weights_were_chosen_on_is_no_test_and_the_verdict_says_so(catalogue, sets):
+    asked = questions.freeze(catalogue, split="valid")
+    methods = [oracle(asked, 0.6, "LLM", kind="model"), oracle(asked, 0.2, "cosine text", seed=1)]
+    for model in ("LLM", None):
+        verdict = bench.summarise([asked], [methods], model=model)["verdict"]
+        assert verdict[1].startswith("These are validation questions")
+    test = bench.summarise(sets[:1], [[oracle(sets[0], 0.6)]])["verdict"]
+    assert not any("validation" in sentence for sentence in test)
+
+
+def test_in_how_many_orders_models_were_asked_stands_in_results_and_verdict(sets):
+    scored = [[oracle(sets[0], 0.6, "LLM", kind="model")]]
+    results = bench.summarise(sets[:1], scored, model="LLM", how={"permutations": 3})
+    assert results["how"] == {"permutations": 3, "at_once": None}
+    assert any("in 3 orders of its options" in sentence for sentence in results["verdict"])
+    assert not any("orders" in s for s in bench.summarise(sets[:1], scored, model="LLM")["verdict"])
+
+
+def test_seven_question_sets_are_read_in_80_columns(sets, capsys, monkeypatch):
+    kinds = ("random", "hard", "same-category", "popularity-matched", "nearest:image", "co-occurring", "alike")
+    named = [dataclasses.replace(sets[0], name=f"test-{kind}-10", negatives=kind) for kind in kinds]
+    methods = [oracle(sets[0], 0.6, "cosine open_clip:ViT-B-16-SigLIP/webli"), oracle(sets[0], 0.3, "popularity")]
+    results = bench.run(named, [], lambda _: methods)
+    monkeypatch.setattr(terminal, "out", Console(width=80))
+    terminal.show_leaderboard(results)
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line.split() for line in lines if line.startswith(" method")]
+    assert [word for head in heads for word in head[1:]] == [*leaderboard.headings(results), "seconds"]
+    rows = [line.split()[1:] for line in lines if line.startswith(" popularity")]
+    assert [len(row) + 1 for row in rows] == [len(head) for head in heads]
+    assert all(re.fullmatch(r"\d\.\d+", figure) for row in rows for figure in row)
 
 
 def test_positions_and_calibration_of_the_model_stand_in_its_results(sets):

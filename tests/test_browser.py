@@ -5,10 +5,15 @@ Without Chromium these tests are skipped; what a page says is tested in test_rep
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from browser import browser, find, tab
+from test_questions import make
 from test_report import attend, compared, finish, rewrite_items, second, written
 
+from bundlecache import bench, full_catalogue, leaderboard, questions
+from bundlecache.rankers import ByItem
+from bundlecache.slices import Slicer
 from bundlecache.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium here: apt-get install chromium")
@@ -29,6 +34,20 @@ def pages(tmp_path_factory):
     second(workspace, LONG, seed=8, recipe={"lora": {"rank": 2}})
     written(workspace, folder)
     return {"run": folder / "report.html", "two runs": compared(workspace, b=LONG)[0]}
+
+
+@pytest.fixture(scope="module")
+def boards(tmp_path_factory):
+    """The two pages of the bench, with more question sets than a phone has room for."""
+    shop, folder = make(), tmp_path_factory.mktemp("bench")
+    sets = [questions.freeze(shop, split="test", n_options=n) for n in (5, 10, 20, 50)]
+    n = len(shop)
+    rankers = [ByItem("by row", "content", lambda: -np.arange(n)), ByItem(LONG, "collaborative", lambda: np.ones(n))]
+    full = full_catalogue.run(rankers, full_catalogue.HeldOut.of(sets, shop), Slicer(shop))
+    return [
+        leaderboard.save(folder, bench.run(sets, rankers, slicer=Slicer(shop))),
+        full_catalogue.save(folder, full),
+    ]
 
 
 def long(title):
@@ -62,6 +81,20 @@ def test_nothing_is_wider_than_the_screen_and_all_text_can_be_read(page, pages, 
     assert [row for row in page.run(READABLE) if row[1] < CONTRAST] == []
     ground = page.run("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, ground.removeprefix("rgb(").rstrip(")").split(","))) < 200) == (theme == "dark")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_the_pages_of_the_bench_fit_the_screen_and_link_to_each_other(page, boards, width, theme):
+    page.look(width, theme)
+    page.open(boards[0])
+    for other in boards[::-1]:
+        page.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        assert page.run("document.documentElement.scrollWidth") == page.run("innerWidth") == width
+        assert page.run(OUTSIDE) == []
+        assert [row for row in page.run(READABLE) if row[1] < CONTRAST] == []
+        page.click("nav a")
+        page.wait(f"location.pathname.endsWith({other.name!r}) && document.readyState === 'complete'")
 
 
 def visible(page):

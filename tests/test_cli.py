@@ -96,13 +96,40 @@ def test_bench_full_ranks_the_whole_catalogue_where_the_model_reranks_and_by_sho
     )
     assert made["held_out"]["n_items"] == 24
     assert rows["Bundle-MLLM, first 10"]["recall@10"] == pytest.approx(rows["learned ranker"]["recall@10"])
-    assert {path.name for path in tmp_path.iterdir()} == {"full.json", "full.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"full.json", "full.csv", "full.html"}
     told = ok(
         "bench", "--no-models", "--by", "cold", "--by", "length", "--data", trained.root, "--out", tmp_path
     ).stdout
     assert "by cold: hit@1" in told
     assert "by length: hit@1" in told
     assert "category, length, popularity, cold" in str(invoke("bench", "--by", "hue", "--data", trained.root).exception)
+
+
+def test_bench_asks_in_several_orders_and_full_with_a_history_takes_it_out_of_the_options(
+    trained: Workspace, tmp_path: Path
+):
+    how = ["bench", "--data", trained.root, "--out", tmp_path, "--json"]
+    asked = [*how, "--questions", "test-random10"]
+    made = json.loads(ok(*asked, "--permutations", "2", "--at-once", "4").stdout)["results"][0]
+    assert made["how"] == {"permutations": 2, "at_once": 4}
+    model = next(row for row in made["methods"] if row["name"] == "Bundle-MLLM")
+    answered = ok("evaluate", "--data", trained.root, "--json", "--permutations", "2", "--at-once", "4").stdout
+    same = next(r for r in json.loads(answered) if r["questions"]["name"] == "test-random10")
+    assert same["how"] == made["how"]
+    assert model["hit@1"] == next(row for row in same["methods"] if row["name"] == "Bundle-MLLM")["hit@1"]
+    full = json.loads(ok(*asked, "--full", "--history", "3").stdout)["results"]
+    assert full["held_out"]["history"] == 3
+    assert {"learned ranker + history", "Bundle-MLLM, first 10"} <= {row["name"] for row in full["methods"]}
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_any_model_is_read(trained: Workspace, tmp_path: Path):
+    root = shutil.copytree(trained.root, tmp_path / "shop")
+    shutil.rmtree(root / "runs" / "first" / "results", ignore_errors=True)
+    (root / "runs" / "first" / "fusion.safetensors").write_bytes(b"damaged")  # would be the error of reading it
+    for folder, verb in ((root / "runs" / "first" / "results", ["evaluate"]), (tmp_path / "out", ["bench"])):
+        folder.write_text("in the way")
+        place = ["--out", folder] if verb == ["bench"] else []
+        assert "cannot be written" in str(invoke(*verb, "--data", root, *place).exception)
 
 
 def test_questions_go_out_as_lines_and_come_back_the_same(trained: Workspace, tmp_path: Path):

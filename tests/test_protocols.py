@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from test_baselines import FITTED, catalogue
 from test_questions import make
+from test_report import Page
 
-from bundlecache import bench, full_catalogue, questions, slices
+from bundlecache import bench, full_catalogue, leaderboard, questions, slices
 from bundlecache.baselines import all_baselines
 from bundlecache.catalogue import Interactions
 from bundlecache.errors import QuestionsError
@@ -184,13 +185,41 @@ def test_the_same_run_twice_gives_the_same_file_and_the_csv_holds_its_figures(sh
             row["seconds"] = 0.0
         return results
 
-    path = full_catalogue.save(tmp_path, made())
-    assert json.loads(path.read_text()) == json.loads(json.dumps(made()))
-    head, line = path.with_suffix(".csv").read_text().splitlines()
+    page = full_catalogue.save(tmp_path, made())
+    assert json.loads(page.with_suffix(".json").read_text()) == json.loads(json.dumps(made()))
+    head, line = page.with_suffix(".csv").read_text().splitlines()
     cells = dict(zip(head.split(","), line.split(","), strict=True))
     row = made()["methods"][0]
     assert float(cells["recall@20"]) == pytest.approx(row["recall@20"], abs=1e-6)
     assert float(cells["mrr low"]) == pytest.approx(row["mrr_interval"][0], abs=1e-6)
+
+
+def test_the_page_shows_every_figure_with_its_interval_and_is_linked_with_the_bench_where_both_exist(
+    shop, held, sets, tmp_path
+):
+    n = len(shop)
+    rankers = [ByItem("by row", "content", lambda: -np.arange(n)), ByItem("<b>", "chance", lambda: np.zeros(n))]
+    few = FirstFew(rankers[0], dataclasses.replace(rankers[0], name="model", kind="model"), shop)
+    results = full_catalogue.run(rankers, held, Slicer(shop), [few])
+    page = full_catalogue.save(tmp_path, results)
+    text = page.read_text("utf-8")
+    shown = Page(text)
+    assert shown.open == shown.crooked == []
+    assert "<b>" not in text
+    for row in results["methods"]:
+        assert row["name"] in shown.text
+        for figure in full_catalogue.FIGURES:
+            low, high = row[f"{figure}_interval"]
+            assert f"{row[figure]:.3f} {low:.3f}\u2013{high:.3f}" in shown.text
+    assert all(sentence in shown.text for sentence in results["verdict"])
+    for group in results["slices"]["popularity"]:
+        assert f" {group['group']} " in shown.text
+    assert "<nav hidden>" in text
+    board = leaderboard.save(tmp_path, bench.run(sets[:1], rankers))
+    for one, other in ((page, board), (board, page)):
+        assert f'<nav><a href="{other.name}">' in one.read_text("utf-8")
+    full_catalogue.save(tmp_path, results)
+    assert f'<nav><a href="{board.name}">' in page.read_text("utf-8")
 
 
 # --- groups of questions -------------------------------------------------------------------------------
@@ -337,6 +366,31 @@ def test_a_history_is_worth_what_it_tells_and_bundles_alone_leave_none():
     alone = Personal(parity, Histories(nothing, 5), lambda: [valid])
     right = (bench.hits(method.scores(asked), asked.truth).mean() for method in (alone, parity))
     assert next(right) == pytest.approx(next(right))
+
+
+def test_among_the_whole_catalogue_a_history_is_no_option_and_is_worth_what_it_tells():
+    shop = personal_shop()
+    parity = ByVector("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
+    asked, valid = (questions.freeze(shop, split=part, n_options=4) for part in ("test", "valid"))
+    method = Personal(parity, Histories(shop, 5), lambda: [valid])
+    held = HeldOut.of([asked], shop, method.histories)
+    seen = []
+    for rows, chunk in held.chunks(len(shop)):
+        for row, options, truth in zip(rows, chunk.options, chunk.truth, strict=True):
+            assert options[truth] == held.truth[row]
+            assert not {*options} & {*held.partial[row], *held.history[row]}
+            assert len(options) + len(held.partial[row]) + 5 == len(shop)
+        seen += ([h.tolist() for h in method.histories.of(chunk)] == [held.history[row].tolist() for row in rows],)
+    assert all(seen)
+    results = full_catalogue.run([parity, method], held, Slicer(shop))
+    rows = {row["name"]: row for row in results["methods"]}
+    told = rows["parity + history"]["on_top_of"]
+    assert told["name"] == "parity"
+    assert told["delta"] == pytest.approx(rows["parity + history"]["recall@20"] - rows["parity"]["recall@20"])
+    assert told["interval"][0] > 0
+    assert rows["parity + history"]["recall@100"] == pytest.approx(1.0, abs=0.03)
+    assert any("elsewhere adds to parity (" in sentence for sentence in results["verdict"])
+    assert any("In 100 of the queries up to 5 items" in sentence for sentence in results["verdict"])
 
 
 def test_a_history_that_tells_nothing_gets_next_to_no_weight():

@@ -16,7 +16,7 @@ from .. import bench
 from ..atomic import replacing
 from ..errors import CheckpointError
 from ..metrics import calibration
-from ..verdict import NAMES, ablated, standing
+from ..verdict import NAMES, ablated, permutations, standing
 from ..workspace import read_manifest
 from . import answered as answers
 from . import comparison
@@ -56,7 +56,7 @@ def write(workspace: Workspace, run: Path, catalogue: Catalogue, out: Path | Non
     CheckpointError
         When the run is not finished, or one of its files is damaged.
     """
-    return _render("report.html.j2", context(workspace, run, catalogue), out or run / "report.html")
+    return render("report.html.j2", context(workspace, run, catalogue), out or run / "report.html")
 
 
 def write_comparison(
@@ -72,7 +72,7 @@ def write_comparison(
         When one of them is not finished, or one of their files is damaged.
     """
     compared = comparison.compare(workspace, run, against, catalogue)
-    path = _render("comparison.html.j2", compared | {"made": _now()}, out or run / f"against-{against.name}.html")
+    path = render("comparison.html.j2", compared | {"made": _now()}, out or run / f"against-{against.name}.html")
     return path, [each["sentence"] for each in compared["sets"]]
 
 
@@ -135,7 +135,8 @@ def seconds(value: float | None) -> str:
     return "<0.01\u202fs"
 
 
-def _render(template: str, values: dict[str, Any], path: Path) -> Path:
+def render(template: str, values: dict[str, Any], path: Path) -> Path:
+    """Write a page of this package; a value that the template asks for and that is not there is an error."""
     import jinja2
 
     page = jinja2.Environment(
@@ -180,18 +181,17 @@ def _headline(main: dict[str, Any] | None) -> dict[str, Any] | None:
 def _question_set(result: dict[str, Any]) -> dict[str, Any]:
     """A results file with the bars' geometry: percent of the axis, which ends at a round number."""
     chance = 1 / result["questions"]["n_options"]
-    tops = [chance, *(row["hit@1_interval"][1] for row in [*result["methods"], *result["ablation"]])]
-    end = min(1.0, (int(max(tops) * 10) + 1) / 10)
+    end = axis_end([chance, *(row["hit@1_interval"][1] for row in [*result["methods"], *result["ablation"]])])
     rows = []
     for row in result["methods"]:
         versus = row.get("versus_model")
         mark = {"better": "below", "worse": "above", "level": "level"}[standing(versus["interval"])] if versus else ""
-        rows.append({**row, "bar": _bar(row["hit@1"], row["hit@1_interval"], end), "mark": mark})
+        rows.append({**row, "bar": bar(row["hit@1"], row["hit@1_interval"], end), "mark": mark})
     full = next((row for row in rows if row["name"] == result.get("model")), None)
     ablation = [
         {
             **row,
-            "bar": _bar(row["hit@1"], row["hit@1_interval"], end),
+            "bar": bar(row["hit@1"], row["hit@1_interval"], end),
             "name": NAMES.get(row["without"], row["without"]),
         }
         for row in result["ablation"]
@@ -215,10 +215,10 @@ def _reliability(main: dict[str, Any] | None, answered: Answered | None, catalog
         return {"reliability": None, "trust": None, "breakdowns": []}
     calibrated = vars(calibration(answered.probabilities, answered.truth))
     chart = diagram(*(calibrated[part] for part in ("confidence", "accuracy", "count")))
-    ways = breakdowns(answered, catalogue)
+    ways = breakdowns(answered, catalogue, permutations(main))
     rivals(ways, main)
     for way in ways:
-        way["rows"] = [{**row, "bar": _bar(row["hit@1"], row["hit@1_interval"], 1.0)} for row in way["rows"]]
+        way["rows"] = [{**row, "bar": bar(row["hit@1"], row["hit@1_interval"], 1.0)} for row in way["rows"]]
     return {
         "reliability": {**rate(answered.right), "chance": 1 / main["questions"]["n_options"]},
         "trust": {**trust(calibrated), "chart": chart},
@@ -250,7 +250,17 @@ def _siblings(workspace: Workspace, run: Path, manifest: dict[str, Any], main: d
     return found
 
 
-def _bar(value: float, interval: Sequence[float], end: float) -> dict[str, float]:
+def axis_end(tops: Sequence[float]) -> float:
+    """The round number above all rates ``tops``, 1 at most.
+
+    >>> axis_end([0.1, 0.43]), axis_end([0.99])
+    (0.5, 1.0)
+    """
+    return min(1.0, (int(max(tops) * 10) + 1) / 10)
+
+
+def bar(value: float, interval: Sequence[float], end: float) -> dict[str, float]:
+    """A bar and its whiskers on an axis from 0 to ``end``, in percent of the axis."""
     at = partial(round, ndigits=2)
     return {"value": at(value / end * 100), "low": at(interval[0] / end * 100), "high": at(interval[1] / end * 100)}
 

@@ -113,6 +113,18 @@ def diagram(confidence: Sequence[float], accuracy: Sequence[float], count: Seque
     )
 
 
+def curves(
+    title: str, depths: Sequence[int], lines: Sequence[tuple[Sequence[float], str]], *, percent: bool = False
+) -> Drawing | None:
+    """Figures over ``depths`` such as 1, 5, 10, 20, 50, 100, equally far apart; ``lines`` are (figures, style)."""
+    places = range(len(depths))
+    drawn = draw(title, [Line(places, values, style) for values, style in lines], percent=percent, floor=0.0)
+    if drawn is None:
+        return None
+    step = (WIDTH - LEFT - RIGHT) / max(len(depths) - 1, 1)
+    return replace(drawn, x_ticks=[Tick(round(LEFT + x * step, 1), str(depths[x])) for x in places])
+
+
 def wilson(rate: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """The 95 % interval of a rate that was seen in ``n`` answers; it stays within 0..1 and has a width at 0 and 1.
 

@@ -15,7 +15,7 @@ from .. import bench
 from ..errors import BundlecacheError, RecipeError
 from ..metrics import evaluate, hits, mcnemar, paired_difference, reciprocal_ranks
 from ..recipes import describe
-from ..verdict import NAMES, standing
+from ..verdict import NAMES, permutations, standing
 from ..workspace import read_manifest
 from . import answered as answers
 from .gallery import Media, card
@@ -163,9 +163,12 @@ def _set(
     catalogue: Catalogue,
     media: Media,
 ) -> dict[str, Any]:
-    figures = paired(a, b)
+    figures, orders = paired(a, b), [permutations(each) for each in (left, right)]
+    said = sentence(*names, figures)
+    if orders[0] != orders[1]:
+        said += f" {names[0]} was asked every question in {orders[0]} orders of its options, {names[1]} in {orders[1]}."
     groups = []
-    for way in breakdowns(a, catalogue):
+    for way in breakdowns(a, catalogue, max(orders)):
         rows = []
         for row in way["rows"]:
             members = way["group"] == row["place"]
@@ -177,7 +180,7 @@ def _set(
     return {
         "questions": left["questions"],
         "figures": figures,
-        "sentence": sentence(*names, figures),
+        "sentence": said,
         "groups": groups,
         "hidden": _hidden(left, right),
         "attention": [
