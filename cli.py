@@ -325,6 +325,13 @@ def questions(
             f"--difficulty {difficulty:g} turns none of the negatives {' and '.join(negatives or NEGATIVES)}.",
             hint="--negatives same-category, or another kind that has a dial",
         )
+    if files and (negatives or (options, difficulty, seed) != (OPTIONS, 1, 0)):
+        raise BundlecacheError(
+            "FILEs are taken over as they are; --options, --negatives, --difficulty and --seed draw others.",
+            hint=f"bundlecache questions {shlex.join(map(str, files))}",
+        )
+    if skip_broken and not files:
+        raise BundlecacheError("--skip-broken is for questions of a FILE, and none was given.", hint="name the FILE")
     _say_leaks(catalogue)
     if export_to is not None:
         rows = _export_questions(workspace, catalogue, export_to)
@@ -364,7 +371,10 @@ def candidates(
     ] = 0.99,
     max_memory: Annotated[
         str | None,
-        typer.Option(help="For the index, e.g. 8GB; half of this machine's if left out.", show_default=False),
+        typer.Option(
+            help="For the index, e.g. 8GB; half of this machine's, or what a GPU has free, if left out.",
+            show_default=False,
+        ),
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the index again that is kept.")] = False,
     device: Device = "auto",
@@ -386,7 +396,8 @@ def candidates(
             workspace,
             catalogue,
             matrices,
-            kind="flat" if where else index,  # what a filter leaves is scanned exactly, whatever is kept
+            # What a filter leaves is scanned exactly, whatever is kept.
+            kind="flat" if where and index in ("auto", *ann.KINDS) else index,
             weights=_weights(weight),
             metric=metric.replace("-", " "),
             memory=0 if where else ann.parse_bytes(max_memory) if max_memory else None,

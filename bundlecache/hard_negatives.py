@@ -124,6 +124,10 @@ class HardNegatives:
             return _AsPopular(self._pools, self._pool_of, self.cells.popularity)
         if kind == "co-occurring":
             return _Together(self._pools, self._pool_of, _baskets(catalogue))
+        if kind in negatives.KINDS:
+            raise QuestionsError(
+                f"The negatives {kind} are not joined with others: they have no dial.", hint=f"--negatives {kind}"
+            )
         raise QuestionsError(
             f"There are no negatives {kind!r}; there are {', '.join((*negatives.KINDS, *KINDS))}, "
             "and the last four joined by +.",
@@ -280,7 +284,9 @@ def _named(matrices: Mapping[str, Matrix], name: str) -> Matrix:
     if found is None:
         raise QuestionsError(
             f"The nearest items by {name!r} need its vectors, but there are those of {', '.join(matrices) or 'nothing'}.",
-            hint=f"bundlecache encode --modality {name if name in MODALITIES else 'all'}",
+            hint=f"bundlecache encode --modality {name}"
+            if name in MODALITIES or not matrices
+            else f"--negatives nearest:{next(iter(matrices))}",
         )
     return found
 

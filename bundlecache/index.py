@@ -150,7 +150,7 @@ class Index:
         report = self.report
         return (
             f"{self.kind}, recall@20 {report['recall@20']:.3f} of exact on {report['queries']} held-out queries, "
-            f"{report['faster']:.1f}x its speed" + (" on the CPU" if report["device"] == "gpu" else "")
+            f"{report['faster']:.2g}x its speed" + (" on the CPU" if report["device"] == "gpu" else "")
         )
 
     def query(self, partials: Sequence[np.ndarray]) -> np.ndarray:

@@ -8,8 +8,8 @@ JSON Lines, several lists    ``{"bundle", "query", "gt", "cand": {"random10": [.
 ``bi_{valid,test}_cansN.txt``  the public Bundle-MLLM code's: ``[bundle, [partial, padded], [truth], [options]]``
 ===========================  ======================================================================
 
-A set is called after its split, its options and its file, ``test-hard10-shop_test_seed0``; a seed in the
-file's name is its seed. Bundles that are asked about must be of one split in this catalogue too, and not
+A set in our form is called after its file, others after split, options and file, ``test-hard10-shop_test_seed0``; a
+seed in the file's name is its seed. Bundles that are asked about must be of one split in this catalogue too, and not
 of training: a model trained here has then not seen them.
 """
 
@@ -78,6 +78,12 @@ def _set(file: Path, options: str, rows: list[Row], catalogue: Catalogue, skip_b
     if skip_broken:
         known = splits_of(catalogue, [row["bundle_id"] for row in rows])
         kept = [row for row in rows if row["bundle_id"] in known and wrong_with(row, n, catalogue) is None]
+        if not kept:
+            first = wrong_with(rows[0], n, catalogue) or f"bundle {rows[0]['bundle_id']!r} is not in the catalogue"
+            raise QuestionsError(
+                f"None of the questions in {file} can be asked here; of the first, {first}.",
+                hint="import the catalogue that the questions were made for",
+            )
     kind = options or (f"random{n}" if CANS.fullmatch(file.stem) else "")
     seed = SEED.search(file.stem)
     parts = [part for part in (split, kind) if not file.stem.startswith(part + "-")]
@@ -90,8 +96,7 @@ def _set(file: Path, options: str, rows: list[Row], catalogue: Catalogue, skip_b
         "left_out": len(rows) - len(kept),
         "sha256": digest(kept),
     }
-    hint = "--skip-broken leaves such questions out and counts them"
-    return build(kept, header, catalogue, str(file), "bundlecache questions" if skip_broken else hint)
+    return build(kept, header, catalogue, str(file), "--skip-broken leaves such questions out and counts them")
 
 
 def _kind_in(stem: str) -> str:
@@ -124,7 +129,8 @@ def _lines(file: Path) -> list[tuple[int, str]]:
     try:
         lines = file.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise QuestionsError(f"{file} cannot be read ({first_line(error)}).", hint="give a JSON Lines file") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise QuestionsError(f"{file} cannot be read ({reason}).", hint="give a JSON Lines file") from error
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 

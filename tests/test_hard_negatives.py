@@ -241,7 +241,7 @@ def _lengths(given, options, taken):
     [
         ({"negatives": "nearest:audio"}, "need its vectors, but there are those of image"),
         ({"negatives": "nearest"}, "no negatives 'nearest'"),
-        ({"negatives": "nearest:image+hard"}, "no negatives 'hard'"),
+        ({"negatives": "nearest:image+hard"}, "negatives hard are not joined"),
         ({"negatives": "nearest:image", "difficulty": 1.5}, "from 0"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -91,6 +92,7 @@ def test_what_cannot_be_searched_is_one_sentence(shop):
         (["--weight", "image=2"], "given for 'image'"),
         (["--weight", "text=0"], "text has the weight 0"),
         (["--device", "foo"], "'foo' is no device"),
+        (["--where", "price<50", "--index", "lsh"], "no index 'lsh'"),
         (["--where", "colour=red"], "no column 'colour'"),
         (["--index", "lsh"], "no index 'lsh'"),
         (["--index", "hnsw", "--max-memory", "1kb"], "are allowed"),
@@ -118,6 +120,23 @@ def test_hard_questions_are_typed_and_found_again(shop):
     again = json.loads(invoke(*args, "--difficulty", "0.5", "--json").stdout)
     assert [row["made"] for row in again] == ["before", "before"]
     assert [row["sha256"] for row in again] == [row["sha256"] for row in first]
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["questions.jsonl", "--seed", "1"], "taken over as they are"),
+        (["questions.jsonl", "--negatives", "hard"], "taken over as they are"),
+        (["--skip-broken"], "none was given"),
+        (["--negatives", "hard+same-category"], "The negatives hard are not joined"),
+        (["--negatives", "nearest:look"], "nearest items by 'look' need its vectors"),
+        (["no\nsuch.jsonl"], r"cannot be read \(No such file or directory\)\."),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(shop, args, sentence):
+    error = invoke("questions", "--data", shop, *args).exception
+    assert isinstance(error, BundlecacheError), error
+    assert re.search(sentence, error.message)
 
 
 def test_fused_tokens_of_a_run_are_searched_like_vectors(tmp_path):

@@ -411,6 +411,9 @@ def test_a_bundle_that_nobody_knows_is_a_broken_question(tmp_path):
     assert "--skip-broken" in str(refused.value.hint)
     (kept,) = question_import.read(file, catalogue, skip_broken=True)
     assert (len(kept), kept.header["left_out"]) == (len(others), 1)
+    file.write_text(json.dumps(first | {"partial": []}))
+    with pytest.raises(QuestionsError, match="can be asked here; of the first, its partial bundle is empty"):
+        question_import.read(file, catalogue, skip_broken=True)
 
 
 @pytest.mark.parametrize("asked_too", ["train", "valid"])
