@@ -19,6 +19,7 @@ import typer
 from rich.markup import escape
 
 from bundlecache import BundlecacheError, Catalogue, Workspace, __version__
+from bundlecache.errors import counted
 from bundlecache.terminal import Bar, log, out, show, show_full, show_leaderboard, show_results, show_slices
 
 if TYPE_CHECKING:
@@ -219,7 +220,9 @@ def encode(
     shown = ["spec", "items", "encoded", "cached", "failed", "absent", "seconds"]
     show(rows, as_json, rows, title="Receipt: items = encoded + cached + failed + absent", columns=shown)
     if failed := sum(receipt.failed for receipt in receipts):
-        log.print(f"[yellow]{failed:,} items failed[/] (bundlecache status --errors says why); all others are stored.")
+        log.print(
+            f"[yellow]{counted(failed, 'item')} failed[/] (bundlecache status --errors says why); all others are stored."
+        )
         raise typer.Exit(PARTIAL)
 
 
@@ -698,6 +701,10 @@ def complete(
             show_default=False,
         ),
     ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(help="Whose history the prompt tells, for a run trained with prompt.history.", show_default=False),
+    ] = None,
     permutations: Permutations = 1,
     at_once: AtOnce = None,
     run: Run = None,
@@ -707,6 +714,7 @@ def complete(
 ) -> None:
     """Complete a partial bundle: FAISS proposes candidates, the model chooses among them."""
     from bundlecache import candidates as search
+    from bundlecache.errors import RecipeError
     from train import scoring
 
     workspace, catalogue = _open(data)
@@ -715,7 +723,16 @@ def complete(
     model, matrices = _load_model(folder, workspace, catalogue, device)
     searched = matrices or _matrices(workspace, catalogue)  # a model of titles alone fuses no vectors
     proposed = search.complete(catalogue, searched, partial, options or model.max_options)
-    chosen = scoring.complete(model, partial, proposed.tolist(), permutations=permutations, at_once=at_once)[:k]
+    told: dict[str, Any] = {}
+    if user is not None:
+        if model.histories is None:
+            raise RecipeError(
+                f"The prompt of {folder.name} tells no user's history.",
+                hint="leave --user out, or bundlecache train --set prompt.history=10",
+            )
+        told["taken"] = model.histories.of_user(user, [*partial, *proposed])
+    how: dict[str, Any] = {"permutations": permutations, "at_once": at_once, **told}
+    chosen = scoring.complete(model, partial, proposed.tolist(), **how)[:k]
     if len(chosen) < k:
         log.print(f"[dim]{len(chosen)} of {k} completions: the model chooses among {len(proposed)} candidates[/]")
     rows = [
@@ -943,7 +960,7 @@ def verify(
             check.repair(store, info, damage)
     if broken and not repair:
         raise BundlecacheError(
-            f"{len(broken)} of {len(rows)} tables are damaged.",
+            f"Damaged: {len(broken)} of {counted(len(rows), 'table')}.",
             hint="bundlecache verify --repair takes the damage out, and bundlecache encode makes it anew",
         )
     if broken:
@@ -1088,9 +1105,11 @@ def import_vectors(
     }
     show(row, as_json, [row], title=f"{source} -> {data}")
     if found.unknown:
-        log.print(f"[yellow]{found.unknown:,} rows are of no item of the catalogue[/] and were left out.")
+        log.print(f"[yellow]{counted(found.unknown, 'row')} of no item of the catalogue[/] left out.")
     if failed:
-        log.print(f"[yellow]{failed:,} rows are no vectors[/] (bundlecache status --errors says why).")
+        log.print(
+            f"[yellow]{counted(failed, 'row is no vector', 'rows are no vectors')}[/] (bundlecache status --errors says why)."
+        )
         raise typer.Exit(PARTIAL)
 
 
@@ -1410,7 +1429,7 @@ def _store_imported(workspace: Workspace, vectors: Sequence[Vectors]) -> None:
     for found in vectors:
         identity = Identity(found.modality, found.spec, found.fingerprint, IMPORTED, "float32", found.dim)
         info = Store(workspace.store).write(identity, found.item_ids, found.vectors)
-        log.print(f"{found.modality}: {info.rows:,} vectors of {found.spec}", highlight=False)
+        log.print(f"{found.modality}: {counted(info.rows, 'vector')} of {found.spec}", highlight=False)
 
 
 def _matrices(workspace: Workspace, catalogue: Catalogue, wanted: Sequence[str] | None = None) -> dict[str, Matrix]:
