@@ -135,7 +135,7 @@ def show_leaderboard(results: list[dict[str, Any]]) -> None:
     longest = min(max(len(row["method"]) for row in rows), out.width // 2)
     for piece in in_pieces(columns, out.width - longest):
         show(None, False, rows, title=title, columns=["method", *piece])
-        title = "HitRate@1, on"
+        title = "HitRate@1 on more questions"
     for name, result in zip(names, results, strict=True):
         out.print(f"[bold]{escape(plain(name))}[/]: {result['questions']['n_questions']:,} questions", highlight=False)
         _say(result)

@@ -277,6 +277,17 @@ def test_a_model_that_loves_a_letter_is_told_from_one_that_does_not():
     assert sum(told) <= 5
 
 
+def test_after_several_orders_the_place_in_the_file_is_not_called_a_preference_for_a_letter(workspace):
+    folder = finish(workspace)
+    assert "A model that prefers a letter" in Page(written(workspace, folder)).text
+    path = folder / "results" / "test-random5.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"how": {"permutations": 3, "at_once": None}}))
+    text = Page(written(workspace, folder)).text
+    assert "A model that prefers a letter" not in text
+    assert "By where the right option stands in the file" in text
+    assert "Options stood in 3 orders before the model" in text
+
+
 def test_breakdowns_cover_every_question_once_and_know_cold_from_seen(workspace):
     folder = finish(workspace)
     catalogue = Catalogue.read(workspace)
