@@ -6,10 +6,17 @@ standard output, progress and remarks to standard error, so that ``--json`` can 
 
 from __future__ import annotations
 
+import signal
+import sys
+
+if (__name__ == "__main__" or sys.argv[0].endswith(("bundlecache", "bundlecache.exe"))) and (
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where a shell keeps Ctrl-C away
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the rest is imported, Ctrl-C just ends it; see main
+
 import os
 import re
 import shlex
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -205,6 +212,8 @@ def encode(
         )
     workspace, catalogue = _open(data, allow_outside=allow_outside)
     named = _named(catalogue, columns, wanted, encoder)
+    given = {"precision": precision != "auto", "draft": draft is not None}
+    _check_heeded([name for name in given if given[name]], wanted, encoder)
     _settle_store(workspace, store_at, store_option)
     load = {"dtype": dtype, "batch_size": batch_size, "precision": precision, "draft": draft}
     how = {"workers": workers, "retry_failed": retry_failed, "max_errors": max_errors}
@@ -1142,6 +1151,8 @@ def _root(
 
 def main() -> None:
     """Run the command line: a BundlecacheError is one sentence and exit code 1, a bug keeps its traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()
     except SystemExit as leaving:
@@ -1306,6 +1317,21 @@ def _where(device: str, engine: str, ray_address: str | None) -> tuple[list[str]
             "--ray-address was given without --engine ray.", hint=f"--engine ray --ray-address {ray_address}"
         )
     return devices, engine, ray_address
+
+
+def _check_heeded(options: Sequence[str], wanted: Sequence[str], specs: Sequence[str] | None) -> None:
+    """Refuse ``--precision`` or ``--draft`` where it changes nothing for any of the encoders."""
+    import features
+
+    named = [(spec, name) for name in wanted for spec in specs or [features.DEFAULTS[name]]]
+    heeded = set().union(*(features.heeds(spec, name) for spec, name in named))
+    about = {"precision": "the forward pass of a network", "draft": "pictures"}
+    for option in options:
+        if option not in heeded:
+            raise BundlecacheError(
+                f"--{option} changes nothing for {' and '.join(spec for spec, _ in named)}: it is about {about[option]}.",
+                hint=f"leave --{option} out, or name an --encoder that it changes",
+            )
 
 
 def _encode(

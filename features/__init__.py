@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bundlecache.catalogue import Catalogue
     from bundlecache.encode import Encoder
 
-__all__ = ["DEFAULTS", "MODALITIES", "Kind", "Loader", "kinds", "load", "modality_of", "options_of"]
+__all__ = ["DEFAULTS", "MODALITIES", "Kind", "Loader", "heeds", "kinds", "load", "modality_of", "options_of"]
 
 MODALITIES = ("text", "image", "audio", "graph")
 
@@ -162,6 +162,18 @@ def options_of(preprocess: str) -> dict[str, Any]:
     precision = re.search(r"\bforward (float32|float16|bfloat16)\b", preprocess)
     draft = re.search(r"\bboth sides keep (\d+) px", preprocess)
     return {"precision": precision[1] if precision else "auto", "draft": int(draft[1]) if draft else None}
+
+
+def heeds(spec: str, modality: str) -> set[str]:
+    """Which of the options ``precision`` and ``draft`` of :func:`load` change anything for this encoder.
+
+    Raises
+    ------
+    EncoderError
+        For an unknown kind.
+    """
+    drafts = {"draft"} if modality == "image" else set()
+    return drafts if _find(fields.split(spec)[0], modality).fixed else {"precision"} | drafts
 
 
 def modality_of(spec: str) -> str:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -43,6 +47,47 @@ def damaged(workspace: Workspace) -> Workspace:
     for name in ("3.png", "4.png"):
         (workspace.root / "images" / name).write_bytes(b"no picture")
     return workspace
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(("moment", "code"), [("rich.markup", -signal.SIGINT), ("features", 130)])
+def test_ctrl_c_while_something_is_imported_leaves_no_traceback(
+    workspace: Workspace, tmp_path: Path, moment: str, code: int
+) -> None:
+    """By its signal before there is a command line, which shells call 130; as after any Ctrl-C within a command."""
+    script = tmp_path / "bundlecache"
+    script.write_text(
+        f"""import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == {moment!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from cli import main
+main()
+"""
+    )
+    command = [sys.executable, str(script), "encode", "--data", str(workspace.root)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("modality", "options", "words"),
+    [
+        ("text", ["--draft", "512"], "--draft changes nothing for descriptor:text: it is about pictures"),
+        ("image", ["--precision", "float16"], "--precision changes nothing for descriptor:picture: it is about the"),
+    ],
+)
+def test_a_setting_that_changes_nothing_is_refused_before_anything_is_made(
+    workspace: Workspace, modality: str, options: list[str], words: str
+) -> None:
+    error = encode(workspace, "--modality", modality, *options).exception
+    assert isinstance(error, BundlecacheError)
+    assert words in error.message
+    assert not workspace.store.exists()
 
 
 def test_some_failures_exit_with_3_and_stand_in_a_parquet_file_with_their_reasons(damaged: Workspace) -> None:
