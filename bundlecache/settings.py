@@ -44,7 +44,7 @@ class Base:
     )
     quantise: str = _setting(
         "none",
-        "Bits a frozen weight: as dtype says, 8, or 4 (NF4), by the extra quant and on a GPU.",
+        "Bits a frozen weight: as dtype says, 8, or 4 (NF4), by the extra quant.",
         ("none", "8bit", "4bit"),
     )
     gradient_checkpointing: bool = _setting(

@@ -22,6 +22,7 @@ STAGE = {
 EDGES = {  # setting -> values beyond its bounds, and the last ones within
     "prompt.max_title_tokens": ("0", "1"),
     "prompt.max_given": ("0 1001", "1 1000"),
+    "prompt.history": ("-1 1001", "0 1000"),
     "lora.rank": ("0 65537", "1 65536"),
     "lora.alpha": ("0 -1", "0.5"),
     "lora.dropout": ("-0.1 1", "0 0.9"),

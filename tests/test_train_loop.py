@@ -361,11 +361,3 @@ def test_lora_has_the_rank_scale_targets_and_dropout_of_the_recipe(cat, base):
         assert module.lora_A["default"].out_features == 3
         assert module.scaling["default"] == 4.0
         assert module.lora_dropout["default"].p == 0.25
-
-
-@pytest.mark.parametrize("how", ["8bit", "4bit"])
-def test_a_quantised_base_without_a_gpu_is_one_sentence(cat, base, how):
-    from train.model import build
-
-    with pytest.raises(RecipeError, match="needs a GPU"):
-        build(cat.titles, {}, world.recipe(base, base={"quantise": how}), torch.device("cpu"))

@@ -89,10 +89,22 @@ def load(settings: Base, device: torch.device) -> LoadedLlm:
     model.requires_grad_(False)
     model.config.use_cache = False
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    parameters = sum(p.numel() for p in model.parameters())
-    model = model if quantised else model.to(device)  # a quantised one is there already
+        recompute(model)
+    parameters = model.num_parameters()  # of 4 bits, two stand in one number
+    if quantised:
+        quant.settle(model)
+    else:
+        model = model.to(device)  # a quantised one is there already
     return LoadedLlm(model.eval(), tokenizer, settings.model, fingerprint(model), parameters)
+
+
+def recompute(model: Any, *, on: bool = True) -> None:
+    """Compute activations again in the backward pass instead of keeping them, or no longer."""
+    word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # in later transformers
+    if on:
+        getattr(model, f"{word}_checkpointing_enable")(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
+    else:
+        getattr(model, f"{word}_checkpointing_disable")()
 
 
 def _source(spec: str) -> tuple[str, dict[str, Any]]:

@@ -11,13 +11,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from bundlecache.errors import CheckpointError
+
+from . import llm as llms
 
 if TYPE_CHECKING:
     from .model import BundleMLLM
@@ -46,7 +49,7 @@ def merge(model: BundleMLLM, item_ids: Sequence[str], out: Path) -> list[Path]:
             items["separator"] = model.tokens.separator.detach().float().cpu().contiguous().clone()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        plain = model.llm.merge_and_unload()
+        plain = _unquantised(model).merge_and_unload()
         plain.config.use_cache = True
         plain.save_pretrained(out)
         model.prompts.tokenizer.save_pretrained(out)
@@ -59,6 +62,18 @@ def merge(model: BundleMLLM, item_ids: Sequence[str], out: Path) -> list[Path]:
             f"{out} cannot be written: {error.strerror or error}.", hint="free some space or choose another --out"
         ) from error
     return sorted(out.iterdir())
+
+
+def _unquantised(model: BundleMLLM) -> Any:
+    """The language model with its adapter; a quantised base is read anew, for in few bits LoRA would be rounded away."""
+    if model.recipe.base.quantise == "none":
+        return model.llm
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    base = llms.load(replace(model.recipe.base, quantise="none"), model.device)
+    adapted = llms.add_lora(base.model, model.recipe.lora)
+    set_peft_model_state_dict(adapted, get_peft_model_state_dict(model.llm))
+    return adapted
 
 
 def _card(model: BundleMLLM, fused: bool) -> str:

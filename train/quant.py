@@ -1,13 +1,22 @@
-"""Base models of 8 or 4 bits a weight, by bitsandbytes (the extra ``quant``): a GPU of half or a quarter of the memory."""
+"""Base models of 8 or 4 bits a weight, by bitsandbytes (the extra ``quant``): half or a quarter of the memory.
+
+What is quantised are the linear layers of the blocks; embeddings and the head stay as ``base.dtype`` says. On a GPU that
+is what makes a 7B model fit into a small one. On a CPU it runs, too; there the weights are unpacked for every product.
+"""
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import nn
 
 from bundlecache.errors import RecipeError
+
+# It would say at every product that inputs are rounded, and at its import which optional kernels it did not find.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def options(quantise: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -16,13 +25,14 @@ def options(quantise: str, dtype: torch.dtype, device: torch.device) -> dict[str
     Raises
     ------
     RecipeError
-        When bitsandbytes or a GPU is missing.
+        When bitsandbytes is missing, or has no form for ``device``.
     """
     if quantise == "none":
         return {}
-    if device.type != "cuda":
+    if device.type not in ("cuda", "cpu"):
         raise RecipeError(
-            f"A base of {quantise} needs a GPU, but the device is {device.type}.", hint="--set base.quantise=none"
+            f"A base of {quantise} runs on a GPU or a CPU, but the device is {device.type}.",
+            hint="--set base.quantise=none",
         )
     if find_spec("bitsandbytes") is None:
         raise RecipeError(
@@ -40,5 +50,14 @@ def options(quantise: str, dtype: torch.dtype, device: torch.device) -> dict[str
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    place = torch.cuda.current_device() if device.index is None else device.index
+    place: int | str = "cpu"
+    if device.type == "cuda":
+        place = torch.cuda.current_device() if device.index is None else device.index
     return {"quantization_config": config, "device_map": {"": place}}
+
+
+def settle(model: nn.Module) -> None:
+    """Keep quantised weights as they were loaded: some CPUs' kernels would pack and round them anew when first asked."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
