@@ -121,23 +121,37 @@ def save_llm(folder: Path, hidden: int, layers: int) -> None:
     A prompt then has as many tokens as real ones have in Llama-2's: 62 up to the first title, about 460 in all.
     """
     prepare()
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=hidden,
-        intermediate_size=hidden * 43 // 16,  # as in Llama-2
-        num_hidden_layers=layers,
-        num_attention_heads=max(1, hidden // 64),
-        max_position_embeddings=4096,
-        initializer_range=hidden**-0.5,
-        eos_token_id=None,  # nothing in a random model means that it is done
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(config_of(hidden, layers)).save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+def config_of(hidden: int, layers: int, **other: int) -> Any:
+    """A LLaMA of this width and depth in the proportions of Llama-2, but for what ``other`` says."""
+    from transformers import LlamaConfig
+
+    shape: dict[str, Any] = {
+        "vocab_size": 32_000,
+        "hidden_size": hidden,
+        "intermediate_size": hidden * 43 // 16,  # as in Llama-2
+        "num_hidden_layers": layers,
+        "num_attention_heads": max(1, hidden // 64),
+        "max_position_embeddings": 4096,
+        "initializer_range": hidden**-0.5,
+        "eos_token_id": None,  # nothing in a random model means that it is done
+    }
+    return LlamaConfig(**shape | other)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A tokenizer to which every word of the titles is one token, and a letter with its full stop two."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

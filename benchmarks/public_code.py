@@ -42,14 +42,15 @@ class PublicCode(nn.Module):
         self.words = {"task": prompt.task, "bundle": prompt.bundle, "item": prompt.item}
         self.soft, self.pooling, self.normed = prompt.separator == "soft", fusion.pooling, fusion.layer_norm != "none"
         self.parts, self.projector, self.separator = model.tokens.fusion, model.tokens.projector, model.tokens.separator
-        content, *graphs = features
+        self.device = model.device
+        content, *graphs = (x.to(self.device) for x in features)
         self.features = [F.normalize(content, dim=-1), *graphs]
 
     def items(self, wanted: Sequence[int]) -> Tensor:
         """Fused and projected tokens [k, h] of the items ``wanted``; the input nets run over all items."""
         parts = self.parts
         whole = torch.stack([net(x) for net, x in zip(parts.nets, self.features, strict=True)], dim=-2)
-        x = F.normalize(whole[torch.tensor(list(wanted))], dim=-1)  # [k, m, w]
+        x = F.normalize(whole[torch.tensor(list(wanted), device=self.device)], dim=-1)  # [k, m, w]
         base = F.layer_norm(x, x.shape[-1:]) if self.normed else x
         scores = parts.query(base) * x.shape[-1] ** -0.5 @ parts.key(base).transpose(-1, -2)
         y = scores.softmax(-1) @ (base if parts.value is None else parts.value(base))
@@ -71,16 +72,23 @@ class PublicCode(nn.Module):
 
     def sequence(self, given: Sequence[int], options: Sequence[int], answer: int | None = None) -> Tensor:
         """Input embeddings [L, h] of one question; with ``answer`` its letter and a full stop stand at the end."""
-        tokens = self.items([*given, *options])
-        words = self.llm.get_input_embeddings()
-        rows = [words(torch.tensor([self.tokenizer.bos_token_id]))]
+        tokens = self._like_words(self.items([*given, *options]))
+        rows = [self._words([self.tokenizer.bos_token_id])]
         for k, segment in enumerate(self.text(given, options).split("<Feature>")):
             if k:
-                rows += ([self.separator[None]] if self.soft else []) + [tokens[k - 1 : k]]
-            rows.append(words(torch.tensor(self._ids(segment))))
+                rows += ([self._like_words(self.separator[None])] if self.soft else []) + [tokens[k - 1 : k]]
+            rows.append(self._words(self._ids(segment)))
         if answer is not None:
-            rows.append(words(torch.tensor(self._label(answer))))
+            rows.append(self._words(self._label(answer)))
         return torch.cat(rows)
+
+    def _words(self, ids: Sequence[int]) -> Tensor:
+        rows: Tensor = self.llm.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=self.device))
+        return rows
+
+    def _like_words(self, rows: Tensor) -> Tensor:
+        """Fused tokens are computed in single precision and read in the language model's."""
+        return rows.to(self.llm.get_input_embeddings().weight.dtype)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -92,16 +100,16 @@ class PublicCode(nn.Module):
     def padded(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Embeddings [b, L, h] padded on the left with that of id 0, and their mask [b, L]."""
         longest = max(map(len, rows))
-        filler = self.llm.get_input_embeddings()(torch.zeros(1, dtype=torch.long))
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        filler = self._words([0])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=self.device)
         return torch.stack([torch.cat([filler.expand(longest - len(row), -1), row]) for row in rows]), mask
 
     def loss(self, given: Sequence[np.ndarray], options: np.ndarray, truth: np.ndarray) -> Tensor:
         """Mean cross-entropy of letter and full stop, from logits of every position."""
         rows = [self.sequence(g, o, int(t)) for g, o, t in zip(given, options, truth, strict=True)]
         embeds, mask = self.padded(rows)
-        labels = torch.full(mask.shape, -100)
-        labels[:, -2:] = torch.tensor([self._label(int(t)) for t in truth])
+        labels = torch.full(mask.shape, -100, device=self.device)
+        labels[:, -2:] = torch.tensor([self._label(int(t)) for t in truth], device=self.device)
         loss: Tensor = self.llm(inputs_embeds=embeds, attention_mask=mask, labels=labels).loss
         return loss
 

@@ -90,15 +90,19 @@ def main() -> None:
     catalogue = Catalogue.read(Workspace(options.data))
     tiny = [measure(catalogue, stage, 12 if options.quick else 60) for stage in ("text", "fusion")]
     if options.json:
-        print(json.dumps({"load": os.getloadavg()[0], "steps": rows, "flat": flat, "tiny": tiny}, indent=1))
+        print(
+            json.dumps(
+                {"load": os.getloadavg()[0], "steps": rows, "flat": flat, "tiny": tiny}, indent=1, allow_nan=False
+            )
+        )
     else:
         show_bars(flat, tiny)
     sys.exit(0 if all(row["met"] for row in [*rows, *flat, *tiny]) else 1)
 
 
-def _or_dash(value: float, form: str) -> str:
-    """A figure, or a dash where it was not measured (nan)."""
-    return "-" if value != value else f"{value:{form}}"
+def _or_dash(value: float | None, form: str) -> str:
+    """A figure, or a dash where it was not measured."""
+    return "-" if value is None else f"{value:{form}}"
 
 
 def show(row: dict[str, Any], to: TextIO) -> None:
@@ -148,7 +152,7 @@ def compare(case: str, n: int, steps: int, *, quick: bool) -> dict[str, Any]:
         theirs = started("theirs", folder, questions, n, 1, 1)
         how = (folder, questions, n, steps, PIECES.get(llm, 2))
         ours = started("ours", *how)
-        bare = started("bare", *how) if barred or not quick else {"seconds": float("nan")}
+        bare = started("bare", *how) if barred or not quick else None
         again = None if quick else started("recomputing", *how)
         apart = difference(folder / "theirs.npz", folder / "ours.npz")
     times = BATCH / questions
@@ -162,14 +166,14 @@ def compare(case: str, n: int, steps: int, *, quick: bool) -> dict[str, Any]:
         "tokens": ours["tokens"],
         "theirs_s": theirs["seconds"] * times,
         "ours_s": ours["seconds"],
-        "bare_s": bare["seconds"],
+        "bare_s": bare and bare["seconds"],
         "theirs_mib": theirs_mib,
         "ours_mib": ours["peak_mib"],
         "faster": theirs["seconds"] * times / ours["seconds"],
         "faster_bar": FASTER[llm, items] if barred else None,
         "memory": ours["peak_mib"] / theirs_mib,
         "memory_bar": MEMORY if items >= 31_000 else None,
-        "over_bare": ours["seconds"] / bare["seconds"],
+        "over_bare": bare and ours["seconds"] / bare["seconds"],
         "loss_apart": abs(theirs["loss"] - ours["loss"]),
         "gradients_apart": apart,
     }
@@ -244,7 +248,7 @@ def work(who: str, folder: Path, questions: int, options: argparse.Namespace) ->
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     parameters = model.train_only("joint")
-    supply = TrainingQuestions(catalogue_of(titles), recipe.data, lambda g, _: np.zeros(len(g), np.int64), 0)
+    supply = TrainingQuestions(catalogue_of(titles), recipe.data, lambda g, *_: np.zeros(len(g), np.int64), 0)
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     drawn = supply.batch(0).take(np.arange(questions))
     seconds: list[float] = []
@@ -363,7 +367,7 @@ def measure(catalogue: Catalogue, stage: str, steps: int) -> dict[str, Any]:
     recipe = recipes.load("demo")
     model = build(catalogue.titles, matrices, recipe, torch.device("cpu"))
     mode = "text" if stage == "text" else "mm"
-    supply = TrainingQuestions(catalogue, recipe.data, lambda g, o: model.prompts.lengths(g, o, mode), 0)
+    supply = TrainingQuestions(catalogue, recipe.data, lambda g, o, _: model.prompts.lengths(g, o, mode), 0)
     parameters = model.train_only(stage)
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     ours, ready = [], []
