@@ -106,6 +106,8 @@ def main() -> None:
     options = parser.parse_args()
     device = llms.device_of(options.device)
     on_gpu = device.type == "cuda"
+    if on_gpu and device.index is not None:
+        torch.cuda.set_device(device)  # memory is that of the current one
     # Without a GPU this only shows that it runs.
     shapes = options.shapes if options.shapes is not None else (["2048x22", "4096x32"] if on_gpu else ["64x2"])
     sizes = options.faiss if options.faiss is not None else ([100_000, 1_000_000] if on_gpu else [1000])
