@@ -361,3 +361,8 @@ def test_lora_has_the_rank_scale_targets_and_dropout_of_the_recipe(cat, base):
         assert module.lora_A["default"].out_features == 3
         assert module.scaling["default"] == 4.0
         assert module.lora_dropout["default"].p == 0.25
+
+
+def test_half_precision_that_a_cpu_cannot_do_is_one_sentence(base):
+    with pytest.raises(RecipeError, match="fp16 needs a GPU"):
+        loop.accelerator_for(world.recipe(base, run={"precision": "fp16"}), torch.device("cpu"))

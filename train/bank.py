@@ -62,21 +62,26 @@ class FeatureBank:
             raise StoreError("The store holds no vectors, so there is nothing to fuse.", hint="bundlecache encode")
         return cls(chosen, device)
 
-    def rows(self, items: Tensor, hidden: Sequence[str] = ()) -> tuple[list[Tensor], Tensor]:
+    def rows(self, items: np.ndarray, hidden: Sequence[str] = ()) -> tuple[list[Tensor], Tensor]:
         """Vectors (m float32 tensors [u, d_m]) and mask [u, m] of ``items`` [u]; ``hidden`` names count as missing."""
-        mask = self.mask[items.to(self.device)]
+        index = to_device(items, self.device)
+        mask = self.mask[index]
         if hidden:
             keep = [name not in hidden for name in self.names]
             mask = mask & torch.tensor(keep, device=self.device)
         if self._resident is not None:
-            index = items.to(self.device)
             return [matrix[index].float() for matrix in self._resident], mask
-        index_cpu = items.cpu().numpy()
-        gathered = [np.asarray(m.vectors[index_cpu], np.float32) for m in self.matrices]
-        return [torch.from_numpy(rows).to(self.device, non_blocking=True) for rows in gathered], mask
+        gathered = [np.asarray(m.vectors[items], np.float32) for m in self.matrices]
+        return [to_device(rows, self.device) for rows in gathered], mask
 
     def present(self, modality: int) -> Tensor:
         """All stored vectors of one modality, float32 [r, d_m]."""
         matrix = self.matrices[modality]
         mask = np.asarray(matrix.mask, bool)
         return torch.from_numpy(np.asarray(matrix.vectors[mask], np.float32))
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """``array`` as a tensor on ``device``; from pinned memory, so that nobody waits for what a GPU still computes."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

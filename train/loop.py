@@ -241,15 +241,24 @@ def _questions(
 
 
 def accelerator_for(recipe: Recipe, device: torch.device) -> Any:
-    """An Accelerator for ``device``; under ``accelerate launch`` every process has its own."""
+    """An Accelerator for ``device``; under ``accelerate launch`` every process has its own.
+
+    Raises
+    ------
+    RecipeError
+        When half precision that needs a GPU is asked of a CPU.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    if device.type == "cpu" and recipe.run.precision == "fp16":
+        raise RecipeError("run.precision=fp16 needs a GPU, and this is a CPU.", hint="--set run.precision=bf16")
     if device.type == "cpu":
         _use_cores()
     elif device.index is not None:
         torch.cuda.set_device(device)
-    AcceleratorState._reset_state()  # a second run in one process may ask for another precision or device
+    # A second run in one process may ask for another precision or device; several processes stay connected.
+    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
     return Accelerator(mixed_precision=recipe.run.precision, cpu=device.type == "cpu")
 
 

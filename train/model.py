@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from bundlecache.errors import RecipeError
 from bundlecache.histories import Histories
 
 from . import llm as llms
-from .bank import FeatureBank
+from .bank import FeatureBank, to_device
 from .fusion import ItemTokens
 from .prompts import NOTHING, Batch, PromptBuilder, full_stop, separator_ids
 
@@ -82,9 +81,9 @@ class BundleMLLM(nn.Module):
         """Fused tokens, float32 [u, h], of the items [u]; ``hidden`` names matrices that count as missing."""
         if self.tokens is None or self.bank is None:
             raise RuntimeError("this model was built without vectors")
-        precise = torch.autocast(self.device.type, enabled=False) if self.device.type == "cuda" else nullcontext()
-        with precise:  # normalisation and softmax of half-precision rows would cost digits and save nothing
-            vectors, mask = self.bank.rows(torch.from_numpy(items), hidden)
+        # Normalisation and softmax of half-precision rows would cost digits and save nothing.
+        with torch.autocast(self.device.type, enabled=False):
+            vectors, mask = self.bank.rows(items, hidden)
             return self.tokens(vectors, mask)
 
     def embed(self, batch: Batch, tokens: Tensor | None) -> Tensor:
@@ -101,7 +100,7 @@ class BundleMLLM(nn.Module):
                 f"A prompt has {batch.ids.shape[1]:,} tokens, but this base model reads at most {longest:,}.",
                 hint="--set prompt.max_title_tokens=16, fewer options, or --set prompt.max_given=4",
             )
-        ids = torch.from_numpy(batch.ids).to(self.device)
+        ids = to_device(batch.ids, self.device)
         words = self.llm.get_input_embeddings()(ids.clamp_min(0))
         if tokens is None:
             return words
@@ -109,7 +108,7 @@ class BundleMLLM(nn.Module):
         first = torch.zeros_like(tokens[:1]) if separator is None else separator[None]
         soft = torch.cat([first, tokens]).to(words.dtype)  # [1 + u, h]
         row, column = np.nonzero(batch.ids < 0)
-        where = torch.from_numpy(np.stack([row, column, -1 - batch.ids[row, column]])).to(self.device)
+        where = to_device(np.stack([row, column, -1 - batch.ids[row, column]]), self.device)
         return words.index_put((where[0], where[1]), soft[where[2]])
 
     def answer_state(self, batch: Batch, tokens: Tensor | None, ahead: int = 0) -> Tensor:
@@ -127,7 +126,7 @@ class BundleMLLM(nn.Module):
         else:
             how = {"use_cache": True, "past_key_values": cache}
         states = decoder(inputs_embeds=embeds[:, shared:], **how).last_hidden_state
-        last = torch.from_numpy(batch.last - shared).to(states.device)
+        last = to_device(batch.last - shared, states.device)
         row = torch.arange(len(last), device=states.device)
         places = [states[row, last - k] for k in range(ahead, -1, -1)]
         return torch.stack(places) if ahead else places[0]
@@ -153,24 +152,23 @@ class BundleMLLM(nn.Module):
     def forward(self, batch: Batch, truth: np.ndarray, n: int, mode: str) -> Tensor:
         """Mean loss (``run.loss``) of the true letters ``truth`` [b] of questions with ``n`` options."""
         tokens = self.item_tokens(batch.items) if mode == "mm" else None
-        letters = self.get_buffer("letters")[:n]
-        target = torch.from_numpy(truth).to(letters.device)
+        letter = self.prompts.letters[truth]
         if self.recipe.run.loss == "letter-and-stop":
-            return self._letter_and_stop(batch, tokens, letters[target])
+            return self._letter_and_stop(batch, tokens, letter)
         logits = self.logits(batch, tokens)
         if self.recipe.run.loss == "letters":
-            return F.cross_entropy(logits[:, letters], target)
-        return F.cross_entropy(logits, letters[target])
+            return F.cross_entropy(logits[:, self.get_buffer("letters")[:n]], to_device(truth, logits.device))
+        return F.cross_entropy(logits, to_device(letter, logits.device))
 
-    def _letter_and_stop(self, batch: Batch, tokens: Tensor | None, letter: Tensor) -> Tensor:
+    def _letter_and_stop(self, batch: Batch, tokens: Tensor | None, letter: np.ndarray) -> Tensor:
         """Mean cross-entropy over two tokens a question: the letter [b] behind the prompt, and the full stop behind it."""
         ids = np.pad(batch.ids, ((0, 0), (0, 1)))
-        ids[np.arange(len(ids)), batch.last + 1] = letter.cpu().numpy()
+        ids[np.arange(len(ids)), batch.last + 1] = letter
         spoken = dataclasses.replace(batch, ids=ids, last=batch.last + 1)
         states = self.answer_state(spoken, tokens, ahead=1)  # [2, b, h]
         logits = llms.head(self.llm.get_base_model(), states).float()  # [2, b, V]
-        stop = torch.full_like(letter, full_stop(self.prompts.tokenizer))
-        return F.cross_entropy(logits.flatten(0, 1), torch.cat([letter, stop]))
+        stop = np.full_like(letter, full_stop(self.prompts.tokenizer))
+        return F.cross_entropy(logits.flatten(0, 1), to_device(np.concatenate([letter, stop]), logits.device))
 
 
 def build(
@@ -234,5 +232,6 @@ def _item_tokens(base: llms.LoadedLlm, bank: FeatureBank, recipe: Recipe) -> Ite
         separator = table[ids].float().mean(0).detach() if ids else drawn
     tokens = ItemTokens(bank.widths, bank.modalities, recipe.fusion, hidden, rms, separator)
     for k in range(len(bank.names)):
-        tokens.fusion.standardise(k, bank.present(k))
+        if tokens.fusion.input_of[k] == "standardise":  # which reads all of the vectors
+            tokens.fusion.standardise(k, bank.present(k))
     return tokens

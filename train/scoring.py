@@ -26,6 +26,7 @@ from torch import Tensor
 from bundlecache.errors import CheckpointError, RecipeError
 from bundlecache.store import Matrix
 
+from .bank import to_device
 from .model import MODES, BundleMLLM
 from .prompts import NOTHING
 from .tournament import Ask, play
@@ -194,7 +195,7 @@ class _Reader:
             batch = model.prompts.build(shown, offered, self.mode, told)
             tokens = None
             if self.fused is not None:
-                tokens = self.fused[torch.from_numpy(np.searchsorted(self.items, batch.items)).to(self.fused.device)]
+                tokens = self.fused[to_device(np.searchsorted(self.items, batch.items), self.fused.device)]
             self._read(model.logits(batch, tokens), [len(options[r]) for r in rows], rows, logits, valid)
         model.train(was_training)
         stops = np.cumsum([len(group) for group in groups])
@@ -239,7 +240,8 @@ def fused(model: BundleMLLM, run: Path) -> Matrix:
             f"{run.name} was trained on titles alone, so it has no fused tokens.", hint="bundlecache train"
         )
     mask = model.bank.mask.any(dim=1).cpu().numpy()
-    vectors = _fuse(model, np.arange(len(mask)), ()).float().cpu().numpy()
+    parts = [model.item_tokens(items).float().cpu() for items in _chunks(np.arange(len(mask)))]
+    vectors = torch.cat(parts).numpy()
     cause = hashlib.blake2b((run / "fusion.safetensors").read_bytes(), digest_size=16)
     cause.update(repr([(matrix.table, matrix.version) for matrix in model.bank.matrices]).encode())
     return Matrix("fused", f"run:{run.name}", f"runs/{run.name}", cause.hexdigest(), 1, vectors, mask)
@@ -260,8 +262,8 @@ def attention(model: BundleMLLM, questions: Questions) -> dict[str, Any] | None:
     count, here, weight, even, matrix = 0, np.zeros(m), np.zeros(m), np.zeros(m), np.zeros((m, m))
     items, was_training = np.unique(questions.options).astype(np.int64), model.training
     model.eval()
-    for k in range(0, len(items), ITEM_CHUNK):
-        vectors, mask = model.bank.rows(torch.from_numpy(items[k : k + ITEM_CHUNK]))
+    for chunk in _chunks(items):
+        vectors, mask = model.bank.rows(chunk)
         some = mask.any(dim=1)
         found = model.tokens.fusion.attention(vectors, mask, model.tokens.separator)
         rows, pool = (each[some].double().cpu().numpy() for each in found)  # [u, m, m], [u, m]
@@ -361,5 +363,8 @@ def _hidden(model: BundleMLLM, modalities: Sequence[str] | None) -> list[str]:
 
 
 def _fuse(model: BundleMLLM, items: np.ndarray, hidden: Sequence[str]) -> Tensor:
-    chunks = [items[k : k + ITEM_CHUNK] for k in range(0, len(items), ITEM_CHUNK)]
-    return torch.cat([model.item_tokens(chunk, hidden) for chunk in chunks])
+    return torch.cat([model.item_tokens(chunk, hidden) for chunk in _chunks(items)])
+
+
+def _chunks(items: np.ndarray) -> list[np.ndarray]:
+    return [items[k : k + ITEM_CHUNK] for k in range(0, len(items), ITEM_CHUNK)]
