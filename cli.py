@@ -852,7 +852,7 @@ def merge(
 
 @app.command(rich_help_panel="Models")
 def ablate(
-    grid: Annotated[str, typer.Argument(metavar="GRID", help="A TOML file, or a shipped grid: small, demo, paper.")],
+    grid: Annotated[str, typer.Argument(metavar="GRID", help="A TOML file, or a shipped grid: small, demo, catalogue, paper.")],
     data: Data = Path("data"),
     seeds: Annotated[
         int | None, typer.Option(help="Only so many of the grid's seeds.", min=1, show_default=False)
