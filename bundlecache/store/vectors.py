@@ -104,9 +104,9 @@ class Identity:
     @property
     def schema(self) -> pa.Schema:
         """The table's Arrow schema (see the head of this file)."""
-        # Vectors, hashes and ids do not compress, and trying costs half of the write; miniblock halves a full scan.
+        # Hashes and ids do not compress, and trying costs a third of the write; miniblock halves a full scan.
         plain = {"lance-encoding:compression": "none"}
-        layout = {"lance-encoding:structural-encoding": "miniblock"} if self.row_bytes <= MINIBLOCK_BYTES else {}
+        layout = {"lance-encoding:structural-encoding": "miniblock"} if self.row_bytes <= MINIBLOCK_BYTES else plain
         vector = pa.list_(pa.float16() if self.dtype == "float16" else pa.float32(), self.width)
         return pa.schema(
             [
@@ -114,7 +114,7 @@ class Identity:
                 pa.field("content_hash", pa.string(), nullable=False, metadata=plain),
                 pa.field("checksum", pa.uint64(), nullable=False),
                 pa.field("live", pa.bool_(), nullable=False),
-                pa.field("vector", vector, nullable=False, metadata=plain | layout),
+                pa.field("vector", vector, nullable=False, metadata=layout),
             ],
             metadata={"bundlecache": json.dumps({"format_version": FORMAT_VERSION, **asdict(self)})},
         )
