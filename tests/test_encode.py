@@ -208,7 +208,7 @@ def test_limit_looks_at_the_first_items_only(shop: Shop) -> None:
 def test_too_many_errors_stop_the_run_but_lose_nothing(shop: Shop) -> None:
     for i in (3, 5, 7):
         shop.put(f"item-{i}", f"BAD {i}")
-    with pytest.raises(EncoderError, match="2 items failed and 1 were allowed"):
+    with pytest.raises(EncoderError, match="2 items failed and 1 was allowed"):
         shop.run(max_errors=1, workers=1)
     assert set(shop.errors()) == {"item-3", "item-5"}
     assert shop.store.current("image").rows == 4

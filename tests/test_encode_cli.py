@@ -115,7 +115,7 @@ def test_failed_items_are_tried_again_on_request_and_when_they_are_mended(damage
 def test_more_failures_than_allowed_stop_with_a_sentence_and_what_was_encoded_stays(damaged: Workspace) -> None:
     error = encode(damaged, "--max-errors", "1", "--workers", "1").exception
     assert isinstance(error, BundlecacheError)
-    assert "2 items failed and 1 were allowed" in error.message
+    assert "2 items failed and 1 was allowed" in error.message
     assert "stored" in str(error.hint)
     [row] = receipts(encode(damaged, "--max-errors", "2"))
     assert row["encoded"] + row["cached"] == 20
