@@ -100,6 +100,32 @@ class ByPair:
 
 
 @dataclass(frozen=True)
+class ByParts:
+    """Ranks options by how well their parts go with those of the partial bundle: the mean over all pairs of parts.
+
+    ``fit`` gives what each two parts are worth [P, P] and the parts of every item, sparse [I, P], each row's sum 1 or 0.
+    """
+
+    name: str
+    kind: Kind
+    fit: Callable[[], tuple[np.ndarray, csr_array]]
+
+    @cached_property
+    def _fitted(self) -> tuple[np.ndarray, csr_array]:
+        return self.fit()
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] summed worths; 0 for options, and for partial bundles, without any part."""
+        worth, parts = self._fitted
+        out = np.zeros(questions.options.shape)
+        for rows in _chunks(len(questions)):
+            items, place = distinct(questions.options[rows], parts.shape[0])
+            near = (_members(questions.partial[rows], parts.shape[0]) @ parts) @ worth  # [c, P]
+            out[rows] = np.take_along_axis((parts[items] @ near.T).T, place, axis=1)
+        return np.round(out, 6)
+
+
+@dataclass(frozen=True)
 class ByFeatures:
     """Ranks options by the dot products of sparse item features [I, F] with the items of the partial bundle.
 

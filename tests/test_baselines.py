@@ -31,7 +31,11 @@ def catalogue(test_bundles_of: int = 2) -> Catalogue:
     return Catalogue(
         item_ids=[f"i{i}" for i in range(ITEMS)],
         titles=[f"{'Warm' if i % 2 == 0 else 'Cold'} thing" if i < seen else "" for i in range(ITEMS)],
-        columns={"category": [("even" if i % 2 == 0 else "odd") if i < seen else None for i in range(ITEMS)]},
+        columns={
+            "category": [
+                ("Parity > even" if i % 2 == 0 else "Parity > odd") if i < seen else None for i in range(ITEMS)
+            ]
+        },
         bundles=Bundles(
             names, [m.astype(np.int32) for m in members], ["train"] * 100 + ["test"] * 50, names, [None] * 150
         ),

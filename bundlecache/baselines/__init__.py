@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from .content import category_overlap, category_slots, cosine_sum, cosines, title_words, z_sum
+from .content import all_words, category_overlap, category_slots, cosine_sum, cosines, title_words, z_sum
 from .graphs import als, bpr, chance, co_occurrence, item_knn, lightgcn, popularity, ppmi
 from .learned import reranked, stack, weighted_cosine
 from .set_encoder import set_encoder
@@ -31,6 +31,7 @@ REGISTRY: list[Callable[[Sources], Iterable[Ranker]]] = [
     category_slots,
     category_overlap,
     title_words,
+    all_words,
     co_occurrence,
     ppmi,
     item_knn,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
-from ..rankers import ByFeatures, ByPair, ByVector, Ranker, ZSum
+from ..rankers import ByFeatures, ByPair, ByParts, ByVector, Ranker, ZSum
 from .graphs import column, lightgcn, stored
 
 if TYPE_CHECKING:
@@ -19,13 +19,20 @@ if TYPE_CHECKING:
     from .sources import Sources
 
 WORD = re.compile(r"\w+")
+STEPS = 2000  # of category paths whose pairs are counted: the most frequent
 
 
 def category_slots(sources: Sources) -> Iterator[Ranker]:
-    """Which categories fill a bundle together: smoothed PMI of category pairs in training bundles."""
+    """Which categories fill a bundle together: smoothed PMI of category pairs in training bundles.
+
+    Where categories are paths, the pairs of all their steps are looked at too: what rare leaves lack, their upper steps know.
+    """
     labels = sources.catalogue.column("category")
     if "bundles" in sources.graphs and len({label for label in labels if label}) > 1:
         yield ByPair("category slots", "content", partial(_category_pmi, labels, sources.graphs["bundles"]))
+        steps = _steps(sources)
+        if any(len(mine) > 1 for mine in steps):  # else they are the slots
+            yield ByParts("category slots, all steps", "content", partial(_step_pmi, steps, sources.graphs["bundles"]))
 
 
 def category_overlap(sources: Sources) -> Iterator[Ranker]:
@@ -33,13 +40,9 @@ def category_overlap(sources: Sources) -> Iterator[Ranker]:
 
     A column ``categories`` (steps of all paths, parted by ``;``) is read beside ``category`` where it is there.
     """
-    paths, steps = (sources.catalogue.column(name) for name in ("category", "categories"))
-    if len({label for label in (*paths, *steps) if label}) > 1:
-        parts = [
-            [*_path(path or ""), *(step.strip() for step in (more or "").split(";") if step.strip())]
-            for path, more in zip(paths, steps, strict=True)
-        ]
-        yield ByFeatures("category overlap", "content", partial(tf_idf, parts))
+    steps = _steps(sources)
+    if len({tuple(mine) for mine in steps if mine}) > 1:
+        yield ByFeatures("category overlap", "content", partial(tf_idf, steps))
 
 
 def title_words(sources: Sources) -> Iterator[Ranker]:
@@ -48,6 +51,15 @@ def title_words(sources: Sources) -> Iterator[Ranker]:
     if any(words):
         yield ByFeatures("TF-IDF title", "content", partial(tf_idf, words))
         yield ByFeatures("TF-IDF title, nearest", "content", partial(tf_idf, words), "max")
+
+
+def all_words(sources: Sources) -> Iterator[Ranker]:
+    """The same of the words of titles and of categories together."""
+    titles, *more = (sources.catalogue.titles, *(sources.catalogue.column(name) for name in ("category", "categories")))
+    if any(titles) and any(cell for column in more for cell in column):
+        words = [WORD.findall(" ".join(filter(None, cells)).lower()) for cells in zip(titles, *more, strict=True)]
+        yield ByFeatures("TF-IDF title + category", "content", partial(tf_idf, words))
+        yield ByFeatures("TF-IDF title + category, nearest", "content", partial(tf_idf, words), "max")
 
 
 def cosines(sources: Sources) -> Iterator[ByVector]:
@@ -79,6 +91,15 @@ def stored_cosines(sources: Sources) -> list[Ranker]:
     return [part for part in sources.rankers(cosines, lightgcn) if getattr(part, "pool", "mean") == "mean"]
 
 
+def _steps(sources: Sources) -> list[list[str]]:
+    """[I] the prefixes of each item's category path, and the steps of its ``categories``."""
+    paths, more = (sources.catalogue.column(name) for name in ("category", "categories"))
+    return [
+        [*_path(path or ""), *(step.strip() for step in (steps or "").split(";") if step.strip())]
+        for path, steps in zip(paths, more, strict=True)
+    ]
+
+
 def _path(category: str) -> list[str]:
     """``a > b > c`` as its prefixes: two items share as many as their paths run together.
 
@@ -103,6 +124,29 @@ def tf_idf(documents: Sequence[Sequence[str]]) -> csr_array:
     length = np.sqrt(np.bincount(rows, values**2, minlength=len(documents)))
     values = values / np.maximum(length, 1e-12)[rows]
     return csr_array((values, (rows, columns)), shape=(len(documents), len(vocabulary)))
+
+
+def _step_pmi(steps: list[list[str]], graph: csr_array) -> tuple[np.ndarray, csr_array]:
+    """PMI [P, P] of steps that stand in one basket on two items, and the steps of items [I, P], each row's sum 1 or 0.
+
+    >>> steps = [["Home", "Mugs"], ["Home", "Pots"], ["Garden", "Seeds"], ["Garden", "Tools"], ["Home", "Jars"]]
+    >>> baskets = csr_array(np.array([[1, 1, 0, 0, 0], [0, 0, 1, 1, 0]], np.float32))
+    >>> pmi, parts = _step_pmi(steps, baskets)
+    >>> worth = parts @ pmi @ parts.T  # a jar stood in no basket, but other things of the home did
+    >>> bool(worth[4, 0] > 0 > worth[4, 2])
+    True
+    """
+    often = Counter(step for mine in steps for step in set(mine))
+    known = {step: p for p, (step, _) in enumerate(sorted(often.items(), key=lambda pair: (-pair[1], pair[0]))[:STEPS])}
+    cells = [(i, known[step]) for i, mine in enumerate(steps) for step in sorted(set(mine)) if step in known]
+    rows, columns = np.array(cells, np.int64).reshape(-1, 2).T
+    parts = csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(steps), len(known)))
+    counts = graph @ parts  # [baskets, P]
+    alone = parts.multiply(column(graph)[:, None])  # an item is no company to itself
+    together = (counts.T @ counts - parts.T @ alone).toarray().astype(np.float64)
+    expected = np.outer(together.sum(1), together.sum(1)) / max(together.sum(), 1)
+    share = 1 / np.maximum(np.asarray(parts.sum(axis=1)), 1)
+    return np.log((together + 1) / (expected + 1)), csr_array(parts.multiply(share[:, None]))
 
 
 def _category_pmi(labels: list[str | None], graph: csr_array) -> tuple[csr_array, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..rankers import Kind, Ranker, ZSum, all_scores, z_scores
-from .content import category_overlap, category_slots, cosines, stored_cosines, title_words
+from .content import all_words, category_overlap, category_slots, cosines, stored_cosines, title_words
 from .graphs import als, co_occurrence, item_knn, popularity
 from .set_encoder import set_encoder
 
@@ -29,6 +29,7 @@ PARTS: tuple[Callable[[Sources], Iterable[Ranker]], ...] = (
     category_slots,
     category_overlap,
     title_words,
+    all_words,
     co_occurrence,
     item_knn,
     als,
@@ -72,7 +73,7 @@ class Stack:
         """Weights [2p], and the scale of each feature [2p].
 
         They are learned on questions about training bundles that the parts have not seen: each part is
-        fitted on two thirds of the training groups and answers the last third, three times over. The ridge
+        fitted on two thirds of the training groups and is asked about the last third, three times over. The ridge
         is the one under which validation questions are most likely.
         """
         names = [part.name for part in self.parts]
@@ -89,7 +90,8 @@ class Stack:
         if not seen:
             return np.repeat([1.0, 0.0], len(names)), np.ones(2 * len(names))
         x, truth = np.concatenate(seen), np.concatenate(right)
-        scale = np.maximum(x.std(axis=(0, 1)), 1e-9)
+        scale = x.std(axis=(0, 1))
+        scale[scale < 1e-6] = np.inf  # it told nothing apart here, so nothing is known about its weight
         tried = [fit(x / scale, truth, ridge=ridge) for ridge in RIDGES]
         if not (asked := self.sources.validation):
             return tried[2], scale

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..store import Matrix
 
 OPTIONS = 10  # of the questions that are drawn to learn from
+DRAWS = 3  # of questions about each training bundle: another item held out, other options
 FOLDS = ("train", "valid", "test")  # names for three thirds of the training bundles, nothing more
 
 
@@ -84,15 +85,16 @@ class Sources:
             split: list[str | None] = ["test" if part == fold else "train" for part in third]
             catalogue = replace(self.training, bundles=replace(bundles, split=split))
             sources = Sources(splits.visible(catalogue, "train"), content, self.seed)
-            made.append((sources, self._drawn(catalogue, "test")))
+            made.append((sources, self._drawn(catalogue, "test", DRAWS)))
         return [(sources, asked) for sources, asked in made if asked and len(sources.catalogue.bundles)]
 
-    def _drawn(self, catalogue: Catalogue, split: str) -> list[Questions]:
-        """One question per bundle and kind of wrong options, as far as the catalogue has enough items for them."""
+    def _drawn(self, catalogue: Catalogue, split: str, draws: int = 1) -> list[Questions]:
+        """Questions per bundle and kind of wrong options, as far as the catalogue has enough items for them."""
         kinds = ("random", "hard") if any(catalogue.column("category")) else ("random",)
         try:
             return [
-                questions.freeze(catalogue, split=split, n_options=OPTIONS, negatives=kind, seed=self.seed)
+                questions.freeze(catalogue, split=split, n_options=OPTIONS, negatives=kind, seed=self.seed + draw)
+                for draw in range(draws)
                 for kind in kinds
             ]
         except QuestionsError:
