@@ -408,14 +408,14 @@ def candidates(
             workspace,
             catalogue,
             matrices,
-            # What a filter leaves is scanned exactly, whatever is kept.
+            # What a filter leaves is scanned exactly and on the CPU, whatever is kept.
             kind="flat" if where and index in ("auto", *ann.KINDS) else index,
             weights=_weights(weight),
             metric=metric.replace("-", " "),
             memory=0 if where else ann.parse_bytes(max_memory) if max_memory else None,
             target=recall,
             rebuild=rebuild,
-            device=device,
+            device="cpu" if where else device,
             progress=bar.step,
         )
     if built.report["remark"]:
@@ -852,7 +852,9 @@ def merge(
 
 @app.command(rich_help_panel="Models")
 def ablate(
-    grid: Annotated[str, typer.Argument(metavar="GRID", help="A TOML file, or a shipped grid: small, demo, catalogue, paper.")],
+    grid: Annotated[
+        str, typer.Argument(metavar="GRID", help="A TOML file, or a shipped grid: small, demo, catalogue, paper.")
+    ],
     data: Data = Path("data"),
     seeds: Annotated[
         int | None, typer.Option(help="Only so many of the grid's seeds.", min=1, show_default=False)
@@ -1261,7 +1263,7 @@ def _named(
     from bundlecache import fields
 
     if columns is None:
-        return list(specs) if specs else None
+        return [fields.join(*fields.split(spec)) for spec in specs] if specs else None
     if "text" not in modalities:
         raise BundlecacheError(
             f"--fields {columns} says what is the text of an item, but nothing of it is encoded here.",

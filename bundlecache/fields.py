@@ -26,8 +26,8 @@ def join(spec: str, columns: Sequence[str]) -> str:
     >>> join("descriptor:text", ["title", "category"]), join("descriptor:text", ["title"])
     ('descriptor:text#title+category', 'descriptor:text')
     """
-    columns = tuple(dict.fromkeys(columns))
-    return spec if columns == TITLE else f"{split(spec)[0]}#{'+'.join(columns)}"
+    plain, columns = split(spec)[0], tuple(dict.fromkeys(columns))
+    return plain if columns == TITLE else f"{plain}#{'+'.join(columns)}"
 
 
 def split(spec: str) -> tuple[str, tuple[str, ...]]:

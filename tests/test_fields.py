@@ -49,7 +49,8 @@ def test_fields_live_side_by_side_and_an_edited_cell_encodes_its_item_again_wher
 ) -> None:
     assert encode(workspace) == [(TITLES, 24, 0)]
     assert encode(workspace, "--fields", "title, category") == [(BOTH, 24, 0)]
-    assert encode(workspace, "--fields", "title") == [(TITLES, 0, 24)], "titles alone are what they always were"
+    for title in (["--fields", "title"], ["--encoder", BOTH, "--fields", "title"], ["--encoder", f"{TITLES}#title"]):
+        assert encode(workspace, *title) == [(TITLES, 0, 24)], "titles alone are what they always were"
     change(workspace, 3, category="gong")
     assert encode(workspace, "--encoder", TITLES, "--encoder", BOTH) == [(TITLES, 0, 24), (BOTH, 1, 23)]
     change(workspace, 3, title="", category="")

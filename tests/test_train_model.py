@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -245,6 +246,18 @@ def test_the_ladder_holds_every_rung_of_a_run(model, cat):
     assert seen[-1][0] == seen[-1][1]
     text = score(model, world.questions(cat), mode="text").logits
     assert (rungs.answers["base model, untrained"].logits != text).any()  # the adapter was off
+
+
+def test_of_two_encoders_of_a_modality_the_ladder_leaves_out_one_at_a_time_and_a_recipes_order_stays(cat, base):
+    matrices = world.matrices()
+    matrices["test:other"] = world.matrix("image", world.matrices(seed=5)["image"].vectors)
+    recipe = world.recipe(base, fusion={"modalities": ["image", "graph", "test:other"]})
+    model = build(cat.titles, matrices, recipe, CPU).eval()
+    assert model.bank.names == list(recipe.fusion.modalities), "weights of the input nets are kept by place"
+    model.mode = "mm"
+    rungs = ladder(model, world.questions(cat))
+    logits = [rungs.answers["Bundle-MLLM"].logits, *(rungs.ablation[name].logits for name in model.bank.names)]
+    assert all((one != other).any() for one, other in itertools.combinations(logits, 2))
 
 
 def test_rows_are_gathered_alike_from_the_device_and_from_disk(base, monkeypatch):

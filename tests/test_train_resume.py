@@ -137,6 +137,16 @@ def test_going_on_with_anything_else_is_refused(cat, valid, base, paused, tmp_pa
         loop.resume(cat, world.matrices(), valid, tmp_path / "nothing")
 
 
+def test_a_snapshot_from_before_there_was_a_setting_goes_on_with_its_default(paused):
+    snapshot = Snapshot.read(paused)
+    job = json.loads(json.dumps(snapshot.job))
+    del snapshot.job["recipe"]["prompt"]["history"]
+    snapshot.check(job)
+    job["recipe"]["prompt"]["history"] = 3
+    with pytest.raises(CheckpointError, match="The recipe is not what this training began with"):
+        snapshot.check(job)
+
+
 @pytest.mark.parametrize("damage", ["cut", "header", "version"])
 def test_a_damaged_snapshot_is_one_sentence(paused, tmp_path, damage):
     whole = (paused / FILE).read_bytes()

@@ -40,7 +40,7 @@ class FeatureBank:
     def of(cls, matrices: Mapping[str, Matrix], wanted: Sequence[str], device: torch.device) -> FeatureBank:
         """The bank of the ``wanted`` matrices (empty: all), in the order of their names' appearance.
 
-        The name of a modality stands for all matrices of it that are given.
+        The name of a modality stands for all matrices of it that are given and not wanted by a name of their own.
 
         Raises
         ------
@@ -56,7 +56,7 @@ class FeatureBank:
         chosen = {
             name: matrices[name]
             for one in (wanted or matrices)
-            for name in (one, *(name for name, matrix in matrices.items() if matrix.modality == one))
+            for name in (one, *(n for n, matrix in matrices.items() if matrix.modality == one and n not in wanted))
         }
         if not chosen:
             raise StoreError("The store holds no vectors, so there is nothing to fuse.", hint="bundlecache encode")

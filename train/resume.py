@@ -118,7 +118,9 @@ class Snapshot:
         CheckpointError
             Naming what is other than it was.
         """
-        for key, was in self.job.items():
+        # A setting that is newer than the snapshot had its default.
+        recipe = json.loads(json.dumps(self.recipe.to_dict()))
+        for key, was in {**self.job, "recipe": recipe}.items():
             if job[key] != was:
                 raise CheckpointError(
                     f"The {key} is not what this training began with, so going on would not be the same training.",

@@ -69,13 +69,14 @@ def score(
     *,
     batch_size: int = 32,
     modalities: Sequence[str] | None = None,
+    without: Sequence[str] = (),
     mode: str | None = None,
     permutations: int = 1,
     at_once: int | None = None,
     history: bool = True,
 ) -> Answers:
     """Answer frozen questions; see :func:`score_options`. Without ``history`` no user's is told."""
-    how: dict[str, Any] = {"batch_size": batch_size, "modalities": modalities, "mode": mode}
+    how: dict[str, Any] = {"batch_size": batch_size, "modalities": modalities, "without": without, "mode": mode}
     how |= {"permutations": permutations, "at_once": at_once}
     taken = model.taken(questions) if history else None
     return score_options(model, questions.partial, questions.options, taken=taken, **how)
@@ -89,6 +90,7 @@ def score_options(
     taken: Sequence[np.ndarray] | None = None,
     batch_size: int = 32,
     modalities: Sequence[str] | None = None,
+    without: Sequence[str] = (),
     mode: str | None = None,
     permutations: int = 1,
     at_once: int | None = None,
@@ -98,8 +100,9 @@ def score_options(
     ``taken`` are the histories of the users, latest last, of which the prompt tells as many as in training.
 
     ``mode`` is ``"mm"`` or ``"text"``, by default what the model was trained for. ``modalities`` names the
-    vectors that may be used; the others count as missing for every item. ``permutations`` is in how many orders
-    of its options a question is asked, ``at_once`` about how many options (by default as in training).
+    vectors that may be used, ``without`` names of the bank; all others and these count as missing for every item.
+    ``permutations`` is in how many orders of its options a question is asked, ``at_once`` about how many options (by
+    default as in training).
 
     Raises
     ------
@@ -109,7 +112,8 @@ def score_options(
     if not len(options):
         return Answers(np.zeros(options.shape, np.float32), np.zeros(0, bool))
     taken = [NOTHING] * len(options) if taken is None else taken
-    reader = _Reader(model, taken, given, options, mode or model.mode, modalities, batch_size)
+    hidden = [*_hidden(model, modalities), *without]
+    reader = _Reader(model, taken, given, options, mode or model.mode, hidden, batch_size)
     letters = len(model.prompts.letters)
     if at_once is not None and not 2 <= at_once <= letters:
         raise RecipeError(
@@ -166,7 +170,7 @@ class _Reader:
         given: Sequence[np.ndarray],
         options: np.ndarray,
         mode: str,
-        modalities: Sequence[str] | None,
+        hidden: Sequence[str],
         batch_size: int,
     ) -> None:
         if mode not in MODES or (mode == "mm" and model.bank is None):
@@ -174,9 +178,8 @@ class _Reader:
                 f"This model cannot answer in the mode {mode!r}.", hint=f"modes are {' and '.join(MODES)}"
             )
         self.model, self.options, self.mode, self.batch_size = model, options, mode, batch_size
-        self.taken, self.given = taken, given
+        self.taken, self.given, self.hidden = taken, given, hidden
         self.items = np.unique(np.concatenate([*taken, *given, options.ravel()])).astype(np.int64)
-        self.hidden = _hidden(model, modalities)
         self.fused: Tensor | None = None
 
     @torch.inference_mode()
@@ -334,7 +337,7 @@ def ladder(
     whole = len(jobs)  # what follows leaves something out
     if ablation and any(len(items) for items in model.taken(questions)):
         jobs.append(("history", {"mode": model.mode, "history": False}))
-    jobs += [(name, {"modalities": [other for other in names if other != name]}) for name in names if len(names) > 1]
+    jobs += [(name, {"without": [name]}) for name in names if len(names) > 1]
     for done, (name, change) in enumerate(jobs):
         start = time.perf_counter()
         answers = score(model, questions, **how, **change)
