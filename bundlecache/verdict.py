@@ -15,7 +15,7 @@ SHORTCUTS = {
     "category overlap": "picking the option of the most similar category",
 }
 LEAK = "leaking graph"
-NAMES = {"image": "picture", "audio": "sound", "history": "user's history"}
+NAMES = {"image": "picture", "audio": "sound"}
 SPLITS = {"valid": "validation", "test": "test"}
 
 
@@ -109,10 +109,19 @@ def worth(results: dict[str, Any]) -> list[str]:
     ]
 
 
+def left_out(name: str) -> str:
+    """What a model can do without, in words.
+
+    >>> left_out("image"), left_out("graph"), left_out("history")
+    ('picture vectors', 'graph vectors', "user's history")
+    """
+    return "user's history" if name == "history" else f"{NAMES.get(name, name)} vectors"
+
+
 def ablated(row: dict[str, Any]) -> str:
     """What the vectors of one modality are worth, or the user's history."""
     (low, high), told = row["delta_interval"], row["without"] == "history"
-    without = f"Without the {NAMES.get(row['without'], row['without'])}{'' if told else ' vectors'}"
+    without = f"Without the {left_out(row['without'])}"
     if high < 0:
         worth = f"{'it is' if told else 'they are'} worth {_points(-row['delta'])} {_range(-high, -low)}"
         return f"{without} it finds {_percent(row['hit@1'])}: {worth}."

@@ -415,6 +415,18 @@ def test_the_comparison_names_what_differs_and_shows_who_gained(workspace):
             assert card["hit"] == (kind["key"] == "gained")
 
 
+def test_a_users_history_is_no_kind_of_vectors_on_either_page(workspace):
+    folder, _ = finish(workspace), second(workspace, "second")
+    assert "picture vectors" in Page(compared(workspace)[0].read_text("utf-8")).text
+    path = folder / "results" / "test-random5.json"
+    results = json.loads(path.read_text())
+    results["ablation"][0]["without"] = "history"
+    path.write_text(json.dumps(results))
+    for text in (Page(written(workspace, folder)).text, Page(compared(workspace)[0].read_text("utf-8")).text):
+        assert "user's history" in text
+        assert "history vectors" not in text
+
+
 def test_runs_are_told_apart_only_when_the_interval_says_so():
     def figures(delta, low, high):
         row = {"name": "HitRate@1", "a": 0.5 + delta, "b": 0.5, "delta": delta, "interval": [low, high]}

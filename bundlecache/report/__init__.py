@@ -16,7 +16,7 @@ from .. import bench
 from ..atomic import replacing
 from ..errors import CheckpointError
 from ..metrics import calibration
-from ..verdict import NAMES, ablated, permutations, standing
+from ..verdict import ablated, left_out, permutations, standing
 from ..workspace import read_manifest
 from . import answered as answers
 from . import comparison
@@ -192,7 +192,7 @@ def _question_set(result: dict[str, Any]) -> dict[str, Any]:
         {
             **row,
             "bar": bar(row["hit@1"], row["hit@1_interval"], end),
-            "name": NAMES.get(row["without"], row["without"]),
+            "name": left_out(row["without"]),
         }
         for row in result["ablation"]
     ]

@@ -15,7 +15,7 @@ from .. import bench
 from ..errors import BundlecacheError, RecipeError
 from ..metrics import evaluate, hits, mcnemar, paired_difference, reciprocal_ranks
 from ..recipes import describe
-from ..verdict import NAMES, permutations, standing
+from ..verdict import left_out, permutations, standing
 from ..workspace import read_manifest
 from . import answered as answers
 from .gallery import Media, card
@@ -222,10 +222,10 @@ def _pair(a: Answered, b: Answered, q: int, media: Media) -> dict[str, Any]:
 
 
 def _hidden(left: dict[str, Any], right: dict[str, Any]) -> list[dict[str, Any]]:
-    """What hiding each modality cost either run."""
+    """What hiding each part cost either run."""
     costs = [{row["without"]: row for row in each["ablation"]} for each in (left, right)]
     return [
-        {"name": NAMES.get(name, name), "a": costs[0].get(name), "b": costs[1].get(name)}
+        {"name": left_out(name), "a": costs[0].get(name), "b": costs[1].get(name)}
         for name in dict.fromkeys([*costs[0], *costs[1]])
     ]
 
