@@ -488,6 +488,7 @@ def train(
     valid = _validation(workspace, catalogue, validation)
     _say_settings(resolved)
     _say_recomputing(resolved)
+    _say_letters(resolved)
     run = workspace.runs / (resume or name or f"{time.strftime('%Y%m%d-%H%M%S')}-{resolved.name}-seed{seed}")
     if not FOLLOWS:
         upkeep.tag(Store(workspace.store), run.name, matrices.values())
@@ -1431,6 +1432,18 @@ def _say_recomputing(recipe: Recipe) -> None:
         log.print(
             "[dim]gradient checkpointing: the language model runs forward twice, so a step takes 1.3 to 1.5 times as"
             " long and activations a fraction of the memory (benchmarks/train_step.py)[/]",
+            soft_wrap=True,
+        )
+
+
+def _say_letters(recipe: Recipe) -> None:
+    """That the embedded base cannot learn more letters than it was made with."""
+    from train.llm import TAUGHT
+
+    if recipe.base.model == "embedded" and recipe.data.options > TAUGHT:
+        log.print(
+            f"[yellow]The embedded base was made with {TAUGHT} letters[/] and does not learn {recipe.data.options}: train with"
+            f" data.options={TAUGHT} or fewer, and ask about more in turns (bundlecache evaluate --options N).",
             soft_wrap=True,
         )
 

@@ -288,6 +288,16 @@ def test_a_users_history_is_told_and_users_are_named_where_there_is_no_such(trai
     assert "prompt.history" in invoke(*ask, "--user", "user-1").exception.hint  # type: ignore[union-attr,operator]
 
 
+def test_more_letters_than_the_embedded_base_was_made_with_are_warned_of(capsys: pytest.CaptureFixture[str]):
+    import cli
+    from bundlecache import recipes
+
+    cli._say_letters(recipes.load("demo", ["data.options=10"]))
+    assert not capsys.readouterr().err
+    cli._say_letters(recipes.load("demo", ["data.options=20"]))
+    assert "data.options=10 or fewer" in capsys.readouterr().err
+
+
 def test_the_questions_are_the_same_whatever_has_been_encoded(workspace: Workspace, trained: Workspace):
     ok("encode", "--modality", "image", "--data", workspace.root)
     rows = [json.loads(ok("questions", "--json", "--data", root).stdout) for root in (workspace.root, trained.root)]

@@ -22,6 +22,8 @@ from bundlecache.recipes import Base, Lora
 from . import quant
 
 EMBEDDED = Path(__file__).parent / "embedded"
+TAUGHT = 10
+"""How many option letters the embedded base was pretrained with (`train.pretrain`)."""
 """The tiny base that ships with the project; its spec is ``embedded``."""
 
 
