@@ -250,7 +250,7 @@ def _check(key: str, value: Any, setting: dataclasses.Field[Any]) -> Any:
     numbers = [v for v in members if isinstance(v, int | float) and not isinstance(v, bool)]
     for words, bound in setting.metadata["bounds"].items():
         if bound is not None and not all(WITHIN[words](v, bound) for v in numbers):
-            raise RecipeError(f"{key} is {value!r}, but must be {words} {bound:,g}.", hint=setting.metadata["help"])
+            raise RecipeError(f"{key} is {value!r}, but must be {words} {bound:,}.", hint=setting.metadata["help"])
     return value
 
 

@@ -113,7 +113,7 @@ def show_results(result: dict[str, Any]) -> None:
         for row in result["ablation"]
     ]
     if ablation:
-        show(None, False, ablation, title="The model without one modality")
+        show(None, False, ablation, title="The model without one part")
     _say(result)
 
 

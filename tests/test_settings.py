@@ -54,7 +54,7 @@ def test_every_numeric_setting_refuses_what_is_out_of_its_bounds_and_takes_what_
     for key, (beyond, within) in EDGES.items():
         for value in beyond.split():
             with pytest.raises(
-                RecipeError, match=rf"^{key} is .*, but must be (at|more|less) (least|most|than) [\d,]+"
+                RecipeError, match=rf"^{key} is .*, but must be (at|more|less) (least|most|than) [\d,]+\. \("
             ):
                 recipes.load(None, [f"{key}={value}"])
         for value in within.split():
