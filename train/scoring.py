@@ -347,7 +347,7 @@ def ladder(
             progress(done + 1, len(jobs) + 1)
     with model.llm.disable_adapter():
         start = time.perf_counter()
-        rungs.answers["base model, untrained"] = score(model, questions, **how, mode="text")
+        rungs.answers["base model, untrained"] = score(model, questions, **how, mode="text", history=False)
         rungs.seconds["base model, untrained"] = time.perf_counter() - start
     if progress is not None:
         progress(len(jobs) + 1, len(jobs) + 1)

@@ -54,8 +54,8 @@ def read(source: Path, catalogue: Catalogue, modality: str, name: str, ids: Path
     StoreError
         When the layout is none of the above, shapes or ids do not fit, or an id stands twice.
     """
-    if not name.strip():
-        raise StoreError("Imported vectors need a name.", hint="--name mine makes the encoder import:mine")
+    if not name.strip() or "#" in name:  # behind which the columns of a text stand
+        raise StoreError("Imported vectors need a name without #.", hint="--name mine makes the encoder import:mine")
     if not source.exists():
         raise StoreError(f"There is no {source}.", hint=f"give {FORMS}")
     item_ids, vectors = _read(source, catalogue, modality, ids)
