@@ -275,12 +275,13 @@ def test_missing_questions_are_an_error_and_never_drawn_again_silently(trained: 
     assert invoke("evaluate", "--data", copy).exception.hint == "bundlecache questions"  # type: ignore[union-attr]
 
 
-def test_a_users_history_is_told_and_users_are_named_where_there_is_no_such(trained: Workspace):
-    told = ["--set", "prompt.history=3", "--name", "personal", "--data", trained.root]
-    ok("train", *told, "--stage", "joint", *QUICK)
-    made = json.loads(ok("evaluate", "--run", "personal", "--data", trained.root, "--json", "--no-baselines").stdout)
+def test_a_users_history_is_told_and_users_are_named_where_there_is_no_such(trained: Workspace, tmp_path: Path):
+    root = shutil.copytree(trained.root, tmp_path / "shop")
+    told = ["--set", "prompt.history=3", "--name", "personal", "--data", root]
+    ok("train", *told, "--stage", "joint", "--set", "joint_stage.steps=3")
+    made = json.loads(ok("evaluate", "--run", "personal", "--data", root, "--json", "--no-baselines").stdout)
     assert "history" in {row["without"] for row in made[0]["ablation"]}
-    ask = ["complete", "item-02", "--run", "personal", "--data", trained.root, "--json"]
+    ask = ["complete", "item-02", "--run", "personal", "--data", root, "--json"]
     answers = [json.loads(ok(*ask, *whose).stdout) for whose in ([], ["--user", "user-1"])]
     assert answers[0] != answers[1]
     assert "no user 'user-X'" in invoke(*ask, "--user", "user-X").exception.message  # type: ignore[union-attr]

@@ -58,6 +58,7 @@ def test_ctrl_c_while_something_is_imported_leaves_no_traceback(
     script = tmp_path / "bundlecache"
     script.write_text(
         f"""import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which background jobs of a shell do not have
 class Interrupting:
     def find_spec(self, name, path, target=None):
         if name == {moment!r}:

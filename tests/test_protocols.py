@@ -102,7 +102,7 @@ def test_every_method_ranks_the_catalogue_in_chunks_as_it_does_question_by_quest
     monkeypatch.setattr(full_catalogue, "CELLS", 7 * len(shop))  # seven questions at once
     some = dataclasses.replace(
         held, bundle_ids=held.bundle_ids[:20], partial=[p[: 1 + r % 3] for r, p in enumerate(held.partial[:20])],
-        truth=held.truth[:20],
+        truth=held.truth[:20], history=held.history[:20],
     )  # fmt: skip
     places, _ = full_catalogue.rank([ranker], some, len(shop))[ranker.name]
     better, level = naive(ranker, some, len(shop))
@@ -140,7 +140,11 @@ def test_the_interval_is_over_bundles_so_that_asking_more_of_each_makes_none_nar
 
     once = HeldOut.of(sets[:1], shop)
     again = dataclasses.replace(
-        once, bundle_ids=once.bundle_ids * 3, partial=once.partial * 3, truth=np.tile(once.truth, 3)
+        once,
+        bundle_ids=once.bundle_ids * 3,
+        partial=once.partial * 3,
+        truth=np.tile(once.truth, 3),
+        history=once.history * 3,
     )
     assert interval(again) == pytest.approx(interval(once))
 

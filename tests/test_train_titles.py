@@ -16,7 +16,7 @@ from bundlecache.recipes import Prompt
 from bundlecache.workspace import Workspace
 from train import checkpoint, loop
 from train.llm import EMBEDDED
-from train.prompts import TEMPLATES, PromptBuilder
+from train.prompts import NOTHING, TEMPLATES, PromptBuilder
 from train.titles import fingerprint
 from train.tokens import encode_many
 
@@ -142,8 +142,8 @@ def test_copied_prompts_equal_the_whole_text_tokenised_at_once_for_every_unique_
             ids[ids <= -2] = -2 - batch.items[-2 - ids[ids <= -2]]
             np.testing.assert_array_equal(ids, direct)
             assert builder.lengths([given], [options], mode).tolist() == [len(direct)]
-            if builder._is_exact(given, options):
-                np.testing.assert_array_equal(builder._copied([given], [options], mode), direct)
+            if builder._is_exact(NOTHING, given, options):
+                np.testing.assert_array_equal(builder._copied([NOTHING], [given], [options], mode), direct)
 
 
 def test_the_whole_text_is_the_text_that_a_reader_would_write(made):
