@@ -733,15 +733,14 @@ def complete(
     model, matrices = _load_model(folder, workspace, catalogue, device)
     searched = matrices or _matrices(workspace, catalogue)  # a model of titles alone fuses no vectors
     proposed = search.complete(catalogue, searched, partial, options or model.max_options)
-    told: dict[str, Any] = {}
+    how: dict[str, Any] = {"permutations": permutations, "at_once": at_once}
     if user is not None:
         if model.histories is None:
             raise RecipeError(
                 f"The prompt of {folder.name} tells no user's history.",
                 hint="leave --user out, or bundlecache train --set prompt.history=10",
             )
-        told["taken"] = model.histories.of_user(user, [*partial, *proposed])
-    how: dict[str, Any] = {"permutations": permutations, "at_once": at_once, **told}
+        how["taken"] = model.histories.of_user(user, [*partial, *proposed])
     chosen = scoring.complete(model, partial, proposed.tolist(), **how)[:k]
     if len(chosen) < k:
         log.print(f"[dim]{len(chosen)} of {k} completions: the model chooses among {len(proposed)} candidates[/]")

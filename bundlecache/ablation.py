@@ -19,7 +19,6 @@ import csv
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -32,11 +31,6 @@ from . import metrics, recipes
 from .atomic import replacing
 from .errors import RecipeError
 from .recipes import Recipe
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 KEYS = {"recipe": str, "seeds": list, "negatives": list, "cross": bool, "set": dict, "vary": dict}
 SHIPPED = Path(__file__).parents[1] / "train" / "grids"
@@ -79,16 +73,7 @@ def read(spec: str | Path) -> Grid:
     RecipeError
         When it is missing or no grid, or one of its settings or values is not allowed.
     """
-    shipped = sorted(path.stem for path in SHIPPED.glob("*.toml"))
-    path = SHIPPED / f"{spec}.toml" if str(spec) in shipped else Path(spec)
-    try:
-        tables = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise RecipeError(
-            f"There is no grid {str(spec)!r}; shipped are {', '.join(shipped)}.", hint="give a name or a TOML file"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is no TOML: {error}.", hint="mend that line") from error
+    path, tables = recipes.read_toml(spec, SHIPPED, "grid", "give a name or a TOML file")
     for key, value in tables.items():
         if key not in KEYS or not isinstance(value, KEYS[key]):
             raise RecipeError(f"{path}: a grid has no {key!r} like that.", hint=f"it takes {', '.join(KEYS)}")

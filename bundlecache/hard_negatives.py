@@ -29,7 +29,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from . import ann, negatives, splits
 from .errors import QuestionsError
@@ -40,6 +39,8 @@ from .store import MODALITIES
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterable, Mapping, Sequence
+
+    from scipy.sparse import csr_array
 
     from .catalogue import Catalogue
     from .store import Matrix
@@ -293,6 +294,8 @@ def _named(matrices: Mapping[str, Matrix], name: str) -> Matrix:
 
 def _baskets(catalogue: Catalogue) -> csr_array:
     """float32 [baskets, I]: training bundles and, below them, training users."""
+    from scipy.sparse import csr_array
+
     bundles, users = (splits.training_graph(catalogue, graph) for graph in ("bundle-item", "user-item"))
     first = int(bundles[:, 0].max(initial=-1)) + 1
     rows = np.concatenate([bundles[:, 0], users[:, 0] + first])

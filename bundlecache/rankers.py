@@ -16,9 +16,10 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-from scipy.sparse import csr_array
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
     from .questions import Questions
 
 Kind = Literal["chance", "collaborative", "content", "model", "personal", "probe"]
@@ -277,6 +278,8 @@ def _chunks(size: int) -> Iterator[slice]:
 
 def _members(lists: list[np.ndarray], width: int) -> csr_array:
     """float32 [len(lists), width]: 1 where a row's list names the column."""
+    from scipy.sparse import csr_array
+
     ends = np.cumsum([0, *(len(items) for items in lists)])
     columns = np.concatenate([np.zeros(0, np.int64), *lists]).astype(np.int64)
     return csr_array((np.ones(len(columns), np.float32), columns, ends), shape=(len(lists), width))

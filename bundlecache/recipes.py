@@ -130,19 +130,29 @@ def load(spec: str | Path | None = None, overrides: Sequence[str] = ()) -> Recip
     """
     if spec is None:
         return from_dict({}, overrides)
-    shipped = sorted(path.stem for path in SHIPPED.glob("*.toml"))
-    path = SHIPPED / f"{spec}.toml" if str(spec) in shipped else Path(spec)
+    path, tables = read_toml(spec, SHIPPED, "recipe", "--recipe takes one of these names or a TOML file")
+    source = f"train/recipes/{path.name}" if path.parent == SHIPPED else str(path)
+    return from_dict(tables, overrides, name=path.stem, source=source)
+
+
+def read_toml(spec: str | Path, folder: Path, what: str, hint: str) -> tuple[Path, dict[str, Any]]:
+    """The file that is meant, by the name of one in ``folder`` or by its path, and its tables.
+
+    Raises
+    ------
+    RecipeError
+        When it is missing or no TOML.
+    """
+    shipped = sorted(path.stem for path in folder.glob("*.toml"))
+    path = folder / f"{spec}.toml" if str(spec) in shipped else Path(spec)
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        return path, tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise RecipeError(
-            f"There is no recipe {str(spec)!r}; shipped are {', '.join(shipped) or 'none'}.",
-            hint="--recipe takes one of these names or a TOML file",
+            f"There is no {what} {str(spec)!r}; shipped are {', '.join(shipped) or 'none'}.", hint=hint
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is no TOML: {error}.", hint="mend that line") from error
-    source = f"train/recipes/{path.name}" if path.parent == SHIPPED else str(path)
-    return from_dict(tables, overrides, name=path.stem, source=source)
 
 
 def describe(key: str) -> str:

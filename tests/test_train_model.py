@@ -106,14 +106,14 @@ def test_valid_means_that_the_likeliest_token_is_one_of_the_questions_letters(mo
 def test_text_mode_is_blind_to_vectors_and_leaving_a_modality_out_is_not(model, cat):
     questions = world.questions(cat)
     full = score(model, questions).logits
-    assert (score(model, questions, modalities=["image", "graph"]).logits == full).all()
-    assert (score(model, questions, modalities=["image"]).logits != full).any()
+    assert (score(model, questions, without=[]).logits == full).all()
+    assert (score(model, questions, without=["graph"]).logits != full).any()
     other = build(cat.titles, world.matrices(seed=5), model.recipe, CPU).eval()
     other.load_state_dict(model.state_dict())
     assert (score(other, questions, mode="text").logits == score(model, questions, mode="text").logits).all()
     assert (score(other, questions, mode="mm").logits != full).any()
     with pytest.raises(RecipeError, match="audio"):
-        score(model, questions, modalities=["audio"])
+        score(model, questions, without=["audio"])
     with pytest.raises(RecipeError, match="mode"):
         score(model, questions, mode="smell")
 

@@ -68,7 +68,6 @@ def score(
     questions: Questions,
     *,
     batch_size: int = 32,
-    modalities: Sequence[str] | None = None,
     without: Sequence[str] = (),
     mode: str | None = None,
     permutations: int = 1,
@@ -76,7 +75,7 @@ def score(
     history: bool = True,
 ) -> Answers:
     """Answer frozen questions; see :func:`score_options`. Without ``history`` no user's is told."""
-    how: dict[str, Any] = {"batch_size": batch_size, "modalities": modalities, "without": without, "mode": mode}
+    how: dict[str, Any] = {"batch_size": batch_size, "without": without, "mode": mode}
     how |= {"permutations": permutations, "at_once": at_once}
     taken = model.taken(questions) if history else None
     return score_options(model, questions.partial, questions.options, taken=taken, **how)
@@ -89,7 +88,6 @@ def score_options(
     *,
     taken: Sequence[np.ndarray] | None = None,
     batch_size: int = 32,
-    modalities: Sequence[str] | None = None,
     without: Sequence[str] = (),
     mode: str | None = None,
     permutations: int = 1,
@@ -99,21 +97,23 @@ def score_options(
 
     ``taken`` are the histories of the users, latest last, of which the prompt tells as many as in training.
 
-    ``mode`` is ``"mm"`` or ``"text"``, by default what the model was trained for. ``modalities`` names the
-    vectors that may be used, ``without`` names of the bank; all others and these count as missing for every item.
+    ``mode`` is ``"mm"`` or ``"text"``, by default what the model was trained for. ``without`` names vectors of the
+    bank that count as missing for every item.
     ``permutations`` is in how many orders of its options a question is asked, ``at_once`` about how many options (by
     default as in training).
 
     Raises
     ------
     RecipeError
-        When ``mode`` or a modality is unknown, or ``at_once`` is less than 2 or more than there are letters.
+        When ``mode`` or vectors are unknown, or ``at_once`` is less than 2 or more than there are letters.
     """
     if not len(options):
         return Answers(np.zeros(options.shape, np.float32), np.zeros(0, bool))
     taken = [NOTHING] * len(options) if taken is None else taken
-    hidden = [*_hidden(model, modalities), *without]
-    reader = _Reader(model, taken, given, options, mode or model.mode, hidden, batch_size)
+    known = () if model.bank is None else model.bank.names
+    if unknown := [name for name in without if name not in known]:
+        raise RecipeError(f"This model fuses no {unknown[0]!r}; it fuses {', '.join(known) or 'nothing'}.")
+    reader = _Reader(model, taken, given, options, mode or model.mode, without, batch_size)
     letters = len(model.prompts.letters)
     if at_once is not None and not 2 <= at_once <= letters:
         raise RecipeError(
@@ -352,17 +352,6 @@ def ladder(
     if progress is not None:
         progress(len(jobs) + 1, len(jobs) + 1)
     return rungs
-
-
-def _hidden(model: BundleMLLM, modalities: Sequence[str] | None) -> list[str]:
-    """Names of the matrices that are not to be used; a modality stands for all of its matrices."""
-    if modalities is None or model.bank is None:
-        return []
-    known = dict(zip(model.bank.names, model.bank.modalities, strict=True))
-    unknown = [name for name in modalities if name not in known and name not in known.values()]
-    if unknown:
-        raise RecipeError(f"This model fuses no {unknown[0]!r}; it fuses {', '.join(known)}.")
-    return [name for name, modality in known.items() if name not in modalities and modality not in modalities]
 
 
 def _fuse(model: BundleMLLM, items: np.ndarray, hidden: Sequence[str]) -> Tensor:
