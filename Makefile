@@ -38,7 +38,7 @@ data: $(VENV)/installed  ## make the demo catalogue in data/ again, from its see
 	$(BIN)/bundlecache demo --make-data data
 
 base: $(VENV)/installed  ## pretrain the embedded base again, from its seed (a quarter of an hour)
-	$(BIN)/python -m train.pretrain --out train/embedded
+	$(BIN)/python -m bundlecache.train.pretrain --out train/embedded
 
 clean:  ## remove what the commands made, keep the inputs and the environment
 	rm -rf data/store data/questions data/candidates data/runs data/bench data/ablations .pytest_cache .mypy_cache .ruff_cache

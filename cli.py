@@ -25,23 +25,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from bundlecache import BundlecacheError, Catalogue, Workspace, __version__
+from bundlecache import BundlecacheError, Catalogue, WorkspaceFolder, __version__
+from bundlecache.console.output import Bar, log, out, show, show_full, show_leaderboard, show_results, show_slices
 from bundlecache.errors import counted
-from bundlecache.terminal import Bar, log, out, show, show_full, show_leaderboard, show_results, show_slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bundlecache.baselines import Sources
-    from bundlecache.encode import Receipt
-    from bundlecache.encode.crew import Crew
+    from bundlecache.baselines.rankers import ByModel
+    from bundlecache.baselines.registry import Sources
+    from bundlecache.catalogue.readers.registry import Vectors
     from bundlecache.encode.recheck import Recheck
-    from bundlecache.histories import Personal
-    from bundlecache.questions import Questions
-    from bundlecache.rankers import ByModel
-    from bundlecache.readers import Vectors
-    from bundlecache.recipes import Recipe
-    from bundlecache.store import Matrix, Store, TableInfo
+    from bundlecache.encode.run import Receipt
+    from bundlecache.encode.worker_pool import Crew
+    from bundlecache.questions.freeze import Questions
+    from bundlecache.questions.user_history import Personal
+    from bundlecache.recipes.recipe import Recipe
+    from bundlecache.store.store import Matrix, Store, TableInfo
 
 PARTIAL = 3  # exit code: the work was done, but some items failed
 INTERRUPTED = 130
@@ -131,9 +131,9 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Import a public data layout, a folder of pictures and sounds, or plain tables as a workspace."""
-    from bundlecache import readers
+    from bundlecache.catalogue.readers import registry as readers
 
-    workspace = Workspace(data)
+    workspace = WorkspaceFolder(data)
     summary = readers.read(layout, source, workspace, overwrite=overwrite)
     for note in summary.notes:
         log.print(f"[dim]note: {escape(note)}[/]")
@@ -202,7 +202,7 @@ def encode(
     as_json: AsJson = False,
 ) -> None:
     """Run frozen encoders once over every new or changed item, into the store."""
-    import features
+    from bundlecache.features import registry as features
 
     wanted = _modalities(modality)
     if encoder and len(wanted) > 1:
@@ -244,8 +244,8 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Say what is stored: coverage per modality and encoder, rows, bytes, failed and absent items."""
-    from bundlecache import splits
-    from bundlecache.store import Store
+    from bundlecache.catalogue import splits
+    from bundlecache.store.store import Store
 
     workspace, catalogue = _open(data)
     _settle_store(workspace, store_at, store_option)
@@ -393,12 +393,11 @@ def candidates(
     as_json: AsJson = False,
 ) -> None:
     """Search the whole catalogue with FAISS for the k items nearest to each partial bundle."""
-    from bundlecache import ann
-    from bundlecache import candidates as search
+    from bundlecache.candidates import ann, search
 
     workspace, catalogue = _open(data)
     if device != "auto":
-        import features
+        from bundlecache.features import registry as features
 
         features.resolve_device(device)  # also where no run is searched
     matrices = _searched(workspace, catalogue, modality, encoder, run, device)
@@ -467,10 +466,11 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train the fusion module and a LoRA adapter of the language model on the cached vectors."""
-    from bundlecache import recipes
-    from bundlecache.store import Store, upkeep
-    from train import loop
-    from train.resume import Snapshot
+    from bundlecache.recipes import recipe as recipes
+    from bundlecache.store import maintenance as upkeep
+    from bundlecache.store.store import Store
+    from bundlecache.train.training import loop
+    from bundlecache.train.training.resume import Snapshot
 
     workspace, catalogue = _open(data)
     snapshot = None
@@ -545,13 +545,13 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Answer the frozen test questions, in one forward each up to as many options as trained on, beside the baselines."""
-    from bundlecache import baselines as simple
-    from bundlecache import bench
-    from bundlecache import probes as leak_probes
-    from bundlecache import questions as question_files
-    from bundlecache.atomic import make_folder
-    from bundlecache.slices import Slicer
-    from train import scoring
+    from bundlecache.baselines import registry as simple
+    from bundlecache.bench import benchmark as bench
+    from bundlecache.bench import leak_probes
+    from bundlecache.bench.slices import Slicer
+    from bundlecache.files import make_folder
+    from bundlecache.questions import freeze as question_files
+    from bundlecache.train.inference import scoring
 
     workspace, catalogue = _open(data)
     folder = workspace.run(run)
@@ -632,11 +632,13 @@ def bench_(
     as_json: AsJson = False,
 ) -> None:
     """Score all methods on all question sets: one table, leak probes, and a verdict in words."""
-    from bundlecache import baselines, bench, full_catalogue, leaderboard
-    from bundlecache import probes as leak_probes
-    from bundlecache import questions as question_files
-    from bundlecache.atomic import make_folder
-    from bundlecache.slices import Slicer, chosen
+    from bundlecache.baselines import registry as baselines
+    from bundlecache.bench import benchmark as bench
+    from bundlecache.bench import full_catalogue, leak_probes
+    from bundlecache.bench.slices import Slicer, chosen
+    from bundlecache.files import make_folder
+    from bundlecache.questions import freeze as question_files
+    from bundlecache.report import leaderboard
 
     ways = chosen(by or ())
     workspace, catalogue = _open(data)
@@ -723,9 +725,9 @@ def complete(
     as_json: AsJson = False,
 ) -> None:
     """Complete a partial bundle: FAISS proposes candidates, the model chooses among them."""
-    from bundlecache import candidates as search
+    from bundlecache.candidates import search
     from bundlecache.errors import RecipeError
-    from train import scoring
+    from bundlecache.train.inference import scoring
 
     workspace, catalogue = _open(data)
     folder = workspace.run(run)
@@ -769,7 +771,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page about a run, or about two: figures, how far to trust them, examples."""
-    from bundlecache import report as page
+    from bundlecache.report import run_page as page
 
     workspace, catalogue = _open(data)
     folder = workspace.run(run)
@@ -804,9 +806,9 @@ def import_checkpoint(
     as_json: AsJson = False,
 ) -> None:
     """Make a run of a checkpoint of Bundle-MLLM's public code."""
-    from bundlecache import recipes
-    from bundlecache.keys import by_name
-    from train import public_code
+    from bundlecache.candidates.item_vectors import by_name
+    from bundlecache.recipes import recipe as recipes
+    from bundlecache.train import bundle_mllm_import as public_code
 
     workspace, catalogue = _open(data)
     _check_name(workspace, name)
@@ -840,7 +842,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Write a run as a plain language model: LoRA merged, tokenizer, and one embedding row per item."""
-    from train import merge as merging
+    from bundlecache.train import merge as merging
 
     workspace, catalogue = _open(data)
     folder = workspace.run(run)
@@ -866,8 +868,8 @@ def ablate(
     as_json: AsJson = False,
 ) -> None:
     """Train a grid of settings, several seeds each, and write one table; stopped, it goes on when typed again."""
-    from bundlecache import ablation
-    from train import cells
+    from bundlecache.bench import ablation
+    from bundlecache.train import ablation_run as cells
 
     workspace, catalogue = _open(data)
     wanted = ablation.read(grid)
@@ -931,8 +933,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read every stored row against its checksum, and encode a random sample again."""
-    from bundlecache.store import Store
     from bundlecache.store import verify as check
+    from bundlecache.store.store import Store
 
     workspace, catalogue = _open(data)
     store = Store(workspace.store)
@@ -997,7 +999,8 @@ def compact(
     as_json: AsJson = False,
 ) -> None:
     """Make the store small: pieces written together, old versions and unused matrices deleted."""
-    from bundlecache.store import Store, upkeep
+    from bundlecache.store import maintenance as upkeep
+    from bundlecache.store.store import Store
 
     workspace, catalogue = _open(data)
     store = Store(workspace.store)
@@ -1046,8 +1049,8 @@ def drift(
     as_json: AsJson = False,
 ) -> None:
     """Say how far vectors moved between two versions of a table, or from one encoder to another."""
-    from bundlecache.store import Store
     from bundlecache.store import drift as moves
+    from bundlecache.store.store import Store
 
     workspace, _ = _open(data)
     store = Store(workspace.store)
@@ -1092,7 +1095,8 @@ def import_vectors(
     as_json: AsJson = False,
 ) -> None:
     """Put vectors that other programs made into the store."""
-    from bundlecache.store import Store, imports
+    from bundlecache.store import import_vectors as imports
+    from bundlecache.store.store import Store
 
     workspace, catalogue = _open(data)
     (wanted,) = _modalities(modality) if modality != "all" else ("",)
@@ -1134,7 +1138,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the stored vectors as files that pandas, pyarrow and NumPy read in three lines."""
-    from bundlecache.store import Store
+    from bundlecache.store.store import Store
 
     workspace, catalogue = _open(data)
     paths = Store(workspace.store).export(output, layout, catalogue.item_ids)
@@ -1181,17 +1185,17 @@ def _here(hint: str) -> str:
     )
 
 
-def _open(data: Path, *, allow_outside: bool = False) -> tuple[Workspace, Catalogue]:
-    workspace = Workspace(data, allow_outside=allow_outside)
+def _open(data: Path, *, allow_outside: bool = False) -> tuple[WorkspaceFolder, Catalogue]:
+    workspace = WorkspaceFolder(data, allow_outside=allow_outside)
     catalogue = Catalogue.read(workspace)
     for note in catalogue.notes:
         log.print(f"[dim]note: {escape(note)}[/]")
     return workspace, catalogue
 
 
-def _settle_store(workspace: Workspace, address: str | None, options: Sequence[str] | None) -> None:
+def _settle_store(workspace: WorkspaceFolder, address: str | None, options: Sequence[str] | None) -> None:
     """Where the vectors are from now on, if it was said."""
-    from bundlecache.store import place
+    from bundlecache.store import location as place
 
     pairs = {}
     for option in options or []:
@@ -1207,7 +1211,7 @@ def _settle_store(workspace: Workspace, address: str | None, options: Sequence[s
         raise BundlecacheError("--store-option was given without --store.", hint="--store s3://BUCKET/PREFIX")
 
 
-def _check_name(workspace: Workspace, name: str | None) -> None:
+def _check_name(workspace: WorkspaceFolder, name: str | None) -> None:
     """A new run has a plain name of its own: results and reports belong to the weights they were made with."""
     if name is None:
         return
@@ -1220,9 +1224,9 @@ def _check_name(workspace: Workspace, name: str | None) -> None:
         )
 
 
-def _default_sets(workspace: Workspace, split: str) -> list[str]:
+def _default_sets(workspace: WorkspaceFolder, split: str) -> list[str]:
     """The question sets of a split that are used when none is named: ten options, else what there is."""
-    from bundlecache import questions as files
+    from bundlecache.questions import freeze as files
 
     usual = [files.name_of(split, negatives, OPTIONS) for negatives in NEGATIVES]
     made = [name for name in files.names(workspace) if name.startswith(f"{split}-")]
@@ -1231,9 +1235,9 @@ def _default_sets(workspace: Workspace, split: str) -> list[str]:
     return sorted(made, key=lambda name: "random" not in name)
 
 
-def _sets_of(workspace: Workspace, catalogue: Catalogue, options: int) -> list[str]:
+def _sets_of(workspace: WorkspaceFolder, catalogue: Catalogue, options: int) -> list[str]:
     """The test questions of so many options; they are frozen where there are none yet."""
-    from bundlecache import questions as files
+    from bundlecache.questions import freeze as files
 
     usual = [files.name_of("test", negatives, options) for negatives in NEGATIVES]
     if not set(usual) & set(files.names(workspace)):
@@ -1259,8 +1263,8 @@ def _named(
     catalogue: Catalogue, columns: str | None, modalities: Sequence[str], specs: Sequence[str] | None
 ) -> list[str] | None:
     """The specs of the text encoders with the columns that are their text."""
-    import features
-    from bundlecache import fields
+    from bundlecache.catalogue import fields
+    from bundlecache.features import registry as features
 
     if columns is None:
         return [fields.join(*fields.split(spec)) for spec in specs] if specs else None
@@ -1276,7 +1280,7 @@ def _named(
 
 def _encodable(catalogue: Catalogue) -> tuple[str, ...]:
     """All modalities, but the graph only where training may see an edge of the default one."""
-    from bundlecache import splits
+    from bundlecache.catalogue import splits
 
     if len(splits.training_graph(catalogue, "user-item")):
         return MODALITIES
@@ -1289,9 +1293,9 @@ def _encodable(catalogue: Catalogue) -> tuple[str, ...]:
 
 
 def _make_demo(root: Path, seed: int, *, overwrite: bool) -> None:
-    from bundlecache import demo as maker
+    from bundlecache.catalogue.demo import make as maker
 
-    if Workspace(root).table("items") is not None and not overwrite:
+    if WorkspaceFolder(root).table("items") is not None and not overwrite:
         raise BundlecacheError(
             f"{root} holds a catalogue already.", hint="choose an empty folder, or add --overwrite to replace it"
         )
@@ -1323,7 +1327,7 @@ def _where(device: str, engine: str, ray_address: str | None) -> tuple[list[str]
 
 def _check_heeded(options: Sequence[str], wanted: Sequence[str], specs: Sequence[str] | None) -> None:
     """Refuse ``--precision`` or ``--draft`` where it changes nothing for any of the encoders."""
-    import features
+    from bundlecache.features import registry as features
 
     named = [(spec, name) for name in wanted for spec in specs or [features.DEFAULTS[name]]]
     heeded = set().union(*(features.heeds(spec, name) for spec, name in named))
@@ -1337,7 +1341,7 @@ def _check_heeded(options: Sequence[str], wanted: Sequence[str], specs: Sequence
 
 
 def _encode(
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     catalogue: Catalogue,
     modality: str,
     specs: Sequence[str] | None = None,
@@ -1345,9 +1349,9 @@ def _encode(
     how: dict[str, Any] | None = None,
     where: tuple[list[str], str, str | None] = (["auto"], "local", None),
 ) -> list[Receipt]:
-    import features
-    from bundlecache.encode import run_all
-    from bundlecache.store import Store
+    from bundlecache.encode.run import run_all
+    from bundlecache.features import registry as features
+    from bundlecache.store.store import Store
 
     source = "--encoder" if specs else "default: embedded, no weights needed"
     specs = list(dict.fromkeys(specs or [features.DEFAULTS[modality]]))
@@ -1360,11 +1364,11 @@ def _encode(
     with Bar(modality) as bar, ExitStack() as leaving:
         crew: Crew | None = None
         if engine == "ray" and not graph:
-            from bundlecache.encode.ray import Ray
+            from bundlecache.encode.ray_pool import Ray
 
             crew = leaving.enter_context(Ray(loader, how["workers"], address, devices[0]))
         elif len(devices) > 1 and not graph:
-            from bundlecache.encode.processes import Processes
+            from bundlecache.encode.process_pool import Processes
 
             crew = leaving.enter_context(Processes(loader, devices, how["workers"]))
         encoders: Any = crew.encoders if crew else loader(devices[0])
@@ -1375,10 +1379,10 @@ def _encode(
     return receipts
 
 
-def _trained_on(workspace: Workspace, catalogue: Catalogue, recipe: Recipe) -> dict[str, Matrix]:
+def _trained_on(workspace: WorkspaceFolder, catalogue: Catalogue, recipe: Recipe) -> dict[str, Matrix]:
     """The stored matrices by modality, other fields that its encoder has read, and the encoders that the recipe names."""
-    from bundlecache.store import Store
     from bundlecache.store.coverage import standing
+    from bundlecache.store.store import Store
 
     matrices = _matrices(workspace, catalogue)
     others = [info.spec for chosen in standing(Store(workspace.store).tables()).values() for info in chosen[1:]]
@@ -1387,10 +1391,10 @@ def _trained_on(workspace: Workspace, catalogue: Catalogue, recipe: Recipe) -> d
 
 
 def _questions_of(
-    workspace: Workspace, catalogue: Catalogue, options: int, negatives: Sequence[str]
+    workspace: WorkspaceFolder, catalogue: Catalogue, options: int, negatives: Sequence[str]
 ) -> tuple[Questions, dict[str, Questions]]:
     """The random validation questions of so many options, and test questions by kind; made where they are missing."""
-    from bundlecache import questions as files
+    from bundlecache.questions import freeze as files
 
     names = {f"test-{kind}": files.name_of("test", kind, options) for kind in negatives}
     chosen_on = files.name_of("valid", "random", options)
@@ -1400,9 +1404,9 @@ def _questions_of(
     return files.load(workspace, catalogue, chosen_on), sets
 
 
-def _validation(workspace: Workspace, catalogue: Catalogue, name: str | None) -> Questions:
+def _validation(workspace: WorkspaceFolder, catalogue: Catalogue, name: str | None) -> Questions:
     """The questions that weights are chosen on; made when there are none at all."""
-    from bundlecache import questions as question_files
+    from bundlecache.questions import freeze as question_files
 
     if not any(workspace.questions.glob("*.parquet")):
         _alone("questions")
@@ -1437,7 +1441,7 @@ def _say_recomputing(recipe: Recipe) -> None:
 
 def _say_letters(recipe: Recipe) -> None:
     """That the embedded base cannot learn more letters than it was made with."""
-    from train.llm import TAUGHT
+    from bundlecache.train.model.llm import TAUGHT
 
     if recipe.base.model == "embedded" and recipe.data.options > TAUGHT:
         log.print(
@@ -1460,10 +1464,10 @@ def _say_settings(recipe: Recipe) -> None:
         )
 
 
-def _store_imported(workspace: Workspace, vectors: Sequence[Vectors]) -> None:
+def _store_imported(workspace: WorkspaceFolder, vectors: Sequence[Vectors]) -> None:
     """Put vectors that came with a data set into the store."""
-    from bundlecache.store import Store
-    from bundlecache.store.imports import IMPORTED
+    from bundlecache.store.import_vectors import IMPORTED
+    from bundlecache.store.store import Store
     from bundlecache.store.vectors import Identity
 
     for found in vectors:
@@ -1472,9 +1476,11 @@ def _store_imported(workspace: Workspace, vectors: Sequence[Vectors]) -> None:
         log.print(f"{found.modality}: {counted(info.rows, 'vector')} of {found.spec}", highlight=False)
 
 
-def _matrices(workspace: Workspace, catalogue: Catalogue, wanted: Sequence[str] | None = None) -> dict[str, Matrix]:
+def _matrices(
+    workspace: WorkspaceFolder, catalogue: Catalogue, wanted: Sequence[str] | None = None
+) -> dict[str, Matrix]:
     """The stored matrices by modality; an empty store is filled with the embedded encoders first."""
-    from bundlecache.store import Store
+    from bundlecache.store.store import Store
 
     store = Store(workspace.store)
     if not store.modalities():
@@ -1489,9 +1495,9 @@ def _matrices(workspace: Workspace, catalogue: Catalogue, wanted: Sequence[str] 
     return {name: store.matrix(catalogue.item_ids, name) for name in wanted or stored}
 
 
-def _every_matrix(workspace: Workspace, catalogue: Catalogue) -> dict[str, Matrix]:
+def _every_matrix(workspace: WorkspaceFolder, catalogue: Catalogue) -> dict[str, Matrix]:
     """The stored matrices of all encoders, the newest table of each; token features are no vector of an item."""
-    from bundlecache.store import Store
+    from bundlecache.store.store import Store
 
     _matrices(workspace, catalogue)
     store = Store(workspace.store)
@@ -1503,7 +1509,7 @@ def _every_matrix(workspace: Workspace, catalogue: Catalogue) -> dict[str, Matri
 
 
 def _searched(
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     catalogue: Catalogue,
     modalities: Sequence[str] | None,
     encoders: Sequence[str] | None,
@@ -1511,14 +1517,14 @@ def _searched(
     device: str,
 ) -> dict[str, Matrix]:
     """The matrices to search: of modalities, of encoders, or the fused tokens of a run."""
-    from bundlecache.index import by_name
+    from bundlecache.candidates.index import by_name
 
     if sum(map(bool, (modalities, encoders, run))) > 1:
         raise BundlecacheError(
             "Only one of --modality, --encoder and --run says what is searched.", hint="bundlecache candidates --help"
         )
     if run:
-        from train import scoring
+        from bundlecache.train.inference import scoring
 
         folder = workspace.run(run)
         model, _ = _load_model(folder, workspace, catalogue, device)
@@ -1528,9 +1534,9 @@ def _searched(
     return by_name(_stored(workspace, catalogue, encoders))
 
 
-def _stored(workspace: Workspace, catalogue: Catalogue, encoders: Sequence[str]) -> list[Matrix]:
+def _stored(workspace: WorkspaceFolder, catalogue: Catalogue, encoders: Sequence[str]) -> list[Matrix]:
     """The matrices of these encoders, in their order."""
-    from bundlecache.store import Store
+    from bundlecache.store.store import Store
 
     store = Store(workspace.store)
     of = {info.spec: info.modality for info in store.tables() if info.rows}
@@ -1558,12 +1564,12 @@ def _weights(given: Sequence[str] | None) -> dict[str, float]:
 
 
 def _recheck(
-    workspace: Workspace, catalogue: Catalogue, store: Store, info: TableInfo, sample: int, seed: int, device: str
+    workspace: WorkspaceFolder, catalogue: Catalogue, store: Store, info: TableInfo, sample: int, seed: int, device: str
 ) -> tuple[Recheck | None, str]:
     """A sample of a table encoded again, and a remark; None where that cannot be done here."""
-    import features
     from bundlecache.encode import recheck
-    from bundlecache.store.imports import IMPORTED
+    from bundlecache.features import registry as features
+    from bundlecache.store.import_vectors import IMPORTED
 
     if not sample or not info.rows:
         return None, "sound"
@@ -1582,10 +1588,13 @@ def _recheck(
     )
 
 
-def _load_model(folder: Path, workspace: Workspace, catalogue: Catalogue, device: str) -> tuple[Any, dict[str, Matrix]]:
+def _load_model(
+    folder: Path, workspace: WorkspaceFolder, catalogue: Catalogue, device: str
+) -> tuple[Any, dict[str, Matrix]]:
     """A trained model, and the very matrices it was trained on."""
-    from bundlecache.store import Store, upkeep
-    from train import checkpoint
+    from bundlecache.store import maintenance as upkeep
+    from bundlecache.store.store import Store
+    from bundlecache.train import checkpoint
 
     store = Store(workspace.store)
     encoders = checkpoint.read_manifest(folder)["encoders"]
@@ -1601,7 +1610,7 @@ def _load_model(folder: Path, workspace: Workspace, catalogue: Catalogue, device
 
 
 def _freeze(
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     catalogue: Catalogue,
     options: int,
     seed: int,
@@ -1609,8 +1618,8 @@ def _freeze(
     difficulty: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Make the question files that are missing; those that are there stay as they are."""
-    from bundlecache import questions as files
-    from bundlecache.store import Store
+    from bundlecache.questions import freeze as files
+    from bundlecache.store.store import Store
 
     vectors = None
     if not any(catalogue.column("category")):  # hard options are near items then
@@ -1649,10 +1658,10 @@ def _freeze(
     return rows
 
 
-def _take_over(workspace: Workspace, catalogue: Catalogue, file: Path, skip_broken: bool) -> list[dict[str, Any]]:
+def _take_over(workspace: WorkspaceFolder, catalogue: Catalogue, file: Path, skip_broken: bool) -> list[dict[str, Any]]:
     """Store the sets of a file that others froze; the same again is fine, others under its name are refused."""
-    from bundlecache import question_import
-    from bundlecache import questions as files
+    from bundlecache.questions import freeze as files
+    from bundlecache.questions import importing as question_import
 
     rows = []
     for asked in question_import.read(file, catalogue, skip_broken=skip_broken):
@@ -1662,8 +1671,8 @@ def _take_over(workspace: Workspace, catalogue: Catalogue, file: Path, skip_brok
     return rows
 
 
-def _export_questions(workspace: Workspace, catalogue: Catalogue, folder: Path) -> list[dict[str, Any]]:
-    from bundlecache import questions as files
+def _export_questions(workspace: WorkspaceFolder, catalogue: Catalogue, folder: Path) -> list[dict[str, Any]]:
+    from bundlecache.questions import freeze as files
 
     rows = []
     for name in files.names(workspace):
@@ -1674,7 +1683,7 @@ def _export_questions(workspace: Workspace, catalogue: Catalogue, folder: Path) 
 
 
 def _say_leaks(catalogue: Catalogue) -> None:
-    from bundlecache import splits
+    from bundlecache.catalogue import splits
 
     for sentence in splits.leaks(catalogue):
         log.print(f"[yellow]leak:[/] {escape(sentence)}", soft_wrap=True, highlight=False)
@@ -1686,7 +1695,7 @@ def _training_seconds(folder: Path) -> float:
     return float(sum(stage["seconds"] for stage in read_manifest(folder)["stages"]))
 
 
-def _newest(workspace: Workspace, folders: Sequence[Path]) -> Path:
+def _newest(workspace: WorkspaceFolder, folders: Sequence[Path]) -> Path:
     """The run that others are compared with: the newest one where it is among them."""
     return workspace.run() if workspace.run() in folders else folders[-1]
 
@@ -1696,17 +1705,17 @@ def _model_name(folder: Path, folders: Sequence[Path]) -> str:
 
 
 def _seat(name: str, model: Any, how: dict[str, Any]) -> ByModel:
-    """A trained model as a ranker; ``how`` it is asked is that of `train.scoring.score`."""
-    from bundlecache.rankers import ByModel
-    from train import scoring
+    """A trained model as a ranker; ``how`` it is asked is that of `bundlecache.train.inference.scoring.score`."""
+    from bundlecache.baselines.rankers import ByModel
+    from bundlecache.train.inference import scoring
 
     return ByModel(name, lambda asked: scoring.score(model, asked, **how))
 
 
 def _personal(sources: Sources, sets: list[Questions], models: list[ByModel], latest: int) -> list[Personal]:
     """Methods that look at the ``latest`` items of a bundle's user too; none where no question has such items."""
-    from bundlecache.baselines import PERSONAL
-    from bundlecache.histories import Histories, Personal
+    from bundlecache.baselines.registry import PERSONAL
+    from bundlecache.questions.user_history import Histories, Personal
 
     if not latest:
         return []
@@ -1723,9 +1732,9 @@ def _answers_of(
     loaded: dict[Path, Any], seats: dict[Path, ByModel], asked: Questions, how: dict[str, Any]
 ) -> list[Any]:
     """Every loaded model's answers, and those of its base as it was before training (zero-shot), as the bench takes them."""
-    from bundlecache.bench import score
+    from bundlecache.bench.benchmark import score
+    from bundlecache.train.inference import scoring
     from bundlecache.workspace import read_manifest
-    from train import scoring
 
     answers, seconds, trained = {}, {}, {}
     bases: set[str] = set()

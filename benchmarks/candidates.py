@@ -130,8 +130,8 @@ def measure(method: str, folder: Path, kind: str) -> dict[str, Any]:
     """One method: seconds to build, memory held by it and while it was built, queries per second, recall."""
     import faiss  # noqa: F401 - its memory is not the method's
 
-    from bundlecache.index import Index
-    from bundlecache.store import Matrix
+    from bundlecache.candidates.index import Index
+    from bundlecache.store.store import Matrix
 
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")
     members = np.load(folder / "members.npy").astype(np.int32)

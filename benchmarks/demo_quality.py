@@ -52,16 +52,22 @@ def main() -> None:
 
 def measure(root: Path, recipe_name: str, overrides: list[str], seeds: int) -> list[dict[str, Any]]:
     """Encode once, then train and evaluate per seed; one result per seed."""
-    import features
-    from bundlecache import baselines, bench, encode, questions, recipes
-    from bundlecache.catalogue import Catalogue
-    from bundlecache.store import Store
-    from bundlecache.workspace import Workspace
-    from train import checkpoint, loop, scoring
+    from bundlecache.baselines import registry as baselines
+    from bundlecache.bench import benchmark as bench
+    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.encode import run as encode
+    from bundlecache.features import registry as features
+    from bundlecache.questions import freeze as questions
+    from bundlecache.recipes import recipe as recipes
+    from bundlecache.store.store import Store
+    from bundlecache.train import checkpoint
+    from bundlecache.train.inference import scoring
+    from bundlecache.train.training import loop
+    from bundlecache.workspace import WorkspaceFolder
 
     source = Path(__file__).resolve().parent.parent / "data"
     shutil.copytree(source, root, ignore=shutil.ignore_patterns("store", "questions", "candidates", "runs"))
-    workspace = Workspace(root)
+    workspace = WorkspaceFolder(root)
     catalogue = Catalogue.read(workspace)
     store = Store(workspace.store)
     for modality in MODALITIES:
@@ -92,7 +98,7 @@ def measure(root: Path, recipe_name: str, overrides: list[str], seeds: int) -> l
 
 def judge(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every bar with what was measured."""
-    from bundlecache.verdict import is_single_cosine
+    from bundlecache.bench.findings import is_single_cosine
 
     bars: list[dict[str, Any]] = []
 

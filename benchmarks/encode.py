@@ -35,15 +35,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-import features
-from bundlecache._torchvision import prepare
-from bundlecache.catalogue import Bundles, Catalogue, Interactions
-from bundlecache.encode import run
-from bundlecache.store import Store
-from bundlecache.workspace import Workspace
+from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
+from bundlecache.encode.run import run
+from bundlecache.features import registry as features
+from bundlecache.store.store import Store
+from bundlecache.torchvision_compat import prepare
+from bundlecache.workspace import WorkspaceFolder
 
 if TYPE_CHECKING:
-    from bundlecache.encode import Encoder, Receipt
+    from bundlecache.encode.run import Encoder, Receipt
 
 VIT = {"image_size": 224, "layers": 12, "width": 384, "head_width": 64, "patch_size": 16}  # ViT-S/16
 SPECK = {"image_size": 224, "layers": 1, "width": 64, "head_width": 64, "patch_size": 56}
@@ -72,14 +72,14 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(max(1, cores - 1))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        workspace = Workspace(Path(folder))
+        workspace = WorkspaceFolder(Path(folder))
         catalogue = pictures(workspace, options)
         half = catalogue_of(len(catalogue) // 2)
         rates = {
             "forward-bound": measure(workspace, half, VIT, 8, (max(1, cores - 1),), options),
             "decode-bound": measure(workspace, catalogue, SPECK, 32, WORKERS, options),
         }
-        again = look_again(Workspace(Path(folder) / "many"))
+        again = look_again(WorkspaceFolder(Path(folder) / "many"))
     bound = {way.partition(",")[0]: figures["per_second"] for way, figures in rates["forward-bound"].items()}
     ratio = bound["encode"] / bound["forward"]
     bars = [
@@ -109,7 +109,7 @@ def show(made: dict[str, Any]) -> None:
         print(f"{row['what']:40} {row['value']:6.2f}  bar {row['bar']:5.2f}  {verdict}")
 
 
-def pictures(workspace: Workspace, options: argparse.Namespace) -> Catalogue:
+def pictures(workspace: WorkspaceFolder, options: argparse.Namespace) -> Catalogue:
     """JPEGs with the sizes and details of photographs, or copies of the first ones in a folder."""
     from PIL import Image
 
@@ -135,7 +135,7 @@ def catalogue_of(count: int) -> Catalogue:
 
 
 def measure(
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     catalogue: Catalogue,
     tower: dict[str, int],
     batch_size: int,
@@ -195,7 +195,7 @@ def forward(encoder: Encoder, samples: list[Any]) -> None:
         encoder.encode(samples[low : low + encoder.batch_size])
 
 
-def encode(encoder: Encoder, catalogue: Catalogue, workspace: Workspace, workers: int) -> Receipt:
+def encode(encoder: Encoder, catalogue: Catalogue, workspace: WorkspaceFolder, workers: int) -> Receipt:
     shutil.rmtree(workspace.store, ignore_errors=True)
     receipt = run(encoder, catalogue, workspace, Store(workspace.store), workers=workers)
     assert receipt.encoded == len(catalogue)
@@ -210,7 +210,7 @@ def serial(encoder: Encoder, paths: list[Path], out: Path) -> None:
     np.save(out, np.concatenate(parts).astype(encoder.dtype))
 
 
-def look_again(workspace: Workspace) -> dict[str, float]:
+def look_again(workspace: WorkspaceFolder) -> dict[str, float]:
     """10,000 small pictures: the first run, a second one, and one after a single picture was edited."""
     from PIL import Image
 

@@ -32,11 +32,11 @@ import numpy as np
 import torch
 from public_code import CLOSING, MIDDLE, OPENING, PublicCode
 
-from bundlecache import recipes
-from bundlecache._torchvision import prepare
-from bundlecache.store import Matrix
-from train.model import BundleMLLM, build
-from train.scoring import score_options
+from bundlecache.recipes import recipe as recipes
+from bundlecache.store.store import Matrix
+from bundlecache.torchvision_compat import prepare
+from bundlecache.train.inference.scoring import score_options
+from bundlecache.train.model.bundle_mllm import BundleMLLM, build
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -51,16 +51,16 @@ from evaluate import WIDTHS, WORDS, config_of, save_tokenizer
 from public_code import PublicCode
 from train_step import catalogue_of, finish
 
-from bundlecache import recipes
-from bundlecache._torchvision import prepare
-from bundlecache.store import Matrix
-from train import llm as llms
-from train.data import Drawn, TrainingQuestions
-from train.history import History, Stop
-from train.loop import accelerator_for
-from train.model import BundleMLLM, build
-from train.scoring import score_options
-from train.stage import StageLoop
+from bundlecache.recipes import recipe as recipes
+from bundlecache.store.store import Matrix
+from bundlecache.torchvision_compat import prepare
+from bundlecache.train.inference.scoring import score_options
+from bundlecache.train.model import llm as llms
+from bundlecache.train.model.bundle_mllm import BundleMLLM, build
+from bundlecache.train.training.log import History, Stop
+from bundlecache.train.training.loop import accelerator_for
+from bundlecache.train.training.sampler import Drawn, TrainingQuestions
+from bundlecache.train.training.stage import StageLoop
 
 KNOWN: dict[str, tuple[str, dict[str, int]]] = {
     "2048x16": (
@@ -519,7 +519,7 @@ def words(row: dict[str, Any]) -> str:
 
 def of_faiss(sizes: list[int], device: str) -> Iterator[dict[str, Any]]:
     """Flat and ivf at each size, on the CPU with all its cores and on the GPU."""
-    from bundlecache import ann
+    from bundlecache.candidates import ann
 
     faiss = ann.faiss_module()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -540,7 +540,7 @@ def of_faiss(sizes: list[int], device: str) -> Iterator[dict[str, Any]]:
 
 def searched(folder: Path, kind: str, place: str, truth: list[np.ndarray]) -> dict[str, Any]:
     """One index; the first one's answers become ``truth``."""
-    from bundlecache.index import Index
+    from bundlecache.candidates.index import Index
 
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")
     matrix = Matrix("text", "made", "made", "0", 1, vectors, np.ones(len(vectors), bool))

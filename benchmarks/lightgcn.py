@@ -42,7 +42,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from features.lightgcn import NegativeSampler, Ranking, Settings, Trainer, adjacency, evaluate
+from bundlecache.features.lightgcn import NegativeSampler, Ranking, Settings, Trainer, adjacency, evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

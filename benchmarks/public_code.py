@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 if TYPE_CHECKING:
-    from train.model import BundleMLLM
+    from bundlecache.train.model.bundle_mllm import BundleMLLM
 
 OPENING = (
     "You are a helpful and honest assistant. The following are multiple choice questions about {task}. You should "

@@ -43,16 +43,16 @@ from evaluate import WIDTHS, WORDS, save_llm
 from public_code import PublicCode
 from torch.nn import functional as F  # noqa: N812
 
-from bundlecache import recipes
-from bundlecache.catalogue import Bundles, Catalogue, Interactions
-from bundlecache.store import Matrix
-from bundlecache.workspace import Workspace
-from train.data import Drawn, TrainingQuestions
-from train.history import History, Stop
-from train.loop import accelerator_for
-from train.model import BundleMLLM, build
-from train.prompts import Batch
-from train.stage import StageLoop
+from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
+from bundlecache.recipes import recipe as recipes
+from bundlecache.store.store import Matrix
+from bundlecache.train.model.bundle_mllm import BundleMLLM, build
+from bundlecache.train.prompts.builder import Batch
+from bundlecache.train.training.log import History, Stop
+from bundlecache.train.training.loop import accelerator_for
+from bundlecache.train.training.sampler import Drawn, TrainingQuestions
+from bundlecache.train.training.stage import StageLoop
+from bundlecache.workspace import WorkspaceFolder
 
 FASTER = {("256x4", 31_000): 10.0, ("768x12", 31_000): 2.0, ("256x4", 250_000): 80.0}  # than the public code's way
 MEMORY = 0.25  # of the public code's way, from 31,000 items on
@@ -87,7 +87,7 @@ def main() -> None:
         rows.append(compare(case, options.options, steps, quick=options.quick))
         show(rows[-1], sys.stderr if options.json else sys.stdout)
     flat = flatness(rows)
-    catalogue = Catalogue.read(Workspace(options.data))
+    catalogue = Catalogue.read(WorkspaceFolder(options.data))
     tiny = [measure(catalogue, stage, 12 if options.quick else 60) for stage in ("text", "fusion")]
     if options.json:
         print(

@@ -1,11 +1,60 @@
-"""The one family of errors that a user of bundlecache is meant to read.
+"""The errors that a user of bundlecache is meant to read, and the commands that they propose.
 
-Every message is one sentence that says what was given and what is allowed; ``hint`` says what to type
-next. The command line prints both and exits with 1. Anything else that is raised is a bug, and keeps
-its traceback.
+Every message is one sentence that says what was given and what is allowed; ``hint`` says what to do next. The command
+line prints both and exits with 1. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, init=False)
+class Command:
+    """A command of bundlecache, as data: the verb and its arguments. The workspace is added when it is shown.
+
+    >>> print(Command("encode", "--modality", "image"))
+    bundlecache encode --modality image
+    >>> Command("train").line("my shop")
+    "bundlecache train --data 'my shop'"
+    """
+
+    verb: str
+    arguments: tuple[str, ...]
+
+    def __init__(self, verb: str, *arguments: object) -> None:
+        object.__setattr__(self, "verb", verb)
+        object.__setattr__(self, "arguments", tuple(map(str, arguments)))
+
+    def line(self, data: Path | str | None = None) -> str:
+        """The line to type; ``data`` is the workspace, if it is not the default one."""
+        words = ["bundlecache", self.verb, *self.arguments]
+        if data is not None and "--data" not in self.arguments:
+            words += ["--data", str(data)]
+        return " ".join(word if word.isupper() else shlex.quote(word) for word in words)  # DIR stays a placeholder
+
+    def __str__(self) -> str:
+        return self.line()
+
+
+Hint: TypeAlias = str | Command | Sequence[str | Command]
+"""What to do next: words, a command, or a sequence of both, which are joined by spaces."""
+
+
+def hint_text(hint: Hint | None, data: Path | str | None = None) -> str:
+    """A hint as one line, its commands with the workspace ``data``.
+
+    >>> hint_text(["choose an empty folder, or", Command("demo", "--overwrite")])
+    'choose an empty folder, or bundlecache demo --overwrite'
+    """
+    parts = [hint] if isinstance(hint, str | Command) else (hint or ())
+    return " ".join(part.line(data) if isinstance(part, Command) else part for part in parts)
 
 
 def counted(count: int, one: str, many: str = "") -> str:
@@ -18,12 +67,16 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 
 class BundlecacheError(Exception):
-    """Something the user can mend: ``message`` says what, ``hint`` what to type next."""
+    """A problem that the user can solve: ``message`` says what is wrong, ``hint`` what to type next.
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    ``advice`` is the hint as it was given; its commands are data, so that a face can add the workspace to them.
+    """
+
+    def __init__(self, message: str, *, hint: Hint | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.advice = hint
+        self.hint = hint_text(hint) if hint else None
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

@@ -34,7 +34,7 @@ LISTED = {  # what every entry of these lists of a run's manifest has
 
 
 @dataclass(frozen=True)
-class Workspace:
+class WorkspaceFolder:
     """The paths of one workspace. ``allow_outside`` lets item tables name media files anywhere on disk."""
 
     root: Path
@@ -133,7 +133,7 @@ class Workspace:
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
-    """The manifest of a finished run, its parts of the kinds that `train.checkpoint` writes.
+    """The manifest of a finished run, its parts of the kinds that `bundlecache.train.checkpoint` writes.
 
     Raises
     ------

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bundlecache._torchvision import prepare
+from bundlecache.torchvision_compat import prepare
 
 from .audio import decoding, read_sound
 from .common import (

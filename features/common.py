@@ -19,7 +19,7 @@ from bundlecache.errors import EncoderError, MediaError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from bundlecache.catalogue import Catalogue
+    from bundlecache.catalogue.model import Catalogue
 
 DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")

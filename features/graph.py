@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bundlecache.catalogue.splits import training_graph
 from bundlecache.errors import EncoderError, MediaError
 from bundlecache.factors import FACTORS, SETTINGS, item_factors
-from bundlecache.splits import training_graph
 
 from . import lightgcn
 from .common import fingerprint, libraries, resolve_device

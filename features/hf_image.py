@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from bundlecache._torchvision import prepare
 from bundlecache.errors import EncoderError
+from bundlecache.torchvision_compat import prepare
 
 from .common import check_complete, config_cause, fingerprint, folder_of, load_failure, quiet, read_config
 from .towers import ImageTower

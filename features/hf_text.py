@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bundlecache._torchvision import prepare
 from bundlecache.errors import EncoderError
+from bundlecache.torchvision_compat import prepare
 
 from . import clip_text
 from .common import (
@@ -107,7 +107,7 @@ def _json(path: Path) -> Any:
 def load(spec: Spec, options: Options) -> HfText | TextTower:
     """Any transformers text encoder: a folder as ``save_pretrained`` or sentence-transformers writes it, or a hub id.
 
-    A folder of CLIP or SigLIP gives their text tower, by their own rules: see :mod:`features.clip_text`.
+    A folder of CLIP or SigLIP gives their text tower, by their own rules: see :mod:`bundlecache.features.clip_text`.
     """
     folder = folder_of(spec)
     prepare()

@@ -2,7 +2,7 @@
 
 Their own package caps numpy below 2 and asks the network for a text tower that no sound needs. The audio
 tower is the HTSAT that transformers has too: here the weights of the file are put into that one, by name,
-and heard as :mod:`features.clap_audio` hears. The architecture is read off the shapes of the weights.
+and heard as :mod:`bundlecache.features.clap_audio` hears. The architecture is read off the shapes of the weights.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bundlecache._torchvision import prepare
 from bundlecache.errors import EncoderError
+from bundlecache.torchvision_compat import prepare
 
 from .clap_audio import ClapAudio
 from .common import check_complete, load_failure, quiet

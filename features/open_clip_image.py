@@ -10,8 +10,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bundlecache._torchvision import prepare
 from bundlecache.errors import EncoderError
+from bundlecache.torchvision_compat import prepare
 
 from .common import HUB_FILES, fingerprint, folder_of, load_failure, quiet
 from .towers import ImageTower

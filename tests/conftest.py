@@ -15,9 +15,9 @@ os.environ.update(
 )
 
 import pytest
-from shop import make_shop
+from helpers.shop import make_shop
 
-from bundlecache.workspace import Workspace
+from bundlecache.workspace import WorkspaceFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,9 +38,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
+def workspace(tmp_path: Path) -> WorkspaceFolder:
     """A fresh small shop; see `make_shop`."""
-    return Workspace(make_shop(tmp_path))
+    return WorkspaceFolder(make_shop(tmp_path))
 
 
 @pytest.fixture

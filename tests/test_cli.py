@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from shop import make_shop
+from helpers.paths import TOP
+from helpers.shop import make_shop
 from typer.testing import CliRunner, Result
 
-from bundlecache.workspace import Workspace
+from bundlecache.workspace import WorkspaceFolder
 
-TOP = Path(__file__).parents[1]
 VERBS = [
     "demo",
     "import",
@@ -43,7 +43,7 @@ QUICK = ["--set", "text_stage.steps=3", "--set", "fusion_stage.steps=3", "--set"
 
 def invoke(*args: str | Path) -> Result:
     """Run a command in this process, as the entry point does."""
-    import cli
+    from bundlecache import cli
 
     return CliRunner().invoke(cli.app, [str(arg) for arg in args], standalone_mode=False)
 
@@ -51,7 +51,7 @@ def invoke(*args: str | Path) -> Result:
 def typed(*args: str | Path, cwd: Path = TOP) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own, through ``main``, and insist that no traceback is shown."""
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *map(str, args)],
+        [sys.executable, "-m", "bundlecache.cli", *map(str, args)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(TOP)},
         capture_output=True,
@@ -69,14 +69,14 @@ def ok(*args: str | Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> WorkspaceFolder:
     """A small shop after `train` alone was typed: the command makes what it lacks."""
-    workspace = Workspace(make_shop(tmp_path_factory.mktemp("cli")))
+    workspace = WorkspaceFolder(make_shop(tmp_path_factory.mktemp("cli")))
     ok("train", "--data", workspace.root, "--name", "first", *QUICK)
     return workspace
 
 
-def test_bench_scores_models_and_baselines_in_one_table_and_writes_three_files(trained: Workspace):
+def test_bench_scores_models_and_baselines_in_one_table_and_writes_three_files(trained: WorkspaceFolder):
     made = json.loads(ok("bench", "--data", trained.root, "--json").stdout)
     names = {row["name"] for row in made["results"][0]["methods"]}
     assert {"Bundle-MLLM", "zero-shot LLM", "popularity", "learned ranker", "random"} <= names
@@ -88,7 +88,9 @@ def test_bench_scores_models_and_baselines_in_one_table_and_writes_three_files(t
     assert "leak probe" in alone
 
 
-def test_bench_full_ranks_the_whole_catalogue_where_the_model_reranks_and_by_shows_groups(trained: Workspace, tmp_path):
+def test_bench_full_ranks_the_whole_catalogue_where_the_model_reranks_and_by_shows_groups(
+    trained: WorkspaceFolder, tmp_path
+):
     made = json.loads(ok("bench", "--full", "--data", trained.root, "--out", tmp_path, "--json").stdout)["results"]
     rows = {row["name"]: row for row in made["methods"]}
     assert {"popularity", "learned ranker", "Bundle-MLLM, first 10", "Bundle-MLLM + learned ranker, first 10"} <= set(
@@ -106,7 +108,7 @@ def test_bench_full_ranks_the_whole_catalogue_where_the_model_reranks_and_by_sho
 
 
 def test_bench_asks_in_several_orders_and_full_with_a_history_takes_it_out_of_the_options(
-    trained: Workspace, tmp_path: Path
+    trained: WorkspaceFolder, tmp_path: Path
 ):
     how = ["bench", "--data", trained.root, "--out", tmp_path, "--json"]
     asked = [*how, "--questions", "test-random10"]
@@ -122,7 +124,7 @@ def test_bench_asks_in_several_orders_and_full_with_a_history_takes_it_out_of_th
     assert {"learned ranker + history", "Bundle-MLLM, first 10"} <= {row["name"] for row in full["methods"]}
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_any_model_is_read(trained: Workspace, tmp_path: Path):
+def test_a_folder_that_cannot_be_written_is_said_before_any_model_is_read(trained: WorkspaceFolder, tmp_path: Path):
     root = shutil.copytree(trained.root, tmp_path / "shop")
     shutil.rmtree(root / "runs" / "first" / "results", ignore_errors=True)
     (root / "runs" / "first" / "fusion.safetensors").write_bytes(b"damaged")  # would be the error of reading it
@@ -132,10 +134,10 @@ def test_a_folder_that_cannot_be_written_is_said_before_any_model_is_read(traine
         assert "cannot be written" in str(invoke(*verb, "--data", root, *place).exception)
 
 
-def test_questions_go_out_as_lines_and_come_back_the_same(trained: Workspace, tmp_path: Path):
+def test_questions_go_out_as_lines_and_come_back_the_same(trained: WorkspaceFolder, tmp_path: Path):
     ok("questions", "--data", trained.root, "--export", tmp_path / "out")
     files = sorted((tmp_path / "out").glob("test-*.jsonl"))
-    other = Workspace(make_shop(tmp_path))
+    other = WorkspaceFolder(make_shop(tmp_path))
     rows = json.loads(ok("questions", *files, "--data", other.root, "--json").stdout)
     assert [row["name"] for row in rows] == [file.stem for file in files]
     for file, row in zip(files, rows, strict=True):
@@ -195,7 +197,7 @@ def test_the_version_is_printed():
     ],
     ids=" ".join,
 )
-def test_mistakes_get_one_clear_sentence_and_no_traceback(trained: Workspace, args: list[str]):
+def test_mistakes_get_one_clear_sentence_and_no_traceback(trained: WorkspaceFolder, args: list[str]):
     from bundlecache import BundlecacheError
 
     result = invoke(*args, "--data", trained.root)
@@ -215,16 +217,16 @@ def test_a_mistake_exits_with_1_and_says_what_to_type_next(tmp_path: Path):
 @pytest.mark.parametrize(
     "verb", [["encode", "--modality", "image"], ["candidates", "--k", "5"], ["status"], ["questions"]], ids=" ".join
 )
-def test_verbs_work_alone_on_an_untouched_workspace(workspace: Workspace, verb: list[str]):
+def test_verbs_work_alone_on_an_untouched_workspace(workspace: WorkspaceFolder, verb: list[str]):
     ok(*verb, "--data", workspace.root)
 
 
 @pytest.mark.parametrize("verb", [["evaluate"], ["report"], ["complete", "item-01"]], ids=" ".join)
-def test_what_needs_a_model_names_the_command_that_makes_one(workspace: Workspace, verb: list[str]):
+def test_what_needs_a_model_names_the_command_that_makes_one(workspace: WorkspaceFolder, verb: list[str]):
     assert invoke(*verb, "--data", workspace.root).exception.hint == "bundlecache train"  # type: ignore[union-attr]
 
 
-def test_the_whole_way_gives_results_a_report_and_a_completion(trained: Workspace):
+def test_the_whole_way_gives_results_a_report_and_a_completion(trained: WorkspaceFolder):
     results = json.loads(ok("evaluate", "--data", trained.root, "--json").stdout)
     assert {row["questions"]["name"] for row in results} == {"test-random10", "test-hard10"}
     names = {method["name"] for method in results[0]["methods"]}
@@ -237,7 +239,7 @@ def test_the_whole_way_gives_results_a_report_and_a_completion(trained: Workspac
     assert not {"item-02", "item-04"} & {row["item_id"] for row in completed}
 
 
-def test_another_number_of_options_is_evaluated_and_completed_in_several_orders(trained: Workspace):
+def test_another_number_of_options_is_evaluated_and_completed_in_several_orders(trained: WorkspaceFolder):
     how = ["--data", trained.root, "--json", "--options", "14", "--permutations", "2"]
     results = json.loads(ok("evaluate", *how, "--no-baselines", "--no-ablation").stdout)
     assert {row["questions"]["name"] for row in results} == {"test-random14", "test-hard14"}
@@ -247,7 +249,7 @@ def test_another_number_of_options_is_evaluated_and_completed_in_several_orders(
     assert [row["probability"] for row in completed] == sorted((r["probability"] for r in completed), reverse=True)
 
 
-def test_two_graphs_are_fused_by_the_specs_of_their_encoders(trained: Workspace, tmp_path: Path):
+def test_two_graphs_are_fused_by_the_specs_of_their_encoders(trained: WorkspaceFolder, tmp_path: Path):
     root = shutil.copytree(trained.root, tmp_path / "shop")
     ok("encode", "--modality", "graph", "--encoder", "lightgcn:bundle-item", "--data", root)
     chosen = "fusion.modalities=image,lightgcn:bundle-item,lightgcn:user-item"
@@ -259,14 +261,14 @@ def test_two_graphs_are_fused_by_the_specs_of_their_encoders(trained: Workspace,
     assert "bpr:user-item" in str(absent.exception)
 
 
-def test_evaluate_gives_the_same_digits_twice_and_with_any_batch_size(trained: Workspace):
+def test_evaluate_gives_the_same_digits_twice_and_with_any_batch_size(trained: WorkspaceFolder):
     def digits(*args: str) -> str:
         return ok("evaluate", "--data", trained.root, "--json", *args).stdout
 
     assert digits() == digits() == digits("--batch-size", "1")
 
 
-def test_missing_questions_are_an_error_and_never_drawn_again_silently(trained: Workspace, tmp_path: Path):
+def test_missing_questions_are_an_error_and_never_drawn_again_silently(trained: WorkspaceFolder, tmp_path: Path):
     copy = tmp_path / "shop"
     shutil.copytree(trained.root, copy)
     (copy / "questions" / "test-random10.json").unlink()
@@ -275,7 +277,7 @@ def test_missing_questions_are_an_error_and_never_drawn_again_silently(trained: 
     assert invoke("evaluate", "--data", copy).exception.hint == "bundlecache questions"  # type: ignore[union-attr]
 
 
-def test_a_users_history_is_told_and_users_are_named_where_there_is_no_such(trained: Workspace, tmp_path: Path):
+def test_a_users_history_is_told_and_users_are_named_where_there_is_no_such(trained: WorkspaceFolder, tmp_path: Path):
     root = shutil.copytree(trained.root, tmp_path / "shop")
     told = ["--set", "prompt.history=3", "--name", "personal", "--data", root]
     ok("train", *told, "--stage", "joint", "--set", "joint_stage.steps=3")
@@ -290,8 +292,8 @@ def test_a_users_history_is_told_and_users_are_named_where_there_is_no_such(trai
 
 
 def test_more_letters_than_the_embedded_base_was_made_with_are_warned_of(capsys: pytest.CaptureFixture[str]):
-    import cli
-    from bundlecache import recipes
+    from bundlecache import cli
+    from bundlecache.recipes import recipe as recipes
 
     cli._say_letters(recipes.load("demo", ["data.options=10"]))
     assert not capsys.readouterr().err
@@ -299,19 +301,19 @@ def test_more_letters_than_the_embedded_base_was_made_with_are_warned_of(capsys:
     assert "data.options=10 or fewer" in capsys.readouterr().err
 
 
-def test_the_questions_are_the_same_whatever_has_been_encoded(workspace: Workspace, trained: Workspace):
+def test_the_questions_are_the_same_whatever_has_been_encoded(workspace: WorkspaceFolder, trained: WorkspaceFolder):
     ok("encode", "--modality", "image", "--data", workspace.root)
     rows = [json.loads(ok("questions", "--json", "--data", root).stdout) for root in (workspace.root, trained.root)]
     assert [row["sha256"] for row in rows[0]] == [row["sha256"] for row in rows[1]]
 
 
-def test_encoding_again_does_nothing_and_the_receipt_balances(trained: Workspace):
+def test_encoding_again_does_nothing_and_the_receipt_balances(trained: WorkspaceFolder):
     for row in json.loads(ok("encode", "--data", trained.root, "--json").stdout):
         assert row["encoded"] == row["forwards"] == 0
         assert row["items"] == row["cached"] + row["failed"] + row["absent"] == 24
 
 
-def test_a_damaged_picture_fails_alone_with_its_reason_and_an_exit_code_of_its_own(workspace: Workspace):
+def test_a_damaged_picture_fails_alone_with_its_reason_and_an_exit_code_of_its_own(workspace: WorkspaceFolder):
     (workspace.root / "images" / "3.png").write_bytes(b"")
     done = typed("encode", "--modality", "image", "--data", workspace.root)
     assert done.returncode == 3
@@ -325,7 +327,7 @@ def test_a_damaged_picture_fails_alone_with_its_reason_and_an_exit_code_of_its_o
     assert (image["rows"], image["failed"], image["absent"]) == (21, 1, 2)
 
 
-def test_exported_vectors_are_read_by_pyarrow_in_three_lines(trained: Workspace, tmp_path: Path):
+def test_exported_vectors_are_read_by_pyarrow_in_three_lines(trained: WorkspaceFolder, tmp_path: Path):
     import pyarrow.parquet as pq
 
     ok("export", "--data", trained.root, "--out", tmp_path / "vectors")
@@ -334,8 +336,9 @@ def test_exported_vectors_are_read_by_pyarrow_in_three_lines(trained: Workspace,
     assert "vector" in tables[0].column_names
 
 
-def test_what_a_model_was_trained_on_is_kept_and_evaluating_says_what_changed(trained: Workspace, tmp_path: Path):
-    from bundlecache.store import Store, upkeep
+def test_what_a_model_was_trained_on_is_kept_and_evaluating_says_what_changed(trained: WorkspaceFolder, tmp_path: Path):
+    from bundlecache.store import maintenance as upkeep
+    from bundlecache.store.store import Store
 
     root = shutil.copytree(trained.root, tmp_path / "shop")
     store = Store(root / "store")
@@ -354,8 +357,8 @@ def test_what_a_model_was_trained_on_is_kept_and_evaluating_says_what_changed(tr
     assert (row["changed"], row["kept"]) == (1, 21)
 
 
-def test_training_calls_no_encoder(trained: Workspace, monkeypatch: pytest.MonkeyPatch):
-    import features
+def test_training_calls_no_encoder(trained: WorkspaceFolder, monkeypatch: pytest.MonkeyPatch):
+    from bundlecache.features import registry as features
 
     def called(*_: object, **__: object) -> None:
         raise AssertionError("an encoder was loaded")
@@ -366,20 +369,20 @@ def test_training_calls_no_encoder(trained: Workspace, monkeypatch: pytest.Monke
     assert manifest["encoder_calls"] == 0
 
 
-def test_a_folder_of_pictures_is_a_catalogue(workspace: Workspace, tmp_path: Path):
+def test_a_folder_of_pictures_is_a_catalogue(workspace: WorkspaceFolder, tmp_path: Path):
     target = tmp_path / "photos"
     ok("import", "folder", workspace.root / "images", "--data", target)
     [row] = json.loads(ok("encode", "--modality", "image", "--data", target, "--json").stdout)
     assert (row["encoded"], row["failed"], row["absent"]) == (22, 0, 0)
 
 
-def test_the_demo_never_writes_over_a_catalogue_unasked(workspace: Workspace):
+def test_the_demo_never_writes_over_a_catalogue_unasked(workspace: WorkspaceFolder):
     before = (workspace.root / "items.parquet").read_bytes()
     assert "--overwrite" in invoke("demo", "--make-data", workspace.root).exception.hint  # type: ignore[union-attr,operator]
     assert (workspace.root / "items.parquet").read_bytes() == before
 
 
-def test_a_catalogue_without_interactions_goes_the_whole_way_without_a_graph(workspace: Workspace):
+def test_a_catalogue_without_interactions_goes_the_whole_way_without_a_graph(workspace: WorkspaceFolder):
     (workspace.root / "interactions.parquet").unlink()
     encoded = json.loads(ok("encode", "--data", workspace.root, "--json").stdout)
     assert [row["modality"] for row in encoded] == ["text", "image", "audio"]
@@ -387,7 +390,7 @@ def test_a_catalogue_without_interactions_goes_the_whole_way_without_a_graph(wor
     ok("train", "--data", workspace.root, *QUICK)
 
 
-def test_a_small_catalogue_is_trained_and_evaluated_on_questions_of_fewer_options(workspace: Workspace):
+def test_a_small_catalogue_is_trained_and_evaluated_on_questions_of_fewer_options(workspace: WorkspaceFolder):
     ok("encode", "--modality", "text", "--data", workspace.root)
     ok("questions", "--options", "3", "--data", workspace.root)
     ok("train", "--data", workspace.root, *QUICK)
@@ -395,7 +398,7 @@ def test_a_small_catalogue_is_trained_and_evaluated_on_questions_of_fewer_option
     assert [row["questions"]["name"] for row in results] == ["test-random3", "test-hard3"]
 
 
-def test_questions_of_another_catalogue_say_what_to_delete(trained: Workspace, tmp_path: Path):
+def test_questions_of_another_catalogue_say_what_to_delete(trained: WorkspaceFolder, tmp_path: Path):
     import pyarrow.parquet as pq
 
     copy = tmp_path / "shop"
@@ -406,7 +409,7 @@ def test_questions_of_another_catalogue_say_what_to_delete(trained: Workspace, t
     ok("questions", "--data", copy)
 
 
-def test_a_model_finds_its_vectors_when_the_graph_was_learnt_again_since(trained: Workspace, tmp_path: Path):
+def test_a_model_finds_its_vectors_when_the_graph_was_learnt_again_since(trained: WorkspaceFolder, tmp_path: Path):
     import pyarrow.parquet as pq
 
     copy = tmp_path / "shop"
@@ -417,37 +420,37 @@ def test_a_model_finds_its_vectors_when_the_graph_was_learnt_again_since(trained
 
 
 @pytest.mark.parametrize("name", ["", "latest", "../outside", ".hidden", "first"])
-def test_a_run_gets_a_plain_name_of_its_own(trained: Workspace, name: str):
+def test_a_run_gets_a_plain_name_of_its_own(trained: WorkspaceFolder, name: str):
     assert "--name" in invoke("train", "--name", name, "--data", trained.root, *QUICK).exception.hint  # type: ignore[union-attr,operator]
 
 
-def test_an_item_given_twice_counts_once(trained: Workspace):
+def test_an_item_given_twice_counts_once(trained: WorkspaceFolder):
     once, twice = (ok("complete", *["item-02"] * n, "--data", trained.root, "--json").stdout for n in (1, 2))
     assert once == twice
 
 
-def test_status_names_the_modality_that_is_not_stored_yet(workspace: Workspace):
+def test_status_names_the_modality_that_is_not_stored_yet(workspace: WorkspaceFolder):
     assert "(audio: none yet)" in ok("status", "--data", workspace.root).stdout
 
 
-def test_hints_name_the_workspace_that_was_typed(workspace: Workspace):
+def test_hints_name_the_workspace_that_was_typed(workspace: WorkspaceFolder):
     assert f"bundlecache train --data {workspace.root}" in typed("evaluate", "--data", workspace.root).stderr
 
 
-def test_the_report_can_be_asked_for_as_json(trained: Workspace):
+def test_the_report_can_be_asked_for_as_json(trained: WorkspaceFolder):
     assert Path(json.loads(ok("report", "--json", "--data", trained.root).stdout)["path"]).is_file()
 
 
-def test_a_report_against_the_same_or_a_missing_run_is_one_sentence(trained: Workspace):
+def test_a_report_against_the_same_or_a_missing_run_is_one_sentence(trained: WorkspaceFolder):
     for other, said in (("first", "cannot be compared with itself"), ("nobody", "no finished run")):
         result = invoke("report", "--run", "first", "--against", other, "--data", trained.root)
         assert said in str(result.exception)
 
 
 def test_training_that_was_interrupted_says_so_and_stops_what_comes_after_it(
-    trained: Workspace, monkeypatch: pytest.MonkeyPatch
+    trained: WorkspaceFolder, monkeypatch: pytest.MonkeyPatch
 ):
-    from train.history import Stop
+    from bundlecache.train.training.log import Stop
 
     monkeypatch.setattr(Stop, "reason", "SIGINT")
     result = invoke("train", "--name", "stopped", "--data", trained.root, *QUICK)
@@ -459,7 +462,7 @@ def test_training_that_was_interrupted_says_so_and_stops_what_comes_after_it(
     "content", ["[]", "{}", '{"encoders": 3}', '{"encoders": [{}]}', '{"stages": 5}', '{"base": 1}']
 )
 def test_a_manifest_that_was_changed_by_hand_is_refused_without_a_traceback(
-    trained: Workspace, tmp_path: Path, content: str
+    trained: WorkspaceFolder, tmp_path: Path, content: str
 ):
     from bundlecache import BundlecacheError
 
@@ -473,12 +476,12 @@ def test_a_manifest_that_was_changed_by_hand_is_refused_without_a_traceback(
         assert result.exception is None or isinstance(result.exception, BundlecacheError), result.exception
 
 
-def test_a_model_of_titles_alone_completes_too(trained: Workspace):
+def test_a_model_of_titles_alone_completes_too(trained: WorkspaceFolder):
     ok("train", "--stage", "text", "--name", "titles", "--data", trained.root, *QUICK)
     assert json.loads(ok("complete", "item-02", "--run", "titles", "--data", trained.root, "--json").stdout)
 
 
-def test_a_broken_note_of_the_newest_run_is_a_sentence_that_names_the_others(trained: Workspace, tmp_path: Path):
+def test_a_broken_note_of_the_newest_run_is_a_sentence_that_names_the_others(trained: WorkspaceFolder, tmp_path: Path):
     copy = tmp_path / "shop"
     shutil.copytree(trained.root, copy)
     (copy / "runs" / "latest").write_bytes(b"\xff\xfe")
@@ -493,7 +496,7 @@ def test_the_demo_in_the_place_of_a_file_is_a_sentence(tmp_path: Path):
 
 
 def test_titles_cannot_steer_the_terminal_nor_fill_it():
-    from bundlecache.terminal import plain
+    from bundlecache.console.output import plain
 
     assert plain("a\x1b[2Jb\u202ec\r\nd") == "a [2Jb c d"
     assert len(plain("x" * 10_000)) == 300
@@ -501,25 +504,25 @@ def test_titles_cannot_steer_the_terminal_nor_fill_it():
 
 
 @pytest.mark.parametrize("device", ["meta", "xpu", "nonsense"])
-def test_a_device_that_is_none_is_refused_and_never_replaced_silently(trained: Workspace, device: str):
+def test_a_device_that_is_none_is_refused_and_never_replaced_silently(trained: WorkspaceFolder, device: str):
     from bundlecache import BundlecacheError
 
     for verb in (["encode", "--modality", "graph"], ["train", *QUICK], ["complete", "item-02"]):
         assert isinstance(invoke(*verb, "--device", device, "--data", trained.root).exception, BundlecacheError)
 
 
-def test_weights_are_never_chosen_on_test_questions(trained: Workspace):
+def test_weights_are_never_chosen_on_test_questions(trained: WorkspaceFolder):
     refused = invoke("train", "--validation", "test-random10", "--data", trained.root, *QUICK).exception
     assert "validation questions only" in str(refused)
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**70)])
-def test_a_seed_out_of_range_is_a_usage_error(trained: Workspace, seed: str):
+def test_a_seed_out_of_range_is_a_usage_error(trained: WorkspaceFolder, seed: str):
     assert typed("train", "--seed", seed, "--data", trained.root).returncode == 2
 
 
 def test_json_holds_null_where_there_is_no_number(capsys: pytest.CaptureFixture[str]):
-    from bundlecache import terminal
+    from bundlecache.console import output as terminal
 
     terminal.show({"loss": float("nan"), "rows": [{"p": float("inf")}, {"p": 0.5}]}, True, [])
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
@@ -529,7 +532,7 @@ def test_json_holds_null_where_there_is_no_number(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("name", ["results/test-random10.json", "history.jsonl", "recipe.toml"])
-def test_a_run_with_a_damaged_file_gives_a_report_or_a_sentence(trained: Workspace, tmp_path: Path, name: str):
+def test_a_run_with_a_damaged_file_gives_a_report_or_a_sentence(trained: WorkspaceFolder, tmp_path: Path, name: str):
     from bundlecache import BundlecacheError
 
     copy = tmp_path / "shop"

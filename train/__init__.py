@@ -1,4 +1,1 @@
-"""Stage B: cached vectors in, a LoRA language model that completes bundles out.
-
-``loop.train`` runs a recipe, ``checkpoint`` saves and loads, ``scoring`` answers frozen questions.
-"""
+"""Stage B: train a LoRA language model and a fusion module on cached vectors, and ask it."""

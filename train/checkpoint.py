@@ -23,15 +23,15 @@ import torch
 
 from bundlecache import workspace
 from bundlecache.errors import CheckpointError
-from bundlecache.recipes import Recipe, from_dict
+from bundlecache.recipes.recipe import Recipe, from_dict
 
-from . import llm as llms
-from .model import BundleMLLM, build, histories_for
+from .model import llm as llms
+from .model.bundle_mllm import BundleMLLM, build, histories_for
 
 if TYPE_CHECKING:
-    from bundlecache.catalogue import Catalogue
-    from bundlecache.questions import Questions
-    from bundlecache.store import Matrix
+    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.questions.freeze import Questions
+    from bundlecache.store.store import Matrix
 
 FORMAT_VERSION = 1
 NEEDED = ("format_version", "recipe_name", "recipe", "base", "mode", "encoders", "questions", "stages")
@@ -282,7 +282,7 @@ questions `{valid["name"]}`, sha256 `{valid["sha256"][:16]}`; figures on test qu
 |---|---|---|---|
 {encoders or "| none | text only | | |"}
 
-Use: `bundlecache evaluate`, `bundlecache complete ITEM...`; in Python `train.checkpoint.load(run, catalogue, matrices)`.
+Use: `bundlecache evaluate`, `bundlecache complete ITEM...`; in Python `bundlecache.train.checkpoint.load(run, catalogue, matrices)`.
 It ranks what it was trained on: another catalogue, other encoders or another base model need training again.
 """
 

@@ -20,10 +20,10 @@ import torch
 
 from bundlecache.errors import CheckpointError
 
-from . import llm as llms
+from .model import llm as llms
 
 if TYPE_CHECKING:
-    from .model import BundleMLLM
+    from .model.bundle_mllm import BundleMLLM
 
 CHUNK = 8192  # items fused at once
 

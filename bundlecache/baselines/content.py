@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
-from ..rankers import ByFeatures, ByPair, ByParts, ByVector, Ranker, ZSum
 from .graphs import column, lightgcn, stored
+from .rankers import ByFeatures, ByPair, ByParts, ByVector, Ranker, ZSum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

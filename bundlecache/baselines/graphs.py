@@ -14,12 +14,12 @@ import numpy as np
 from scipy.sparse import csr_array, csr_matrix
 
 from ..factors import item_factors
-from ..rankers import ByFeatures, ByItem, ByPair, ByVector, Ranker
+from .rankers import ByFeatures, ByItem, ByPair, ByVector, Ranker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..store import Matrix
+    from ..store.store import Matrix
     from .sources import Sources
 
 KEPT = {"als": "ALS, stored", "bpr": "BPR, stored"}

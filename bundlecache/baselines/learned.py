@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..rankers import Kind, Ranker, ZSum, all_scores, z_scores
 from .content import all_words, category_overlap, category_slots, cosines, stored_cosines, title_words
 from .graphs import als, co_occurrence, item_knn, popularity
+from .rankers import Kind, Ranker, ZSum, all_scores, z_scores
 from .set_encoder import set_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from ..questions import Questions
+    from ..questions.freeze import Questions
     from .sources import Sources
 
 RIDGES = (0.01, 0.03, 0.1, 0.3)

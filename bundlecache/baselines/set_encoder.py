@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..rankers import Kind, pooled_cosines
+from .rankers import Kind, pooled_cosines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..catalogue import Catalogue
-    from ..questions import Questions
-    from ..rankers import Ranker
+    from ..catalogue.model import Catalogue
+    from ..questions.freeze import Questions
+    from .rankers import Ranker
     from .sources import Sources
 
 # Fixed on validation questions of public data, the same for every catalogue.

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_array
 
-from .. import questions, splits
+from ..catalogue import splits
 from ..errors import QuestionsError
+from ..questions import freeze as questions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ..catalogue import Catalogue
-    from ..questions import Questions
-    from ..rankers import Ranker
-    from ..store import Matrix
+    from ..catalogue.model import Catalogue
+    from ..questions.freeze import Questions
+    from ..store.store import Matrix
+    from .rankers import Ranker
 
 OPTIONS = 10  # of the questions that are drawn to learn from
 DRAWS = 3  # of questions about each training bundle: another item held out, other options

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 from threadpoolctl import threadpool_limits
 
 from ..errors import MediaError
-from .lane import HOPELESS, Lane, Unusable, reason_of
+from .batcher import HOPELESS, Lane, Unusable, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from ..store.tables import TableWriter
-    from . import Encoder
-    from .crew import Crew
-    from .lane import Limits, Unit
-    from .sources import Source
+    from .batcher import Limits, Unit
+    from .run import Encoder
+    from .scan import Source
+    from .worker_pool import Crew
 
 PART_BATCHES = 8  # of a part for another process: while it encodes one batch, it decodes the next
 

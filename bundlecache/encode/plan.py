@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .lane import Unit
+from .batcher import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..store.failures import Failure
     from ..store.tables import TableWriter
-    from .sources import Survey
+    from .scan import Survey
 
 
 @dataclass

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import fields
+from ..catalogue import fields
 from ..errors import BundlecacheError, EncoderError
 from ..store.tables import among
 from ..store.vectors import Identity, as_numpy, as_stored
-from .lane import reason_of
-from .sources import survey
+from .batcher import reason_of
+from .scan import survey
 
 if TYPE_CHECKING:
-    from ..catalogue import Catalogue
-    from ..store import Store, TableInfo
-    from ..workspace import Workspace
-    from . import Encoder
-    from .sources import Source
+    from ..catalogue.model import Catalogue
+    from ..store.store import Store, TableInfo
+    from ..workspace import WorkspaceFolder
+    from .run import Encoder
+    from .scan import Source
 
 # What other devices, batch shapes and library versions may change: the least cosine, and the largest
 # difference of two numbers as a part of the row's largest number.
@@ -45,7 +45,7 @@ class Recheck:
 def recheck(
     encoder: Encoder,
     catalogue: Catalogue,
-    workspace: Workspace,
+    workspace: WorkspaceFolder,
     store: Store,
     info: TableInfo,
     *,

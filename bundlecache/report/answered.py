@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import bench
+from ..bench import benchmark as bench
 from ..errors import BundlecacheError, CheckpointError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def read(run: Path, results: dict[str, Any]) -> Answered | None:
 
 
 def attention(results: dict[str, Any]) -> dict[str, Any] | None:
-    """The mean attention over modalities in ``results``, as `train.scoring.attention` gives it; None where it is not whole."""
+    """The mean attention over modalities in ``results``, as `bundlecache.train.inference.scoring.attention` gives it; None where it is not whole."""
     found = results.get("attention")
     if not isinstance(found, dict) or not {*PER_MODALITY, "matrix", "items", "residual"} <= found.keys():
         return None

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import bench
+from ..bench import benchmark as bench
+from ..bench.findings import left_out, permutations, standing
+from ..bench.metrics import evaluate, hits, mcnemar, paired_difference, reciprocal_ranks
 from ..errors import BundlecacheError, RecipeError
-from ..metrics import evaluate, hits, mcnemar, paired_difference, reciprocal_ranks
-from ..recipes import describe
-from ..verdict import left_out, permutations, standing
+from ..recipes.recipe import describe
 from ..workspace import read_manifest
 from . import answered as answers
 from .gallery import Media, card
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ..catalogue import Catalogue
-    from ..workspace import Workspace
+    from ..catalogue.model import Catalogue
+    from ..workspace import WorkspaceFolder
     from .answered import Answered
 
 SHOWN = 6  # questions that were gained, and as many that were lost
@@ -38,7 +38,7 @@ FIGURES: tuple[tuple[str, str, Callable[[np.ndarray, np.ndarray], np.ndarray]], 
 )
 
 
-def compare(workspace: Workspace, run: Path, against: Path, catalogue: Catalogue) -> dict[str, Any]:
+def compare(workspace: WorkspaceFolder, run: Path, against: Path, catalogue: Catalogue) -> dict[str, Any]:
     """Everything the page of a comparison shows, as plain data.
 
     Raises

@@ -18,8 +18,8 @@ from .answered import letter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..catalogue import Catalogue
-    from ..workspace import Workspace
+    from ..catalogue.model import Catalogue
+    from ..workspace import WorkspaceFolder
     from .answered import Answered
 
 SHOWN = 6  # drawn by lot
@@ -31,7 +31,7 @@ SOUND_BUDGET = 1_500_000  # characters of all sounds on a page
 class Media:
     """Pictures and sounds of items as ``data:`` addresses, each read once."""
 
-    workspace: Workspace
+    workspace: WorkspaceFolder
     catalogue: Catalogue
     sounds: dict[str, str] = field(default_factory=dict)  # element id -> address
     _items: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -79,7 +79,9 @@ class Media:
         return key
 
 
-def by_kind(workspace: Workspace, catalogue: Catalogue, answered: Answered, results: dict[str, Any]) -> dict[str, Any]:
+def by_kind(
+    workspace: WorkspaceFolder, catalogue: Catalogue, answered: Answered, results: dict[str, Any]
+) -> dict[str, Any]:
     """Cards of some questions by kind, with their media; no question stands twice."""
     media = Media(workspace, catalogue)
     kinds = [

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..metrics import bootstrap
-from ..slices import Slicer
+from ..bench.metrics import bootstrap
+from ..bench.slices import Slicer
 from .answered import letter
 
 if TYPE_CHECKING:
-    from ..catalogue import Catalogue
+    from ..catalogue.model import Catalogue
     from .answered import Answered
 
 DRAWS = 4_000

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import fields
+from ..catalogue import fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..catalogue import Catalogue
-    from . import Store, TableInfo
+    from ..catalogue.model import Catalogue
+    from .store import Store, TableInfo
 
 NOT_STORED: dict[str, Any] = {
     "spec": None,

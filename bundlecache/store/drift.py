@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import StoreError
+from .maintenance import PREFIX, tags
 from .tables import opening
-from .upkeep import PREFIX, tags
 from .vectors import BATCH_ROWS, Identity, as_numpy, told
 
 if TYPE_CHECKING:
-    from . import Store, TableInfo
+    from .store import Store, TableInfo
 
 NEIGHBOURS = 10
 POOL = 50_000  # items among which neighbours are looked for, at most

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..atomic import replacing
 from ..errors import StoreError
+from ..files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

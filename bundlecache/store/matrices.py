@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..atomic import replacing
 from ..errors import StoreError, counted
+from ..files import replacing
 from .tables import opening
 from .vectors import Identity, as_numpy, checksum, told
 

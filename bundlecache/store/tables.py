@@ -22,7 +22,7 @@ import pyarrow as pa
 from ..errors import BundlecacheError, StoreError, counted
 from . import failures
 from .failures import Failure
-from .place import Place, refusal, unreachable
+from .location import Place, refusal, unreachable
 from .vectors import KEYS_COVERED, Identity, as_numpy, checksum, format_of, keys
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def storing(root: Path) -> Iterator[None]:
     except BundlecacheError as error:
         if type(error) is not BundlecacheError:
             raise
-        raise StoreError(error.message, hint=error.hint) from error  # from atomic.replacing
+        raise StoreError(error.message, hint=error.advice) from error  # from files.replacing
     except (OSError, RuntimeError) as error:
         if refused := refusal(error):
             raise unreachable(Place(root), refused) from error

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from . import Store, TableInfo
+    from .store import Store, TableInfo
 
 COLUMNS = ["item_id", "content_hash", "checksum", "live", "vector"]
 

@@ -1,4 +1,4 @@
-"""Pretrain the embedded base: ``python -m train.pretrain --out train/embedded``.
+"""Pretrain the embedded base: ``python -m bundlecache.train.pretrain --out train/embedded``.
 
 A LLaMA of 410 thousand parameters that learns one thing: to find, among lettered options, the
 one that goes with the bundle, by words and by soft vectors (``episodes``). It sees no
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from bundlecache._torchvision import prepare
-from bundlecache.demo.world import words
+from bundlecache.catalogue.demo.world import words
+from bundlecache.torchvision_compat import prepare
 
 from . import episodes
 from .tokenizer import BOS, LETTERS, SEPARATOR, build

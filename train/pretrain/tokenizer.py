@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from bundlecache._torchvision import prepare
+from bundlecache.torchvision_compat import prepare
 
 LETTERS = "ABCDEFGHIJKLMNOPQRST"
 """Option letters; " A" to " T" are one token each."""

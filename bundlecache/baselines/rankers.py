@@ -1,0 +1,291 @@
+"""What it takes to stand in the table of methods, and the shapes that most simple methods have.
+
+A ranker has a name, a kind and one method, ``scores(questions) -> [q, n]``, higher is better. Fitting is
+lazy: the first ``scores`` pays for it, and the time that the bench prints is the whole price.
+
+An item that a ranker knows nothing about **ties**: it gets the same score as every other such item, never
+that of a random vector. Scores are rounded to six digits, so that equal items stay equal whatever the
+order of a sum was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+    from ..questions.freeze import Questions
+
+Kind = Literal["chance", "collaborative", "content", "model", "personal", "probe"]
+Pool = Literal["mean", "max"]  # over the members of the partial bundle
+CHUNK = 128  # questions scored at once
+POOLS: dict[Pool, Callable[..., np.ndarray]] = {"mean": np.mean, "max": np.max}
+BLOCK = 4096  # items whose vectors are widened at once
+
+
+class Ranker(Protocol):
+    """Anything that can order the options of a question."""
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it lives on: nothing, who took what, or what things look like."""
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] one score per option, higher is better."""
+
+
+class Answers(Protocol):
+    """What a model gave: one forward pass per question."""
+
+    @property
+    def logits(self) -> np.ndarray:
+        """[q, n] logits of the option letters."""
+
+    @property
+    def valid(self) -> np.ndarray:
+        """[q] whether the unrestricted argmax was an option letter."""
+
+    def probabilities(self) -> np.ndarray:
+        """[q, n] softmax over the options."""
+
+
+@dataclass(frozen=True)
+class ByItem:
+    """Ranks options by a value of the item alone, whatever the partial bundle is."""
+
+    name: str
+    kind: Kind
+    fit: Callable[[], np.ndarray]
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] the options' values."""
+        return np.asarray(self.fit(), np.float64)[questions.options]
+
+
+@dataclass(frozen=True)
+class ByPair:
+    """Ranks options by the sum of their slots' sparse similarity to the slots of the partial bundle.
+
+    ``fit`` gives the similarity [S, S] and every item's slot [I]; mostly each item is a slot of its own.
+    """
+
+    name: str
+    kind: Kind
+    fit: Callable[[], tuple[csr_array, np.ndarray]]
+
+    @cached_property
+    def _fitted(self) -> tuple[csr_array, np.ndarray]:
+        return self.fit()
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] summed similarities; 0 for options that never met any of the partial bundle."""
+        similarity, slot = self._fitted
+        out = np.zeros(questions.options.shape)
+        for rows in _chunks(len(questions)):
+            options = slot[questions.options[rows]]
+            partial = [slot[items] for items in questions.partial[rows]]
+            near = _members(partial, similarity.shape[0]) @ similarity  # [c, S]
+            line = np.repeat(np.arange(len(options)), options.shape[1])
+            out[rows] = np.asarray(near[line, options.ravel()]).reshape(options.shape)
+        return np.round(out, 6)
+
+
+@dataclass(frozen=True)
+class ByParts:
+    """Ranks options by how well their parts go with those of the partial bundle: the mean over all pairs of parts.
+
+    ``fit`` gives what each two parts are worth [P, P] and the parts of every item, sparse [I, P], each row's sum 1 or 0.
+    """
+
+    name: str
+    kind: Kind
+    fit: Callable[[], tuple[np.ndarray, csr_array]]
+
+    @cached_property
+    def _fitted(self) -> tuple[np.ndarray, csr_array]:
+        return self.fit()
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] summed worths; 0 for options, and for partial bundles, without any part."""
+        worth, parts = self._fitted
+        out = np.zeros(questions.options.shape)
+        for rows in _chunks(len(questions)):
+            items, place = distinct(questions.options[rows], parts.shape[0])
+            near = (_members(questions.partial[rows], parts.shape[0]) @ parts) @ worth  # [c, P]
+            out[rows] = np.take_along_axis((parts[items] @ near.T).T, place, axis=1)
+        return np.round(out, 6)
+
+
+@dataclass(frozen=True)
+class ByFeatures:
+    """Ranks options by the dot products of sparse item features [I, F] with the items of the partial bundle.
+
+    ``pool`` says whether their sum counts or the greatest of them.
+    """
+
+    name: str
+    kind: Kind
+    fit: Callable[[], csr_array]
+    pool: Pool = "mean"
+
+    @cached_property
+    def _fitted(self) -> csr_array:
+        return self.fit()
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] dot products; 0 for options that share no feature with the partial bundle."""
+        features = self._fitted
+        out = np.zeros(questions.options.shape)
+        for rows in _chunks(len(questions)):
+            options, partial = questions.options[rows], questions.partial[rows]
+            if self.pool == "max":
+                out[rows] = [
+                    (features[o] @ features[p].T).toarray().max(axis=1, initial=0)
+                    for o, p in zip(options, partial, strict=True)
+                ]
+                continue
+            items, place = distinct(options, features.shape[0])
+            query = _members(partial, features.shape[0]) @ features  # [c, F]
+            out[rows] = np.take_along_axis((query @ features[items].T).toarray(), place, axis=1)
+        return np.round(out, 6)
+
+
+@dataclass(frozen=True)
+class ByVector:
+    """Ranks options by their cosine to the items of the partial bundle: the mean of them, or the greatest.
+
+    Options without a vector get the mean of those that have one: neither favoured nor punished.
+    """
+
+    name: str
+    kind: Kind
+    fit: Callable[[], tuple[np.ndarray, np.ndarray]]  # vectors [I, d], mask [I]
+    pool: Pool = "mean"
+
+    @cached_property
+    def _fitted(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.fit()
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] cosines in -1..1; all 0 where the partial bundle, or no option, has a vector."""
+        vectors, mask = self._fitted
+        return pooled_cosines(vectors, mask, questions, partial(POOLS[self.pool], axis=1))
+
+
+@dataclass(frozen=True)
+class ZSum:
+    """The weighted sum of several rankers' scores, each made a z-score within its question."""
+
+    name: str
+    kind: Kind
+    parts: Sequence[Ranker]
+    weights: Callable[[], np.ndarray] | None = None  # [p]; 1 each, if left out
+
+    @cached_property
+    def fitted(self) -> np.ndarray:
+        """[p] one weight per part."""
+        return np.ones(len(self.parts)) if self.weights is None else self.weights()
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] sums of z-scores; a part that cannot tell the options apart adds nothing."""
+        total = np.zeros(questions.options.shape)
+        for part, weight in zip(self.parts, self.fitted.tolist(), strict=True):
+            total += weight * z_scores(part.scores(questions))
+        return np.round(total, 6)
+
+
+@dataclass(frozen=True)
+class ByModel:
+    """A trained model in the same seat: the log probabilities that it gives to the options.
+
+    ``given`` holds its answers by the SHA-256 of the questions, so that none is answered twice.
+    """
+
+    name: str
+    answer: Callable[[Questions], Answers]
+    kind: Kind = "model"
+    given: dict[str, Answers] = field(default_factory=dict)
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] log probabilities."""
+        if questions.sha256 not in self.given:
+            self.given[questions.sha256] = self.answer(questions)
+        return np.log(np.maximum(self.given[questions.sha256].probabilities(), 1e-12)).astype(np.float64)
+
+
+def all_scores(parts: Sequence[Ranker], questions: Questions) -> np.ndarray:
+    """[q, n, p] the scores of p rankers."""
+    return np.stack([part.scores(questions) for part in parts], axis=-1)
+
+
+def z_scores(scores: np.ndarray) -> np.ndarray:
+    """Scores [q, n, ...] with mean 0 and deviation 1 within each question; 0 where all options tie."""
+    spread = scores.std(axis=1, keepdims=True)
+    return np.where(spread > 1e-6, (scores - scores.mean(axis=1, keepdims=True)) / np.maximum(spread, 1e-6), 0.0)
+
+
+def pooled_cosines(
+    vectors: np.ndarray, mask: np.ndarray, questions: Questions, pool: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """[q, n] what ``pool`` makes of each option's cosines [u, g] to the g items of the partial bundle, one number a row.
+
+    ``vectors`` [I, d] of which ``mask`` [I] says which are known. An item that several questions show is looked at once.
+    """
+    out = np.zeros(questions.options.shape)
+    for rows in _chunks(len(questions)):
+        options, partial = questions.options[rows], questions.partial[rows]
+        given = [items[mask[items]] for items in partial]
+        ends = np.cumsum([0, *map(len, given)])
+        every = _unit(vectors[np.concatenate(given)])  # [sum g, d]
+        items, place = distinct(options, len(vectors))
+        near = np.zeros((len(options), len(items)))
+        for low in range(0, len(items), BLOCK):
+            block = slice(low, low + BLOCK)
+            cosine = _unit(vectors[items[block]]) @ every.T  # [u, sum g]
+            for q in np.flatnonzero(np.diff(ends)).tolist():
+                near[q, block] = pool(cosine[:, ends[q] : ends[q + 1]])
+        shown, known = np.take_along_axis(near, place, axis=1), mask[options]
+        mean = np.where(known, shown, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+        out[rows] = np.where(known, shown, mean[:, None])
+    return np.round(out, 6)
+
+
+def distinct(options: np.ndarray, n_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """The items [u] that ``options`` [c, n] hold, in order, and the place of each option among them [c, n].
+
+    >>> distinct(np.array([[5, 2], [2, 9]]), 10)
+    (array([2, 5, 9]), array([[1, 0],
+           [0, 2]]))
+    """
+    shown = np.zeros(n_items, bool)
+    shown[options] = True
+    return np.flatnonzero(shown), (np.cumsum(shown) - 1)[options]
+
+
+def _chunks(size: int) -> Iterator[slice]:
+    return (slice(start, start + CHUNK) for start in range(0, size, CHUNK))
+
+
+def _members(lists: list[np.ndarray], width: int) -> csr_array:
+    """float32 [len(lists), width]: 1 where a row's list names the column."""
+    from scipy.sparse import csr_array
+
+    ends = np.cumsum([0, *(len(items) for items in lists)])
+    columns = np.concatenate([np.zeros(0, np.int64), *lists]).astype(np.int64)
+    return csr_array((np.ones(len(columns), np.float32), columns, ends), shape=(len(lists), width))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [..., d] as float64 of length 1; zero vectors stay zero."""
+    wide = np.asarray(vectors, np.float64)
+    return wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1e-12)

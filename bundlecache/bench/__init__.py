@@ -1,0 +1,1 @@
+"""Metrics, comparisons of methods on frozen questions, leakage probes and ablation tables."""

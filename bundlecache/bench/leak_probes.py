@@ -1,0 +1,211 @@
+"""Leak probes: ways to answer that look at nothing a completion is about. Where one works, a score means less.
+
+A probe knows the partial bundle no better than a stranger does: it goes by how often an option is seen, how long
+its title is, where its row or its id stands, which option is the middle one, where the last truths stood. On
+sound questions each of them is right as often as guessing. One that is right more often than its interval
+allows is named in the verdict; the intervals are widened for their number, so that all probes together cry
+wolf once in twenty times.
+
+Two more are run on the answers of the others. *Label shuffle*: the best method against answers that were
+dealt out anew, which nothing but broken scoring survives. *Leaking graph*: co-occurrence with the held-out
+bundles and users left in, which shows what a leak would look like here; stored graph vectors that come near
+it, or that know items no training edge reaches, have seen the answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from ..baselines.rankers import ByFeatures, ByItem, Kind, Ranker
+from .metrics import bootstrap, hits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..baselines.registry import Sources
+    from ..catalogue.model import Catalogue
+    from ..questions.freeze import Questions
+    from ..store.store import Matrix
+
+LEAK = "leaking graph"
+SHUFFLE = "label shuffle"
+BLOCK = 16_384  # vectors looked at at once
+NEAR = 0.5  # of the way from the best fair graph method to the leaking one: from there on a graph has seen answers
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A ranker that should know nothing, and what it does in words; ``suspects`` are methods it may find out."""
+
+    ranker: Ranker
+    words: str
+    suspects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ByQuestion:
+    """Ranks the options of one question by a function of partial int32 [k] and options int32 [n]."""
+
+    name: str
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    kind: Kind = "probe"
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] the function's values."""
+        return np.array([self.score(p, o) for p, o in zip(questions.partial, questions.options, strict=True)], float)
+
+
+@dataclass(frozen=True)
+class ByPosition:
+    """Ranks options by how often the truth stood there in the other half of the questions."""
+
+    name: str = "position"
+    kind: Kind = "probe"
+
+    def scores(self, questions: Questions) -> np.ndarray:
+        """[q, n] counts; questions at even places are answered by those at odd ones, and the other way round."""
+        half = np.arange(len(questions)) % 2
+        counts = np.stack([np.bincount(questions.truth[half != h], minlength=questions.n_options) for h in (0, 1)])
+        return counts[half].astype(float)
+
+
+def all_probes(sources: Sources) -> list[Probe]:
+    """Every probe whose inputs exist."""
+    return list(_all(sources))
+
+
+def _all(sources: Sources) -> Iterator[Probe]:
+    from ..baselines.graphs import lightgcn, popular
+
+    catalogue = sources.catalogue
+    if sources.graphs:
+        seen = popular(sources)
+        yield Probe(ByItem("most popular", "probe", lambda: seen), "picking the most popular option")
+        yield Probe(
+            ByItem("least popular", "probe", lambda: -seen), "picking the option least seen in training, or never"
+        )
+    length = np.array([len(title) for title in catalogue.titles], float)
+    if length.any():
+        yield Probe(ByItem("longest title", "probe", lambda: length), "picking the longest title")
+        yield Probe(ByItem("shortest title", "probe", lambda: -length), "picking the shortest title")
+    middle = partial(_alike, _content(sources))  # rows are read as they are asked for
+    yield Probe(ByQuestion("medoid", lambda _, o: middle(o)), "picking the option most like the other options")
+    yield Probe(ByQuestion("odd one out", lambda _, o: -middle(o)), "picking the option least like the other options")
+    yield Probe(
+        ByQuestion("row order", partial(_nearest, np.arange(len(catalogue)))),
+        "picking the option whose row in the catalogue's index is nearest to the partial bundle's",
+    )
+    yield Probe(
+        ByQuestion("id proximity", partial(_nearest, id_order(catalogue.item_ids))),
+        "picking the option whose id is nearest to the partial bundle's",
+    )
+    yield Probe(ByPosition(), "picking the position at which the truth stood most often in other questions")
+    if (everything := _every_edge(catalogue)).nnz:
+        suspects = tuple(ranker.name for ranker in sources.rankers(lightgcn))
+        leaking = ByFeatures(LEAK, "probe", lambda: csr_array(everything.T))
+        yield Probe(leaking, "a graph that holds the held-out edges", suspects)
+
+
+def run(
+    probes: Sequence[Probe], questions: Questions, scores: Sequence[np.ndarray], names: Sequence[str], *, seed: int = 0
+) -> list[tuple[str, str, np.ndarray]]:
+    """(name, words, hits [q]) of every probe, label shuffle among them.
+
+    ``scores`` are those of the methods ``names`` on these questions, each [q, n].
+    """
+    found = [(p.ranker.name, p.words, hits(p.ranker.scores(questions), questions.truth)) for p in probes]
+    if len(scores):
+        best = max(range(len(scores)), key=lambda m: hits(scores[m], questions.truth).mean())
+        dealt = np.random.default_rng(seed).permutation(questions.truth)
+        found.append((SHUFFLE, f"{names[best]} against shuffled answers", hits(scores[best], dealt)))
+    return found
+
+
+def row(name: str, words: str, right: np.ndarray, n_options: int, count: int, *, seed: int = 0) -> dict[str, Any]:
+    """A probe's figures; ``right`` [q] hits, ``count`` how many probes are run together."""
+    low, high = bootstrap(right, seed=seed, level=1 - 0.05 / count)
+    return {
+        "name": name,
+        "words": words,
+        "hit@1": float(right.mean()),
+        "hit@1_interval": [low, high],
+        "succeeds": name != LEAK and low > 1 / n_options,
+    }
+
+
+def graph_leaks(sources: Sources) -> list[str]:
+    """Stored graph vectors that know items which no training edge reaches, one sentence each."""
+    reached = np.zeros(len(sources.catalogue), bool)
+    for graph in sources.graphs.values():
+        reached |= np.asarray(graph.sum(axis=0)).ravel() > 0
+    out = []
+    for matrix in sources.of(graph=True):
+        strangers = np.flatnonzero(matrix.mask & ~reached)
+        parts = (strangers[start : start + BLOCK] for start in range(0, len(strangers), BLOCK))
+        if beyond := sum(int(np.any(matrix.vectors[part] != 0, axis=1).sum()) for part in parts):
+            out.append(
+                f"The graph vectors {matrix.spec} know {beyond:,} items that no training bundle and no training user holds: "
+                "they were learned from held-out edges, and what they answer is a leak."
+            )
+    return out
+
+
+def id_order(item_ids: Sequence[str]) -> np.ndarray:
+    """[I] the rank of each id, numbers in it read as numbers.
+
+    >>> id_order(["i10", "i9", "i100"]).tolist()
+    [1, 0, 2]
+    """
+    keys = [[(len(part), part) if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", i)] for i in item_ids]
+    rank = np.empty(len(keys), np.int64)
+    rank[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+    return rank
+
+
+def _nearest(place: np.ndarray, given: np.ndarray, options: np.ndarray) -> np.ndarray:
+    if not len(given):
+        return np.zeros(len(options))
+    return -np.abs(place[options][:, None] - place[given][None]).min(axis=1).astype(float)
+
+
+def _alike(units: Callable[[np.ndarray], np.ndarray | csr_array], options: np.ndarray) -> np.ndarray:
+    """[n] how much each option is like the others, by the unit rows [n, d] of their items."""
+    shown = units(options)
+    product = shown @ shown.T
+    likeness = product.toarray() if isinstance(product, csr_array) else np.asarray(product, np.float64)
+    return np.round(likeness.sum(axis=1) - likeness.diagonal(), 6)
+
+
+def _content(sources: Sources) -> Callable[[np.ndarray], np.ndarray | csr_array]:
+    """Unit rows [n, d] of items, by which options resemble each other: the first stored content, else titles' words."""
+    from ..baselines.content import WORD, tf_idf
+
+    for matrix in sources.of(graph=False):
+        return partial(_units, matrix)
+    words = [WORD.findall(title.lower()) for title in sources.catalogue.titles]
+    if any(words):
+        return tf_idf(words).__getitem__
+    return lambda items: np.zeros((len(items), 1), np.float32)
+
+
+def _units(matrix: Matrix, items: np.ndarray) -> np.ndarray:
+    """float32 [n, d]; rows of zeros where there is none."""
+    vectors = np.where(matrix.mask[items, None], matrix.vectors[items], 0).astype(np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _every_edge(catalogue: Catalogue) -> csr_array:
+    """[baskets, I] of all bundles and all users, held out or not."""
+    bundles, interactions = catalogue.bundles, catalogue.interactions
+    rows = [np.full(len(items), b) for b, items in enumerate(bundles.items)]
+    row = np.concatenate([*rows, len(bundles) + interactions.user]).astype(np.int64)
+    column = np.concatenate([*bundles.items, interactions.item]).astype(np.int64)
+    shape = (len(bundles) + len(interactions.users), len(catalogue))
+    return csr_array((np.ones(len(row), np.float32), (row, column)), shape=shape)

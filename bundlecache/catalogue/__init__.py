@@ -1,0 +1,1 @@
+"""Items, bundles and interactions: reading, checking, splitting and filtering them."""

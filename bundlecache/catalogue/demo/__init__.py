@@ -1,0 +1,1 @@
+"""The demo catalogue: a gift shop, generated from a seed."""

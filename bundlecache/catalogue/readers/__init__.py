@@ -1,0 +1,1 @@
+"""Readers: a public data layout becomes a workspace."""

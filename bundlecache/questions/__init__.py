@@ -1,0 +1,1 @@
+"""Frozen multiple-choice questions: drawing, negative sampling, files and import."""

@@ -1,0 +1,198 @@
+"""Multiple-choice questions: a partial bundle, n options, one truth, drawn once with a seed and frozen.
+
+Drawn once, saved, and from then on read: two methods are compared on the same questions or not at all.
+The file and its hash are described in `question_file`, the choice of wrong options in `negatives`, questions
+that somebody else froze in `question_import`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..catalogue import splits
+from ..catalogue.model import SPLITS
+from ..errors import QuestionsError
+from .file import Questions, assemble, names_in
+from .hard_negatives import HardNegatives, label
+from .negatives import KINDS, Elsewhere, cells, shuffled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from ..catalogue.model import Catalogue
+    from ..store.store import Matrix
+    from ..workspace import WorkspaceFolder
+
+__all__ = ["Questions", "freeze", "hold_out", "load", "name_of", "names", "path"]
+
+
+def path(workspace: WorkspaceFolder, name: str) -> Path:
+    """Where the questions ``name`` of a workspace stand, for instance ``test-random10``."""
+    return workspace.questions / f"{name}.parquet"
+
+
+def load(workspace: WorkspaceFolder, catalogue: Catalogue, name: str) -> Questions:
+    """The frozen questions ``name`` of a workspace; see `Questions.load`."""
+    return Questions.load(path(workspace, name), catalogue)
+
+
+def names(workspace: WorkspaceFolder) -> list[str]:
+    """Names of the complete question files of a workspace."""
+    return names_in(workspace.questions)
+
+
+def name_of(split: str, negatives: str, n_options: int, seed: int = 0, difficulty: float = 1.0) -> str:
+    """``test-random10``; a seed other than 0 stands in the name, so that draws do not overwrite each other.
+
+    >>> name_of("test", "nearest:image", 10, difficulty=0.5)
+    'test-nearest_image@50-10'
+    """
+    kind = negatives if negatives in KINDS else label(negatives, difficulty) + "-"
+    return f"{split}-{kind}{n_options}" + (f"-seed{seed}" if seed else "")
+
+
+def hold_out(catalogue: Catalogue, split: str, seed: int = 0) -> list[tuple[int, np.ndarray, int]]:
+    """Take one item out of every bundle of a split: (bundle index, partial int32 in order, truth).
+
+    Which one depends on the seed and the bundle's id alone. Bundles with fewer than two items have
+    nothing to ask and are passed over.
+    """
+    taken = []
+    for b in np.flatnonzero(splits.assign(catalogue) == split).tolist():
+        items = catalogue.bundles.items[b]
+        if len(items) < 2:
+            continue
+        rng = random.Random(f"{seed}/held-out/{catalogue.bundles.ids[b]}")
+        at = int(rng.random() * len(items))
+        taken.append((b, np.delete(items, at).astype(np.int32), int(items[at])))
+    return taken
+
+
+def freeze(
+    catalogue: Catalogue,
+    *,
+    split: str,
+    n_options: int = 10,
+    negatives: str = "random",
+    seed: int = 0,
+    vectors: np.ndarray | None = None,
+    difficulty: float = 1.0,
+    matrices: Mapping[str, Matrix] | None = None,
+) -> Questions:
+    """Draw one question from every bundle of a split.
+
+    The same catalogue, seed and arguments give the same SHA-256 on every machine (for ``hard`` by
+    ``vectors``, as far as these are the same). Where a cell of `negatives.cells` is too small, options
+    come from the items that are as seen or unseen in training as the truth, then from all; how many did
+    stands in the header as ``filled``, and how often the most popular option is right as ``popularity_hit@1``:
+    where a few items make up most bundles, no choice of options hides them.
+
+    Parameters
+    ----------
+    vectors
+        [I, d], rows of zeros are missing; used by ``hard`` to find near items.
+    difficulty, matrices
+        Of the kinds of `hard_negatives`: how hard, and the stored vectors by name for ``nearest``.
+
+    Raises
+    ------
+    QuestionsError
+        When the split has no bundle of two items, or the catalogue too few items for ``n_options``.
+    """
+    if split not in SPLITS:
+        raise QuestionsError(f"There is no split {split!r}; there are train, valid and test.", hint="--split test")
+    if n_options < 2:
+        raise QuestionsError(f"{n_options} options are no choice; at least 2 are needed.", hint="--options 10")
+    harder = None if negatives in KINDS else HardNegatives(catalogue, negatives, difficulty, matrices, n_options)
+    drawn_from = harder.cells if harder else cells(catalogue, negatives, vectors, n_options + 4)
+    named = label(negatives, difficulty) if harder else negatives
+    held = hold_out(catalogue, split, seed)
+    if not held:
+        raise QuestionsError(
+            f"The {split} split has no bundle of two known items to ask about; the catalogue has {len(catalogue.bundles):,} bundles.",
+            hint="a catalogue needs a few dozen bundles, of several groups: add rows to the bundles table, or mend its split column",
+        )
+    positions = _positions([catalogue.bundles.ids[b] for b, _, _ in held], n_options, seed)
+    cell, seen = drawn_from.cell, drawn_from.seen
+    pools = {int(c): np.flatnonzero(cell == c) for c in np.unique(cell)}
+    alike = {bool(s): np.flatnonzero(seen == s) for s in (True, False)}
+    everything = np.arange(len(catalogue))
+    elsewhere = Elsewhere(catalogue.bundles.items, catalogue.titles)
+    options = np.zeros((len(held), n_options), np.int32)
+    filled = 0
+    for row, (b, partial, truth) in enumerate(held):
+        rng = random.Random(f"{seed}/{named}{n_options}/{catalogue.bundles.ids[b]}")
+        taken = set(catalogue.bundles.items[b].tolist()) | elsewhere.rivals(b, partial, truth)
+        tiers = [pools[int(cell[truth])], alike[bool(seen[truth])], everything]
+        if harder:
+            tiers.insert(0, harder.pick(rng, partial, truth, n_options - 1, taken))
+        drawn, extra = _draw(rng, tiers, n_options - 1, taken)
+        drawn.insert(int(positions[row]), truth)
+        options[row] = drawn
+        filled += extra
+    bundle_ids = [catalogue.bundles.ids[b] for b, _, _ in held]
+    partials = [partial for _, partial, _ in held]
+    return assemble(
+        catalogue,
+        bundle_ids,
+        partials,
+        options,
+        positions,
+        {
+            "name": name_of(split, negatives, n_options, seed, difficulty),
+            "split": split,
+            "negatives": negatives,
+            **({"difficulty": difficulty, "vectors": harder.vectors} if harder else {}),
+            "seed": seed,
+            "passed_over": int((splits.assign(catalogue) == split).sum()) - len(held),
+            "filled": filled,
+            "popularity_hit@1": _right_by(drawn_from.popularity, options, positions),
+            "matched_on": "in training bundles or not, popularity"
+            + (", category or nearness" if negatives == "hard" else ""),
+        },
+    )
+
+
+def _right_by(score: np.ndarray, options: np.ndarray, truth: np.ndarray) -> float:
+    """How often the option with the highest ``score`` [I] is the truth; a tie counts by its share."""
+    shown = score[options]  # [q, n]
+    best = shown == shown.max(axis=1, keepdims=True)
+    return round(float((best[np.arange(len(truth)), truth] / best.sum(axis=1)).mean()), 4)
+
+
+def _positions(bundle_ids: list[str], n_options: int, seed: int) -> np.ndarray:
+    """[q] where the truth stands: every position equally often, in an order that tells nothing."""
+    key = [hashlib.blake2b(f"{seed}/position/{bundle_id}".encode()).digest() for bundle_id in bundle_ids]
+    positions = np.zeros(len(bundle_ids), np.int64)
+    for rank, row in enumerate(sorted(range(len(key)), key=key.__getitem__)):
+        positions[row] = rank % n_options
+    return positions
+
+
+def _draw(rng: random.Random, tiers: Iterable[np.ndarray], need: int, given: set[int]) -> tuple[list[int], int]:
+    """``need`` distinct items, none ``given``, from the first tier as far as it goes; how many came from later ones."""
+    drawn: list[int] = []
+    taken = set(given)
+    from_first = None
+    for pool in tiers:
+        for i in shuffled(rng, pool):
+            if len(drawn) == need:
+                break
+            if i not in taken:
+                drawn.append(i)
+                taken.add(i)
+        from_first = len(drawn) if from_first is None else from_first
+    if len(drawn) < need:
+        raise QuestionsError(
+            f"A question with {need + 1} options needs {need} wrong items, but the catalogue offers {len(drawn)} for one of its bundles.",
+            hint=f"bundlecache questions --options {max(len(drawn) + 1, 2)}",
+        )
+    extra = need - (from_first or 0)
+    if extra:  # the later tiers' items must not stand last
+        drawn = list(shuffled(rng, drawn))
+    return drawn, extra

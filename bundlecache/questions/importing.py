@@ -1,0 +1,181 @@
+"""Questions that somebody else froze, read, checked like our own, and never redrawn.
+
+Three forms are known:
+
+===========================  ======================================================================
+JSON Lines, ours             ``{"bundle_id", "partial", "options", "truth"}``, as `Questions.export_jsonl` writes
+JSON Lines, several lists    ``{"bundle", "query", "gt", "cand": {"random10": [...], "hard10": [...]}}``
+``bi_{valid,test}_cansN.txt``  the public Bundle-MLLM code's: ``[bundle, [partial, padded], [truth], [options]]``
+===========================  ======================================================================
+
+A set in our form is called after its file, others after split, options and file, ``test-hard10-shop_test_seed0``; a
+seed in the file's name is its seed. Bundles that are asked about must be of one split in this catalogue too, and not
+of training: a model trained here has then not seen them.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from ..errors import QuestionsError
+from .file import Questions, build, digest, first_line, splits_of, wrong_with
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ..catalogue.model import Catalogue
+
+OURS = ""  # the one option list of a line in our form
+CANS = re.compile(r"bi_(valid|test)_cans\d+")
+SEED = re.compile(r"[-_]?seed(\d+)")
+Row = dict[str, Any]
+
+
+def read(file: Path, catalogue: Catalogue, *, skip_broken: bool = False) -> list[Questions]:
+    """Every set of questions in a file: one, or one per option list.
+
+    ``skip_broken`` leaves out questions that are none (an option twice, unknown items or bundles), and their number
+    stands in the header as ``left_out``; without it the first one is an error.
+
+    Raises
+    ------
+    QuestionsError
+        When a line cannot be read, a question is broken, or it asks about bundles of training or of several splits.
+    """
+    parse = _cans(catalogue) if CANS.fullmatch(file.stem) and file.suffix == ".txt" else _json_line
+    lists: dict[str, list[Row]] = {}
+    for number, line in _lines(file):
+        for name, row in _parsed(file, number, line, parse).items():
+            lists.setdefault(name, []).append(row)
+    if not lists:
+        raise QuestionsError(f"{file} holds no question.", hint="give a file with one question a line")
+    sizes = {name: len(rows) for name, rows in lists.items()}
+    if len(set(sizes.values())) > 1:
+        raise QuestionsError(
+            f"{file} has option lists that some lines lack: {sizes}.", hint="give every line all of them"
+        )
+    return [_set(file, name, rows, catalogue, skip_broken) for name, rows in lists.items()]
+
+
+def family(name: str) -> str:
+    """The name of a set without its seed: sets of one family differ by the draw alone.
+
+    >>> family("test-hard10-shop_test_seed2"), family("test-random10-seed1"), family("test-random10")
+    ('test-hard10-shop_test', 'test-random10', 'test-random10')
+    """
+    return SEED.sub("", name)
+
+
+def _set(file: Path, options: str, rows: list[Row], catalogue: Catalogue, skip_broken: bool) -> Questions:
+    split = _split(file, rows, catalogue)
+    n = Counter(len(row["options"]) for row in rows).most_common(1)[0][0]
+    kept = rows
+    if skip_broken:
+        known = splits_of(catalogue, [row["bundle_id"] for row in rows])
+        kept = [row for row in rows if row["bundle_id"] in known and wrong_with(row, n, catalogue) is None]
+        if not kept:
+            first = wrong_with(rows[0], n, catalogue) or f"bundle {rows[0]['bundle_id']!r} is not in the catalogue"
+            raise QuestionsError(
+                f"None of the questions in {file} can be asked here; of the first, {first}.",
+                hint="import the catalogue that the questions were made for",
+            )
+    kind = options or (f"random{n}" if CANS.fullmatch(file.stem) else "")
+    seed = SEED.search(file.stem)
+    parts = [part for part in (split, kind) if not file.stem.startswith(part + "-")]
+    header = {
+        "name": "-".join([*(parts if kind else []), file.stem]),
+        "split": split,
+        "negatives": re.sub(r"\d+$", "", kind) or _kind_in(file.stem),
+        "seed": int(seed.group(1)) if seed else 0,
+        "source": file.name,
+        "left_out": len(rows) - len(kept),
+        "sha256": digest(kept),
+    }
+    return build(kept, header, catalogue, str(file), "--skip-broken leaves such questions out and counts them")
+
+
+def _kind_in(stem: str) -> str:
+    found = re.search(r"(?:^|-)([a-z]+)\d+(?:-|$)", stem)
+    return found.group(1) if found else "unknown"
+
+
+def _split(file: Path, rows: list[Row], catalogue: Catalogue) -> str:
+    """The one split that all bundles asked about have in this catalogue."""
+    asked = splits_of(catalogue, [row["bundle_id"] for row in rows])
+    counts = Counter(asked.values())
+    if not counts:
+        raise QuestionsError(
+            f"{file} asks about bundle {rows[0]['bundle_id']!r}, and no bundle it asks about is in the catalogue.",
+            hint="import the catalogue that the questions were made for",
+        )
+    named = CANS.fullmatch(file.stem)
+    wanted = named.group(1) if named else counts.most_common(1)[0][0]
+    if set(counts) != {wanted} or wanted == "train":
+        parts = ", ".join(f"{count:,} are {part}" for part, count in counts.most_common())
+        raise QuestionsError(
+            f"{file} asks about {len(asked):,} bundles, of which {parts} bundles of this catalogue: a model trained here "
+            "would have seen answers, so a score on it would leak.",
+            hint="give the bundles table the split of these questions in a column split, whole groups at a time",
+        )
+    return wanted
+
+
+def _lines(file: Path) -> list[tuple[int, str]]:
+    try:
+        lines = file.read_text("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise QuestionsError(f"{file} cannot be read ({reason}).", hint="give a JSON Lines file") from error
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _parsed(file: Path, number: int, line: str, parse: Callable[[str], dict[str, Row]]) -> dict[str, Row]:
+    try:
+        return parse(line)
+    except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, IndexError, RecursionError) as error:
+        raise QuestionsError(
+            f"{file}, line {number}, is no question ({type(error).__name__}: {first_line(error)}).",
+            hint="a line holds bundle_id, partial, options, truth; or bundle, query, gt, cand",
+        ) from error
+
+
+def _json_line(text: str) -> dict[str, Row]:
+    line = json.loads(text)
+    if "cand" not in line:
+        row = {"bundle_id": _id(line["bundle_id"]), "partial": _ids(line["partial"]), "options": _ids(line["options"])}
+        return {OURS: {**row, "truth": line["truth"]}}
+    if not line["cand"]:
+        raise ValueError("it has no option list")
+    shown = {name: _ids(options) for name, options in line["cand"].items()}
+    asked = {"bundle_id": _id(line["bundle"]), "partial": _ids(line["query"])}
+    truth = _id(line["gt"])
+    return {name: {**asked, "options": options, "truth": options.index(truth)} for name, options in shown.items()}
+
+
+def _cans(catalogue: Catalogue) -> Callable[[str], dict[str, Row]]:
+    pad = str(len(catalogue))  # ids of that layout count from 0, and the first number beyond them fills up
+
+    def parse(text: str) -> dict[str, Row]:
+        bundle, partial, truth, options = ast.literal_eval(text.strip())  # literals only: nothing in the file is run
+        given = [item for item in _ids(partial) if item != pad or pad in catalogue.index]
+        right = truth[0] if isinstance(truth, list | tuple) else truth
+        return {OURS: {"bundle_id": _id(bundle), "partial": given, "options": _ids(options), "truth": right}}
+
+    return parse
+
+
+def _ids(values: Any) -> list[str]:
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"{values!r} is no list of ids")
+    return [_id(value) for value in values]
+
+
+def _id(value: Any) -> str:
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no id")
+    return str(value)

@@ -1,0 +1,1 @@
+"""Training recipes: the settings, their types and bounds, and TOML files of them."""

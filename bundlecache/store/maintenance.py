@@ -1,0 +1,162 @@
+"""Keeping a store small, and keeping what models were trained on.
+
+A tag ``run-NAME`` on a version of a table says that the run NAME was trained on it: no tidying removes that
+version. Once the run's folder is deleted, :func:`compact` lets go of it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from ..errors import StoreError
+from .coverage import standing
+from .location import folder_bytes
+from .matrices import matrix_folder
+from .tables import clean, locked, rewrite, storing
+from .vectors import Identity, told
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from .store import Matrix, Store, TableInfo
+
+PREFIX = "run-"
+
+
+def tag(store: Store, run: str, matrices: Iterable[Matrix]) -> None:
+    """Keep the versions that ``run`` is trained on. A tag is one small file: other processes may write meanwhile.
+
+    Raises
+    ------
+    StoreError
+        When a version is no more, or the disk refuses.
+    """
+    name = f"{PREFIX}{run}"
+    for matrix in matrices:
+        known = store.place.dataset(matrix.table).tags
+        try:
+            with storing(store.path):
+                (known.update if name in known.list() else known.create)(name, matrix.version)
+        except ValueError as error:
+            raise StoreError(
+                f"The {matrix.modality} vectors of {matrix.spec} were written anew just now.",
+                hint="type the same command again",
+            ) from error
+
+
+def moved(store: Store, info: TableInfo, version: int) -> int | None:
+    """How many items of an older version have another vector now, or none; None when that version is no more."""
+    if version == info.version:
+        return 0
+    try:
+        older = _sums(store.dataset(info, version))
+    except (ValueError, OSError):
+        return None
+    return len(older - _sums(store.dataset(info)))
+
+
+def _sums(dataset: Any) -> set[tuple[str, int]]:
+    rows = dataset.to_table(columns=["item_id", "content_hash", "checksum"], filter="live")
+    return set(zip(rows["item_id"].to_pylist(), told(rows, dataset.schema).tolist(), strict=True))
+
+
+def tags(store: Store, info: TableInfo) -> dict[str, int]:
+    """Tag -> version, the newest version last."""
+    found = {name: int(about["version"]) for name, about in store.dataset(info).tags.list().items()}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def compact(store: Store, info: TableInfo, item_ids: Sequence[str], runs: Collection[str]) -> tuple[int, int]:
+    """Write a table's pieces together, drop what nobody needs, and say its bytes before and after.
+
+    What nobody needs: versions without a tag, tags of runs that are not among ``runs``, matrices of other
+    versions or of other items than ``item_ids``.
+
+    Raises
+    ------
+    StoreError
+        When another process writes to the table, or the disk refuses or is too small; nothing is lost then.
+    """
+    place, matrices = store.place, store.path / "matrices" / info.table
+    before = place.size(info.table) + folder_bytes(matrices)
+    with locked(store.path, info.table), storing(store.path):
+        dataset = place.dataset(info.table)
+        for name in dataset.tags.list():
+            if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in runs:
+                dataset.tags.delete(name)
+        if not place.has_room(info.table):
+            raise StoreError(
+                f"The disk of {store.path} has no room to write {info.table} anew beside the old one.",
+                hint=f"free {(2 * info.size_bytes >> 20) + 1:,} MiB, then type the same command",
+            )
+        made = matrix_folder(store.path, info.table, dataset.version, item_ids)
+        identity = Identity.read(dataset.schema)
+        assert identity is not None  # noqa: S101 - it is one of store.tables()
+        rewrite(dataset, identity)
+        clean(place, dataset, timedelta(0))
+        version = place.dataset(info.table).version
+    wanted = matrix_folder(store.path, info.table, version, item_ids)
+    if made != wanted and made.is_dir():  # the same rows in other files
+        made.rename(wanted)
+    for other in matrices.iterdir() if matrices.is_dir() else ():
+        if other != wanted:
+            shutil.rmtree(other, ignore_errors=True)
+    return before, place.size(info.table) + folder_bytes(matrices)
+
+
+def drop(store: Store, info: TableInfo, runs: Collection[str]) -> int:
+    """Delete a table, its matrices, errors and receipts, and say how many bytes that were.
+
+    Raises
+    ------
+    StoreError
+        When one of ``runs`` was trained on it, another process writes to it, or the disk refuses.
+    """
+    holders = [name.removeprefix(PREFIX) for name in tags(store, info) if name.removeprefix(PREFIX) in runs]
+    if holders:
+        raise StoreError(
+            f"{info.table} is what {', '.join(holders)} was trained on, so it is not dropped.",
+            hint=f"delete the folder of the run {holders[0]} first",
+        )
+    place, matrices = store.place, store.path / "matrices" / info.table
+    files = [store.path / "errors" / f"{info.table}.parquet", *(store.path / "receipts").glob(f"*--{info.table}.json")]
+    size = place.size(info.table) + folder_bytes(matrices)
+    with locked(store.path, info.table), storing(store.path):
+        place.remove(info.table)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(matrices)
+        for file in files:
+            file.unlink(missing_ok=True)
+    return size
+
+
+def choose(infos: Sequence[TableInfo], names: Sequence[str], *, old_encoders: bool) -> list[TableInfo]:
+    """The tables that are called ``names``, or whose encoders are; and those that newer encoders replaced.
+
+    Raises
+    ------
+    StoreError
+        When a name is neither.
+    """
+    for name in names:
+        if not any(name in (info.table, info.spec) for info in infos):
+            raise StoreError(
+                f"There is no table and no encoder {name!r} in the store.", hint="bundlecache status --json names them"
+            )
+    current = {info.table for chosen in standing(infos).values() for info in chosen}
+    old = {info.table for info in infos if old_encoders and info.rows and not info.tokens} - current
+    return [info for info in infos if info.table in old or info.table in names or info.spec in names]
+
+
+def sweep(store: Store) -> int:
+    """Delete the matrices of tables that are no more, and say how many bytes that were."""
+    tables = {info.table for info in store.tables()}
+    root = store.path / "matrices"
+    left = [folder for folder in root.iterdir() if folder.name not in tables] if root.is_dir() else []
+    size = sum(map(folder_bytes, left))
+    for folder in left:
+        shutil.rmtree(folder, ignore_errors=True)
+    return size

@@ -1,0 +1,343 @@
+"""The embedding store: one Lance table per (modality, encoder), and the matrices that training reads.
+
+::
+
+    store/
+      image--open-clip-ViT-B-16--1f0c2a9b.lance/   vectors, see vectors.py; lancedb.connect("store") opens it
+      errors/<table>.parquet                       items that failed: item_id, stage, reason, content_hash
+      receipts/<time>--<table>.json                one per run, the newest 50 of a table
+      matrices/<table>/<version>-<ids>/            vectors.npy and mask.npy, made once, memory-mapped
+      hashes/<modality>.parquet                    content hash by path, size and time, to skip unread files
+      locks/<table>.lock                           one writer at a time
+      place.json                                   only if the .lance tables are on an object store: where
+
+>>> from bundlecache.store.store import Store
+>>> Store(path).matrix(item_ids, "image").vectors  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import StoreError
+from ..files import replacing
+from . import failures
+from .coverage import coverage
+from .failures import Failure
+from .location import Place
+from .matrices import export, export_npy, load, materialise, matrix_folder
+from .tables import TableWriter, opening, storing
+from .vectors import Identity, as_stored, checksum, flaws
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from ..catalogue.model import Catalogue
+
+MODALITIES = ("text", "image", "audio", "graph")
+STAMP = "%Y%m%dT%H%M%S.%fZ"  # of a run, in the name of its receipt
+KEEP_RECEIPTS = 50  # of a table
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """What one table holds: ``tokens`` vectors an item, or one where it is 0.
+
+    ``updated`` is the ISO time (UTC) of the last run that wrote to it or looked at it.
+    """
+
+    modality: str
+    spec: str
+    table: str
+    fingerprint: str
+    preprocess: str
+    dtype: str
+    dim: int
+    tokens: int
+    rows: int
+    failed: int
+    size_bytes: int
+    version: int
+    updated: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Vectors [I, d] in the order of the item ids asked for, zero where ``mask`` [I] is False.
+
+    Token features are [I, t, d]. Both are read-only; ``vectors`` is memory-mapped, which survives a fork of data loading workers.
+    """
+
+    modality: str
+    spec: str
+    table: str
+    fingerprint: str
+    version: int
+    vectors: np.ndarray
+    mask: np.ndarray
+
+
+class Store:
+    """A folder of tables. Opening it writes nothing; a folder that is not there is an empty store."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def place(self) -> Place:
+        """Where the tables are: in the folder, or on an object store."""
+        return Place(self.path)
+
+    def tables(self, *, heads: bool = False) -> list[TableInfo]:
+        """All tables, by modality, the newest of each first.
+
+        With ``heads`` no row is read, so that damaged files do not matter; rows that no longer hold count too.
+
+        Raises
+        ------
+        StoreError
+            When a table is damaged or was written by a newer bundlecache.
+        """
+        infos = [info for name in self.place.names() if (info := self._info(name, heads=heads)) is not None]
+        infos.sort(key=lambda info: info.updated, reverse=True)
+        rank = {modality: i for i, modality in enumerate(MODALITIES)}
+        return sorted(infos, key=lambda info: rank.get(info.modality, len(rank)))
+
+    def current(self, modality: str, spec: str | None = None, table: str | None = None) -> TableInfo:
+        """The table of a modality (and encoder) that a run has last written to or looked at, if it has rows.
+
+        One that is called ``table`` goes before the others. Token features are found by ``spec`` or ``table``
+        only: who asks for a modality wants one vector an item.
+
+        Raises
+        ------
+        StoreError
+            When there is none.
+        """
+        if modality not in MODALITIES:
+            raise StoreError(
+                f"There is no modality {modality!r}; there are {', '.join(MODALITIES)}.", hint="--modality image"
+            )
+        of_modality = [info for info in self.tables() if info.modality == modality and info.rows]
+        found = [info for info in of_modality if spec in (None, info.spec)]
+        found = [info for info in found if spec or not info.tokens or info.table == table]
+        if found:
+            return next((info for info in found if info.table == table), found[0])
+        if of_modality and spec:
+            specs = ", ".join(dict.fromkeys(info.spec for info in of_modality))
+            raise StoreError(
+                f"The store {self.path} holds no {modality} vectors of {spec}; it has those of {specs}.",
+                hint=f"bundlecache encode --modality {modality} --encoder {spec}",
+            )
+        raise StoreError(
+            f"The store {self.path} holds no {modality} vectors.",
+            hint=f"bundlecache encode --modality {modality}" + (f" --encoder {spec}" if spec else ""),
+        )
+
+    def modalities(self) -> list[str]:
+        """The modalities with one vector an item, for at least one, in the order text, image, audio, graph."""
+        return list(dict.fromkeys(info.modality for info in self.tables() if info.rows and not info.tokens))
+
+    def matrix(
+        self, item_ids: Sequence[str], modality: str, spec: str | None = None, table: str | None = None
+    ) -> Matrix:
+        """The vectors of these items, from the `current` table: made once per table version, then memory-mapped.
+
+        Raises
+        ------
+        StoreError
+            When there is no such table, a row is damaged, or the matrix cannot be written.
+        """
+        info = self.current(modality, spec, table)
+        try:
+            return self._matrix(info, item_ids)
+        except (StoreError, ValueError):
+            newer = self.current(modality, spec, table)
+            if newer.version == info.version:
+                raise
+            return self._matrix(newer, item_ids)  # a run that has just ended took the older version away
+
+    def _matrix(self, info: TableInfo, item_ids: Sequence[str]) -> Matrix:
+        folder = matrix_folder(self.path, info.table, info.version, item_ids)
+        with storing(self.path):
+            vectors, mask = load(folder) or materialise(self.dataset(info), item_ids, folder)
+        return Matrix(
+            modality=info.modality,
+            spec=info.spec,
+            table=info.table,
+            fingerprint=info.fingerprint,
+            version=info.version,
+            vectors=vectors,
+            mask=mask,
+        )
+
+    def dataset(self, info: TableInfo, version: int | str | None = None) -> Any:
+        """The Lance dataset of a table, as ``info`` saw it, or an older version by its number or tag."""
+        return self.place.dataset(info.table, version or info.version)
+
+    def live_ids(self, info: TableInfo) -> set[str]:
+        """The items with a valid vector in a table."""
+        with opening(self.place.uri(info.table)):
+            return set(self.dataset(info).to_table(columns=["item_id"], filter="live")["item_id"].to_pylist())
+
+    def errors(self, table: str) -> pa.Table:
+        """The failed items of a table: item_id, stage (read, decode, encode, check), reason, content_hash."""
+        return failures.read(self.path, table)
+
+    def receipts(self) -> list[dict[str, Any]]:
+        """The newest finished run of every table, newest last."""
+        newest: dict[str, dict[str, Any]] = {}
+        for path in sorted((self.path / "receipts").glob("*.json")):
+            try:
+                receipt = json.loads(path.read_text("utf-8"))
+                table, finished = receipt["table"], receipt["finished"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # damaged: what it counted stands in the table itself
+            if finished:
+                newest.pop(table, None)
+                newest[table] = receipt
+        return list(newest.values())
+
+    def status(self, catalogue: Catalogue) -> list[dict[str, Any]]:
+        """Coverage of a catalogue per table: items = rows + missing + failed + absent, and the table's size.
+
+        A modality that the catalogue has and the store lacks gets a row of its own, with no spec.
+        """
+        return coverage(self, catalogue)
+
+    def export(self, out: Path, format: str = "parquet", item_ids: Sequence[str] = ()) -> list[Path]:  # noqa: A002
+        """Every table with rows, as files that other programs read.
+
+        ``parquet`` is one file per table: item_id, content_hash, vector (fixed-size list of float). ``npy`` is a
+        folder per table, its rows those of ``item_ids``: vectors.npy [I, d], mask.npy [I], ids.txt.
+
+        Raises
+        ------
+        StoreError
+            For another format, an empty store, or a folder that cannot be written.
+        """
+        if format not in ("parquet", "npy"):
+            raise StoreError(f"Vectors cannot be exported as {format!r}, only as parquet or npy.", hint="--format npy")
+        infos = [info for info in self.tables() if info.rows]
+        if not infos:
+            raise StoreError(f"The store {self.path} holds no vectors.", hint="bundlecache encode --modality all")
+        if format == "npy":
+            for info in infos:
+                matrix = self._matrix(info, item_ids)
+                with storing(out):
+                    export_npy(matrix.vectors, matrix.mask, item_ids, Path(out) / info.table)
+            return [Path(out) / info.table / "vectors.npy" for info in infos]
+        paths = [Path(out) / f"{info.table}.parquet" for info in infos]
+        for info, path in zip(infos, paths, strict=True):
+            with storing(path.parent), replacing(path) as temporary:
+                export(self.dataset(info), temporary)
+        return paths
+
+    def writer(self, identity: Identity) -> TableWriter:
+        """The one writer of the table of ``identity``, to be used in a ``with`` block."""
+        return TableWriter(self.path, identity)
+
+    def write(
+        self, identity: Identity, item_ids: Sequence[str], vectors: np.ndarray, hashes: Sequence[str] | None = None
+    ) -> TableInfo:
+        """Put vectors [n, d], or token features [n, t, d], made elsewhere into the store.
+
+        Those that are no direction go to the errors. ``hashes`` tell when content has changed; without them the vectors' own checksums do.
+
+        Raises
+        ------
+        StoreError
+            When the shape does not fit, an id stands twice, the table is locked or the disk refuses.
+        """
+        needed = (len(item_ids), *identity.shape)
+        if vectors.shape != needed or len(set(item_ids)) < len(item_ids):
+            raise StoreError(
+                f"{len(item_ids):,} item ids ({len(set(item_ids)):,} distinct) and vectors of shape {vectors.shape} "
+                f"were given; needed are distinct ids and the shape {needed}."
+            )
+        rows = as_stored(vectors, identity)
+        content = hashes if hashes is not None else [f"vector:{value:016x}" for value in checksum(rows).tolist()]
+        with self.writer(identity) as table:
+            run = self.begin_run(identity)
+            bad = flaws(rows)
+            keep = [i for i in range(len(rows)) if i not in bad and table.content.get(item_ids[i]) != content[i]]
+            whole = len(keep) == len(rows)
+            if keep:
+                table.write(
+                    item_ids if whole else [item_ids[i] for i in keep],
+                    content if whole else [content[i] for i in keep],
+                    rows if whole else rows[keep],
+                )
+            flawed = {item_ids[i]: Failure("check", reason, content[i]) for i, reason in bad.items()}
+            table.settle(dict.fromkeys(item_ids) | flawed, dead=set(flawed))
+            table.tidy()
+            figures = {"items": len(rows), "encoded": len(keep), "failed": len(bad), "absent": 0, "forwards": 0}
+            self.end_run(run, identity, figures | {"cached": len(rows) - len(keep) - len(bad)})
+        info = self._info(identity.table)
+        assert info is not None  # noqa: S101 - it was just written
+        return info
+
+    def begin_run(self, identity: Identity) -> Path:
+        """Note that a run has started: this makes its table the current one of its modality."""
+        now = datetime.now(timezone.utc)
+        path = self.path / "receipts" / f"{now.strftime(STAMP)}--{identity.table}.json"
+        self._note(path, identity, now, None, {})
+        return path
+
+    def end_run(self, run: Path, identity: Identity, figures: dict[str, Any]) -> None:
+        """Complete the note of :meth:`begin_run` with the run's figures, and drop the oldest of many."""
+        started = datetime.fromisoformat(json.loads(run.read_text("utf-8"))["started"])
+        self._note(run, identity, started, datetime.now(timezone.utc), figures)
+        for old in self._runs(identity.table)[:-KEEP_RECEIPTS]:
+            old.unlink(missing_ok=True)
+
+    def _runs(self, table: str) -> list[Path]:
+        """The receipts of a table, oldest first."""
+        return sorted((self.path / "receipts").glob(f"*Z--{table}.json"))
+
+    def _note(
+        self, path: Path, identity: Identity, started: datetime, finished: datetime | None, figures: dict[str, Any]
+    ) -> None:
+        note = {**asdict(identity), "table": identity.table, **figures}
+        note |= {"started": started.isoformat(), "finished": finished.isoformat() if finished else None}
+        with storing(self.path), replacing(path) as temporary:
+            temporary.write_text(json.dumps(note, indent=1), "utf-8")
+
+    def _info(self, name: str, *, heads: bool = False) -> TableInfo | None:
+        place = self.place
+        if not place.has(name):
+            return None  # a process died while it made the table
+        with opening(place.uri(name)):
+            dataset = place.dataset(name)
+            identity = Identity.read(dataset.schema)
+            if identity is None:
+                return None  # a table of somebody else
+            rows = dataset.count_rows(None if heads else "live")
+        runs = self._runs(name)
+        if runs:
+            updated = datetime.strptime(runs[-1].name.partition("--")[0], STAMP).replace(tzinfo=timezone.utc)
+        else:
+            updated = place.written(name)
+        return TableInfo(
+            modality=identity.modality,
+            spec=identity.spec,
+            table=name,
+            fingerprint=identity.fingerprint,
+            preprocess=identity.preprocess,
+            dtype=identity.dtype,
+            dim=identity.dim,
+            tokens=identity.tokens,
+            rows=rows,
+            failed=len(failures.read(self.path, name)),
+            size_bytes=place.size(name),
+            version=dataset.version,
+            updated=updated.isoformat(),
+        )

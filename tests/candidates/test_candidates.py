@@ -1,0 +1,234 @@
+"""Candidates: FAISS finds what plain numpy finds, ties fall the same way, and nothing given is offered."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from bundlecache.candidates import search as candidates
+from bundlecache.candidates.index import Index, faiss_module
+from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
+from bundlecache.errors import BundlecacheError, QuestionsError
+from bundlecache.questions import freeze as questions
+from bundlecache.store.store import Matrix
+
+
+def matrix(vectors, mask=None, modality="text", version=1) -> Matrix:
+    vectors = np.asarray(vectors, np.float32)
+    mask = np.ones(len(vectors), bool) if mask is None else np.asarray(mask)
+    return Matrix(modality, f"test:{modality}", f"{modality}--x", "f00", version, vectors, mask)
+
+
+def unit(x):
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+@pytest.mark.parametrize("queries", [1, 3, 40])  # FAISS takes another path from 20 queries on
+def test_results_equal_numpy_argsort(queries):
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(500, 24)).astype(np.float16).astype(np.float32)
+    index = Index.build([matrix(vectors)])
+    query = unit(rng.normal(size=(queries, 24))).astype(np.float32)
+    banned = [rng.choice(500, 5, replace=False) for _ in range(queries)]
+    items, scores = index.search(query, 20, banned)
+    expected = query.astype(np.float64) @ unit(vectors.astype(np.float64)).T
+    for q in range(queries):
+        expected[q, banned[q]] = -np.inf
+        assert items[q].tolist() == np.argsort(-expected[q], kind="stable")[:20].tolist()
+        np.testing.assert_allclose(scores[q], expected[q, items[q]], atol=1e-6)
+
+
+def test_equal_items_come_in_the_order_of_their_index_however_many_they_are():
+    vectors = np.zeros((300, 8))
+    vectors[:, 0] = 1
+    vectors[::3] = np.eye(8)[1]
+    index = Index.build([matrix(vectors)])
+    query = np.eye(8, dtype=np.float32)[:1]
+    items, _ = index.search(query, 7, [np.array([1, 4])])
+    assert items[0].tolist() == [2, 5, 7, 8, 10, 11, 13]
+    many, _ = index.search(np.repeat(query, 30, 0), 7, [np.array([1, 4])] * 30)
+    assert (many == items).all(), "one query and many give the same"
+
+
+def test_scores_that_only_rounding_tells_apart_are_ties():
+    # Every item is the same whole numbers in another order: equal sums, which single precision adds up differently.
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(-50, 60, 96)
+    vectors = np.stack([rng.permutation(numbers) for _ in range(400)]).astype(np.float32)
+    index = Index.build([matrix(vectors)])
+    query = unit(np.ones((25, 96))).astype(np.float32)
+    rough, position = index.structure.search(query, 9)
+    assert len(np.unique(rough)) > 1 or position[0].tolist() != list(range(9)), "FAISS alone would do"
+    items, _ = index.search(query, 9, [np.array([2])] * 25)
+    assert items.tolist() == [[0, 1, 3, 4, 5, 6, 7, 8, 9]] * 25
+    one, _ = index.search(query[:1], 9, [np.array([2])])
+    assert (one == items[:1]).all()
+
+
+def test_two_modalities_score_the_weighted_mean_of_their_cosines():
+    rng = np.random.default_rng(1)
+    text, image = rng.normal(size=(60, 6)), rng.normal(size=(60, 10)) * 50
+    index = Index.build({"text": matrix(text), "image": matrix(image, modality="image")}, weights={"image": 3.0})
+    given = np.array([4, 9])
+    items, scores = index.search(index.query([given]), 58, [given])
+    cos_text = unit(text) @ unit(unit(text)[given].sum(0))
+    cos_image = unit(image) @ unit(unit(image)[given].sum(0))
+    expected = (cos_text + 3 * cos_image) / 4
+    expected[given] = -np.inf
+    assert items[0].tolist() == np.argsort(-expected, kind="stable")[:58].tolist()
+    np.testing.assert_allclose(scores[0], expected[items[0]], atol=1e-5)
+
+
+def test_an_item_with_none_of_the_modalities_is_no_candidate_and_one_with_some_is():
+    rng = np.random.default_rng(2)
+    has_text, has_image = np.arange(30) % 3 > 0, np.arange(30) % 2 > 0
+    index = Index.build(
+        [matrix(rng.normal(size=(30, 5)), has_text), matrix(rng.normal(size=(30, 5)), has_image, "image")]
+    )
+    items, scores = index.search(index.query([np.array([1])]), 30)
+    found = items[0][items[0] >= 0]
+    assert sorted(found.tolist()) == np.flatnonzero(has_text | has_image).tolist()
+    assert np.isneginf(scores[0][items[0] < 0]).all()
+
+
+def test_a_partial_bundle_without_vectors_finds_nothing_and_absent_members_do_not_blur_the_query():
+    vectors = np.eye(6)
+    mask = np.array([True, True, True, True, True, False])
+    vectors[5] = 9
+    index = Index.build([matrix(vectors, mask)])
+    query = index.query([np.array([5]), np.array([0, 5]), np.array([0])])
+    assert not query[0].any()
+    np.testing.assert_array_equal(query[1], query[2])
+    items, _ = index.search(query, 3)
+    assert items[0].tolist() == [-1, -1, -1]
+
+
+def test_zscore_removes_what_all_items_share():
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(50, 4)) + 100
+    assert (
+        Index.build([matrix(vectors)]).search(Index.build([matrix(vectors)]).query([np.array([0])]), 5)[1].min() > 0.99
+    )
+    centred = Index.build([matrix(vectors)], zscore=True)
+    _, scores = centred.search(centred.query([np.array([0])]), 49)
+    assert scores.min() < 0
+
+
+def test_rank_is_the_place_in_the_whole_catalogue():
+    rng = np.random.default_rng(4)
+    index = Index.build([matrix(rng.normal(size=(80, 7)), np.arange(80) != 9)])
+    given = [np.array([1, 2]), np.array([3]), np.array([4])]
+    truth = np.array([50, 9, 60])
+    query = index.query(given)
+    ranks = index.ranks(query, truth, given)
+    whole, _ = index.search(query, 79, given)
+    assert ranks[0] == whole[0].tolist().index(50) + 1
+    assert ranks[1] == 0, "item 9 has no vector"
+    assert ranks[2] == whole[2].tolist().index(60) + 1
+
+
+def catalogue_and_matrices(workspace):
+    catalogue = Catalogue.read(workspace)
+    even = np.array([int(item_id[-2:]) % 2 == 0 for item_id in catalogue.item_ids])
+    rng = np.random.default_rng(0)
+    vectors = np.where(even[:, None], [1.0, 0, 0], [0, 1.0, 0]) + 0.05 * rng.normal(size=(24, 3))
+    return catalogue, {"text": matrix(vectors)}, even
+
+
+def test_candidates_of_bundles_hold_no_member_and_recall_counts_every_bundle(workspace):
+    catalogue, matrices, even = catalogue_and_matrices(workspace)
+    made = candidates.for_bundles(catalogue, matrices, 8, "test")
+    held = questions.hold_out(catalogue, "test")
+    assert made.table.num_rows == len(held) == made.header["metrics"]["n"]
+    for row, (b, partial, truth) in zip(made.table.to_pylist(), held, strict=True):
+        found = catalogue.indices(row["candidates"])
+        assert row["bundle_id"] == catalogue.bundles.ids[b]
+        assert not set(found.tolist()) & set(partial.tolist())
+        assert (even[found] == even[partial[0]]).all(), "even items complete even bundles"
+        assert row["scores"] == sorted(row["scores"], reverse=True)
+        if catalogue.item_ids[truth] in row["candidates"]:
+            assert row["candidates"][row["rank"] - 1] == catalogue.item_ids[truth]
+        else:
+            assert row["rank"] > 8
+    ranks = np.array(made.table.column("rank"))
+    assert made.header["metrics"]["recall@8"] == pytest.approx((ranks <= 8).mean(), abs=1e-4)
+    assert made.summary()["recall@8"] == made.header["metrics"]["recall@8"]
+
+
+def test_a_saved_set_comes_back_and_is_refused_beside_other_vectors(workspace):
+    catalogue, matrices, _ = catalogue_and_matrices(workspace)
+    made = candidates.for_bundles(catalogue, list(matrices.values()), 5)
+    path = made.save(workspace)
+    assert path == workspace.candidates / "text-k5.parquet"
+    again = candidates.load(path, matrices)
+    assert again.table.equals(made.table)
+    assert again.header == made.header
+    newer = {"text": matrix(matrices["text"].vectors, version=2)}
+    for other in (newer, {}):
+        with pytest.raises(QuestionsError, match="was made from the text vectors"):
+            candidates.load(path, other)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(QuestionsError, match="damaged"):
+        candidates.load(path, matrices)
+    with pytest.raises(QuestionsError, match=r"bundlecache candidates --k 5"):
+        candidates.load(path.with_name("image-k5.parquet"), matrices)
+
+
+def test_recall_is_told_no_deeper_than_the_catalogue_and_a_mix_has_a_file_of_its_own(workspace):
+    catalogue, matrices, _ = catalogue_and_matrices(workspace)
+    metrics = candidates.for_bundles(catalogue, matrices, 500).header["metrics"]
+    assert [name for name in metrics if "@" in name] == ["recall@1", "recall@5", "recall@10", "recall@20"]
+    both = {**matrices, "image": matrix(matrices["text"].vectors[:, ::-1], modality="image")}
+    paths = [
+        candidates.for_bundles(catalogue, both, 5, weights=weights).save(workspace)
+        for weights in (None, {"text": 2.0, "image": 2.0}, {"image": 3.0})
+    ]
+    assert paths[0] == paths[1] == workspace.candidates / "text+image-k5.parquet"
+    assert paths[2] != paths[0]
+    with pytest.raises(QuestionsError, match=r"bundlecache candidates --k 5"):
+        candidates.load(paths[2].with_name(paths[2].name.replace("text", "audio")), both)
+
+
+def test_complete_leaves_the_given_items_out_and_says_when_it_cannot(workspace):
+    catalogue, matrices, even = catalogue_and_matrices(workspace)
+    given = np.flatnonzero(even)[:2]
+    found = candidates.complete(catalogue, matrices, given, 6)
+    assert len(found) == 6
+    assert even[found].all()
+    assert not set(found.tolist()) & set(given.tolist())
+    assert len(candidates.complete(catalogue, matrices, given, 100)) == 22
+    with pytest.raises(QuestionsError, match="No item was given"):
+        candidates.complete(catalogue, matrices, given[:0])
+    nothing = {"text": matrix(matrices["text"].vectors, np.arange(24) != given[0])}
+    with pytest.raises(QuestionsError, match="has a vector of text"):
+        candidates.complete(catalogue, nothing, given[:1])
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: Index.build([]), "No modality is left"),
+        (lambda: Index.build([matrix(np.eye(3))], weights={"text": 0}), "text has the weight 0"),
+        (lambda: Index.build([matrix(np.eye(3))], weights={"text": -1}), "must be 0 or more"),
+        (lambda: Index.build([matrix(np.eye(3))], weights={"image": 1}), "given for 'image'"),
+        (lambda: Index.build([matrix(np.eye(3), np.zeros(3, bool))]), "No item has a vector of text"),
+        (lambda: Index.build([matrix(np.eye(3))]).search(np.eye(3, dtype=np.float32), 0), "k is 0"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_in_one_sentence(build, sentence):
+    with pytest.raises(BundlecacheError, match=sentence):
+        build()
+
+
+def test_without_faiss_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(BundlecacheError, match=r"bundlecache\[cpu\]"):
+        faiss_module()
+
+
+def test_a_bundle_of_all_items_has_no_completion_and_says_so():
+    catalogue = Catalogue(list("abc"), ["", "", ""], {}, Bundles(), Interactions())
+    with pytest.raises(QuestionsError, match="holds all 3"):
+        candidates.complete(catalogue, [matrix(np.eye(3))], np.arange(3, dtype=np.int32))

@@ -1,0 +1,102 @@
+"""Texts of several columns: part of the cache's identity, and named wherever encoders are."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bundlecache import BundlecacheError, Catalogue, Store, cli
+from bundlecache.catalogue import fields
+from bundlecache.recipes import recipe as recipes
+from bundlecache.store import maintenance as upkeep
+from bundlecache.store.coverage import standing
+from bundlecache.train.model.embeddings import FeatureBank
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bundlecache import WorkspaceFolder
+
+TITLES, BOTH = "descriptor:text", "descriptor:text#title+category"
+
+
+def run(workspace: WorkspaceFolder, verb: str, *args: str) -> Any:
+    command = [verb, *args, "--data", str(workspace.root), "--json"]
+    result = CliRunner().invoke(cli.app, command, standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return json.loads(result.stdout)
+
+
+def encode(workspace: WorkspaceFolder, *args: str) -> list[tuple[str, int, int]]:
+    rows = run(workspace, "encode", "--modality", "text", *args)
+    return [(row["spec"], row["encoded"], row["cached"]) for row in rows]
+
+
+def change(workspace: WorkspaceFolder, row: int, **cells: str) -> None:
+    rows = pq.read_table(workspace.root / "items.parquet").to_pylist()
+    rows[row] |= cells
+    pq.write_table(pa.Table.from_pylist(rows), workspace.root / "items.parquet")
+
+
+def test_fields_live_side_by_side_and_an_edited_cell_encodes_its_item_again_where_it_is_read(
+    workspace: WorkspaceFolder,
+) -> None:
+    assert encode(workspace) == [(TITLES, 24, 0)]
+    assert encode(workspace, "--fields", "title, category") == [(BOTH, 24, 0)]
+    for title in (["--fields", "title"], ["--encoder", BOTH, "--fields", "title"], ["--encoder", f"{TITLES}#title"]):
+        assert encode(workspace, *title) == [(TITLES, 0, 24)], "titles alone are what they always were"
+    change(workspace, 3, category="gong")
+    assert encode(workspace, "--encoder", TITLES, "--encoder", BOTH) == [(TITLES, 0, 24), (BOTH, 1, 23)]
+    change(workspace, 3, title="", category="")
+    assert [row["absent"] for row in run(workspace, "encode", "--modality", "text", "--fields", "category")] == [1]
+    assert {row["encoder"]: row["compared"] for row in run(workspace, "verify")} == {
+        TITLES: 23,
+        BOTH: 23,
+        "descriptor:text#category": 23,
+    }
+
+
+def test_a_modality_stands_for_all_fields_of_its_encoder_and_a_spec_for_one(workspace: WorkspaceFolder) -> None:
+    encode(workspace)
+    encode(workspace, "--fields", "title,category")
+    catalogue = Catalogue.read(workspace)
+
+    def fused(*modalities: str) -> list[str]:
+        settings = [f"fusion.modalities={','.join(modalities)}"] if modalities else []
+        recipe = recipes.load("demo", settings)
+        given = cli._trained_on(workspace, catalogue, recipe)
+        bank = FeatureBank.of(given, recipe.fusion.modalities, torch.device("cpu"))
+        return sorted(matrix.spec for matrix in bank.matrices)
+
+    assert fused("text") == fused() == [TITLES, BOTH]
+    assert fused(BOTH) == [BOTH]
+    assert upkeep.choose(Store(workspace.store).tables(), [], old_encoders=True) == [], "neither replaced the other"
+    run(workspace, "encode", "--modality", "image")
+    assert [info.spec for info in standing(Store(workspace.store).tables())["text"]] == [BOTH, TITLES]
+
+
+def test_a_wrong_field_is_one_sentence_that_names_the_columns(workspace: WorkspaceFolder) -> None:
+    for wrong in ("categry", "item_id", "title,", ""):
+        with pytest.raises(BundlecacheError, match=r"no text column .*; there are title, category, image, audio"):
+            encode(workspace, "--fields", wrong)
+    with pytest.raises(BundlecacheError, match="no text column 'brand'"):
+        encode(workspace, "--encoder", "descriptor:text#brand")
+    with pytest.raises(BundlecacheError, match="--fields category says what is the text"):
+        run(workspace, "encode", "--modality", "image", "--fields", "category")
+    with pytest.raises(BundlecacheError, match="names columns of texts, but it makes image vectors"):
+        run(workspace, "encode", "--modality", "image", "--encoder", "descriptor:picture#category")
+
+
+def test_a_folder_may_have_the_sign_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "mini#title").mkdir()
+    spec = f"hf:{tmp_path}/mini#title"
+    assert fields.split(spec) == (spec, ("title",))
+    assert fields.split(f"{spec}#title+brand") == (spec, ("title", "brand"))
+    assert fields.join(f"{spec}#title+brand", ["brand"]) == f"{spec}#brand"

@@ -1,0 +1,430 @@
+"""Dataset readers: five-row samples of every layout, imported, read back as a catalogue, and broken on purpose."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bundlecache.catalogue import splits
+from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.readers import bundlerec
+from bundlecache.catalogue.readers import registry as readers
+from bundlecache.errors import BundlecacheError, CatalogueError
+from bundlecache.questions import importing as question_import
+from bundlecache.workspace import WorkspaceFolder
+
+
+def bundlerec_sample(root):
+    """Bundles 0 and 1 of session 0, bundle 2 of session 1, both of user 7; bundle 3 alone."""
+    src = root / "electronic"
+    src.mkdir(parents=True)
+    files = {
+        "item_titles.csv": 'item ID,titles\n10,"AT&amp;amp;T Headset"\n7,"Lens, 50mm"\n300,Bag\n41,"Cable\n  2m"\n5,Case\n',
+        "item_categories.csv": (
+            "item ID,categories\n"
+            '10,"[[Phones,Accessories],[Electronics,Batteries, Chargers & Accessories,Headsets]]"\n'
+            '7,"[[Electronics,Lenses]]"\n300,"[[]]"\n41,"[[Electronics,Cables]]"\n'
+        ),
+        "bundle_item.csv": "bundle ID,item ID\n0,10\n0,7\n1,7\n1,300\n2,41\n2,5\n3,5\n3,10\n3,41\n",
+        "bundle_intent.csv": "bundle ID,intent\n0,phone calls\n3,travel\n",
+        "user_bundle.csv": "user ID,bundle ID,timestamp\n7,0,1\n8,3,1\n",
+        "session_bundle.csv": "session ID,bundle ID\n0,0\n0,1\n1,2\n9,3\n",
+        "user_session.csv": "user ID,session ID,timestamp\n7,0,1\n7,1,1\n8,9,1\n",
+        "user_item.csv": "user ID,item ID,timestamp\n7,10,1\n7,41,2\n8,5,3\n6,300,4\n",
+    }
+    for name, text in files.items():
+        (src / name).write_text(text, "utf-8")
+    return src
+
+
+def clhe_sample(root):
+    import torch
+
+    src = root / "pog"
+    (src / "images").mkdir(parents=True)
+    (src / "count.json").write_text('{"#U": 3, "#B": 4, "#I": 5}')
+    info = {str(i): {"title": f"dress {i}", "cate": str(i % 2)} for i in range(4)}
+    info["4"] = {"track_name": "Song", "artist_name": "Band", "album_name": "LP"}
+    (src / "item_info.json").write_text(json.dumps(info))
+    (src / "ui_full.txt").write_text("0, 1, 2, 1\n1, 3\n2, 4, 4\n")
+    (src / "bi_train.txt").write_text("0, 1, 2, 3\n1, 0, 4\n")
+    (src / "bi_valid_input.txt").write_text("2, 3\n")
+    (src / "bi_valid_gt.txt").write_text("2, 1\n")
+    (src / "bi_test_input.txt").write_text("3, 4, 0\n")
+    (src / "bi_test_gt.txt").write_text("3, 2\n1, 2\n")
+    (src / "images" / "2.PNG").write_bytes(b"not looked at here")
+    torch.manual_seed(0)
+    torch.save(torch.randn(5, 1, 8), src / "content_feature.pt")
+    torch.save(torch.randn(5, 6).half(), src / "description_feature.pt")
+    torch.save(torch.randn(5, 4), src / "pog_LightGCN_bi_feature.pt")
+    torch.save(torch.randn(4, 4), src / "item_cf_feature.pt")  # one row short
+    torch.save(torch.arange(5), src / "other.pt")
+    return src
+
+
+def folder_sample(root):
+    src = root / "photos"
+    for name in (
+        "shoes/red_running-shoe.jpg",
+        "shoes/153a69c6-4c18-49c0-a3d5-8af2ce547fa7.jpg",
+        "001 - bells/big bell.PNG",
+        "001 - bells/big bell.wav",
+        "twice.jpg",
+        "twice.png",
+        "notes.txt",
+        ".hidden/a.jpg",
+    ):
+        (src / name).parent.mkdir(parents=True, exist_ok=True)
+        (src / name).write_bytes(name.encode())
+    return src
+
+
+def tables_sample(root):
+    src = root / "mine"
+    (src / "pics").mkdir(parents=True)
+    (src / "pics" / "a.jpg").write_bytes(b"a")
+    (root / "secret.jpg").write_bytes(b"not yours")
+    (src / "items.csv").write_text(
+        "item_id,title,image,price\na,Ä cup,pics/a.jpg,3.5\nb,pot,pics/none.jpg,4\nc,lid,../secret.jpg,\nd,pan,,\ne,hob,https://x/y.jpg,2\n",
+        "utf-8",
+    )
+    rows = [{"bundle_id": "x", "item_ids": ["a", "b"]}, {"bundle_id": "y", "item_ids": ["c", "d", "e"], "split": None}]
+    (src / "bundles.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pq.write_table(pa.table({"user_id": [1, 1, 2], "item_id": ["a", "b", "a"]}), src / "interactions.parquet")
+    return src
+
+
+SAMPLES = {"bundlerec": bundlerec_sample, "clhe": clhe_sample, "folder": folder_sample, "tables": tables_sample}
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return WorkspaceFolder(tmp_path / "workspace")
+
+
+# ---- what every reader keeps
+
+
+def test_every_format_has_a_sample_here():
+    assert SAMPLES.keys() == readers.FORMATS.keys()
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_an_import_reads_back_as_a_catalogue_with_everything_that_the_summary_counts(name, tmp_path, shop):
+    summary = readers.read(name, SAMPLES[name](tmp_path / "src"), shop)
+    catalogue = Catalogue.read(shop)
+    assert summary.items == len(catalogue) >= 5
+    assert summary.bundles == len(catalogue.bundles)
+    assert summary.interactions == len(catalogue.interactions)
+    assert summary.to_dict()["items"] == summary.items
+    json.dumps(summary.to_dict())
+    for column in ("image", "audio"):
+        for uri in catalogue.column(column):
+            assert uri is None or "://" in uri or ".." in uri or "none" in uri or (shop.root / uri).is_file()
+    assert not list(shop.root.rglob(".*.tmp"))
+    assert not any(path.is_symlink() for path in shop.root.rglob("*"))
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_importing_again_gives_the_same_bytes_and_another_seed_another_order(name, tmp_path, shop):
+    src = SAMPLES[name](tmp_path / "src")
+    readers.read(name, src, shop)
+    before = {path: path.read_bytes() for path in shop.root.glob("*.parquet")}
+    assert readers.read(name, src, shop).media == 0, "files that are there are not copied again"
+    assert {path: path.read_bytes() for path in shop.root.glob("*.parquet")} == before
+    orders = set()
+    for seed in range(6):
+        readers.read(name, src, shop, seed=seed)
+        orders.add(tuple(pq.read_table(shop.root / "items.parquet").column("item_id").to_pylist()))
+    assert len(orders) > 2
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_workspace_with_another_catalogue_is_left_alone_unless_told_otherwise(name, tmp_path, workspace):
+    src = SAMPLES[name](tmp_path / "src")
+    before = (workspace.root / "items.parquet").read_bytes()
+    with pytest.raises(CatalogueError, match="holds another catalogue"):
+        readers.read(name, src, workspace)
+    assert (workspace.root / "items.parquet").read_bytes() == before
+    readers.read(name, src, workspace, overwrite=True)
+    catalogue = Catalogue.read(workspace)
+    assert "item-00" not in catalogue.index, "nothing of the old tables is left"
+    assert not any(note for note in catalogue.notes if "unknown" in note)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_any_file_of_a_layout_may_be_cut_or_garbled_and_no_traceback_comes_of_it(name, tmp_path):
+    src = SAMPLES[name](tmp_path / "src")
+    rng = random.Random(0)
+    files = (p for p in sorted(src.rglob("*")) if p.is_file() and p.suffix.lower() not in (".jpg", ".png", ".wav"))
+    for number, path in enumerate(files):  # pictures and sounds are copied unread
+        whole = path.read_bytes()
+        for trial, broken in enumerate((b"", whole[: len(whole) // 2], rng.randbytes(60), b"\xff\xfe" + whole, None)):
+            if broken is None:
+                path.unlink()
+            else:
+                path.write_bytes(broken)
+            ws = WorkspaceFolder(tmp_path / f"ws{number}-{trial}")
+            said = _refusal(name, src, ws)
+            assert said is None or "\n" not in str(said), said
+            assert said is None or said.hint, f"{said} does not say what to type next"
+        path.write_bytes(whole)
+
+
+def _refusal(name, src, ws) -> BundlecacheError | None:
+    try:
+        readers.read(name, src, ws)
+        Catalogue.read(ws)
+    except BundlecacheError as error:
+        return error
+    return None
+
+
+def test_unknown_formats_and_places_are_said_in_one_sentence(tmp_path, shop):
+    with pytest.raises(CatalogueError, match="no format 'csv'; there are bundlerec, clhe, folder, tables"):
+        readers.read("csv", tmp_path, shop)
+    with pytest.raises(CatalogueError, match="There is no"):
+        readers.read("folder", tmp_path / "nowhere", shop)
+    src = folder_sample(tmp_path / "src")
+    with pytest.raises(CatalogueError, match="lies inside the source"):
+        readers.read("folder", src, WorkspaceFolder(src / "out"))
+
+
+def test_ids_that_stand_twice_are_refused(tmp_path, shop):
+    src = tables_sample(tmp_path / "src")
+    (src / "items.csv").write_text("item_id,title\na,x\na,y\n")
+    with pytest.raises(CatalogueError, match="item_id twice, for instance 'a'"):
+        readers.read("tables", src, shop)
+
+
+# ---- bundlerec
+
+
+def test_bundlerec_titles_categories_and_intents(tmp_path, shop):
+    readers.read("bundlerec", bundlerec_sample(tmp_path), shop)
+    catalogue = Catalogue.read(shop)
+    at = catalogue.index
+    assert catalogue.titles[at["10"]] == "AT&T Headset"
+    assert catalogue.titles[at["41"]] == "Cable 2m"
+    category = catalogue.column("category")
+    assert category[at["10"]] == "Electronics > Batteries, Chargers & Accessories > Headsets"
+    assert category[at["300"]] is None
+    assert category[at["5"]] is None
+    bundles = catalogue.bundles
+    assert dict(zip(bundles.ids, bundles.name, strict=True)) == {
+        "0": "phone calls",
+        "1": None,
+        "2": None,
+        "3": "travel",
+    }
+    first = bundles.items[bundles.ids.index("0")]
+    assert [catalogue.item_ids[i] for i in first] == ["10", "7"], "the order of the bundle is kept"
+    text = " ".join(catalogue.titles) + " ".join(str(v) for column in catalogue.columns.values() for v in column)
+    assert "travel" not in text, "no column of the items tells the intent"
+
+
+def test_bundlerec_groups_are_the_connected_users_sessions_and_bundles_and_the_graph_is_fair(tmp_path, shop):
+    readers.read("bundlerec", bundlerec_sample(tmp_path), shop)
+    catalogue = Catalogue.read(shop)
+    group = dict(zip(catalogue.bundles.ids, catalogue.bundles.group, strict=True))
+    of_user = dict(zip(catalogue.interactions.users, catalogue.interactions.group, strict=True))
+    assert group["0"] == group["1"] == group["2"] == of_user["7"]
+    assert group["3"] == of_user["8"] != group["0"]
+    assert of_user["6"] not in group.values()
+    split = splits.assign(catalogue)
+    held = {catalogue.bundles.group[b] for b in np.flatnonzero(split != "train")}
+    edges = splits.training_graph(catalogue, "user-item")
+    assert not {catalogue.interactions.group[u] for u in edges[:, 0]} & held
+
+
+def test_bundlerec_takes_over_the_split_of_frozen_questions_for_whole_groups(tmp_path, shop):
+    src = bundlerec_sample(tmp_path)
+    (tmp_path / "questions").mkdir()
+    line = {"bundle": 0, "query": [10], "gt": 7, "cand": {"random2": [5, 7]}}
+    file = tmp_path / "questions" / "electronic_test_seed0.jsonl"
+    file.write_text(json.dumps(line) + "\n")
+    summary = readers.read("bundlerec", src, shop)
+    catalogue = Catalogue.read(shop)
+    split = dict(zip(catalogue.bundles.ids, splits.assign(catalogue).tolist(), strict=True))
+    assert split == {"0": "test", "1": "test", "2": "test", "3": "train"}
+    assert any("frozen questions" in note for note in summary.notes)
+    assert question_import.read(file, catalogue)[0].truth.tolist() == [1]
+    (tmp_path / "questions" / "electronic_valid_seed0.jsonl").write_text(json.dumps({**line, "bundle": 2}))
+    with pytest.raises(CatalogueError, match="of a group whose other bundles are valid"):
+        readers.read("bundlerec", src, shop)
+
+
+def test_bundlerec_reads_latin_1_with_a_note_and_names_the_domains_of_the_folder_above(tmp_path, shop):
+    src = bundlerec_sample(tmp_path)
+    (src / "item_titles.csv").write_bytes(
+        "item ID,titles\n10,Café\n7,Lens\n300,Bag\n41,Cable\n5,Case\n".encode("latin-1")
+    )
+    summary = readers.read("bundlerec", src, shop)
+    catalogue = Catalogue.read(shop)
+    assert catalogue.titles[catalogue.index["10"]] == "Café"
+    assert any("Latin-1" in note for note in summary.notes)
+    with pytest.raises(CatalogueError, match=r"its folders electronic do"):
+        bundlerec.read(tmp_path)
+
+
+def test_category_cells_of_every_kind():
+    assert bundlerec.categories("[[A,B],[C]]") == [["A", "B"], ["C"]]
+    assert bundlerec.categories("[[A, b & c,D]]") == [["A, b & c", "D"]]
+    assert bundlerec.categories("") == bundlerec.categories("[[]]") == bundlerec.categories("[[,]]") == []
+
+
+# ---- clhe
+
+
+def test_clhe_splits_graph_titles_and_features(tmp_path, shop):
+    summary = readers.read("clhe", clhe_sample(tmp_path), shop)
+    catalogue = Catalogue.read(shop)
+    split = dict(zip(catalogue.bundles.ids, splits.assign(catalogue).tolist(), strict=True))
+    assert split == {"0": "train", "1": "train", "2": "valid", "3": "test"}
+    assert splits.crossing_groups(catalogue, splits.assign(catalogue)) == []
+    last = catalogue.bundles.items[catalogue.bundles.ids.index("3")]
+    assert [catalogue.item_ids[i] for i in last] == ["4", "0", "2"]
+    assert catalogue.titles[catalogue.index["4"]] == "Song - Band"
+    assert catalogue.column("category")[catalogue.index["3"]] == "1"
+    assert catalogue.column("image")[catalogue.index["2"]] == "images/2.PNG"
+    assert len(catalogue.interactions) == 4
+    assert len(splits.training_graph(catalogue, "user-item")) == 4, "user 3 is not bundle 3"
+    notes = " ".join(summary.notes)
+    assert "repeats 2 of its 6 pairs" in notes
+    assert "item_cf_feature.pt has the shape [4, 4]" in notes
+    assert "1 bundles stand in more than one split" in notes
+    shapes = {(v.modality, v.spec): v.vectors.shape for v in summary.vectors}
+    assert shapes == {
+        ("image", "clhe:content_feature.pt"): (5, 8),
+        ("text", "clhe:description_feature.pt"): (5, 6),
+        ("graph", "clhe:pog_LightGCN_bi_feature.pt"): (5, 4),
+    }
+    for v in summary.vectors:
+        assert v.vectors.dtype == np.float32
+        assert v.item_ids == ["0", "1", "2", "3", "4"]
+        assert len(v.fingerprint) == 64
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_clhe_runs_nothing_that_a_feature_file_holds(tmp_path, shop):
+    import pickle
+
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "sprung"),))
+
+    src = clhe_sample(tmp_path)
+    (src / "content_feature.pt").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(CatalogueError, match="cannot be loaded as plain tensors"):
+        readers.read("clhe", src, shop)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_clhe_names_the_line_that_is_no_list_of_numbers(tmp_path, shop):
+    src = clhe_sample(tmp_path)
+    (src / "bi_train.txt").write_text("0, 1\n1, x\n")
+    with pytest.raises(CatalogueError, match=r"bi_train.txt, line 2, is no list of numbers: '1, x'"):
+        readers.read("clhe", src, shop)
+
+
+# ---- folder
+
+
+def test_folder_ids_titles_categories_and_media(tmp_path, shop):
+    summary = readers.read("folder", folder_sample(tmp_path), shop)
+    catalogue = Catalogue.read(shop)
+    rows = {
+        item_id: (
+            catalogue.titles[i],
+            catalogue.column("category")[i],
+            catalogue.column("image")[i],
+            catalogue.column("audio")[i],
+        )
+        for item_id, i in catalogue.index.items()
+    }
+    assert rows == {
+        "shoes/red_running-shoe": ("red running shoe", "shoes", "images/shoes/red_running-shoe.jpg", None),
+        "shoes/153a69c6-4c18-49c0-a3d5-8af2ce547fa7": (
+            "shoes", "shoes", "images/shoes/153a69c6-4c18-49c0-a3d5-8af2ce547fa7.jpg", None,
+        ),
+        "001 - bells/big bell": ("big bell", "bells", "images/001 - bells/big bell.PNG", "audio/001 - bells/big bell.wav"),
+        "twice.jpg": ("twice", None, "images/twice.jpg", None),
+        "twice.png": ("twice", None, "images/twice.png", None),
+    }  # fmt: skip
+    assert summary.media == 6
+    assert (shop.root / "images/twice.png").read_bytes() == b"twice.png"
+    assert any("1 files" in note for note in summary.notes)
+
+
+def test_folder_copies_a_changed_picture_again(tmp_path, shop):
+    src = folder_sample(tmp_path)
+    readers.read("folder", src, shop)
+    (src / "twice.png").write_bytes(b"another one")
+    assert readers.read("folder", src, shop).media == 1
+    assert (shop.root / "images/twice.png").read_bytes() == b"another one"
+
+
+def test_a_folder_without_media_says_what_is_allowed(tmp_path, shop):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CatalogueError, match=r"no picture and no sound.*\.jpg"):
+        readers.read("folder", tmp_path / "empty", shop)
+
+
+# ---- tables
+
+
+def test_tables_keep_values_copy_media_and_fetch_nothing_from_outside(tmp_path, shop):
+    summary = readers.read("tables", tables_sample(tmp_path), shop)
+    catalogue = Catalogue.read(shop)
+    image = {item_id: catalogue.column("image")[i] for item_id, i in catalogue.index.items()}
+    assert image == {
+        "a": "images/pics/a.jpg",
+        "b": "pics/none.jpg",
+        "c": "../secret.jpg",
+        "d": None,
+        "e": "https://x/y.jpg",
+    }
+    assert not list(shop.root.rglob("secret.jpg"))
+    assert summary.media == 1
+    assert catalogue.titles[catalogue.index["a"]] == "Ä cup"
+    assert any("2 pictures or sounds" in note for note in summary.notes)
+    assert catalogue.interactions.users == sorted(catalogue.interactions.users, key=catalogue.interactions.users.index)
+    assert {len(items) for items in catalogue.bundles.items} == {2, 3}
+
+
+def test_an_items_table_alone_is_a_catalogue(tmp_path, shop):
+    src = tables_sample(tmp_path)
+    summary = readers.read("tables", src / "items.csv", shop)
+    assert (summary.items, summary.bundles, summary.interactions) == (5, 0, 0)
+    assert len(Catalogue.read(shop).bundles) == 0
+
+
+def test_tables_that_are_not_utf_8_or_lack_a_column_say_so(tmp_path, shop):
+    src = tables_sample(tmp_path)
+    (src / "items.csv").write_bytes(b"item_id,title\na,caf\xe9\n")
+    with pytest.raises(CatalogueError, match="not UTF-8"):
+        readers.read("tables", src, shop)
+    (src / "items.csv").write_text("id,title\na,x\n")
+    with pytest.raises(CatalogueError, match="no column 'item_id'; its columns are: id, title"):
+        readers.read("tables", src, shop)
+
+
+def test_a_folder_gives_no_pipe_no_dangling_link_and_no_file_from_elsewhere(tmp_path, shop):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "own.png").write_bytes(b"own")
+    (tmp_path / "private.png").write_bytes(b"private")
+    (photos / "inside.png").symlink_to(photos / "own.png")
+    (photos / "outside.png").symlink_to(tmp_path / "private.png")
+    (photos / "dangling.png").symlink_to(tmp_path / "nothing.png")
+    os.mkfifo(photos / "pipe.png")
+    made = readers.read("folder", photos, shop)
+    assert (made.items, made.media) == (2, 2)
+    assert "3 links and pipes" in made.notes[0]
+    assert not (shop.root / "images" / "outside.png").exists()

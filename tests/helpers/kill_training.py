@@ -1,0 +1,118 @@
+"""Trains the tiny world, killed with SIGKILL at the moments given, and gone on with; run by the tests of `train.resume`.
+
+    python tests/kill_training.py FOLDER STAGES   ->  FOLDER/whole, FOLDER/killed-K for every K; prints how often killed
+
+A moment is a call of one of the functions in MOMENTS, counted from the start; the process is forked for each, since
+starting one anew takes longer than all of its training.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+import torch
+
+from bundlecache import files as atomic
+from bundlecache.train import checkpoint
+from bundlecache.train.training import loop
+from bundlecache.train.training.log import History
+from bundlecache.train.training.resume import FILE, Snapshot
+from bundlecache.train.training.stage import StageLoop
+from helpers import train_shop as world
+
+torch.set_num_threads(1)
+MOMENTS = [
+    (StageLoop, "step"),
+    (StageLoop, "_evaluate"),
+    (StageLoop, "_warm_start"),
+    (History, "add"),
+    (Snapshot, "save"),
+    (atomic.os, "fsync"),  # the file is written but not in its place
+    (checkpoint, "_write"),
+    (checkpoint, "_move"),
+]
+
+
+def main(folder: Path, stages: list[str]) -> None:
+    for library in ("accelerate", "peft", "torch.utils.tensorboard"):  # once, not in every child
+        importlib.import_module(library)
+    gc.freeze()  # nor collected there
+    catalogue = world.catalogue()
+    valid, base = world.questions(catalogue), world.save_base(folder / "base")
+    stage = {"steps": 7, "evaluate_every": 3, "lr": 1e-2, "warmup": 2, "contrastive_steps": 3}
+    recipe = world.recipe(
+        base,
+        text_stage=stage,
+        fusion_stage=stage,
+        joint_stage=stage,
+        lora={"dropout": 0.1},
+        fusion={"input_dropout": 0.2, "modality_dropout": 0.2},
+        data={"accumulate": 2},
+        run={"strategy": stages, "save_every": 2},
+    )
+
+    def train(run: Path) -> None:
+        if (run / FILE).exists():
+            loop.resume(catalogue, world.matrices(), valid, run)
+        else:
+            loop.train(catalogue, world.matrices(), valid, recipe, run)
+
+    total = count(lambda: train(folder / "whole"))
+    kills = 0
+    moments = [1, total // 4, total // 2, 3 * total // 4, total - 6, total - 1]
+    for moment in moments:
+        run = folder / f"killed-{moment}"
+        while killed(lambda run=run, moment=moment: (tick(moment), train(run))):
+            kills += 1
+            assert kills < 10 * len(moments), "no progress between kills"
+            moment += total // 3  # and again, later, before it may end
+    sys.stdout.write(str(kills))
+
+
+def wrapped(tell) -> None:
+    for owner, name in MOMENTS:
+        function = getattr(owner, name)
+        setattr(owner, name, lambda *a, _function=function, **k: (tell(), _function(*a, **k))[1])
+
+
+def count(work) -> int:
+    calls = [0]
+    reading, writing = os.pipe()
+    if not os.fork():
+        wrapped(lambda: calls.__setitem__(0, calls[0] + 1))
+        work()
+        os.write(writing, str(calls[0]).encode())
+        os._exit(0)
+    os.wait()
+    return int(os.read(reading, 99))
+
+
+def tick(moment: int) -> None:
+    left = [moment]
+
+    def tell() -> None:
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    wrapped(tell)
+
+
+def killed(work) -> bool:
+    if not (child := os.fork()):
+        work()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert status in (0, signal.SIGKILL), status
+    return status == signal.SIGKILL
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

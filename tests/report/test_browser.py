@@ -1,0 +1,186 @@
+"""The report in a real browser, clicked through at the widths and in the themes that people have.
+
+Without Chromium these tests are skipped; what a page says is tested in test_report.py, without a browser.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers.browser import browser, find, tab
+from test_questions import make
+from test_report import attend, compared, finish, rewrite_items, second, written
+
+from bundlecache.baselines.rankers import ByItem
+from bundlecache.bench import benchmark as bench
+from bundlecache.bench import full_catalogue
+from bundlecache.bench.slices import Slicer
+from bundlecache.questions import freeze as questions
+from bundlecache.report import leaderboard
+from bundlecache.workspace import WorkspaceFolder
+
+pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium here: apt-get install chromium")
+WIDTHS = {"phone": 390, "laptop": 1280}
+CONTRAST = 4.5  # WCAG AA for text
+LONG = "a-name-in-one-piece-that-no-phone-has-room-for-on-a-single-line"
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The page of a run, and of two runs."""
+    from helpers.shop import make_shop
+
+    workspace = WorkspaceFolder(make_shop(tmp_path_factory.mktemp("pages")))
+    rewrite_items(workspace, lambda table: table.set_column(1, "title", [[*map(long, table["title"].to_pylist())]]))
+    folder = finish(workspace)
+    attend(folder)
+    second(workspace, LONG, seed=8, recipe={"lora": {"rank": 2}})
+    written(workspace, folder)
+    return {"run": folder / "report.html", "two runs": compared(workspace, b=LONG)[0]}
+
+
+@pytest.fixture(scope="module")
+def boards(tmp_path_factory):
+    """The two pages of the bench, with more question sets than a phone has room for."""
+    shop, folder = make(), tmp_path_factory.mktemp("bench")
+    sets = [questions.freeze(shop, split="test", n_options=n) for n in (5, 10, 20, 50)]
+    n = len(shop)
+    rankers = [ByItem("by row", "content", lambda: -np.arange(n)), ByItem(LONG, "collaborative", lambda: np.ones(n))]
+    full = full_catalogue.run(rankers, full_catalogue.HeldOut.of(sets, shop), Slicer(shop))
+    return [
+        leaderboard.save(folder, bench.run(sets, rankers, slicer=Slicer(shop))),
+        full_catalogue.save(folder, full),
+    ]
+
+
+def long(title):
+    return f"{title} {LONG}" if title.endswith("4") else title
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    with browser(find(), tmp_path_factory.mktemp("profile")) as pipe:
+        yield pipe
+
+
+@pytest.fixture
+def page(chromium):
+    """An empty tab; whatever it asked for beyond its file, or complained of, fails the test."""
+    opened = tab(chromium)
+    yield opened
+    asked = [url for url in opened.requests if not url.startswith(("file://", "data:"))]
+    assert asked == []
+    assert opened.errors == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("name", ["run", "two runs"])
+def test_nothing_is_wider_than_the_screen_and_all_text_can_be_read(page, pages, name, width, theme):
+    page.look(width, theme)
+    page.open(pages[name])
+    assert page.run("document.documentElement.scrollWidth") == page.run("innerWidth") == width
+    assert page.run(OUTSIDE) == []
+    assert [row for row in page.run(READABLE) if row[1] < CONTRAST] == []
+    ground = page.run("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, ground.removeprefix("rgb(").rstrip(")").split(","))) < 200) == (theme == "dark")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_the_pages_of_the_bench_fit_the_screen_and_link_to_each_other(page, boards, width, theme):
+    page.look(width, theme)
+    page.open(boards[0])
+    for other in boards[::-1]:
+        page.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        assert page.run("document.documentElement.scrollWidth") == page.run("innerWidth") == width
+        assert page.run(OUTSIDE) == []
+        assert [row for row in page.run(READABLE) if row[1] < CONTRAST] == []
+        page.click("nav a")
+        page.wait(f"location.pathname.endsWith({other.name!r}) && document.readyState === 'complete'")
+
+
+def visible(page):
+    return page.run("[...document.querySelectorAll('.card')].filter((c) => c.offsetParent).map((c) => c.dataset.kind)")
+
+
+@pytest.mark.parametrize("name", ["run", "two runs"])
+def test_questions_are_filtered_by_kind_and_by_title(page, pages, name):
+    page.look(390)
+    page.open(pages[name])
+    everything = visible(page)
+    kinds = page.run("[...document.querySelectorAll('.gallery .chip')].map((c) => c.dataset.kind)")
+    assert set(kinds) - {""} == set(everything)
+    for k, kind in enumerate(kinds):
+        page.click(".gallery .chip", k)
+        assert visible(page) == [one for one in everything if one == kind or not kind]
+        assert page.run("document.querySelector('.chip[aria-pressed=true]').dataset.kind") == kind
+    page.click(".gallery .chip", 0)
+    title = page.run("document.querySelector('.card .title').textContent")
+    page.click(".find input")
+    page.type(title)
+    with_title = page.run(
+        f"[...document.querySelectorAll('.card')].filter((c) => c.innerText.includes({title!r})).length"
+    )
+    assert len(visible(page)) == with_title > 0
+    page.type(" of no question at all")
+    assert visible(page) == []
+    assert page.run("document.querySelector('.shown').textContent") == "No question fits."
+
+
+def test_sounds_play_and_stop(page, pages):
+    page.look(1280)
+    page.open(pages["run"])
+    page.run("HTMLMediaElement.prototype.play = function () { this.told = true; return Promise.resolve(); }")
+    page.click("button.play")
+    assert page.run("document.querySelector('button.play').textContent") == "■"
+    assert page.run("[...document.querySelectorAll('audio')].filter((a) => a.told).length") == 1
+    page.run("[...document.querySelectorAll('audio')].forEach((a) => a.onpause && a.onpause())")
+    assert page.run("document.querySelector('button.play').textContent") == "▶"
+
+
+def test_without_scripts_all_questions_stand_there_and_no_dead_buttons(page, pages):
+    page.look(1280, scripts=False)
+    page.open(pages["run"])
+    page.look(1280)  # scripts again, to look at what the page became without
+    assert page.run("document.querySelector('.filters').hidden")
+    shown = page.run("[...document.querySelectorAll('.card')].map((c) => c.offsetHeight > 0)")
+    assert shown
+    assert all(shown)
+
+
+@pytest.mark.parametrize("name", ["run", "two runs"])
+def test_on_paper_the_page_is_light_and_has_no_buttons(page, pages, name):
+    page.look(1280, "dark")
+    page.open(pages[name])
+    page("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(251, 250, 248)"
+    assert page.run("[...document.querySelectorAll('.chip, button.play')].filter((b) => b.offsetParent).length") == 0
+    assert page("Page.printToPDF")["data"]
+
+
+OUTSIDE = """[...document.querySelectorAll('main *')].filter((e) => {
+  const box = e.getBoundingClientRect();
+  return box.width && box.right > innerWidth + 1 && !e.closest('.scroll') && !e.closest('pre') && !e.closest('svg');
+}).map((e) => e.outerHTML.slice(0, 80))"""
+
+READABLE = """(() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgba = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; };
+  const over = (top, ground) => [0, 1, 2].map((k) => top[k] * top[3] + ground[k] * (1 - top[3]));
+  const light = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, w, k) => {
+    const v = c[k] / 255; return sum + w * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); }, 0);
+  const ground = (e) => { const top = rgba(getComputedStyle(e).backgroundColor);
+    return e.parentElement ? over(top, ground(e.parentElement)) : over(top, [255, 255, 255]); };
+  const found = new Map();
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const e = walk.currentNode.parentElement;
+    if (!walk.currentNode.data.trim() || !e.offsetParent || e.closest('svg')) continue;
+    const under = ground(e), ink = over(rgba(getComputedStyle(e).color), under);
+    const [a, b] = [light(under), light(ink)].sort((x, y) => y - x), key = e.tagName + '.' + e.className;
+    found.set(key, Math.min(found.get(key) ?? 99, (a + 0.05) / (b + 0.05)));
+  }
+  return [...found];
+})()"""

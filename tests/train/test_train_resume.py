@@ -1,0 +1,189 @@
+"""Training that was killed or stopped goes on as if nothing had been: the same weights, to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import train_shop as world
+from helpers.paths import TOP
+from helpers.shop import make_shop
+from safetensors import safe_open
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from bundlecache.errors import CheckpointError
+from bundlecache.train import checkpoint
+from bundlecache.train.training import loop
+from bundlecache.train.training.resume import FILE, Snapshot
+
+RESULTS = ("adapter/adapter_model.safetensors", "fusion.safetensors", "history.jsonl", "recipe.toml")
+STAGE = {"steps": 12, "evaluate_every": 5, "lr": 1e-2, "contrastive_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def cat():
+    return world.catalogue()
+
+
+@pytest.fixture(scope="module")
+def valid(cat):
+    return world.questions(cat)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return world.save_base(tmp_path_factory.mktemp("base"))
+
+
+def recipe(base, **sections):
+    stages = {"text_stage": STAGE, "fusion_stage": STAGE, "lora": {"dropout": 0.1}, "fusion": {"input_dropout": 0.1}}
+    return world.recipe(base, **{**stages, **sections})
+
+
+def same(one: Path, other: Path) -> None:
+    for name in RESULTS:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    manifests = [checkpoint.read_manifest(run) for run in (one, other)]
+    for manifest in manifests:
+        for stage in manifest["stages"]:
+            del stage["seconds"]
+    assert manifests[0] == manifests[1]
+    assert not list(other.glob(".*"))
+    assert not (other / FILE).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_training_killed_at_any_moment_ends_with_the_weights_of_one_that_was_not(tmp_path):
+    script = TOP / "tests/helpers/kill_training.py"
+    done = subprocess.run([sys.executable, script, tmp_path, "text", "fusion"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    runs = sorted(tmp_path.glob("killed-*"))
+    assert len(runs) == 6
+    assert int(done.stdout) >= 7
+    for run in runs:
+        same(tmp_path / "whole", run)
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "the time limit"])
+def test_a_stopped_training_is_saved_and_goes_on(cat, valid, base, tmp_path, monkeypatch, how):
+    late = {**STAGE, "lr": 1.0, "final_lr": 1.0}  # so large that the best weights are early ones
+    wanted = recipe(base, fusion_stage=late, run={"select": "loss"})
+    whole = loop.train(cat, world.matrices(), valid, wanted, tmp_path / "whole", seed=3)
+    assert whole.stages[1]["best_step"] < 10
+
+    def stop(progress):
+        if progress.stage == "fusion" and progress.step == 10:
+            if how == "SIGTERM":
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                monkeypatch.setattr("bundlecache.train.training.log.time.monotonic", lambda: 1e9)
+
+    stopped = loop.train(
+        cat, world.matrices(), valid, wanted, tmp_path / "run", seed=3, progress=stop, max_minutes=9999
+    )
+    monkeypatch.undo()
+    assert stopped.stopped == how
+    assert checkpoint.read_manifest(stopped.run)["stopped"] == how
+    assert "--resume" in (stopped.run / "README.md").read_text()
+    checkpoint.load(stopped.run, cat, world.matrices(), "cpu")  # what was learnt so far can be used
+    assert loop.resume(cat, world.matrices(), valid, tmp_path / "run").stopped is None
+    same(tmp_path / "whole", tmp_path / "run")
+    with pytest.raises(CheckpointError, match="finished"):
+        loop.resume(cat, world.matrices(), valid, tmp_path / "run")
+
+
+def test_snapshots_come_every_so_many_steps_and_minutes(cat, valid, base, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(Snapshot, "save", lambda self, run: kept.append((self.place, self.stage.get("done", 0))))
+    loop.train(cat, world.matrices(), valid, recipe(base, run={"save_every": 5}), tmp_path / "a")
+    assert kept == [(0, 0), (0, 5), (0, 10), (1, 0), (1, 5), (1, 10)]
+    kept.clear()
+    loop.train(cat, world.matrices(), valid, recipe(base, run={"save_minutes": 1e-9}), tmp_path / "b", stage="text")
+    assert kept == [(0, k) for k in range(12)]
+    kept.clear()
+    loop.train(cat, world.matrices(), valid, recipe(base, run={"save_minutes": 0}), tmp_path / "c", stage="text")
+    assert kept == [(0, 0)]
+
+
+@pytest.fixture(scope="module")
+def paused(cat, valid, base, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "paused"
+
+    def stop(progress):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    wanted = recipe(base, joint_stage=STAGE)
+    loop.train(cat, world.matrices(), valid, wanted, run, stage="joint", progress=stop)
+    return run
+
+
+def test_going_on_with_anything_else_is_refused(cat, valid, base, paused, tmp_path):
+    titles = dataclasses.replace(cat, titles=["other", *cat.titles[1:]])
+    with pytest.raises(CheckpointError, match="catalogue"):
+        loop.resume(titles, world.matrices(), valid, paused)
+    others = world.matrices()
+    others["image"].vectors[3, 3] += 1
+    with pytest.raises(CheckpointError, match="vectors"):
+        loop.resume(cat, others, valid, paused)
+    with pytest.raises(CheckpointError, match="validation questions"):
+        loop.resume(cat, world.matrices(), dataclasses.replace(valid, name="other"), paused)
+    with pytest.raises(CheckpointError, match="no training called 'nothing'"):
+        loop.resume(cat, world.matrices(), valid, tmp_path / "nothing")
+
+
+def test_a_snapshot_from_before_there_was_a_setting_goes_on_with_its_default(paused):
+    snapshot = Snapshot.read(paused)
+    job = json.loads(json.dumps(snapshot.job))
+    del snapshot.job["recipe"]["prompt"]["history"]
+    snapshot.check(job)
+    job["recipe"]["prompt"]["history"] = 3
+    with pytest.raises(CheckpointError, match="The recipe is not what this training began with"):
+        snapshot.check(job)
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "version"])
+def test_a_damaged_snapshot_is_one_sentence(paused, tmp_path, damage):
+    whole = (paused / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(whole[: len(whole) // 2])
+    if damage != "cut":
+        with safe_open(paused / FILE, "pt") as file:
+            header = json.loads(file.metadata()["bundlecache"]) | {"format_version": 99}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text = "{" if damage == "header" else json.dumps(header)
+        save_file(tensors, tmp_path / FILE, metadata={"bundlecache": text})
+    with pytest.raises(CheckpointError, match="99" if damage == "version" else "damaged"):
+        Snapshot.read(tmp_path)
+
+
+def test_resume_is_typed(tmp_path):
+    from bundlecache import cli
+
+    root = make_shop(tmp_path)
+    quick = [
+        "--set",
+        "text_stage.steps=12",
+        "--set",
+        "fusion_stage.steps=12",
+        "--set",
+        "fusion_stage.contrastive_steps=2",
+    ]
+
+    def typed(*args):
+        return CliRunner().invoke(cli.app, ["train", "--data", str(root), *args], standalone_mode=False)
+
+    assert typed("--name", "whole", "--seed", "5", *quick).exception is None
+    stopped = typed("--name", "run", "--seed", "5", "--max-minutes", "0.00001", *quick)
+    assert "train --resume run goes on" in stopped.output
+    assert "own recipe" in typed("--resume", "run", "--set", "lora.rank=2").exception.message
+    assert typed("--resume", "run").exception is None
+    same(root / "runs" / "whole", root / "runs" / "run")
+    assert "finished" in typed("--resume", "run").exception.message
+    assert "no training called" in typed("--resume", "nothing").exception.message

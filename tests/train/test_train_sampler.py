@@ -1,0 +1,109 @@
+"""Training questions: fair, distinct, never about held-out bundles, and the same from the same seed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from helpers import train_shop as world
+
+from bundlecache.catalogue import splits
+from bundlecache.errors import QuestionsError
+from bundlecache.recipes.recipe import Data
+from bundlecache.train.training.sampler import TrainingQuestions
+
+
+def lengths(given, options, taken):
+    return np.array([10 * len(g) for g in given])
+
+
+def supply(cat, seed=0, **settings):
+    return TrainingQuestions(cat, Data(options=5, batch=8, bucket=4, **settings), lengths, seed)
+
+
+@pytest.fixture(scope="module")
+def cat():
+    return world.catalogue()
+
+
+@pytest.mark.parametrize("negatives", ["random", "hard", "mixed"])
+@pytest.mark.parametrize("partial", ["random", "all"])
+def test_every_question_has_one_truth_and_distinct_wrong_options_from_outside_its_bundle(cat, negatives, partial):
+    columns = {"category": [["wood", "clay"][i % 2] for i in range(len(cat))]}
+    questions = supply(dataclasses.replace(cat, columns=columns), negatives=negatives, partial=partial)
+    train = [frozenset(cat.bundles.items[b].tolist()) for b in np.flatnonzero(splits.assign(cat) == "train")]
+    for step in range(8):
+        drawn = questions.batch(step)
+        assert len(drawn) == 8
+        for given, options, truth in zip(drawn.given, drawn.options, drawn.truth, strict=True):
+            shown = set(given.tolist())
+            homes = [bundle for bundle in train if shown | {options[truth]} <= bundle]
+            assert homes
+            assert options[truth] not in shown
+            assert len(set(options.tolist())) == 5
+            assert len(given) >= 1
+            if partial == "all":
+                assert any(shown | {options[truth]} == bundle for bundle in homes)
+            wrong = set(options.tolist()) - {options[truth]}
+            assert any(not wrong & bundle for bundle in homes)
+
+
+def test_hard_options_are_of_the_truths_category(cat):
+    columns = {"category": [["wood", "clay"][(i // 2) % 2] for i in range(len(cat))]}
+    drawn = supply(dataclasses.replace(cat, columns=columns), negatives="hard").batch(0)
+    assert all(len({(o // 2) % 2 for o in options}) == 1 for options in drawn.options.tolist())
+
+
+def test_wrong_options_are_seen_in_training_as_the_truth_is(cat):
+    titles = [*cat.titles, *["new thing"] * 60]
+    more = dataclasses.replace(cat, item_ids=[*cat.item_ids, *[f"new-{i}" for i in range(60)]], titles=titles)
+    questions = supply(more)
+    assert max(int(questions.batch(step).options.max()) for step in range(20)) < len(cat)
+
+
+def test_the_same_seed_draws_the_same_questions_in_any_order_and_another_seed_others(cat):
+    one, two, other = supply(cat), supply(cat), supply(cat, seed=1)
+    forward = [one.batch(step) for step in range(9)]
+    backward = [two.batch(step) for step in range(8, -1, -1)][::-1]
+    for a, b in zip(forward, backward, strict=True):
+        assert (a.options == b.options).all()
+        assert (a.truth == b.truth).all()
+        assert all((x == y).all() for x, y in zip(a.given, b.given, strict=True))
+    assert any((a.options != other.batch(k).options).any() for k, a in enumerate(forward))
+
+
+def test_an_epoch_asks_about_every_training_bundle_and_the_truth_stands_everywhere(cat):
+    questions = supply(cat, partial="all")
+    asked = [
+        frozenset([*g.tolist(), o[t]])
+        for k in range(12)
+        for d in [questions.batch(k)]
+        for g, o, t in zip(d.given, d.options, d.truth, strict=True)
+    ]
+    train = [frozenset(questions.bundles[b].tolist()) for b in range(len(questions.bundles))]
+    assert set(asked[: len(train)]) <= set(train)
+    assert set(train) <= set(asked)
+    places = np.concatenate([questions.batch(k).truth for k in range(40)])
+    assert np.bincount(places, minlength=5).min() > 0.6 * len(places) / 5
+
+
+def test_held_out_bundles_are_never_asked_about(cat):
+    held = [cat.bundles.ids[b] for b in np.flatnonzero(splits.assign(cat) == "train")][:40]
+    questions = TrainingQuestions(cat, Data(options=4, batch=4), lengths, 0, held_out=held)
+    assert len(questions.bundles) == (splits.assign(cat) == "train").sum() - 40
+
+
+def test_batches_hold_prompts_of_like_length(cat):
+    questions = supply(cat)
+    spread = np.mean([np.ptp(lengths(d.given, d.options, d.taken)) for d in map(questions.batch, range(16))])
+    whole = np.ptp([len(g) * 10 for k in range(4) for g in questions.batch(k).given])
+    assert spread < whole
+
+
+def test_too_small_a_catalogue_is_one_sentence(cat):
+    with pytest.raises(QuestionsError, match="options"):
+        TrainingQuestions(cat, Data(options=47), lengths, 0)
+    empty = dataclasses.replace(cat, bundles=dataclasses.replace(cat.bundles, split=["test"] * len(cat.bundles)))
+    with pytest.raises(QuestionsError, match="training bundle"):
+        supply(empty)

@@ -1,0 +1,44 @@
+"""Several processes train as one does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import train_shop as world
+from helpers.paths import TOP
+from safetensors.numpy import load_file
+
+SCRIPT = TOP / "tests/helpers/train_together.py"
+
+
+def start(folder: Path, processes: int, *words: str) -> None:
+    launch = (
+        [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    )
+    done = subprocess.run(
+        [sys.executable, *launch, SCRIPT, folder, *words], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_weights_of_one_also_when_stopped_and_gone_on_with(tmp_path):
+    world.save_base(tmp_path / "base")
+    start(tmp_path, 1)
+    start(tmp_path, 2, "stop")
+    start(tmp_path, 2, "resume")
+    one, two = tmp_path / "run-1", tmp_path / "run-2"
+    for name in ("adapter/adapter_model.safetensors", "fusion.safetensors"):
+        mine, other = load_file(one / name), load_file(two / name)
+        assert mine.keys() == other.keys()
+        for key in mine:
+            np.testing.assert_allclose(mine[key], other[key], rtol=0, atol=1e-5, err_msg=key)
+    lines = [[json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()] for run in (one, two)]
+    assert len(lines[0]) == len(lines[1])
+    for a, b in zip(*lines, strict=True):
+        assert a == pytest.approx(b, abs=1e-4)

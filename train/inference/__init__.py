@@ -1,0 +1,1 @@
+"""Scoring frozen questions and completing bundles with a trained model."""

@@ -1,0 +1,362 @@
+"""Scoring: one forward pass per question, the first-step logits of the option letters.
+
+The whole ranking of the options comes from these logits. An answer is *valid* when the most likely token
+of the whole vocabulary is one of the question's letters. More options than the model was trained on play a
+tournament (`bundlecache.train.inference.tournament`) of such questions: letters that it never learned say little. ``at_once`` is another
+limit, up to the letters of the alphabet that are one token.
+
+A language model may like a letter for its own sake. ``permutations`` asks the same question in several orders,
+in which every option stands at as many different letters, and averages the probabilities.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from torch import Tensor
+
+from bundlecache.errors import CheckpointError, RecipeError
+from bundlecache.store.store import Matrix
+
+from ..model.bundle_mllm import MODES, BundleMLLM
+from ..model.embeddings import to_device
+from ..prompts.builder import NOTHING
+from .tournament import Ask, play
+
+if TYPE_CHECKING:
+    from bundlecache.questions.freeze import Questions
+
+ITEM_CHUNK = 8192  # items fused at once
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model gave to q questions of n options: letter logits [q, n], and whether each answer was valid [q].
+
+    After a tournament or several orders, log-probabilities stand for logits. An answer is valid that was so in the
+    final, and in at least half of the orders.
+    """
+
+    logits: np.ndarray
+    valid: np.ndarray
+
+    def probabilities(self) -> np.ndarray:
+        """[q, n] softmax of the logits over the options."""
+        e = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The same questions answered by every rung of one run; ``seconds`` says what each rung took."""
+
+    answers: dict[str, Answers] = field(default_factory=dict)  # the trained model first
+    ablation: dict[str, Answers] = field(default_factory=dict)  # modality -> the model without it
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def score(
+    model: BundleMLLM,
+    questions: Questions,
+    *,
+    batch_size: int = 32,
+    without: Sequence[str] = (),
+    mode: str | None = None,
+    permutations: int = 1,
+    at_once: int | None = None,
+    history: bool = True,
+) -> Answers:
+    """Answer frozen questions; see :func:`score_options`. Without ``history`` no user's is told."""
+    how: dict[str, Any] = {"batch_size": batch_size, "without": without, "mode": mode}
+    how |= {"permutations": permutations, "at_once": at_once}
+    taken = model.taken(questions) if history else None
+    return score_options(model, questions.partial, questions.options, taken=taken, **how)
+
+
+def score_options(
+    model: BundleMLLM,
+    given: Sequence[np.ndarray],
+    options: np.ndarray,
+    *,
+    taken: Sequence[np.ndarray] | None = None,
+    batch_size: int = 32,
+    without: Sequence[str] = (),
+    mode: str | None = None,
+    permutations: int = 1,
+    at_once: int | None = None,
+) -> Answers:
+    """Choose among ``options`` [q, n] for each partial bundle in ``given`` (item indices).
+
+    ``taken`` are the histories of the users, latest last, of which the prompt tells as many as in training.
+
+    ``mode`` is ``"mm"`` or ``"text"``, by default what the model was trained for. ``without`` names vectors of the
+    bank that count as missing for every item.
+    ``permutations`` is in how many orders of its options a question is asked, ``at_once`` about how many options (by
+    default as in training).
+
+    Raises
+    ------
+    RecipeError
+        When ``mode`` or vectors are unknown, or ``at_once`` is less than 2 or more than there are letters.
+    """
+    if not len(options):
+        return Answers(np.zeros(options.shape, np.float32), np.zeros(0, bool))
+    taken = [NOTHING] * len(options) if taken is None else taken
+    known = () if model.bank is None else model.bank.names
+    if unknown := [name for name in without if name not in known]:
+        raise RecipeError(f"This model fuses no {unknown[0]!r}; it fuses {', '.join(known) or 'nothing'}.")
+    reader = _Reader(model, taken, given, options, mode or model.mode, without, batch_size)
+    letters = len(model.prompts.letters)
+    if at_once is not None and not 2 <= at_once <= letters:
+        raise RecipeError(
+            f"{at_once} options at once were asked for; this base model's tokenizer has letters for 2 to {letters}.",
+            hint=f"--at-once {letters}",
+        )
+    size = at_once or min(letters, model.max_options)
+
+    def ask(groups: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        return _averaged(reader.ask, groups, permutations)
+
+    count, n = options.shape
+    logits, valid = play(ask, count, n, size)
+    return Answers(logits.astype(np.float32), valid)
+
+
+def orders(n: int, count: int) -> list[np.ndarray]:
+    """``count`` orders of n options; the first is theirs, and every n of them put each option at each place once.
+
+    >>> [order.tolist() for order in orders(4, 2)]
+    [[0, 1, 2, 3], [2, 3, 0, 1]]
+    """
+    rng = np.random.default_rng(n)
+    made: list[np.ndarray] = []
+    base = np.arange(n)
+    for k in range(count):
+        if k and k % n == 0:
+            base = rng.permutation(n)
+        made.append(np.roll(base, -((k % n) * n // min(count, n))))
+    return made
+
+
+def _averaged(ask: Ask, groups: Sequence[np.ndarray], count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """``ask`` in ``count`` orders of every group: the logarithm of the mean probabilities."""
+    if count == 1:
+        return ask(groups)
+    turned = [(k, order) for k, group in enumerate(groups) for order in orders(group.shape[1], count)]
+    answers = ask([groups[k][:, order] for k, order in turned])
+    probability = [np.zeros(group.shape) for group in groups]
+    valid = [np.zeros(len(group)) for group in groups]
+    for (k, order), (logits, was_valid) in zip(turned, answers, strict=True):
+        probability[k][:, order] += softmax(logits, axis=1) / count
+        valid[k] += was_valid / count
+    return [(np.log(np.maximum(p, 1e-30)), v >= 0.5) for p, v in zip(probability, valid, strict=True)]
+
+
+class _Reader:
+    """A model that is asked about options of given questions; the token of every item is made once."""
+
+    def __init__(
+        self,
+        model: BundleMLLM,
+        taken: Sequence[np.ndarray],
+        given: Sequence[np.ndarray],
+        options: np.ndarray,
+        mode: str,
+        hidden: Sequence[str],
+        batch_size: int,
+    ) -> None:
+        if mode not in MODES or (mode == "mm" and model.bank is None):
+            raise RecipeError(
+                f"This model cannot answer in the mode {mode!r}.", hint=f"modes are {' and '.join(MODES)}"
+            )
+        self.model, self.options, self.mode, self.batch_size = model, options, mode, batch_size
+        self.taken, self.given, self.hidden = taken, given, hidden
+        self.items = np.unique(np.concatenate([*taken, *given, options.ravel()])).astype(np.int64)
+        self.fused: Tensor | None = None
+
+    @torch.inference_mode()
+    def ask(self, groups: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Groups of options by position [q, k] -> per group: letter logits [q, k] and validity [q]."""
+        model, was_training = self.model, self.model.training
+        model.eval()
+        if self.mode == "mm" and self.fused is None:
+            self.fused = _fuse(model, self.items, self.hidden)
+        taken, given = ([items for _ in groups for items in some] for some in (self.taken, self.given))
+        options = [row for group in groups for row in np.take_along_axis(self.options, group, 1)]
+        logits = np.full((len(given), max(group.shape[1] for group in groups)), -np.inf, np.float32)
+        valid = np.zeros(len(given), bool)
+        for rows in self._batches(model.prompts.lengths(given, options, self.mode, taken), len(groups)):
+            told, shown, offered = ([some[r] for r in rows] for some in (taken, given, options))
+            batch = model.prompts.build(shown, offered, self.mode, told)
+            tokens = None
+            if self.fused is not None:
+                tokens = self.fused[to_device(np.searchsorted(self.items, batch.items), self.fused.device)]
+            self._read(model.logits(batch, tokens), [len(options[r]) for r in rows], rows, logits, valid)
+        model.train(was_training)
+        stops = np.cumsum([len(group) for group in groups])
+        return [
+            (logits[stop - len(group) : stop, : group.shape[1]], valid[stop - len(group) : stop])
+            for group, stop in zip(groups, stops, strict=True)
+        ]
+
+    def _batches(self, lengths: np.ndarray, groups: int) -> Iterator[np.ndarray]:
+        """Rows that are asked together: of like length, or of one question, whose beginning is then read once."""
+        size, count = self.batch_size, len(lengths) // groups
+        if 2 * groups < size:
+            order = np.argsort(lengths, kind="stable")
+            yield from (order[k : k + size] for k in range(0, len(order), size))
+            return
+        for question in range(count):
+            rows = np.arange(question, len(lengths), count)
+            yield from (rows[k : k + size] for k in range(0, groups, size))
+
+    def _read(self, full: Tensor, counts: list[int], rows: np.ndarray, logits: np.ndarray, valid: np.ndarray) -> None:
+        """Put what logits [b, V] say about questions of ``counts`` options into ``rows`` of logits and valid."""
+        letters = self.model.get_buffer("letters")[: max(counts)]
+        said, top = full[:, letters].cpu().numpy(), full.argmax(dim=1)  # [b, k], [b]
+        place = (top[:, None] == letters).float()  # [b, k]
+        first = torch.where(place.any(1), place.argmax(1), len(letters)).cpu().numpy()
+        for row, r, count, letter in zip(said, rows, counts, first, strict=True):
+            logits[r, :count] = row[:count]
+            valid[r] = letter < count
+
+
+@torch.inference_mode()
+def fused(model: BundleMLLM, run: Path) -> Matrix:
+    """The fused token of every item of the catalogue as vectors [I, h], to be searched like those of an encoder.
+
+    Raises
+    ------
+    CheckpointError
+        When ``run`` was trained on titles alone.
+    """
+    if model.bank is None or model.tokens is None:
+        raise CheckpointError(
+            f"{run.name} was trained on titles alone, so it has no fused tokens.", hint="bundlecache train"
+        )
+    mask = model.bank.mask.any(dim=1).cpu().numpy()
+    parts = [model.item_tokens(items).float().cpu() for items in _chunks(np.arange(len(mask)))]
+    vectors = torch.cat(parts).numpy()
+    cause = hashlib.blake2b((run / "fusion.safetensors").read_bytes(), digest_size=16)
+    cause.update(repr([(matrix.table, matrix.version) for matrix in model.bank.matrices]).encode())
+    return Matrix("fused", f"run:{run.name}", f"runs/{run.name}", cause.hexdigest(), 1, vectors, mask)
+
+
+@torch.inference_mode()
+def attention(model: BundleMLLM, questions: Questions) -> dict[str, Any] | None:
+    """How the fusion attends over the m modalities of the items that are options, on average; None where nothing is fused.
+
+    ``weight`` [m] is the share of attention that each modality gets and adds up to 1, ``even`` [m] what it would be
+    if nothing were preferred, ``present`` [m] the share of items that have it; ``matrix`` [m, m] is how much the
+    row of each modality takes of each, over the items that have it. Items without any vector are left out.
+    ``residual`` says whether every vector is added to its own row as well.
+    """
+    if model.bank is None or model.tokens is None or model.mode != "mm":
+        return None
+    m = len(model.bank.names)
+    count, here, weight, even, matrix = 0, np.zeros(m), np.zeros(m), np.zeros(m), np.zeros((m, m))
+    items, was_training = np.unique(questions.options).astype(np.int64), model.training
+    model.eval()
+    for chunk in _chunks(items):
+        vectors, mask = model.bank.rows(chunk)
+        some = mask.any(dim=1)
+        found = model.tokens.fusion.attention(vectors, mask, model.tokens.separator)
+        rows, pool = (each[some].double().cpu().numpy() for each in found)  # [u, m, m], [u, m]
+        known = mask[some].double().cpu().numpy()  # [u, m]
+        count, here = count + len(known), here + known.sum(axis=0)
+        even += (known / known.sum(axis=1, keepdims=True)).sum(axis=0)
+        weight += np.einsum("ui,uij->j", pool, rows)
+        matrix += np.einsum("ui,uij->ij", known, rows)
+    model.train(was_training)
+    if not count:
+        return None
+    return {
+        "names": list(model.bank.names),
+        "items": count,
+        "present": (here / count).round(6).tolist(),
+        "weight": (weight / count).round(6).tolist(),
+        "even": (even / count).round(6).tolist(),
+        "matrix": (matrix / np.maximum(here, 1)[:, None]).round(6).tolist(),
+        "residual": model.recipe.fusion.residual,
+    }
+
+
+def complete(
+    model: BundleMLLM,
+    partial: np.ndarray,
+    candidates: Sequence[int],
+    *,
+    taken: np.ndarray = NOTHING,
+    permutations: int = 1,
+    at_once: int | None = None,
+) -> list[tuple[int, float]]:
+    """``candidates`` (item indices, those expected to fit best first) by probability, highest first.
+
+    ``taken`` is the user's history, latest last.
+    """
+    options = np.asarray([int(c) for c in candidates], np.int32)[None]
+    how: dict[str, Any] = {"permutations": permutations, "at_once": at_once}
+    answers = score_options(model, [np.asarray(partial)], options, taken=[taken], **how)
+    probabilities = answers.probabilities()[0]
+    order = np.argsort(-probabilities, kind="stable")
+    return [(int(options[0, k]), float(probabilities[k])) for k in order]
+
+
+def ladder(
+    model: BundleMLLM,
+    questions: Questions,
+    *,
+    batch_size: int = 32,
+    ablation: bool = True,
+    permutations: int = 1,
+    at_once: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Ladder:
+    """The trained model, the same without fused tokens, the untrained base; and, on request, without each modality.
+
+    Where the prompt tells users' histories, on request also without them.
+
+    After the strategy text -> fusion, the row without fused tokens is stage 1: stage 2 left the LLM as it was.
+    ``progress(done, of)`` is called after each rung.
+    """
+    rungs = Ladder()
+    how: dict[str, Any] = {"batch_size": batch_size, "permutations": permutations, "at_once": at_once}
+    names = list(model.bank.names) if model.bank is not None and model.mode == "mm" and ablation else []
+    jobs: list[tuple[str, dict[str, Any]]] = [("Bundle-MLLM", {"mode": model.mode})]
+    if model.mode == "mm":
+        first = "Bundle-MLLM, titles only" + (" (stage 1)" if model.recipe.run.strategy[:1] == ("text",) else "")
+        jobs.append((first, {"mode": "text"}))
+    whole = len(jobs)  # what follows leaves something out
+    if ablation and any(len(items) for items in model.taken(questions)):
+        jobs.append(("history", {"mode": model.mode, "history": False}))
+    jobs += [(name, {"without": [name]}) for name in names if len(names) > 1]
+    for done, (name, change) in enumerate(jobs):
+        start = time.perf_counter()
+        answers = score(model, questions, **how, **change)
+        rungs.seconds[name] = time.perf_counter() - start
+        (rungs.answers if done < whole else rungs.ablation)[name] = answers
+        if progress is not None:
+            progress(done + 1, len(jobs) + 1)
+    with model.llm.disable_adapter():
+        start = time.perf_counter()
+        rungs.answers["base model, untrained"] = score(model, questions, **how, mode="text", history=False)
+        rungs.seconds["base model, untrained"] = time.perf_counter() - start
+    if progress is not None:
+        progress(len(jobs) + 1, len(jobs) + 1)
+    return rungs
+
+
+def _fuse(model: BundleMLLM, items: np.ndarray, hidden: Sequence[str]) -> Tensor:
+    return torch.cat([model.item_tokens(chunk, hidden) for chunk in _chunks(items)])
+
+
+def _chunks(items: np.ndarray) -> list[np.ndarray]:
+    return [items[k : k + ITEM_CHUNK] for k in range(0, len(items), ITEM_CHUNK)]

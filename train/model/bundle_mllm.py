@@ -1,0 +1,237 @@
+"""Bundle-MLLM: a LoRA language model that reads titles and fused item tokens, and answers with a letter."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from bundlecache.errors import RecipeError
+from bundlecache.questions.user_history import Histories
+
+from ..prompts.builder import NOTHING, Batch, PromptBuilder, full_stop, separator_ids
+from . import llm as llms
+from .embeddings import FeatureBank, to_device
+from .fusion import ItemTokens
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.questions.freeze import Questions
+    from bundlecache.recipes.recipe import Recipe
+    from bundlecache.store.store import Matrix
+
+MODES = ("mm", "text")
+SHARED_FROM = 1 / 8
+"""The part of a prompt that must be common to a batch for its keys and values to be computed once, and copied."""
+
+
+class BundleMLLM(nn.Module):
+    """Prompts in, letter logits out. Made by :func:`build`.
+
+    ``mode`` is what the model was trained for last: ``"mm"`` reads titles and fused tokens, ``"text"``
+    titles only. The language model's own weights are never trained.
+    """
+
+    def __init__(
+        self, llm: Any, tokens: ItemTokens | None, bank: FeatureBank | None, prompts: PromptBuilder, recipe: Recipe
+    ) -> None:
+        super().__init__()
+        self.llm = llm
+        self.tokens = tokens
+        self.bank = bank
+        self.prompts = prompts
+        self.recipe = recipe
+        self.mode = "text"
+        self.base: llms.LoadedLlm | None = None
+        self.histories: Histories | None = None  # of the users, where the prompt tells them
+        self.register_buffer("letters", torch.from_numpy(prompts.letters), persistent=False)
+
+    @property
+    def max_options(self) -> int:
+        """How many options the model was trained to choose from."""
+        return self.recipe.data.options
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model is."""
+        return self.get_buffer("letters").device
+
+    def taken(self, questions: Questions) -> list[np.ndarray]:
+        """What the prompt tells of the users' histories, per question; nothing as a rule."""
+        return [NOTHING] * len(questions) if self.histories is None else self.histories.of(questions)
+
+    def train_only(self, stage: str) -> list[nn.Parameter]:
+        """Make exactly the parameters of ``stage`` trainable and return them.
+
+        ``text`` trains the adapter, ``fusion`` the item tokens, ``joint`` both; nothing ever trains the base.
+        """
+        for name, parameter in self.named_parameters():
+            lora, item = "lora_" in name, name.startswith("tokens.")
+            parameter.requires_grad_((lora and stage != "fusion") or (item and stage != "text"))
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def item_tokens(self, items: np.ndarray, hidden: Sequence[str] = ()) -> Tensor:
+        """Fused tokens, float32 [u, h], of the items [u]; ``hidden`` names matrices that count as missing."""
+        if self.tokens is None or self.bank is None:
+            raise RuntimeError("this model was built without vectors")
+        # Normalisation and softmax of half-precision rows would cost digits and save nothing.
+        with torch.autocast(self.device.type, enabled=False):
+            vectors, mask = self.bank.rows(items, hidden)
+            return self.tokens(vectors, mask)
+
+    def embed(self, batch: Batch, tokens: Tensor | None) -> Tensor:
+        """Input embeddings [b, L, h]: word embeddings, with separator and item tokens [u, h] in the soft places.
+
+        Raises
+        ------
+        RecipeError
+            When a prompt is longer than the language model can read.
+        """
+        longest = getattr(self.llm.config, "max_position_embeddings", None)
+        if longest is not None and batch.ids.shape[1] > longest:
+            raise RecipeError(
+                f"A prompt has {batch.ids.shape[1]:,} tokens, but this base model reads at most {longest:,}.",
+                hint="--set prompt.max_title_tokens=16, fewer options, or --set prompt.max_given=4",
+            )
+        ids = to_device(batch.ids, self.device)
+        words = self.llm.get_input_embeddings()(ids.clamp_min(0))
+        if tokens is None:
+            return words
+        separator = self.tokens.separator if self.tokens is not None else None
+        first = torch.zeros_like(tokens[:1]) if separator is None else separator[None]
+        soft = torch.cat([first, tokens]).to(words.dtype)  # [1 + u, h]
+        row, column = np.nonzero(batch.ids < 0)
+        where = to_device(np.stack([row, column, -1 - batch.ids[row, column]]), self.device)
+        return words.index_put((where[0], where[1]), soft[where[2]])
+
+    def answer_state(self, batch: Batch, tokens: Tensor | None, ahead: int = 0) -> Tensor:
+        """Last hidden states [b, h] at the place where the answer stands; with ``ahead`` also before it, [1 + ahead, b, h].
+
+        No attention mask: prompts are padded on the right, where causal attention does not look.
+        """
+        core = self.llm.get_base_model()
+        decoder = getattr(core, core.base_model_prefix)
+        embeds = self.embed(batch, tokens)
+        shared = self._shared(batch, ahead)
+        cache = _prefix(decoder, embeds[:1, :shared], len(embeds)) if shared else None
+        if cache is None:
+            shared, how = 0, {"use_cache": False}
+        else:
+            how = {"use_cache": True, "past_key_values": cache}
+        states = decoder(inputs_embeds=embeds[:, shared:], **how).last_hidden_state
+        last = to_device(batch.last - shared, states.device)
+        row = torch.arange(len(last), device=states.device)
+        places = [states[row, last - k] for k in range(ahead, -1, -1)]
+        return torch.stack(places) if ahead else places[0]
+
+    def _shared(self, batch: Batch, ahead: int) -> int:
+        """How many tokens the prompts begin with alike, where reading them once pays and trains nothing; else 0."""
+        learning = torch.is_grad_enabled()
+        if len(batch.ids) < 2 or (learning and any(p.requires_grad for p in self.llm.parameters())):
+            return 0
+        if learning and self.recipe.base.gradient_checkpointing:  # which keeps no keys and values
+            return 0
+        alike = (batch.ids == batch.ids[:1]).all(axis=0)  # [L]
+        if learning:
+            alike &= batch.ids[0] >= 0  # what is soft is being trained
+        count = len(alike) if alike.all() else int(alike.argmin())
+        count = min(count, int(batch.last.min()) - ahead)
+        return count if count >= SHARED_FROM * batch.ids.shape[1] else 0
+
+    def logits(self, batch: Batch, tokens: Tensor | None) -> Tensor:
+        """Logits of the answer over the whole vocabulary, float32 [b, V]."""
+        return llms.head(self.llm.get_base_model(), self.answer_state(batch, tokens)).float()
+
+    def forward(self, batch: Batch, truth: np.ndarray, n: int, mode: str) -> Tensor:
+        """Mean loss (``run.loss``) of the true letters ``truth`` [b] of questions with ``n`` options."""
+        tokens = self.item_tokens(batch.items) if mode == "mm" else None
+        letter = self.prompts.letters[truth]
+        if self.recipe.run.loss == "letter-and-stop":
+            return self._letter_and_stop(batch, tokens, letter)
+        logits = self.logits(batch, tokens)
+        if self.recipe.run.loss == "letters":
+            return F.cross_entropy(logits[:, self.get_buffer("letters")[:n]], to_device(truth, logits.device))
+        return F.cross_entropy(logits, to_device(letter, logits.device))
+
+    def _letter_and_stop(self, batch: Batch, tokens: Tensor | None, letter: np.ndarray) -> Tensor:
+        """Mean cross-entropy over two tokens a question: the letter [b] behind the prompt, and the full stop behind it."""
+        ids = np.pad(batch.ids, ((0, 0), (0, 1)))
+        ids[np.arange(len(ids)), batch.last + 1] = letter
+        spoken = dataclasses.replace(batch, ids=ids, last=batch.last + 1)
+        states = self.answer_state(spoken, tokens, ahead=1)  # [2, b, h]
+        logits = llms.head(self.llm.get_base_model(), states).float()  # [2, b, V]
+        stop = np.full_like(letter, full_stop(self.prompts.tokenizer))
+        return F.cross_entropy(logits.flatten(0, 1), to_device(np.concatenate([letter, stop]), logits.device))
+
+
+def build(
+    titles: Sequence[str],
+    matrices: Mapping[str, Matrix],
+    recipe: Recipe,
+    device: torch.device,
+    token_cache: Path | None = None,
+) -> BundleMLLM:
+    """A fresh model of ``recipe`` over a catalogue's titles [I] and its stored vectors.
+
+    Without matrices the model reads text only. Weights are drawn from torch's global seed. ``token_cache`` is
+    the folder that keeps the titles' token ids (`bundlecache.train.prompts.titles`).
+
+    Raises
+    ------
+    RecipeError, StoreError
+        When the base model, one of its option letters, or a modality of the recipe is missing.
+    """
+    base = llms.load(recipe.base, device)
+    prompts = PromptBuilder(base.tokenizer, titles, recipe.prompt, recipe.data.options, token_cache)
+    bank = FeatureBank.of(matrices, recipe.fusion.modalities, device) if matrices else None
+    adapted = llms.add_lora(base.model, recipe.lora)  # drawn first: the same with and without vectors
+    tokens = None if bank is None else _item_tokens(base, bank, recipe)
+    model = BundleMLLM(adapted, tokens, bank, prompts, recipe)
+    model.base = base
+    return model.to(device)
+
+
+def histories_for(recipe: Recipe, catalogue: Catalogue) -> Histories | None:
+    """The users' histories, as long as the recipe's prompt tells them; None where it tells none."""
+    return Histories(catalogue, recipe.prompt.history) if recipe.prompt.history else None
+
+
+def _prefix(decoder: Any, embeds: Tensor, copies: int) -> Any:
+    """Keys and values of what ``copies`` prompts begin with, [1, k, h]; None where layers see less than everything."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    cache = DynamicCache(config=decoder.config)
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return None
+    with torch.no_grad():
+        decoder(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(copies)
+    return cache
+
+
+def _item_tokens(base: llms.LoadedLlm, bank: FeatureBank, recipe: Recipe) -> ItemTokens:
+    table = base.model.get_input_embeddings().weight
+    hidden, rms = table.shape[1], float(table.float().pow(2).mean().sqrt())
+    separator = None
+    if recipe.fusion.pooling != "mean" and recipe.prompt.separator != "soft":
+        raise RecipeError(
+            f"Pooling by the soft separator needs one, but prompt.separator is {recipe.prompt.separator!r}.",
+            hint="--set prompt.separator=soft, or --set fusion.pooling=mean",
+        )
+    if recipe.prompt.separator == "soft":
+        ids = separator_ids(base.tokenizer, recipe.prompt)
+        drawn = nn.init.xavier_uniform_(torch.empty(1, hidden))[0]
+        separator = table[ids].float().mean(0).detach() if ids else drawn
+    tokens = ItemTokens(bank.widths, bank.modalities, recipe.fusion, hidden, rms, separator)
+    for k in range(len(bank.names)):
+        if tokens.fusion.input_of[k] == "standardise":  # which reads all of the vectors
+            tokens.fusion.standardise(k, bank.present(k))
+    return tokens

@@ -1,0 +1,176 @@
+"""The language model: the embedded base, a local folder or a hub id, all through one code path.
+
+A local folder never calls home, and code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bundlecache.errors import RecipeError
+from bundlecache.recipes.recipe import Base, Lora
+from bundlecache.torchvision_compat import prepare
+
+from . import quant
+
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+TAUGHT = 10
+"""How many option letters the embedded base was pretrained with (`bundlecache.train.pretrain`)."""
+"""The tiny base that ships with the project; its spec is ``embedded``."""
+
+
+@dataclass(frozen=True)
+class LoadedLlm:
+    """A frozen causal language model with its tokenizer, and what identifies it."""
+
+    model: Any  # transformers.PreTrainedModel
+    tokenizer: Any
+    spec: str
+    fingerprint: str
+    parameters: int
+
+
+def device_of(name: str) -> torch.device:
+    """The device ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises
+    ------
+    RecipeError
+        When the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(f"{name!r} is no device.", hint="--device auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise RecipeError(f"Models are not trained on {device.type!r}.", hint="--device auto, cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(f"The device {name} was asked for, but torch finds no GPU.", hint="--device cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RecipeError("The device mps was asked for, but torch finds none.", hint="--device cpu")
+    return device
+
+
+def load(settings: Base, device: torch.device) -> LoadedLlm:
+    """Load tokenizer and weights of ``settings.model``, frozen, in evaluation mode.
+
+    Raises
+    ------
+    RecipeError
+        When the folder or the hub id is not there, or holds no causal language model.
+    """
+    prepare()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # the command line draws its own
+    source, options = _source(settings.model)
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    quantised = quant.options(settings.quantise, getattr(torch, dtype), device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), **options, **quantised)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise RecipeError(
+            f"No causal language model could be loaded from {settings.model!r}: {reason}",
+            hint="base.model takes 'embedded', a folder made by save_pretrained, or a hub id",
+        ) from error
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    if settings.gradient_checkpointing:
+        recompute(model)
+    parameters = model.num_parameters()  # of 4 bits, two stand in one number
+    if quantised:
+        quant.settle(model)
+    else:
+        model = model.to(device)  # a quantised one is there already
+    return LoadedLlm(model.eval(), tokenizer, settings.model, fingerprint(model), parameters)
+
+
+def recompute(model: Any, *, on: bool = True) -> None:
+    """Compute activations again in the backward pass instead of keeping them, or no longer."""
+    word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # in later transformers
+    if on:
+        getattr(model, f"{word}_checkpointing_enable")(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})
+    else:
+        getattr(model, f"{word}_checkpointing_disable")()
+
+
+def _source(spec: str) -> tuple[str, dict[str, Any]]:
+    if spec == "embedded":
+        if not (EMBEDDED / "config.json").is_file():
+            raise RecipeError(f"The embedded base is not in {EMBEDDED}.", hint="python -m bundlecache.train.pretrain")
+        return str(EMBEDDED), {"local_files_only": True}
+    if Path(spec).is_dir():
+        return spec, {"local_files_only": True}
+    if spec.startswith((".", "/", "~")):
+        raise RecipeError(
+            f"There is no model folder {spec!r}.",
+            hint="base.model takes 'embedded', a folder made by save_pretrained, or a hub id",
+        )
+    name, _, revision = spec.partition("@")
+    return name, {"revision": revision} if revision else {}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over names, shapes and the first 4096 values of every weight, whatever folder they came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(json.dumps([name, list(value.shape)]).encode())
+        digest.update(value.flatten()[:4096].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def add_lora(llm: Any, settings: Lora) -> Any:
+    """Wrap ``llm`` in a fresh, trainable LoRA adapter, which changes nothing before it is trained.
+
+    Raises
+    ------
+    RecipeError
+        When the model has no linear layer of one of the target names.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    linear = sorted({name.rpartition(".")[2] for name, m in llm.named_modules() if isinstance(m, nn.Linear)})
+    missing = [target for target in settings.targets if target not in linear]
+    if missing or not settings.targets:
+        raise RecipeError(
+            f"This base model has no layer {', '.join(missing) or '(none named)'} for LoRA; it has {', '.join(linear)}.",
+            hint="--set lora.targets=q_proj,v_proj",
+        )
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about what PEFT asks it
+        return get_peft_model(llm, config)
+
+
+def head(llm: Any, hidden: Tensor) -> Tensor:
+    """Logits [b, V] of last hidden states [b, h], with the scaling that some families put behind the head."""
+    logits = llm.get_output_embeddings()(hidden)
+    config = llm.config
+    if getattr(config, "logit_scale", None) is not None:
+        logits = logits * config.logit_scale
+    if getattr(config, "logits_scaling", None) is not None:
+        logits = logits / config.logits_scaling
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap

@@ -1,0 +1,269 @@
+"""The training loop: the stages of a recipe, one after the other, selected on validation questions.
+
+``text`` trains the LoRA adapter on titles alone; ``fusion`` trains fusion, projector and soft separator
+while the language model and its adapter stay as they are; ``joint`` trains both. The loop reads cached
+vectors and nothing else: it cannot call an encoder.
+
+A training that was stopped or killed goes on from its last snapshot (`bundlecache.train.training.resume`) and ends with the very
+weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bundlecache.errors import QuestionsError, RecipeError, StoreError
+from bundlecache.files import replacing
+from bundlecache.recipes.recipe import STAGES, Recipe
+
+from .. import checkpoint
+from ..model import llm as llms
+from ..model.bundle_mllm import BundleMLLM, build, histories_for
+from . import resume as resuming
+from .log import History, Stop
+from .resume import WEIGHTS, Snapshot
+from .sampler import TrainingQuestions
+from .stage import Progress, Save, StageLoop
+
+if TYPE_CHECKING:
+    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.questions.freeze import Questions
+    from bundlecache.store.store import Matrix
+
+__all__ = ["Progress", "TrainResult", "resume", "train"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What :func:`train` wrote into ``run``. ``stopped`` says why it ended early, if it did."""
+
+    run: Path
+    stages: list[dict[str, Any]]
+    seconds: float
+    stopped: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"run": self.run.name, "stages": self.stages, "seconds": self.seconds, "stopped": self.stopped}
+
+
+def train(
+    catalogue: Catalogue,
+    matrices: Mapping[str, Matrix],
+    valid: Questions,
+    recipe: Recipe,
+    run: Path,
+    *,
+    seed: int | None = None,
+    device: str = "auto",
+    stage: str = "all",
+    init: Path | None = None,
+    max_minutes: float | None = None,
+    token_cache: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    snapshot: Snapshot | None = None,
+) -> TrainResult:
+    """Train by ``recipe`` and write the run folder; every stage ends with its best weights on ``valid``.
+
+    Parameters
+    ----------
+    matrices
+        Name -> stored vectors in the order of the catalogue's items; a text stage does without.
+    seed, max_minutes
+        By default those of the recipe.
+    token_cache
+        The folder that keeps the titles' token ids, so that the next training tokenises none of them again.
+    stage
+        One stage, or ``"all"``: the recipe's strategy.
+    init
+        A finished run whose adapter (and fusion, if it has one) training starts from.
+    snapshot
+        Where an earlier training into ``run`` stood, to go on from; :func:`resume` passes it.
+
+    Raises
+    ------
+    BundlecacheError
+        When recipe, base model, vectors, questions and starting run do not fit together.
+    """
+    began = time.perf_counter()
+    seed = recipe.run.seed if seed is None else seed
+    strategy = list(recipe.run.strategy) if stage == "all" else [stage]
+    if snapshot is not None:
+        strategy = list(snapshot.job["strategy"])
+    start = None if init is None else checkpoint.read_manifest(init)
+    stages: list[dict[str, Any]] = list(snapshot.stages if snapshot else start["stages"] if start else [])
+    fuses = any(name != "text" for name in [*strategy, *(done["name"] for done in stages)])
+    _check(strategy, matrices if fuses else None, valid)
+    accelerator = accelerator_for(recipe, llms.device_of(device))
+    torch.manual_seed(seed)
+    model = build(catalogue.titles, matrices if fuses else {}, recipe, accelerator.device, token_cache)
+    model.histories = histories_for(recipe, catalogue)
+    if init is not None and start is not None:
+        _go_on(model, init, start, valid, matrices)
+    used = {} if model.bank is None else dict(zip(model.bank.names, model.bank.matrices, strict=True))
+    job = resuming.job(catalogue, used, valid, model, seed, strategy)
+    if snapshot is not None:
+        snapshot.check(job)
+        snapshot.put_into(model)
+    minutes = recipe.run.max_minutes if max_minutes is None else max_minutes
+    keep = snapshot.history if snapshot else 0
+    with Stop(minutes) as stop, History(run, enabled=accelerator.is_main_process, keep=keep) as history:
+        for place in range(snapshot.place if snapshot else 0, len(strategy)):
+            name = strategy[place]
+            stage_seed = seed * len(STAGES) + STAGES.index(name)
+            questions = _questions(catalogue, valid, model, recipe, name, stage_seed, matrices)
+            save = _saver(run, model, history, accelerator, job, stages, place)
+            begun = snapshot if snapshot is not None and snapshot.place == place and snapshot.stage else None
+            if begun is None:
+                save({}, {})
+            torch.manual_seed(stage_seed)
+            loop = StageLoop(name, model, questions, valid, accelerator, history, stop, progress, save)
+            stages.append(loop.run(begun.stage, begun.tensors) if begun else loop.run())
+            stopped = stop.reason if loop.stopped else None
+            if stopped:
+                break
+    model.mode = "mm" if any(done["name"] != "text" for done in stages) else "text"
+    if accelerator.is_main_process:
+        checkpoint.save(model, run, valid=valid, stages=stages, seed=seed, stopped=stopped)
+        if not stopped:
+            resuming.forget(run)
+        with replacing(run.parent / "latest") as temporary:
+            temporary.write_text(run.name + "\n", "utf-8")
+    accelerator.wait_for_everyone()
+    return TrainResult(run, stages, time.perf_counter() - began, stopped)
+
+
+def resume(
+    catalogue: Catalogue,
+    matrices: Mapping[str, Matrix],
+    valid: Questions,
+    run: Path,
+    *,
+    device: str = "auto",
+    max_minutes: float | None = None,
+    token_cache: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainResult:
+    """Go on with the training in ``run``, which was stopped or killed; arguments as in :func:`train`.
+
+    Raises
+    ------
+    CheckpointError
+        When there is nothing to go on with, or catalogue, vectors, questions or base model are others now.
+    """
+    snapshot = Snapshot.read(run)
+    return train(
+        catalogue,
+        matrices,
+        valid,
+        snapshot.recipe,
+        run,
+        seed=snapshot.job["seed"],
+        device=device,
+        max_minutes=max_minutes,
+        token_cache=token_cache,
+        progress=progress,
+        snapshot=snapshot,
+    )
+
+
+def _saver(
+    run: Path,
+    model: BundleMLLM,
+    history: History,
+    accelerator: Any,
+    job: dict[str, Any],
+    stages: Sequence[dict[str, Any]],
+    place: int,
+) -> Save:
+    """What writes snapshots of the stage ``place``; only the main process does."""
+    finished = list(stages)
+
+    def save(stage: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        if accelerator.is_main_process:
+            weights = {f"{WEIGHTS}{name}": value for name, value in resuming.trained(model).items()}
+            Snapshot(job, finished, place, history.lines, stage, {**weights, **tensors}).save(run)
+
+    return save
+
+
+def _go_on(
+    model: BundleMLLM, init: Path, start: Mapping[str, Any], valid: Questions, matrices: Mapping[str, Matrix]
+) -> None:
+    """Put the weights of ``init`` into ``model``, if questions, encoders and base model are the same."""
+    checkpoint.check_questions(start, valid, init.name)
+    checkpoint.check_encoders(start, matrices, init.name)
+    checkpoint.restore(model, init, start)
+
+
+def _check(strategy: Sequence[str], matrices: Mapping[str, Matrix] | None, valid: Questions) -> None:
+    unknown = [name for name in strategy if name not in STAGES]
+    if unknown:
+        raise RecipeError(
+            f"There is no stage {unknown[0]!r}; there are {', '.join(STAGES)} and all.", hint="--stage all"
+        )
+    if matrices is not None and not matrices:
+        raise StoreError(
+            "The store holds no vectors, and the stages fusion and joint need some.", hint="bundlecache encode"
+        )
+    if not len(valid):
+        raise QuestionsError(f"The questions {valid.name!r} are empty, so no weights can be chosen on them.")
+
+
+def _questions(
+    catalogue: Catalogue,
+    valid: Questions,
+    model: BundleMLLM,
+    recipe: Recipe,
+    stage: str,
+    seed: int,
+    matrices: Mapping[str, Matrix],
+) -> TrainingQuestions:
+    mode = "text" if stage == "text" else "mm"
+    vectors = None if model.bank is None else model.bank.matrices[0].vectors
+    return TrainingQuestions(
+        catalogue,
+        recipe.data,
+        lambda given, options, taken: model.prompts.lengths(given, options, mode, taken),
+        seed,
+        held_out=valid.bundle_ids,
+        vectors=vectors,
+        matrices=matrices,
+        histories=model.histories,
+    )
+
+
+def accelerator_for(recipe: Recipe, device: torch.device) -> Any:
+    """An Accelerator for ``device``; under ``accelerate launch`` every process has its own.
+
+    Raises
+    ------
+    RecipeError
+        When half precision that needs a GPU is asked of a CPU.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if device.type == "cpu" and recipe.run.precision == "fp16":
+        raise RecipeError("run.precision=fp16 needs a GPU, and this is a CPU.", hint="--set run.precision=bf16")
+    if device.type == "cpu":
+        _use_cores()
+    elif device.index is not None:
+        torch.cuda.set_device(device)
+    # A second run in one process may ask for another precision or device; several processes stay connected.
+    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
+    return Accelerator(mixed_precision=recipe.run.precision, cpu=device.type == "cpu")
+
+
+def _use_cores() -> None:
+    """One thread per core that this process may use, unless the environment says otherwise; small models gain no more than 8."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(min(allowed, torch.get_num_threads(), 8))

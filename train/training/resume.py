@@ -1,0 +1,179 @@
+"""What a training that was stopped goes on from: one safetensors file, there whole or not at all.
+
+It holds trained weights, the best ones so far and the optimiser's moments as tensors, and in its header, as JSON, where
+training stands: finished stages, step, best figures, lines of history. There is no state of a random generator in it,
+because all that is drawn at a step is drawn from the seed and the number of the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bundlecache.errors import CheckpointError
+from bundlecache.files import replacing
+from bundlecache.recipes.recipe import from_dict
+
+if TYPE_CHECKING:
+    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.questions.freeze import Questions
+    from bundlecache.recipes.recipe import Recipe
+    from bundlecache.store.store import Matrix
+
+    from ..model.bundle_mllm import BundleMLLM
+
+FILE = "resume.safetensors"
+FORMAT_VERSION = 1
+WEIGHTS = "model."  # in front of the names of trained weights
+AGAIN = "train anew under another name: bundlecache train --name another"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where a training stands. ``stage`` is empty at the beginning of a stage."""
+
+    job: dict[str, Any]  # what is trained, see `job`
+    stages: list[dict[str, Any]]  # rows of finished stages
+    place: int  # the open stage, an index into the strategy
+    history: int  # lines of history.jsonl
+    stage: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def save(self, run: Path) -> None:
+        """Write it into the folder ``run``, in the place of an earlier one.
+
+        Raises
+        ------
+        BundlecacheError
+            When the folder cannot be written.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        header = {"job": self.job, "stages": self.stages, "place": self.place, "history": self.history}
+        header |= {"stage": self.stage, "format_version": FORMAT_VERSION}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
+        with replacing(run / FILE) as temporary:
+            try:
+                save_file(tensors, temporary, metadata={"bundlecache": json.dumps(header)})
+            except SafetensorError as error:
+                raise CheckpointError(
+                    f"{run} cannot be written: {error}.", hint="free some space or choose another --data"
+                ) from error
+
+    @classmethod
+    def read(cls, run: Path) -> Snapshot:
+        """The snapshot in the folder ``run``.
+
+        Raises
+        ------
+        CheckpointError
+            When there is none, or it is damaged or of a later version.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = run / FILE
+        if not path.is_file():
+            if (run / "manifest.json").is_file():
+                raise CheckpointError(f"The run {run.name} is finished.", hint=f"bundlecache evaluate --run {run.name}")
+            raise CheckpointError(
+                f"There is no training called {run.name!r} to go on with.", hint=f"bundlecache train --name {run.name}"
+            )
+        try:
+            with safe_open(path, "pt") as file:
+                header = json.loads(file.metadata()["bundlecache"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            version = header.pop("format_version")
+            if version == FORMAT_VERSION:
+                return cls(**header, tensors=tensors)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} is damaged.", hint=AGAIN) from error
+        raise CheckpointError(f"{path} has the format {version}; this bundlecache reads {FORMAT_VERSION}.", hint=AGAIN)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that is being trained."""
+        return from_dict(self.job["recipe"], name=self.job["recipe name"], source=FILE)
+
+    @torch.no_grad()
+    def put_into(self, model: nn.Module) -> None:
+        """Put the trained weights into ``model``, which was built by the same job."""
+        for name, parameter in trained(model).items():
+            parameter.copy_(self.tensors[WEIGHTS + name])
+
+    def check(self, job: Mapping[str, Any]) -> None:
+        """Refuse to go on with anything but what was begun.
+
+        Raises
+        ------
+        CheckpointError
+            Naming what is other than it was.
+        """
+        # A setting that is newer than the snapshot had its default.
+        recipe = json.loads(json.dumps(self.recipe.to_dict()))
+        for key, was in {**self.job, "recipe": recipe}.items():
+            if job[key] != was:
+                raise CheckpointError(
+                    f"The {key} is not what this training began with, so going on would not be the same training.",
+                    hint=f"bring the former {key} back, or {AGAIN}",
+                )
+
+
+def job(
+    catalogue: Catalogue,
+    matrices: Mapping[str, Matrix],
+    valid: Questions,
+    model: BundleMLLM,
+    seed: int,
+    strategy: list[str],
+) -> dict[str, Any]:
+    """All that a training's result follows from, so that one that goes on can be held to it."""
+    return {
+        "recipe name": model.recipe.name,
+        "recipe": json.loads(json.dumps(model.recipe.to_dict())),
+        "seed": seed,
+        "strategy": strategy,
+        "base model": None if model.base is None else model.base.fingerprint,
+        "validation questions": [valid.name, valid.sha256],
+        "catalogue": _digest_catalogue(catalogue),
+        "vectors": {name: _digest_matrix(matrix) for name, matrix in matrices.items()},
+    }
+
+
+def forget(run: Path) -> None:
+    """Delete the snapshot of a finished training, and what kills left half written."""
+    (run / FILE).unlink(missing_ok=True)
+    for half in (*run.glob(".*.tmp"), *run.glob(".part-*")):
+        shutil.rmtree(half) if half.is_dir() else half.unlink()
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that some stage may train, by name."""
+    return {n: p for n, p in model.named_parameters() if "lora_" in n or n.startswith("tokens.")}
+
+
+def _digest_catalogue(catalogue: Catalogue) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    bundles = {**asdict(catalogue.bundles), "items": [items.tolist() for items in catalogue.bundles.items]}
+    edges = catalogue.interactions
+    for part in (catalogue.item_ids, catalogue.titles, catalogue.columns, bundles, edges.users, edges.group):
+        digest.update(json.dumps(part).encode())
+    digest.update(edges.user.tobytes() + edges.item.tobytes())
+    return digest.hexdigest()
+
+
+def _digest_matrix(matrix: Matrix) -> list[str]:
+    digest = hashlib.blake2b(digest_size=16)
+    for k in range(0, len(matrix.vectors), 65_536):
+        digest.update(np.ascontiguousarray(matrix.vectors[k : k + 65_536]).tobytes())
+    digest.update(np.ascontiguousarray(matrix.mask).tobytes())
+    return [matrix.spec, matrix.fingerprint, digest.hexdigest()]
