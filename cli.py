@@ -32,6 +32,7 @@ from bundlecache.errors import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bundlecache.baselines.personal import Personal
     from bundlecache.baselines.rankers import ByModel
     from bundlecache.baselines.registry import Sources
     from bundlecache.catalogue.readers.registry import Vectors
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from bundlecache.encode.run import Receipt
     from bundlecache.encode.worker_pool import Crew
     from bundlecache.questions.freeze import Questions
-    from bundlecache.questions.user_history import Personal
     from bundlecache.recipes.recipe import Recipe
     from bundlecache.store.store import Matrix, Store, TableInfo
 
@@ -1714,12 +1714,13 @@ def _seat(name: str, model: Any, how: dict[str, Any]) -> ByModel:
 
 def _personal(sources: Sources, sets: list[Questions], models: list[ByModel], latest: int) -> list[Personal]:
     """Methods that look at the ``latest`` items of a bundle's user too; none where no question has such items."""
+    from bundlecache.baselines.personal import Personal
     from bundlecache.baselines.registry import PERSONAL
-    from bundlecache.questions.user_history import Histories, Personal
+    from bundlecache.questions.user_history import UserHistories
 
     if not latest:
         return []
-    histories = Histories(sources.catalogue, latest)
+    histories = UserHistories(sources.catalogue, latest)
     if not any(len(history) for asked in sets for history in histories.of(asked)):
         log.print("No bundle's user took anything outside held-out bundles: there is no history to look at.")
         return []

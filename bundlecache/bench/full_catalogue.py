@@ -35,9 +35,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..baselines.personal import Personal
 from ..files import replacing
 from ..questions.file import Questions, assemble
-from ..questions.user_history import Personal
 from .findings import chosen_on, personal, standing
 from .metrics import Places, intervals
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from ..baselines.rankers import Kind, Ranker
     from ..catalogue.model import Catalogue
-    from ..questions.user_history import Histories
+    from ..questions.user_history import UserHistories
     from .slices import Slicer
 
 FORMAT_VERSION = 1
@@ -76,7 +76,7 @@ class HeldOut:
         return len(self.bundle_ids)
 
     @classmethod
-    def of(cls, sets: Sequence[Questions], catalogue: Catalogue, histories: Histories | None = None) -> HeldOut:
+    def of(cls, sets: Sequence[Questions], catalogue: Catalogue, histories: UserHistories | None = None) -> HeldOut:
         """What frozen questions ask about, each bundle and item once, whatever the options were."""
         found = {
             (bundle_id, int(options[truth])): partial

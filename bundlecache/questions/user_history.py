@@ -1,37 +1,36 @@
-"""Personalised fill-in-the-blank: what the user of a bundle took elsewhere joins the query, or the prompt.
+"""What the users of a bundle interacted with elsewhere: their history, for personalised rankers and prompts.
 
-A bundle belongs to the users of its group, and its history is what these users' interactions hold besides
-the group's validation and test bundles: an item that was held out, or stands next to one, is never in it. That of a
-training bundle is made alike, without any of the group's bundles, or training would find its answers there. In data
-where interactions were made from the bundles themselves, nothing is left, and there is nothing personal to know.
+A bundle belongs to the users of its group. Its history holds the items of these users' interactions except those of
+the group's validation and test bundles: a held-out item, or an item beside it, is never in a history. The history of
+a training bundle leaves out all bundles of the group, else training would find its answers there. Where interactions
+were made from the bundles themselves, histories are empty.
 
-Options of the question are taken out of its history too: the truth never stands there, so that an option that
-does would be known to be wrong.
+The options of a question are left out of its history as well: the truth never stands there, so an option that did
+would be known to be wrong.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..baselines.learned import weights_on
-from ..baselines.rankers import Kind, Ranker, z_scores
 from ..catalogue import splits
 from ..errors import CatalogueError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..catalogue.model import Catalogue
     from .file import Questions
 
 
 @dataclass(frozen=True)
-class Histories:
-    """The ``latest`` items of each bundle's users, in the order of the interactions table, whose end is the latest."""
+class UserHistories:
+    """The ``latest`` items of each bundle's users, in the order of the interactions table (its last row is the latest)."""
 
     catalogue: Catalogue
     latest: int
@@ -87,54 +86,3 @@ class Histories:
 
     def _latest(self, history: np.ndarray, hidden: np.ndarray | Sequence[int]) -> np.ndarray:
         return history[~np.isin(history, hidden)][-self.latest :]
-
-
-@dataclass(frozen=True)
-class Personal:
-    """A ranker that is asked twice: for the partial bundle, and for the user's history as if that were one.
-
-    Both scores are made z-scores within the question and added with one weight of 0 or more each, under which validation
-    questions are most likely: a history that tells nothing gets none.
-    """
-
-    ranker: Ranker
-    histories: Histories
-    asked: Callable[[], Sequence[Questions]]
-    kind: Kind = field(default="personal", init=False)
-
-    @property
-    def name(self) -> str:
-        """How tables call it."""
-        return f"{self.ranker.name} + history"
-
-    @property
-    def on_top_of(self) -> str:
-        """The method that knows no user."""
-        return self.ranker.name
-
-    @cached_property
-    def weights(self) -> np.ndarray:
-        """[2] of the partial bundle's score and of the history's."""
-        return weights_on(self.asked(), self._features, 2)
-
-    def scores(self, questions: Questions) -> np.ndarray:
-        """[q, n] weighted sums; a question without a history is answered as by the ranker alone."""
-        return np.round(self._features(questions) @ self.weights, 6)
-
-    def _features(self, questions: Questions) -> np.ndarray:
-        """[q, n, 2] the z-scores for the partial bundle and for the history."""
-        out = np.zeros((*questions.options.shape, 2))
-        out[..., 0] = z_scores(self.ranker.scores(questions))
-        histories = self.histories.of(questions)
-        rows = np.flatnonzero([len(history) for history in histories])
-        if len(rows):
-            asked = replace(
-                questions,
-                bundle_ids=[questions.bundle_ids[row] for row in rows],
-                partial=[histories[row] for row in rows],
-                options=questions.options[rows],
-                truth=questions.truth[rows],
-                sha256=f"{questions.sha256}/latest {self.histories.latest}",  # a name to remember answers by
-            )
-            out[rows, :, 1] = z_scores(self.ranker.scores(asked))
-        return out

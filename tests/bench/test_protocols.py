@@ -12,6 +12,7 @@ from test_baselines import FITTED, catalogue
 from test_questions import make
 from test_report import Page
 
+from bundlecache.baselines.personal import Personal
 from bundlecache.baselines.rankers import ByItem, ByVector
 from bundlecache.baselines.registry import all_baselines
 from bundlecache.bench import benchmark as bench
@@ -22,7 +23,7 @@ from bundlecache.bench.slices import Slicer
 from bundlecache.catalogue.model import Interactions
 from bundlecache.errors import QuestionsError
 from bundlecache.questions import freeze as questions
-from bundlecache.questions.user_history import Histories, Personal
+from bundlecache.questions.user_history import UserHistories
 from bundlecache.report import leaderboard
 
 
@@ -330,7 +331,7 @@ def test_a_history_holds_nothing_of_held_out_bundles_and_no_option_and_its_end_i
     shop = personal_shop()
     asked = questions.freeze(shop, split="test", n_options=10)
     for latest in (3, 100):
-        given = Histories(shop, latest).of(asked)
+        given = UserHistories(shop, latest).of(asked)
         assert max(map(len, given)) <= latest
         for bundle_id, history, options in zip(asked.bundle_ids, given, asked.options, strict=True):
             b = shop.bundles.ids.index(bundle_id)
@@ -350,14 +351,14 @@ def test_the_items_of_a_sister_bundle_that_is_held_out_too_are_no_history():
     )
     asked = questions.freeze(shop, split="test", n_options=10)
     row = asked.bundle_ids.index("b298")
-    assert not set(Histories(shop, 99).of(asked)[row]) & {*shop.bundles.items[298], *shop.bundles.items[299]}
+    assert not set(UserHistories(shop, 99).of(asked)[row]) & {*shop.bundles.items[298], *shop.bundles.items[299]}
 
 
 def test_a_history_is_worth_what_it_tells_and_bundles_alone_leave_none():
     shop = personal_shop()
     parity = ByVector("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
     asked, valid = (questions.freeze(shop, split=part, n_options=4) for part in ("test", "valid"))
-    method = Personal(parity, Histories(shop, 5), lambda: [valid])
+    method = Personal(parity, UserHistories(shop, 5), lambda: [valid])
     results = bench.run([asked], [parity, method])[0]
     rows = {row["name"]: row for row in results["methods"]}
     held = asked.options[np.arange(len(asked)), asked.truth]
@@ -369,8 +370,8 @@ def test_a_history_is_worth_what_it_tells_and_bundles_alone_leave_none():
         sentence.startswith("What the bundle's user took elsewhere adds to parity (") for sentence in results["verdict"]
     )
     nothing = personal_shop(of_bundles_only=True)
-    assert not any(len(history) for history in Histories(nothing, 5).of(asked))
-    alone = Personal(parity, Histories(nothing, 5), lambda: [valid])
+    assert not any(len(history) for history in UserHistories(nothing, 5).of(asked))
+    alone = Personal(parity, UserHistories(nothing, 5), lambda: [valid])
     right = (bench.hits(method.scores(asked), asked.truth).mean() for method in (alone, parity))
     assert next(right) == pytest.approx(next(right))
 
@@ -379,7 +380,7 @@ def test_among_the_whole_catalogue_a_history_is_no_option_and_is_worth_what_it_t
     shop = personal_shop()
     parity = ByVector("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
     asked, valid = (questions.freeze(shop, split=part, n_options=4) for part in ("test", "valid"))
-    method = Personal(parity, Histories(shop, 5), lambda: [valid])
+    method = Personal(parity, UserHistories(shop, 5), lambda: [valid])
     held = HeldOut.of([asked], shop, method.histories)
     seen = []
     for rows, chunk in held.chunks(len(shop)):
@@ -407,4 +408,4 @@ def test_a_history_that_tells_nothing_gets_next_to_no_weight():
     shop = dataclasses.replace(shop, interactions=noise)
     parity = ByVector("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
     valid = questions.freeze(shop, split="valid", n_options=10)
-    assert Personal(parity, Histories(shop, 5), lambda: [valid]).weights[1] < 0.2
+    assert Personal(parity, UserHistories(shop, 5), lambda: [valid]).weights[1] < 0.2

@@ -12,7 +12,7 @@ from bundlecache.catalogue import splits
 from bundlecache.catalogue.model import Interactions
 from bundlecache.errors import CatalogueError
 from bundlecache.questions.freeze import freeze
-from bundlecache.questions.user_history import Histories
+from bundlecache.questions.user_history import UserHistories
 from bundlecache.recipes.recipe import Data, Prompt
 from bundlecache.train import checkpoint
 from bundlecache.train.inference import scoring
@@ -42,7 +42,7 @@ def test_a_training_question_tells_nothing_of_its_users_bundles_and_none_of_its_
     sister = dataclasses.replace(cat.bundles, group=[f"user-{b // 2}" for b in range(len(cat.bundles))])
     groups = dataclasses.replace(cat.interactions, group=[f"user-{b // 2}" for b in range(len(cat.bundles))])
     cat = dataclasses.replace(cat, bundles=sister, interactions=groups)
-    supply = TrainingQuestions(cat, Data(options=4, batch=8, bucket=2), lengths, 0, histories=Histories(cat, 3))
+    supply = TrainingQuestions(cat, Data(options=4, batch=8, bucket=2), lengths, 0, histories=UserHistories(cat, 3))
     train = np.flatnonzero(splits.assign(cat) == "train")
     told = 0
     for step in range(10):
@@ -85,7 +85,7 @@ def test_a_model_is_trained_on_histories_and_goes_on_telling_them_when_loaded(ca
     }
     done = loop.train(cat, world.matrices(), valid, world.recipe(base, **sections), tmp_path / "run", seed=0)
     model = checkpoint.load(done.run, cat, world.matrices())
-    assert model.histories == Histories(cat, 4)
+    assert model.histories == UserHistories(cat, 4)
     rungs = scoring.ladder(model, test)
     told = scoring.score(model, test)
     assert (rungs.answers["Bundle-MLLM"].logits == told.logits).all()
@@ -96,7 +96,7 @@ def test_a_model_is_trained_on_histories_and_goes_on_telling_them_when_loaded(ca
 
 def test_a_users_history_holds_each_item_once_where_it_was_taken_last(cat):
     edges = Interactions(["ann", "bob"], np.array([0, 1, 0, 0, 0]), np.array([5, 9, 7, 5, 8]), ["g", "h"])
-    histories = Histories(dataclasses.replace(cat, interactions=edges), 2)
+    histories = UserHistories(dataclasses.replace(cat, interactions=edges), 2)
     assert histories.of_user("ann", []).tolist() == [5, 8]
     assert histories.of_user("ann", [8]).tolist() == [7, 5]
     with pytest.raises(CatalogueError, match="no user 'anne'"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from bundlecache.errors import RecipeError
-from bundlecache.questions.user_history import Histories
+from bundlecache.questions.user_history import UserHistories
 
 from ..prompts.builder import NOTHING, Batch, PromptBuilder, full_stop, separator_ids
 from . import llm as llms
@@ -50,7 +50,7 @@ class BundleMLLM(nn.Module):
         self.recipe = recipe
         self.mode = "text"
         self.base: llms.LoadedLlm | None = None
-        self.histories: Histories | None = None  # of the users, where the prompt tells them
+        self.histories: UserHistories | None = None  # of the users, where the prompt tells them
         self.register_buffer("letters", torch.from_numpy(prompts.letters), persistent=False)
 
     @property
@@ -198,9 +198,9 @@ def build(
     return model.to(device)
 
 
-def histories_for(recipe: Recipe, catalogue: Catalogue) -> Histories | None:
+def histories_for(recipe: Recipe, catalogue: Catalogue) -> UserHistories | None:
     """The users' histories, as long as the recipe's prompt tells them; None where it tells none."""
-    return Histories(catalogue, recipe.prompt.history) if recipe.prompt.history else None
+    return UserHistories(catalogue, recipe.prompt.history) if recipe.prompt.history else None
 
 
 def _prefix(decoder: Any, embeds: Tensor, copies: int) -> Any:

@@ -22,7 +22,7 @@ from ..prompts.builder import NOTHING
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.user_history import Histories
+    from bundlecache.questions.user_history import UserHistories
     from bundlecache.recipes.recipe import Data
     from bundlecache.store.store import Matrix
 
@@ -70,7 +70,7 @@ class TrainingQuestions:
         held_out: Sequence[str] = (),
         vectors: np.ndarray | None = None,
         matrices: Mapping[str, Matrix] | None = None,
-        histories: Histories | None = None,
+        histories: UserHistories | None = None,
     ) -> None:
         self.settings, self.seed, self._lengths, self._histories = settings, seed, lengths, histories
         secret = set(held_out)
