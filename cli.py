@@ -1263,19 +1263,21 @@ def _named(
     catalogue: Catalogue, columns: str | None, modalities: Sequence[str], specs: Sequence[str] | None
 ) -> list[str] | None:
     """The specs of the text encoders with the columns that are their text."""
-    from bundlecache.catalogue import fields
+    from bundlecache.encoder_spec import EncoderSpec
     from bundlecache.features import registry as features
 
     if columns is None:
-        return [fields.join(*fields.split(spec)) for spec in specs] if specs else None
+        return (
+            [(parsed := EncoderSpec.parse(spec)).with_columns(parsed.columns).text for spec in specs] if specs else None
+        )
     if "text" not in modalities:
         raise BundlecacheError(
             f"--fields {columns} says what is the text of an item, but nothing of it is encoded here.",
             hint=f"bundlecache encode --modality text --fields {columns}",
         )
     wanted = [name.strip() for name in columns.split(",")]
-    fields.check(catalogue, wanted)
-    return [fields.join(spec, wanted) for spec in specs or [features.DEFAULTS["text"]]]
+    catalogue.check_text_columns(wanted)
+    return [EncoderSpec.parse(spec).with_columns(wanted).text for spec in specs or [features.DEFAULTS["text"]]]
 
 
 def _encodable(catalogue: Catalogue) -> tuple[str, ...]:

@@ -13,7 +13,9 @@ from bundlecache.errors import MediaError
 from .common import fingerprint, first_line, libraries, readable
 
 if TYPE_CHECKING:
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
 
 MAX_SECONDS = 600  # of a longer file the first ten minutes are heard, so that memory stays bounded
 
@@ -65,7 +67,7 @@ def decoding(rate: int) -> str:
     return f"mono, {rate} Hz by soxr HQ, at most {MAX_SECONDS} s; {libraries('soundfile', 'soxr')}"
 
 
-def load(spec: Spec, options: Options) -> SoundDescriptor:
+def load(spec: EncoderSpec, options: Options) -> SoundDescriptor:
     """The registry's entry for ``descriptor:sound``."""
     return SoundDescriptor(spec.text, options.dtype, options.batch_size or 32)
 

@@ -15,10 +15,12 @@ from .towers import ImageTower
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
 
 
-def load(spec: Spec, options: Options) -> ImageTower:
+def load(spec: EncoderSpec, options: Options) -> ImageTower:
     """A folder of ``Blip2Model`` or any of its kin with safetensors, or a hub id.
 
     The Q-Former asks the picture with a fixed number of learned queries (32); ``blip2:`` is the mean of their

@@ -27,10 +27,12 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
 
 
-def load(spec: Spec, options: Options) -> ClapAudio:
+def load(spec: EncoderSpec, options: Options) -> ClapAudio:
     """A CLAP folder as ``save_pretrained`` writes it, with its ``preprocessor_config.json``, or a hub id."""
     folder = folder_of(spec)
     prepare()
@@ -61,7 +63,7 @@ class ClapAudio:
     modality = "audio"
     tokens = 0
 
-    def __init__(self, spec: Spec, options: Options, model: Any, extractor: Any) -> None:
+    def __init__(self, spec: EncoderSpec, options: Options, model: Any, extractor: Any) -> None:
         self.device = resolve_device(options.device)
         self.spec, self.dtype = spec.text, options.dtype
         self.batch_size = options.batch_size or (64 if self.device.startswith("cuda") else 8)

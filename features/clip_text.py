@@ -10,13 +10,15 @@ from .towers import TextTower
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
 
 PACKAGES = ("transformers", "tokenizers")
 MODELS = ("clip", "clip_text_model", "siglip", "siglip_text_model")
 
 
-def load(spec: Spec, options: Options, folder: Path, config: Any) -> TextTower:
+def load(spec: EncoderSpec, options: Options, folder: Path, config: Any) -> TextTower:
     """The text tower of a whole model, or a text tower alone; only its weights are read.
 
     CLIP: the state of the end token, projected (a tower saved without its projection: as it is). SigLIP and

@@ -20,31 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from bundlecache.catalogue.model import Catalogue
+    from bundlecache.encoder_spec import EncoderSpec
 
 DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 # What an encoder of transformers needs from a hub; never a checkpoint of another framework.
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors", "*_Dense/*.bin")
-
-
-@dataclass(frozen=True)
-class Spec:
-    """Which encoder: ``kind:name@revision``, as the user typed it in ``text``."""
-
-    text: str
-    kind: str
-    name: str
-    revision: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Spec:
-        """Split a spec; an ``@`` that belongs to an existing path stays in the name."""
-        kind, _, name = text.partition(":")
-        path = name.removeprefix("local-dir:")
-        if "@" not in name or Path(path).expanduser().exists():
-            return cls(text, kind, name)
-        name, _, revision = name.rpartition("@")
-        return cls(text, kind, name, revision or None)
 
 
 @dataclass(frozen=True)
@@ -80,7 +61,7 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def folder_of(spec: Spec, name: str | None = None, files: Sequence[str] = HUB_FILES) -> Path:
+def folder_of(spec: EncoderSpec, name: str | None = None, files: Sequence[str] = HUB_FILES) -> Path:
     """The local folder of a checkpoint: a folder as it is, a hub id out of the hub's cache or the hub.
 
     Everything is then read from that folder, so that a hub id and a folder run the same code and nothing
@@ -117,7 +98,7 @@ def folder_of(spec: Spec, name: str | None = None, files: Sequence[str] = HUB_FI
         ) from error
 
 
-def read_config(spec: Spec, folder: Path) -> Any:
+def read_config(spec: EncoderSpec, folder: Path) -> Any:
     """The configuration of a transformers folder.
 
     Raises
@@ -134,7 +115,7 @@ def read_config(spec: Spec, folder: Path) -> Any:
             raise load_failure(spec, folder, error) from error
 
 
-def load_failure(spec: Spec, folder: Path, error: Exception) -> EncoderError:
+def load_failure(spec: EncoderSpec, folder: Path, error: Exception) -> EncoderError:
     """The one sentence about a folder that is there and cannot be loaded."""
     return EncoderError(
         f"The encoder {spec.text!r} cannot be loaded from {folder}: {first_line(error)}.",
@@ -142,7 +123,7 @@ def load_failure(spec: Spec, folder: Path, error: Exception) -> EncoderError:
     )
 
 
-def check_complete(spec: Spec, missing: Iterable[str], unused: Sequence[str] = ()) -> None:
+def check_complete(spec: EncoderSpec, missing: Iterable[str], unused: Sequence[str] = ()) -> None:
     """Refuse a checkpoint that lacks weights: the library would fill them with random numbers, and only warn.
 
     ``unused`` are beginnings of names that no vector depends on.
@@ -155,7 +136,7 @@ def check_complete(spec: Spec, missing: Iterable[str], unused: Sequence[str] = (
         )
 
 
-def check_vocabulary(spec: Spec, tokenizer: Any) -> None:
+def check_vocabulary(spec: EncoderSpec, tokenizer: Any) -> None:
     """Refuse a tokenizer that tells no words apart: without its vocabulary file the library makes an empty one."""
     first, second = (tokenizer(letter)["input_ids"] for letter in "ab")
     if first == second:

@@ -24,12 +24,14 @@ from .common import fingerprint, libraries, resolve_device
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
 
 SEED = 0
 
 
-def load(spec: Spec, options: Options) -> GraphEncoder:
+def load(spec: EncoderSpec, options: Options) -> GraphEncoder:
     """The registry's entry for ``lightgcn:``, ``als:`` and ``bpr:``, each with ``user-item`` or ``bundle-item``.
 
     Raises

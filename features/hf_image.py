@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
 
 PACKAGES = ("Pillow", "transformers")
 # What an image processor does to a picture, in the order in which it does it.
@@ -26,7 +28,7 @@ STEPS = (
 UNUSED = ("embeddings.mask_token",)  # only pre-training masks patches; checkpoints may lack it
 
 
-def load(spec: Spec, options: Options) -> ImageTower:
+def load(spec: EncoderSpec, options: Options) -> ImageTower:
     """A vision tower, or the vision tower of a whole model: a folder as ``save_pretrained`` writes it, or a hub id.
 
     Of a whole model only the tower's weights are read. CLIP gives projected vectors, as
@@ -69,7 +71,7 @@ def load(spec: Spec, options: Options) -> ImageTower:
     )
 
 
-def _class_of(spec: Spec, config: Any) -> tuple[str, dict[str, Any]]:
+def _class_of(spec: EncoderSpec, config: Any) -> tuple[str, dict[str, Any]]:
     """The class of transformers that reads a checkpoint's vision tower, and what it must be told."""
     kind = config.model_type
     if kind == "clip":  # the tower's own configuration may name another width than the model's

@@ -32,7 +32,9 @@ from .text import READING, clean
 if TYPE_CHECKING:
     import numpy as np
 
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
     from .towers import TextTower
 
 # In the order in which sentence-transformers joins them when a folder asks for several.
@@ -104,7 +106,7 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
-def load(spec: Spec, options: Options) -> HfText | TextTower:
+def load(spec: EncoderSpec, options: Options) -> HfText | TextTower:
     """Any transformers text encoder: a folder as ``save_pretrained`` or sentence-transformers writes it, or a hub id.
 
     A folder of CLIP or SigLIP gives their text tower, by their own rules: see :mod:`bundlecache.features.clip_text`.
@@ -165,7 +167,9 @@ class HfText:
     tokens = 0
     reading = READING
 
-    def __init__(self, spec: Spec, options: Options, model: Any, tokenizer: Any, declared: Declared, head: Any) -> None:
+    def __init__(
+        self, spec: EncoderSpec, options: Options, model: Any, tokenizer: Any, declared: Declared, head: Any
+    ) -> None:
         self.device = resolve_device(options.device)
         self.spec, self.dtype, self.declared = spec.text, options.dtype, declared
         self.batch_size = options.batch_size or (256 if self.device.startswith("cuda") else 32)

@@ -15,7 +15,9 @@ from .common import fingerprint, first_line, libraries, readable
 if TYPE_CHECKING:
     from PIL import Image as PIL_Image
 
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
 
 # What a catalogue holds. Left out on purpose: formats whose reading starts another program (EPS).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA")
@@ -106,7 +108,7 @@ def _to_rgb(image: PIL_Image.Image) -> PIL_Image.Image:
     return image.convert("RGB")
 
 
-def load(spec: Spec, options: Options) -> PictureDescriptor:
+def load(spec: EncoderSpec, options: Options) -> PictureDescriptor:
     """The registry's entry for ``descriptor:picture``."""
     return PictureDescriptor(spec.text, options.dtype, options.batch_size or 64, options.draft)
 

@@ -20,7 +20,9 @@ from .common import check_complete, load_failure, quiet
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
 
 TOWER = "audio_branch."
 RENAMED = (  # part of an original name -> that of transformers
@@ -48,7 +50,7 @@ SOUND = {  # how all of these checkpoints were trained to hear
 }
 
 
-def load(spec: Spec, options: Options) -> ClapAudio:
+def load(spec: EncoderSpec, options: Options) -> ClapAudio:
     """A checkpoint file as LAION-AI/CLAP saves it. Nothing is fetched, and nothing but tensors is unpickled."""
     path = Path(spec.name).expanduser()
     if not path.is_file():

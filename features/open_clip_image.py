@@ -19,12 +19,14 @@ from .towers import ImageTower
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
 
 PACKAGES = ("Pillow", "torchvision", "open_clip_torch")
 
 
-def load(spec: Spec, options: Options) -> ImageTower:
+def load(spec: EncoderSpec, options: Options) -> ImageTower:
     """An image tower; its vectors are what ``encode_image`` gives, before it may normalise them.
 
     Patches are those of the last block without CLS: of open_clip's own towers before the final norm (as
@@ -65,7 +67,7 @@ def _vectors(tower: Any) -> Callable[[Any], Any]:
     return call
 
 
-def _patches(spec: Spec, tower: Any) -> Callable[[Any], Any]:
+def _patches(spec: EncoderSpec, tower: Any) -> Callable[[Any], Any]:
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
 
@@ -85,7 +87,7 @@ def _patches(spec: Spec, tower: Any) -> Callable[[Any], Any]:
     return call
 
 
-def load_model(spec: Spec) -> tuple[Any, dict[str, Any], str]:
+def load_model(spec: EncoderSpec) -> tuple[Any, dict[str, Any], str]:
     """A whole model by architecture and pretrained tag, from a local folder, or from a hub repository.
 
     A folder holds ``open_clip_config.json`` and the weights, as ``open_clip`` itself saves and publishes
@@ -109,7 +111,7 @@ def load_model(spec: Spec) -> tuple[Any, dict[str, Any], str]:
     return _from_tag(spec)
 
 
-def _from_folder(spec: Spec, folder: Path) -> tuple[Any, dict[str, Any], str]:
+def _from_folder(spec: EncoderSpec, folder: Path) -> tuple[Any, dict[str, Any], str]:
     name = f"local-dir:{folder}"
     with quiet():
         import open_clip
@@ -124,7 +126,7 @@ def _from_folder(spec: Spec, folder: Path) -> tuple[Any, dict[str, Any], str]:
     return model, config["model_cfg"], name
 
 
-def _from_tag(spec: Spec) -> tuple[Any, dict[str, Any], str]:
+def _from_tag(spec: EncoderSpec) -> tuple[Any, dict[str, Any], str]:
     with quiet(), warnings.catch_warnings():
         import open_clip
 

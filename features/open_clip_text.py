@@ -12,12 +12,14 @@ from .open_clip_image import load_model
 from .towers import TextTower
 
 if TYPE_CHECKING:
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
 
 PACKAGES = ("open_clip_torch", "transformers", "tokenizers")
 
 
-def load(spec: Spec, options: Options) -> TextTower:
+def load(spec: EncoderSpec, options: Options) -> TextTower:
     """A text tower; its vectors are what ``encode_text`` gives without normalisation."""
     model, config, name = load_model(spec)
     with quiet():

@@ -8,14 +8,14 @@ every line. Importing this package imports none of them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from bundlecache.catalogue import fields
+from bundlecache.encoder_spec import TITLE, EncoderSpec
 from bundlecache.errors import EncoderError
 
-from .common import PRECISIONS, Options, Spec, resolve_device
+from .common import PRECISIONS, Options, resolve_device
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
@@ -115,10 +115,12 @@ def load(
         When the spec, the modality, the device, the dtype, the batch size, the precision or the draft is none
         that is allowed, or the checkpoint cannot be loaded.
     """
-    plain, columns = fields.split(spec)
-    kind = _find(plain, modality)
-    if modality != "text" and columns != fields.TITLE:
-        raise EncoderError(f"{spec!r} names columns of texts, but it makes {modality} vectors.", hint=f"type {plain}")
+    parsed = EncoderSpec.parse(spec)
+    kind = _find(parsed.without_columns, modality)
+    if modality != "text" and parsed.columns != TITLE:
+        raise EncoderError(
+            f"{spec!r} names columns of texts, but it makes {modality} vectors.", hint=f"type {parsed.without_columns}"
+        )
     if dtype not in ("float16", "float32"):
         raise EncoderError(f"Vectors are stored as float16 or float32, not {dtype!r}.")
     if batch_size is not None and batch_size < 1:
@@ -130,9 +132,7 @@ def load(
     if device not in ("auto", "cpu"):
         resolve_device(device)  # also where an encoder without weights would not look at it
     module = import_module(f".{kind.module}", __package__)
-    return module.load(
-        replace(Spec.parse(plain), text=spec), Options(catalogue, device, dtype, batch_size, precision, draft)
-    )
+    return module.load(parsed, Options(catalogue, device, dtype, batch_size, precision, draft))
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def heeds(spec: str, modality: str) -> set[str]:
         For an unknown kind.
     """
     drafts = {"draft"} if modality == "image" else set()
-    return drafts if _find(fields.split(spec)[0], modality).fixed else {"precision"} | drafts
+    return drafts if _find(EncoderSpec.parse(spec).without_columns, modality).fixed else {"precision"} | drafts
 
 
 def modality_of(spec: str) -> str:
@@ -184,7 +184,7 @@ def modality_of(spec: str) -> str:
     EncoderError
         For an unknown kind.
     """
-    for kind in _matches(fields.split(spec)[0]):
+    for kind in _matches(EncoderSpec.parse(spec).without_columns):
         return kind.modality
     forms = ", ".join(kind.form for kind in REGISTRY)
     raise EncoderError(f"There is no encoder {spec!r}; there are {forms}.", hint=f"for example {DEFAULTS['image']}")

@@ -16,7 +16,9 @@ from .common import fingerprint
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
 
 READING = "stripped"
 _WORD = re.compile(r"\w+")
@@ -37,7 +39,7 @@ def clean(source: Path | str) -> str:
     return text
 
 
-def load(spec: Spec, options: Options) -> TextDescriptor:
+def load(spec: EncoderSpec, options: Options) -> TextDescriptor:
     """The registry's entry for ``descriptor:text``."""
     return TextDescriptor(spec.text, options.dtype, options.batch_size or 1024)
 

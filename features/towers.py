@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from .common import Options, Spec
+    from bundlecache.encoder_spec import EncoderSpec
+
+    from .common import Options
 
 
 class ImageTower:
@@ -43,7 +45,7 @@ class ImageTower:
 
     def __init__(
         self,
-        spec: Spec,
+        spec: EncoderSpec,
         options: Options,
         module: Any,
         call: Callable[[Any], Any],
@@ -119,7 +121,7 @@ class TextTower:
 
     def __init__(
         self,
-        spec: Spec,
+        spec: EncoderSpec,
         options: Options,
         module: Any,
         call: Callable[..., Any],

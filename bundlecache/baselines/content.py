@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
+from ..catalogue.category import path_prefixes
 from .graphs import column, lightgcn, stored
 from .rankers import ByFeatures, ByPair, ByParts, ByVector, Ranker, ZSum
 
@@ -95,19 +96,9 @@ def _steps(sources: Sources) -> list[list[str]]:
     """[I] the prefixes of each item's category path, and the steps of its ``categories``."""
     paths, more = (sources.catalogue.column(name) for name in ("category", "categories"))
     return [
-        [*_path(path or ""), *(step.strip() for step in (steps or "").split(";") if step.strip())]
+        [*path_prefixes(path or ""), *(step.strip() for step in (steps or "").split(";") if step.strip())]
         for path, steps in zip(paths, more, strict=True)
     ]
-
-
-def _path(category: str) -> list[str]:
-    """``a > b > c`` as its prefixes: two items share as many as their paths run together.
-
-    >>> _path("Shoes > Boots")
-    ['Shoes', 'Shoes > Boots']
-    """
-    parts = [part.strip() for part in category.split(">") if part.strip()]
-    return [" > ".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
 def tf_idf(documents: Sequence[Sequence[str]]) -> csr_array:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..catalogue import splits
+from ..catalogue.category import PATH_SEPARATOR
 from ..errors import QuestionsError
-from ..questions.negatives import PATH
 from .metrics import intervals
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def ends(names: Sequence[str]) -> list[str]:
     >>> ends(["Shop > Women > Shoes > Pumps", "Shop > Men", "Shop", "other"])
     ['Shoes > Pumps', 'Men', 'Shop', 'other']
     """
-    paths = [name.split(PATH) for name in names]
+    paths = [name.split(PATH_SEPARATOR) for name in names]
     shared = len({path[0] for path in paths if len(path) > 1}) == 1
-    return [PATH.join((path[1:] if shared and len(path) > 1 else path)[-2:]) for path in paths]
+    return [PATH_SEPARATOR.join((path[1:] if shared and len(path) > 1 else path)[-2:]) for path in paths]
 
 
 def chosen(ways: Sequence[str]) -> list[str]:
@@ -128,11 +128,11 @@ def by_category(categories: Sequence[str | None], smallest: int = SMALL) -> tupl
     >>> names, number.tolist()
     (['A > x', 'A', 'other'], [0, 0, 0, 1, 1, 2, 2])
     """
-    paths = [tuple((category or NAMELESS).split(PATH)) for category in categories]
+    paths = [tuple((category or NAMELESS).split(PATH_SEPARATOR)) for category in categories]
     for depth in range(max(map(len, paths), default=0), 0, -1):
         times = Counter(paths)
         paths = [path[:-1] if len(path) == depth and times[path] < smallest else path for path in paths]
-    labels = [PATH.join(path) or REST for path in paths]
+    labels = [PATH_SEPARATOR.join(path) or REST for path in paths]
     count = Counter(labels)
     names = sorted(count, key=lambda name: (name in (REST, NAMELESS), -count[name], name))
     return np.array([names.index(label) for label in labels], np.int64), names

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..catalogue.filters import fulfilling
+from ..catalogue.splits import hold_out
 from ..errors import QuestionsError
 from ..files import replacing
-from ..questions.freeze import hold_out
 from ..store.vectors import checksum
 from . import ann
 from .index import Index

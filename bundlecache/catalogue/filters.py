@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import CatalogueError
-from ..questions.negatives import PATH
+from .category import PATH_SEPARATOR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,7 @@ def _equal(cell: str | None, value: str) -> bool:
     mine, asked = cell.casefold(), value.casefold()
     if WORDS.get(mine, mine) == WORDS.get(asked, asked):
         return True
-    if asked in mine.split(PATH):
+    if asked in mine.split(PATH_SEPARATOR):
         return True
     number = _number(cell)
     return number is not None and number == _number(value)

@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..encoder_spec import TITLE
 from ..errors import CatalogueError
-from . import fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,10 +90,30 @@ class Catalogue:
         """A column of the items table, all None when the table has no such column."""
         return self.columns.get(name) or [None] * len(self)
 
-    def has_source(self, modality: str, columns: Sequence[str] = fields.TITLE) -> np.ndarray:
+    def check_text_columns(self, columns: Sequence[str]) -> None:
+        """Refuse columns that the items table lacks; ids are no text, they would tell which items belong together.
+
+        Raises
+        ------
+        CatalogueError
+            Naming the columns there are.
+        """
+        there = [*TITLE, *self.columns]
+        for name in columns:
+            if name not in there:
+                raise CatalogueError(
+                    f"The items have no text column {name!r}; there are {', '.join(there)}.", hint="--fields title"
+                )
+
+    def texts(self, columns: Sequence[str] = TITLE) -> list[str]:
+        """[I] the cells of these columns that are not empty, joined by ". "; "" where all are empty."""
+        cells = [self.titles if name == "title" else self.column(name) for name in columns]
+        return [". ".join(cell for cell in row if cell) for row in zip(*cells, strict=True)]
+
+    def has_source(self, modality: str, columns: Sequence[str] = TITLE) -> np.ndarray:
         """[I] bool, whether an item has something to encode (in ``columns``, of texts); for the graph, any edge at all."""
         if modality == "text":
-            return np.array([bool(text) for text in fields.texts(self, columns)])
+            return np.array([bool(text) for text in self.texts(columns)])
         if modality == "graph":
             linked = np.zeros(len(self), bool)
             for items in (*self.bundles.items, self.interactions.item):

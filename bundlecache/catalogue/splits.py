@@ -9,6 +9,7 @@ group, and a graph holds the edges of training bundles and of users of no held-o
 from __future__ import annotations
 
 import hashlib
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -54,6 +55,23 @@ def assign(catalogue: Catalogue, seed: int = 0, valid: float = 0.1, test: float 
         split_of[r] = "test" if middle < test else "valid" if middle < test + valid else "train"
         filled += sizes[r]
     return np.array([split_of[r] for r in root], dtype="<U5")
+
+
+def hold_out(catalogue: Catalogue, split: str, seed: int = 0) -> list[tuple[int, np.ndarray, int]]:
+    """Take one item out of every bundle of a split: (bundle index, partial int32 in order, truth).
+
+    Which one depends on the seed and the bundle's id alone. Bundles with fewer than two items have
+    nothing to ask and are passed over.
+    """
+    taken = []
+    for b in np.flatnonzero(assign(catalogue) == split).tolist():
+        items = catalogue.bundles.items[b]
+        if len(items) < 2:
+            continue
+        rng = random.Random(f"{seed}/held-out/{catalogue.bundles.ids[b]}")
+        at = int(rng.random() * len(items))
+        taken.append((b, np.delete(items, at).astype(np.int32), int(items[at])))
+    return taken
 
 
 def crossing_groups(catalogue: Catalogue, split: np.ndarray) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..catalogue import fields
+from ..encoder_spec import EncoderSpec
 from ..errors import BundlecacheError, EncoderError
 from ..store.tables import among
 from ..store.vectors import Identity, as_numpy, as_stored
@@ -66,7 +66,7 @@ def recheck(
         raise EncoderError(f"{info.spec} gives vectors of another shape now than when these were made.")
     rows = store.dataset(info).to_table(columns=["item_id", "content_hash"], filter="live")
     content = dict(zip(rows["item_id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True))
-    columns = fields.split(info.spec)[1]
+    columns = EncoderSpec.parse(info.spec).columns
     present = survey(info.modality, catalogue, workspace, workers=4, columns=columns).seen_by(encoder).present
     same = [item_id for item_id, source in present.items() if content.get(item_id) == source.content_hash]
     picks = np.random.default_rng(seed).permutation(len(same))[:sample]

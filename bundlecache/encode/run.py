@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..catalogue import fields
+from ..encoder_spec import EncoderSpec
 from ..errors import EncoderError
 from ..store.vectors import Identity
 from .batcher import Limits
@@ -222,7 +222,7 @@ def run_all(
     with ExitStack() as open_tables:
         tables = [open_tables.enter_context(store.writer(identity)) for identity in identities]
         notes = [store.begin_run(identity) for identity in identities]
-        columns = [fields.split(identity.spec)[1] for identity in identities]
+        columns = [EncoderSpec.parse(identity.spec).columns for identity in identities]
         look = partial(survey, identities[0].modality, catalogue, workspace, workers=workers, limit=limit)
         found = {each: look(columns=each, looked=show.looked) for each in set(columns)}
         plans = [

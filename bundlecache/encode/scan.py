@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..catalogue import fields
+from ..encoder_spec import TITLE
 from ..errors import BundlecacheError, MediaError
 from ..files import replacing
 from ..store.failures import Failure
@@ -91,7 +91,7 @@ def survey(
     *,
     workers: int,
     limit: int | None = None,
-    columns: Sequence[str] = fields.TITLE,
+    columns: Sequence[str] = TITLE,
     looked: Callable[[int], None] = lambda _: None,
 ) -> Survey:
     """Find and hash the sources of the first ``limit`` items; ``looked`` is told how many are done.
@@ -109,8 +109,8 @@ def survey(
         cells = catalogue.column(modality)[:count]
         return _files(dict(zip(item_ids, cells, strict=True)), modality, workspace, workers, looked)
     if modality == "text":
-        fields.check(catalogue, columns)
-    texts = dict(zip(item_ids, fields.texts(catalogue, columns) if modality == "text" else item_ids, strict=False))
+        catalogue.check_text_columns(columns)
+    texts = dict(zip(item_ids, catalogue.texts(columns) if modality == "text" else item_ids, strict=False))
     return Survey(
         present={item_id: Source(text, hash_text(text)) for item_id, text in texts.items() if text},
         absent=[item_id for item_id, text in texts.items() if not text],

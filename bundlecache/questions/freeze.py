@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..store.store import Matrix
     from ..workspace import WorkspaceFolder
 
-__all__ = ["Questions", "freeze", "hold_out", "load", "name_of", "names", "path"]
+__all__ = ["Questions", "freeze", "load", "name_of", "names", "path"]
 
 
 def path(workspace: WorkspaceFolder, name: str) -> Path:
@@ -54,23 +54,6 @@ def name_of(split: str, negatives: str, n_options: int, seed: int = 0, difficult
     """
     kind = negatives if negatives in KINDS else label(negatives, difficulty) + "-"
     return f"{split}-{kind}{n_options}" + (f"-seed{seed}" if seed else "")
-
-
-def hold_out(catalogue: Catalogue, split: str, seed: int = 0) -> list[tuple[int, np.ndarray, int]]:
-    """Take one item out of every bundle of a split: (bundle index, partial int32 in order, truth).
-
-    Which one depends on the seed and the bundle's id alone. Bundles with fewer than two items have
-    nothing to ask and are passed over.
-    """
-    taken = []
-    for b in np.flatnonzero(splits.assign(catalogue) == split).tolist():
-        items = catalogue.bundles.items[b]
-        if len(items) < 2:
-            continue
-        rng = random.Random(f"{seed}/held-out/{catalogue.bundles.ids[b]}")
-        at = int(rng.random() * len(items))
-        taken.append((b, np.delete(items, at).astype(np.int32), int(items[at])))
-    return taken
 
 
 def freeze(
@@ -111,7 +94,7 @@ def freeze(
     harder = None if negatives in KINDS else HardNegatives(catalogue, negatives, difficulty, matrices, n_options)
     drawn_from = harder.cells if harder else cells(catalogue, negatives, vectors, n_options + 4)
     named = label(negatives, difficulty) if harder else negatives
-    held = hold_out(catalogue, split, seed)
+    held = splits.hold_out(catalogue, split, seed)
     if not held:
         raise QuestionsError(
             f"The {split} split has no bundle of two known items to ask about; the catalogue has {len(catalogue.bundles):,} bundles.",

@@ -33,10 +33,11 @@ import numpy as np
 from ..candidates import ann
 from ..candidates.item_vectors import Keys, version_of
 from ..catalogue import splits
+from ..catalogue.category import PATH_SEPARATOR
 from ..errors import QuestionsError
 from ..store.store import MODALITIES
 from . import negatives
-from .negatives import PATH, shuffled
+from .negatives import shuffled
 
 if TYPE_CHECKING:
     import random
@@ -175,7 +176,7 @@ class _Scored:
 class _SameCategory(_Scored):
     def __init__(self, pools: Sequence[np.ndarray], pool_of: np.ndarray, categories: Sequence[str | None]) -> None:
         super().__init__(pools, pool_of)
-        paths = [tuple(category.split(PATH)) if category else () for category in categories]
+        paths = [tuple(category.split(PATH_SEPARATOR)) if category else () for category in categories]
         steps: dict[tuple[str, ...], int] = {}
         depth = max(map(len, paths))
         self._steps = np.full((len(paths), depth), -1, np.int32)  # [I, depth] the number of each path's beginning

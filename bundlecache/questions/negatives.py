@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..catalogue import splits
+from ..catalogue.category import PATH_SEPARATOR
 from ..errors import QuestionsError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from ..catalogue.model import Catalogue
 
 KINDS = ("random", "hard")
-PATH = " > "  # between the steps of a category, "Electronics > Cameras > Lenses"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _by_category(items: np.ndarray, categories: Sequence[str | None], minimum: i
     """
     groups: dict[tuple[str, ...], list[int]] = {}
     for i in items.tolist():
-        groups.setdefault(tuple((categories[i] or "").split(PATH)), []).append(i)
+        groups.setdefault(tuple((categories[i] or "").split(PATH_SEPARATOR)), []).append(i)
     for depth in range(max(map(len, groups), default=0), 0, -1):
         for path in sorted(path for path in groups if len(path) == depth and len(groups[path]) < minimum):
             groups.setdefault(path[:-1], []).extend(groups.pop(path))

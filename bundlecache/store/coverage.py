@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..catalogue import fields
+from ..encoder_spec import EncoderSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ def standing(infos: Sequence[TableInfo]) -> dict[str, list[TableInfo]]:
     for info in infos:
         if info.rows and not info.tokens:
             chosen = found.setdefault(info.modality, [info])
-            alike = fields.split(info.spec)[0] == fields.split(chosen[0].spec)[0]
+            alike = EncoderSpec.parse(info.spec).without_columns == EncoderSpec.parse(chosen[0].spec).without_columns
             if alike and all(info.spec != other.spec for other in chosen):
                 chosen.append(info)
     return found
@@ -68,7 +68,7 @@ def standing(infos: Sequence[TableInfo]) -> dict[str, list[TableInfo]]:
 def _table(store: Store, info: TableInfo, catalogue: Catalogue, receipt: dict[str, Any]) -> dict[str, Any]:
     live = store.live_ids(info)
     failed = set(store.errors(info.table)["item_id"].to_pylist()) - live
-    source = catalogue.has_source(info.modality, fields.split(info.spec)[1])  # [I]
+    source = catalogue.has_source(info.modality, EncoderSpec.parse(info.spec).columns)  # [I]
     row = np.array([item_id in live for item_id in catalogue.item_ids], bool)
     bad = np.array([item_id in failed for item_id in catalogue.item_ids], bool)
     waiting = int((source & ~row & ~bad).sum())

@@ -20,6 +20,7 @@ from bundlecache.bench import full_catalogue, slices
 from bundlecache.bench.full_catalogue import FirstFew, HeldOut
 from bundlecache.bench.metrics import Places
 from bundlecache.bench.slices import Slicer
+from bundlecache.catalogue import splits
 from bundlecache.catalogue.model import Interactions
 from bundlecache.errors import QuestionsError
 from bundlecache.questions import freeze as questions
@@ -317,7 +318,7 @@ def personal_shop(*, of_bundles_only: bool = False):
     rng = np.random.default_rng(5)
     split = ["train"] * 100 + ["valid"] * 100 + ["test"] * 100
     shop = dataclasses.replace(shop, bundles=dataclasses.replace(shop.bundles, split=split))
-    truths = {b: t for part in ("valid", "test") for b, _, t in questions.hold_out(shop, part)}
+    truths = {b: t for part in ("valid", "test") for b, _, t in splits.hold_out(shop, part)}
     edges = []
     for b, items in enumerate(shop.bundles.items):
         liked = rng.choice(100, 12, replace=False) * 2 + truths.get(b, b) % 2

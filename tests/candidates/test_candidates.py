@@ -9,9 +9,9 @@ import pytest
 
 from bundlecache.candidates import search as candidates
 from bundlecache.candidates.index import Index, faiss_module
+from bundlecache.catalogue import splits
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.errors import BundlecacheError, QuestionsError
-from bundlecache.questions import freeze as questions
 from bundlecache.store.store import Matrix
 
 
@@ -140,7 +140,7 @@ def catalogue_and_matrices(workspace):
 def test_candidates_of_bundles_hold_no_member_and_recall_counts_every_bundle(workspace):
     catalogue, matrices, even = catalogue_and_matrices(workspace)
     made = candidates.for_bundles(catalogue, matrices, 8, "test")
-    held = questions.hold_out(catalogue, "test")
+    held = splits.hold_out(catalogue, "test")
     assert made.table.num_rows == len(held) == made.header["metrics"]["n"]
     for row, (b, partial, truth) in zip(made.table.to_pylist(), held, strict=True):
         found = catalogue.indices(row["candidates"])

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from bundlecache import BundlecacheError, Catalogue, Store, cli
-from bundlecache.catalogue import fields
+from bundlecache.encoder_spec import EncoderSpec
 from bundlecache.recipes import recipe as recipes
 from bundlecache.store import maintenance as upkeep
 from bundlecache.store.coverage import standing
@@ -97,6 +97,8 @@ def test_a_wrong_field_is_one_sentence_that_names_the_columns(workspace: Workspa
 def test_a_folder_may_have_the_sign_in_its_name(tmp_path: Path) -> None:
     (tmp_path / "mini#title").mkdir()
     spec = f"hf:{tmp_path}/mini#title"
-    assert fields.split(spec) == (spec, ("title",))
-    assert fields.split(f"{spec}#title+brand") == (spec, ("title", "brand"))
-    assert fields.join(f"{spec}#title+brand", ["brand"]) == f"{spec}#brand"
+    parsed = EncoderSpec.parse(spec)
+    assert (parsed.without_columns, parsed.columns, parsed.name) == (spec, ("title",), f"{tmp_path}/mini#title")
+    both = EncoderSpec.parse(f"{spec}#title+brand")
+    assert (both.without_columns, both.columns) == (spec, ("title", "brand"))
+    assert both.with_columns(["brand"]).text == f"{spec}#brand"

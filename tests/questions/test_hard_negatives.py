@@ -145,7 +145,7 @@ def test_the_dial_goes_from_the_matched_pool_to_the_nearest(world):
 @pytest.mark.parametrize("kind", ["nearest:image", "same-category", "popularity-matched", "co-occurring"])
 def test_what_is_bundled_elsewhere_with_the_partial_bundle_is_never_wrong(world, kind):
     catalogue, matrices, _, _ = world
-    held = questions.hold_out(catalogue, "test")
+    held = splits.hold_out(catalogue, "test")
     # Every test bundle's partial stands again in another bundle, with ten neighbours of the truth beside it.
     twins = [np.concatenate([partial, (truth + CLUMPS * np.arange(1, 11)) % ITEMS]) for _, partial, truth in held]
     bundles = catalogue.bundles

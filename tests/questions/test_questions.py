@@ -361,7 +361,7 @@ def foreign(catalogue, b, given, truth, *, names=("random4",)) -> dict:
 
 def test_foreign_lines_are_read_whole_and_checked(tmp_path):
     catalogue = make()
-    line = foreign(catalogue, *questions.hold_out(catalogue, "test")[0], names=("random4", "hard4"))
+    line = foreign(catalogue, *splits.hold_out(catalogue, "test")[0], names=("random4", "hard4"))
     file = tmp_path / "shop_test_seed2.jsonl"
     file.write_text(json.dumps(line) + "\n\n")
     easy, hard = question_import.read(file, catalogue)
@@ -423,13 +423,13 @@ def test_a_bundle_that_nobody_knows_is_a_broken_question(tmp_path):
 @pytest.mark.parametrize("asked_too", ["train", "valid"])
 def test_questions_whose_split_is_not_that_of_the_catalogue_are_refused(tmp_path, asked_too):
     catalogue = make()
-    held = [questions.hold_out(catalogue, part)[0] for part in ("test", asked_too)]
+    held = [splits.hold_out(catalogue, part)[0] for part in ("test", asked_too)]
     file = tmp_path / "theirs.jsonl"
     file.write_text("\n".join(json.dumps(foreign(catalogue, *each)) for each in held))
     with pytest.raises(QuestionsError, match=r"1 are test, 1 are|1 are (train|valid), 1 are test") as refused:
         question_import.read(file, catalogue)
     assert "would leak" in refused.value.message
-    file.write_text(json.dumps(foreign(catalogue, *questions.hold_out(catalogue, "train")[0])))
+    file.write_text(json.dumps(foreign(catalogue, *splits.hold_out(catalogue, "train")[0])))
     with pytest.raises(QuestionsError, match="of which 1 are train"):
         question_import.read(file, catalogue)
     file.write_text(json.dumps({**foreign(catalogue, *held[0]), "bundle": "another shop's"}))

@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CatalogueError
-from ...questions.negatives import PATH
+from ..category import PATH_SEPARATOR
 from .common import Groups, Raw, clean, read_csv
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _items(src: Path, notes: list[str]) -> list[dict[str, Any]]:
             paths = categories(cell)
             if item_id in items and paths:
                 # The longest path says most; the other ones are shop windows ("Luxury Brands").
-                items[item_id]["category"] = PATH.join(sorted(paths, key=len)[-1])
+                items[item_id]["category"] = PATH_SEPARATOR.join(sorted(paths, key=len)[-1])
                 items[item_id]["categories"] = "; ".join(dict.fromkeys(step for path in paths for step in path))
         uncategorised = sum(item["category"] is None for item in items.values())
     if uncategorised:
