@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from helpers.paths import TOP
+from helpers.runner import invoke, run_process, succeed
 from helpers.shop import make_shop
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from bundlecache.workspace import WorkspaceFolder
 
@@ -41,49 +38,22 @@ VERBS = [
 QUICK = ["--set", "text_stage.steps=3", "--set", "fusion_stage.steps=3", "--set", "fusion_stage.contrastive_steps=2"]
 
 
-def invoke(*args: str | Path) -> Result:
-    """Run a command in this process, as the entry point does."""
-    from bundlecache import cli
-
-    return CliRunner().invoke(cli.app, [str(arg) for arg in args], standalone_mode=False)
-
-
-def typed(*args: str | Path, cwd: Path = TOP) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, through ``main``, and insist that no traceback is shown."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bundlecache.cli", *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(TOP)},
-        capture_output=True,
-        text=True,
-    )
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    return done
-
-
-def ok(*args: str | Path) -> Result:
-    result = invoke(*args)
-    assert result.exception is None, (result.output, result.exception)
-    assert not result.return_value
-    return result
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> WorkspaceFolder:
     """A small shop after `train` alone was typed: the command makes what it lacks."""
     workspace = WorkspaceFolder(make_shop(tmp_path_factory.mktemp("cli")))
-    ok("train", "--data", workspace.root, "--name", "first", *QUICK)
+    succeed("train", "--data", workspace.root, "--name", "first", *QUICK)
     return workspace
 
 
 def test_bench_scores_models_and_baselines_in_one_table_and_writes_three_files(trained: WorkspaceFolder):
-    made = json.loads(ok("bench", "--data", trained.root, "--json").stdout)
+    made = json.loads(succeed("bench", "--data", trained.root, "--json").stdout)
     names = {row["name"] for row in made["results"][0]["methods"]}
     assert {"Bundle-MLLM", "zero-shot LLM", "popularity", "learned ranker", "random"} <= names
     assert made["results"][0]["model"] == "Bundle-MLLM"
     assert made["results"][0]["probes"]
     assert {path.name for path in (trained.root / "bench").iterdir()} == {"results.json", "table.csv", "index.html"}
-    alone = ok("bench", "--no-models", "--questions", "test-random10", "--data", trained.root).stdout
+    alone = succeed("bench", "--no-models", "--questions", "test-random10", "--data", trained.root).stdout
     assert "Bundle-MLLM" not in alone
     assert "leak probe" in alone
 
@@ -91,7 +61,7 @@ def test_bench_scores_models_and_baselines_in_one_table_and_writes_three_files(t
 def test_bench_full_ranks_the_whole_catalogue_where_the_model_reranks_and_by_shows_groups(
     trained: WorkspaceFolder, tmp_path
 ):
-    made = json.loads(ok("bench", "--full", "--data", trained.root, "--out", tmp_path, "--json").stdout)["results"]
+    made = json.loads(succeed("bench", "--full", "--data", trained.root, "--out", tmp_path, "--json").stdout)["results"]
     rows = {row["name"]: row for row in made["methods"]}
     assert {"popularity", "learned ranker", "Bundle-MLLM, first 10", "Bundle-MLLM + learned ranker, first 10"} <= set(
         rows
@@ -99,7 +69,7 @@ def test_bench_full_ranks_the_whole_catalogue_where_the_model_reranks_and_by_sho
     assert made["held_out"]["n_items"] == 24
     assert rows["Bundle-MLLM, first 10"]["recall@10"] == pytest.approx(rows["learned ranker"]["recall@10"])
     assert {path.name for path in tmp_path.iterdir()} == {"full.json", "full.csv", "full.html"}
-    told = ok(
+    told = succeed(
         "bench", "--no-models", "--by", "cold", "--by", "length", "--data", trained.root, "--out", tmp_path
     ).stdout
     assert "by cold: hit@1" in told
@@ -112,14 +82,14 @@ def test_bench_asks_in_several_orders_and_full_with_a_history_takes_it_out_of_th
 ):
     how = ["bench", "--data", trained.root, "--out", tmp_path, "--json"]
     asked = [*how, "--questions", "test-random10"]
-    made = json.loads(ok(*asked, "--permutations", "2", "--at-once", "4").stdout)["results"][0]
+    made = json.loads(succeed(*asked, "--permutations", "2", "--at-once", "4").stdout)["results"][0]
     assert made["how"] == {"permutations": 2, "at_once": 4}
     model = next(row for row in made["methods"] if row["name"] == "Bundle-MLLM")
-    answered = ok("evaluate", "--data", trained.root, "--json", "--permutations", "2", "--at-once", "4").stdout
+    answered = succeed("evaluate", "--data", trained.root, "--json", "--permutations", "2", "--at-once", "4").stdout
     same = next(r for r in json.loads(answered) if r["questions"]["name"] == "test-random10")
     assert same["how"] == made["how"]
     assert model["hit@1"] == next(row for row in same["methods"] if row["name"] == "Bundle-MLLM")["hit@1"]
-    full = json.loads(ok(*asked, "--full", "--history", "3").stdout)["results"]
+    full = json.loads(succeed(*asked, "--full", "--history", "3").stdout)["results"]
     assert full["held_out"]["history"] == 3
     assert {"learned ranker + history", "Bundle-MLLM, first 10"} <= {row["name"] for row in full["methods"]}
 
@@ -135,16 +105,16 @@ def test_a_folder_that_cannot_be_written_is_said_before_any_model_is_read(traine
 
 
 def test_questions_go_out_as_lines_and_come_back_the_same(trained: WorkspaceFolder, tmp_path: Path):
-    ok("questions", "--data", trained.root, "--export", tmp_path / "out")
+    succeed("questions", "--data", trained.root, "--export", tmp_path / "out")
     files = sorted((tmp_path / "out").glob("test-*.jsonl"))
     other = WorkspaceFolder(make_shop(tmp_path))
-    rows = json.loads(ok("questions", *files, "--data", other.root, "--json").stdout)
+    rows = json.loads(succeed("questions", *files, "--data", other.root, "--json").stdout)
     assert [row["name"] for row in rows] == [file.stem for file in files]
     for file, row in zip(files, rows, strict=True):
         assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(row["sha256"])
-    again = ok("questions", *files, "--data", other.root)
+    again = succeed("questions", *files, "--data", other.root)
     assert "test-random10" in again.stdout
-    done = typed("questions", tmp_path / "none.jsonl", "--data", other.root)
+    done = run_process("questions", tmp_path / "none.jsonl", "--data", other.root)
     assert done.returncode == 1
     assert "cannot be read" in done.stderr
 
@@ -164,7 +134,7 @@ def test_help_lists_the_verbs_in_the_order_of_the_pipeline():
 
 
 def test_the_version_is_printed():
-    assert "bundlecache 0." in ok("--version").output
+    assert "bundlecache 0." in succeed("--version").output
 
 
 @pytest.mark.parametrize(
@@ -207,7 +177,7 @@ def test_mistakes_get_one_clear_sentence_and_no_traceback(trained: WorkspaceFold
 
 
 def test_a_mistake_exits_with_1_and_says_what_to_type_next(tmp_path: Path):
-    done = typed("status", "--data", tmp_path / "nowhere")
+    done = run_process("status", "--data", tmp_path / "nowhere")
     assert done.returncode == 1
     assert "error:" in done.stderr
     assert "try:" in done.stderr
@@ -218,7 +188,7 @@ def test_a_mistake_exits_with_1_and_says_what_to_type_next(tmp_path: Path):
     "verb", [["encode", "--modality", "image"], ["candidates", "--k", "5"], ["status"], ["questions"]], ids=" ".join
 )
 def test_verbs_work_alone_on_an_untouched_workspace(workspace: WorkspaceFolder, verb: list[str]):
-    ok(*verb, "--data", workspace.root)
+    succeed(*verb, "--data", workspace.root)
 
 
 @pytest.mark.parametrize("verb", [["evaluate"], ["report"], ["complete", "item-01"]], ids=" ".join)
@@ -227,43 +197,45 @@ def test_what_needs_a_model_names_the_command_that_makes_one(workspace: Workspac
 
 
 def test_the_whole_way_gives_results_a_report_and_a_completion(trained: WorkspaceFolder):
-    results = json.loads(ok("evaluate", "--data", trained.root, "--json").stdout)
+    results = json.loads(succeed("evaluate", "--data", trained.root, "--json").stdout)
     assert {row["questions"]["name"] for row in results} == {"test-random10", "test-hard10"}
     names = {method["name"] for method in results[0]["methods"]}
     assert {"random", "popularity", "Bundle-MLLM"} <= names
     assert {row["without"] for row in results[0]["ablation"]} == {"text", "image", "audio", "graph"}
-    ok("report", "--data", trained.root)
+    succeed("report", "--data", trained.root)
     assert "<html" in (trained.runs / "first" / "report.html").read_text("utf-8")
-    completed = json.loads(ok("complete", "item-02", "item-04", "--data", trained.root, "--json", "--k", "3").stdout)
+    completed = json.loads(
+        succeed("complete", "item-02", "item-04", "--data", trained.root, "--json", "--k", "3").stdout
+    )
     assert [row["rank"] for row in completed] == [1, 2, 3]
     assert not {"item-02", "item-04"} & {row["item_id"] for row in completed}
 
 
 def test_another_number_of_options_is_evaluated_and_completed_in_several_orders(trained: WorkspaceFolder):
     how = ["--data", trained.root, "--json", "--options", "14", "--permutations", "2"]
-    results = json.loads(ok("evaluate", *how, "--no-baselines", "--no-ablation").stdout)
+    results = json.loads(succeed("evaluate", *how, "--no-baselines", "--no-ablation").stdout)
     assert {row["questions"]["name"] for row in results} == {"test-random14", "test-hard14"}
     assert all(row["questions"]["n_options"] == 14 for row in results)
-    completed = json.loads(ok("complete", "item-02", *how, "--k", "14").stdout)
+    completed = json.loads(succeed("complete", "item-02", *how, "--k", "14").stdout)
     assert len({row["item_id"] for row in completed}) == 14
     assert [row["probability"] for row in completed] == sorted((r["probability"] for r in completed), reverse=True)
 
 
 def test_two_graphs_are_fused_by_the_specs_of_their_encoders(trained: WorkspaceFolder, tmp_path: Path):
     root = shutil.copytree(trained.root, tmp_path / "shop")
-    ok("encode", "--modality", "graph", "--encoder", "lightgcn:bundle-item", "--data", root)
+    succeed("encode", "--modality", "graph", "--encoder", "lightgcn:bundle-item", "--data", root)
     chosen = "fusion.modalities=image,lightgcn:bundle-item,lightgcn:user-item"
-    ok("train", "--data", root, "--name", "graphs", "--set", chosen, *QUICK)
+    succeed("train", "--data", root, "--name", "graphs", "--set", chosen, *QUICK)
     made = json.loads((root / "runs" / "graphs" / "manifest.json").read_text("utf-8"))
     assert [e["name"] for e in made["encoders"]] == ["image", "lightgcn:bundle-item", "lightgcn:user-item"]
-    ok("complete", "item-02", "--data", root, "--run", "graphs")
+    succeed("complete", "item-02", "--data", root, "--run", "graphs")
     absent = invoke("train", "--data", root, "--name", "other", "--set", "fusion.modalities=image,bpr:user-item")
     assert "bpr:user-item" in str(absent.exception)
 
 
 def test_evaluate_gives_the_same_digits_twice_and_with_any_batch_size(trained: WorkspaceFolder):
     def digits(*args: str) -> str:
-        return ok("evaluate", "--data", trained.root, "--json", *args).stdout
+        return succeed("evaluate", "--data", trained.root, "--json", *args).stdout
 
     assert digits() == digits() == digits("--batch-size", "1")
 
@@ -280,11 +252,11 @@ def test_missing_questions_are_an_error_and_never_drawn_again_silently(trained: 
 def test_a_users_history_is_told_and_users_are_named_where_there_is_no_such(trained: WorkspaceFolder, tmp_path: Path):
     root = shutil.copytree(trained.root, tmp_path / "shop")
     told = ["--set", "prompt.history=3", "--name", "personal", "--data", root]
-    ok("train", *told, "--stage", "joint", "--set", "joint_stage.steps=3")
-    made = json.loads(ok("evaluate", "--run", "personal", "--data", root, "--json", "--no-baselines").stdout)
+    succeed("train", *told, "--stage", "joint", "--set", "joint_stage.steps=3")
+    made = json.loads(succeed("evaluate", "--run", "personal", "--data", root, "--json", "--no-baselines").stdout)
     assert "history" in {row["without"] for row in made[0]["ablation"]}
     ask = ["complete", "item-02", "--run", "personal", "--data", root, "--json"]
-    answers = [json.loads(ok(*ask, *whose).stdout) for whose in ([], ["--user", "user-1"])]
+    answers = [json.loads(succeed(*ask, *whose).stdout) for whose in ([], ["--user", "user-1"])]
     assert answers[0] != answers[1]
     assert "no user 'user-X'" in invoke(*ask, "--user", "user-X").exception.message  # type: ignore[union-attr]
     ask[3] = "first"
@@ -302,26 +274,28 @@ def test_more_letters_than_the_embedded_base_was_made_with_are_warned_of(capsys:
 
 
 def test_the_questions_are_the_same_whatever_has_been_encoded(workspace: WorkspaceFolder, trained: WorkspaceFolder):
-    ok("encode", "--modality", "image", "--data", workspace.root)
-    rows = [json.loads(ok("questions", "--json", "--data", root).stdout) for root in (workspace.root, trained.root)]
+    succeed("encode", "--modality", "image", "--data", workspace.root)
+    rows = [
+        json.loads(succeed("questions", "--json", "--data", root).stdout) for root in (workspace.root, trained.root)
+    ]
     assert [row["sha256"] for row in rows[0]] == [row["sha256"] for row in rows[1]]
 
 
 def test_encoding_again_does_nothing_and_the_receipt_balances(trained: WorkspaceFolder):
-    for row in json.loads(ok("encode", "--data", trained.root, "--json").stdout):
+    for row in json.loads(succeed("encode", "--data", trained.root, "--json").stdout):
         assert row["encoded"] == row["forwards"] == 0
         assert row["items"] == row["cached"] + row["failed"] + row["absent"] == 24
 
 
 def test_a_damaged_picture_fails_alone_with_its_reason_and_an_exit_code_of_its_own(workspace: WorkspaceFolder):
     (workspace.root / "images" / "3.png").write_bytes(b"")
-    done = typed("encode", "--modality", "image", "--data", workspace.root)
+    done = run_process("encode", "--modality", "image", "--data", workspace.root)
     assert done.returncode == 3
-    errors = json.loads(ok("status", "--errors", "--json", "--data", workspace.root).stdout)
+    errors = json.loads(succeed("status", "--errors", "--json", "--data", workspace.root).stdout)
     assert [(row["item_id"], row["stage"]) for row in errors] == [("item-03", "decode")]
     [image] = [
         row
-        for row in json.loads(ok("status", "--json", "--data", workspace.root).stdout)["store"]
+        for row in json.loads(succeed("status", "--json", "--data", workspace.root).stdout)["store"]
         if row["modality"] == "image"
     ]
     assert (image["rows"], image["failed"], image["absent"]) == (21, 1, 2)
@@ -330,7 +304,7 @@ def test_a_damaged_picture_fails_alone_with_its_reason_and_an_exit_code_of_its_o
 def test_exported_vectors_are_read_by_pyarrow_in_three_lines(trained: WorkspaceFolder, tmp_path: Path):
     import pyarrow.parquet as pq
 
-    ok("export", "--data", trained.root, "--out", tmp_path / "vectors")
+    succeed("export", "--data", trained.root, "--out", tmp_path / "vectors")
     tables = [pq.read_table(path) for path in (tmp_path / "vectors").glob("image*.parquet")]
     assert [table.num_rows for table in tables] == [22]
     assert "vector" in tables[0].column_names
@@ -346,14 +320,14 @@ def test_what_a_model_was_trained_on_is_kept_and_evaluating_says_what_changed(tr
     trained_on = store.matrix(["item-00"], "image").vectors.copy()
     assert upkeep.tags(store, info)["run-first"] == info.version
     shutil.copy(root / "images" / "1.png", root / "images" / "0.png")  # another picture of item-00
-    ok("encode", "--modality", "image", "--data", root)
-    ok("compact", "--data", root)
+    succeed("encode", "--modality", "image", "--data", root)
+    succeed("compact", "--data", root)
     (held,) = store.dataset(info, "run-first").to_table(columns=["vector"], filter="item_id = 'item-00'")["vector"]
     assert held.as_py() == trained_on[0].tolist(), "compacting keeps what the run was trained on"
-    noted = ok("evaluate", "--data", root, "--questions", "test-random10", "--no-baselines", "--no-ablation")
+    noted = succeed("evaluate", "--data", root, "--questions", "test-random10", "--no-baselines", "--no-ablation")
     assert "1 image vectors are others than when first was trained" in noted.output
     assert "bundlecache drift --modality image --from first" in " ".join(noted.output.split())
-    (row,) = json.loads(ok("drift", "--modality", "image", "--from", "first", "--data", root, "--json").output)
+    (row,) = json.loads(succeed("drift", "--modality", "image", "--from", "first", "--data", root, "--json").output)
     assert (row["changed"], row["kept"]) == (1, 21)
 
 
@@ -364,15 +338,15 @@ def test_training_calls_no_encoder(trained: WorkspaceFolder, monkeypatch: pytest
         raise AssertionError("an encoder was loaded")
 
     monkeypatch.setattr(features, "load", called)
-    ok("train", "--data", trained.root, "--name", "again", *QUICK)
+    succeed("train", "--data", trained.root, "--name", "again", *QUICK)
     manifest = json.loads((trained.runs / "again" / "manifest.json").read_text("utf-8"))
     assert manifest["encoder_calls"] == 0
 
 
 def test_a_folder_of_pictures_is_a_catalogue(workspace: WorkspaceFolder, tmp_path: Path):
     target = tmp_path / "photos"
-    ok("import", "folder", workspace.root / "images", "--data", target)
-    [row] = json.loads(ok("encode", "--modality", "image", "--data", target, "--json").stdout)
+    succeed("import", "folder", workspace.root / "images", "--data", target)
+    [row] = json.loads(succeed("encode", "--modality", "image", "--data", target, "--json").stdout)
     assert (row["encoded"], row["failed"], row["absent"]) == (22, 0, 0)
 
 
@@ -384,17 +358,17 @@ def test_the_demo_never_writes_over_a_catalogue_unasked(workspace: WorkspaceFold
 
 def test_a_catalogue_without_interactions_goes_the_whole_way_without_a_graph(workspace: WorkspaceFolder):
     (workspace.root / "interactions.parquet").unlink()
-    encoded = json.loads(ok("encode", "--data", workspace.root, "--json").stdout)
+    encoded = json.loads(succeed("encode", "--data", workspace.root, "--json").stdout)
     assert [row["modality"] for row in encoded] == ["text", "image", "audio"]
     shutil.rmtree(workspace.store)
-    ok("train", "--data", workspace.root, *QUICK)
+    succeed("train", "--data", workspace.root, *QUICK)
 
 
 def test_a_small_catalogue_is_trained_and_evaluated_on_questions_of_fewer_options(workspace: WorkspaceFolder):
-    ok("encode", "--modality", "text", "--data", workspace.root)
-    ok("questions", "--options", "3", "--data", workspace.root)
-    ok("train", "--data", workspace.root, *QUICK)
-    results = json.loads(ok("evaluate", "--no-baselines", "--data", workspace.root, "--json").stdout)
+    succeed("encode", "--modality", "text", "--data", workspace.root)
+    succeed("questions", "--options", "3", "--data", workspace.root)
+    succeed("train", "--data", workspace.root, *QUICK)
+    results = json.loads(succeed("evaluate", "--no-baselines", "--data", workspace.root, "--json").stdout)
     assert [row["questions"]["name"] for row in results] == ["test-random3", "test-hard3"]
 
 
@@ -406,7 +380,7 @@ def test_questions_of_another_catalogue_say_what_to_delete(trained: WorkspaceFol
     pq.write_table(pq.read_table(copy / "items.parquet").slice(4), copy / "items.parquet")
     assert f"delete {copy / 'questions'}" in invoke("questions", "--data", copy).exception.hint  # type: ignore[union-attr,operator]
     shutil.rmtree(copy / "questions")
-    ok("questions", "--data", copy)
+    succeed("questions", "--data", copy)
 
 
 def test_a_model_finds_its_vectors_when_the_graph_was_learnt_again_since(trained: WorkspaceFolder, tmp_path: Path):
@@ -415,8 +389,8 @@ def test_a_model_finds_its_vectors_when_the_graph_was_learnt_again_since(trained
     copy = tmp_path / "shop"
     shutil.copytree(trained.root, copy)
     pq.write_table(pq.read_table(copy / "interactions.parquet").slice(9), copy / "interactions.parquet")
-    ok("encode", "--modality", "graph", "--data", copy)
-    ok("complete", "item-02", "--data", copy)
+    succeed("encode", "--modality", "graph", "--data", copy)
+    succeed("complete", "item-02", "--data", copy)
 
 
 @pytest.mark.parametrize("name", ["", "latest", "../outside", ".hidden", "first"])
@@ -425,20 +399,20 @@ def test_a_run_gets_a_plain_name_of_its_own(trained: WorkspaceFolder, name: str)
 
 
 def test_an_item_given_twice_counts_once(trained: WorkspaceFolder):
-    once, twice = (ok("complete", *["item-02"] * n, "--data", trained.root, "--json").stdout for n in (1, 2))
+    once, twice = (succeed("complete", *["item-02"] * n, "--data", trained.root, "--json").stdout for n in (1, 2))
     assert once == twice
 
 
 def test_status_names_the_modality_that_is_not_stored_yet(workspace: WorkspaceFolder):
-    assert "(audio: none yet)" in ok("status", "--data", workspace.root).stdout
+    assert "(audio: none yet)" in succeed("status", "--data", workspace.root).stdout
 
 
 def test_hints_name_the_workspace_that_was_typed(workspace: WorkspaceFolder):
-    assert f"bundlecache train --data {workspace.root}" in typed("evaluate", "--data", workspace.root).stderr
+    assert f"bundlecache train --data {workspace.root}" in run_process("evaluate", "--data", workspace.root).stderr
 
 
 def test_the_report_can_be_asked_for_as_json(trained: WorkspaceFolder):
-    assert Path(json.loads(ok("report", "--json", "--data", trained.root).stdout)["path"]).is_file()
+    assert Path(json.loads(succeed("report", "--json", "--data", trained.root).stdout)["path"]).is_file()
 
 
 def test_a_report_against_the_same_or_a_missing_run_is_one_sentence(trained: WorkspaceFolder):
@@ -477,8 +451,8 @@ def test_a_manifest_that_was_changed_by_hand_is_refused_without_a_traceback(
 
 
 def test_a_model_of_titles_alone_completes_too(trained: WorkspaceFolder):
-    ok("train", "--stage", "text", "--name", "titles", "--data", trained.root, *QUICK)
-    assert json.loads(ok("complete", "item-02", "--run", "titles", "--data", trained.root, "--json").stdout)
+    succeed("train", "--stage", "text", "--name", "titles", "--data", trained.root, *QUICK)
+    assert json.loads(succeed("complete", "item-02", "--run", "titles", "--data", trained.root, "--json").stdout)
 
 
 def test_a_broken_note_of_the_newest_run_is_a_sentence_that_names_the_others(trained: WorkspaceFolder, tmp_path: Path):
@@ -490,7 +464,7 @@ def test_a_broken_note_of_the_newest_run_is_a_sentence_that_names_the_others(tra
 
 def test_the_demo_in_the_place_of_a_file_is_a_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    done = typed("demo", "--make-data", tmp_path / "file" / "demo")
+    done = run_process("demo", "--make-data", tmp_path / "file" / "demo")
     assert done.returncode == 1
     assert "cannot be made or written" in done.stderr
 
@@ -518,7 +492,7 @@ def test_weights_are_never_chosen_on_test_questions(trained: WorkspaceFolder):
 
 @pytest.mark.parametrize("seed", ["-1", str(2**70)])
 def test_a_seed_out_of_range_is_a_usage_error(trained: WorkspaceFolder, seed: str):
-    assert typed("train", "--seed", seed, "--data", trained.root).returncode == 2
+    assert run_process("train", "--seed", seed, "--data", trained.root).returncode == 2
 
 
 def test_json_holds_null_where_there_is_no_number(capsys: pytest.CaptureFixture[str]):
@@ -537,7 +511,7 @@ def test_a_run_with_a_damaged_file_gives_a_report_or_a_sentence(trained: Workspa
 
     copy = tmp_path / "shop"
     shutil.copytree(trained.root, copy)
-    ok("evaluate", "--run", "first", "--data", copy)
+    succeed("evaluate", "--run", "first", "--data", copy)
     for content in (b"\xff\xfe", b'{"format_version": 1}'):
         (copy / "runs" / "first" / name).write_bytes(content)
         result = invoke("report", "--run", "first", "--data", copy)

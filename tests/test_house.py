@@ -169,3 +169,10 @@ def test_only_the_console_prints():
             continue
         calls = [n for n in ast.walk(tree(name)) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
         assert not calls, name
+
+
+def test_no_test_file_imports_another():
+    """What several test files share stands in tests/helpers."""
+    for path in (TOP / "tests").rglob("*.py"):
+        imported = re.findall(r"^\s*(?:from|import) (test_\w+|tests)\b", path.read_text("utf-8"), re.MULTILINE)
+        assert not imported, f"{path.relative_to(TOP)} imports {imported[0]}"

@@ -6,88 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.parity_catalogue import FITTED, ITEMS, OPTIONS, UNSEEN, parity_catalogue, parity_matrices, parity_questions
 
 from bundlecache.baselines.registry import REGISTRY, all_baselines
 from bundlecache.bench import benchmark as bench
 from bundlecache.bench.findings import sentences, standing
 from bundlecache.bench.metrics import hits
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
+from bundlecache.catalogue.model import Bundles, Interactions
 from bundlecache.errors import CheckpointError
 from bundlecache.questions.freeze import Questions
-from bundlecache.store.store import Matrix
-
-ITEMS, UNSEEN, OPTIONS = 40, 4, 5
-
-
-def catalogue(test_bundles_of: int = 2) -> Catalogue:
-    """Even items bundle, and are bought, only with even ones; the last four stand nowhere and know no category."""
-    rng, seen = np.random.default_rng(0), ITEMS - UNSEEN
-    members = [rng.choice(seen // 2, 4, replace=False) * 2 + b % 2 for b in range(150)]
-    other = np.random.default_rng(1)
-    members[100:] = [other.choice(seen, test_bundles_of, replace=False) for _ in range(50)]
-    edges = [(u, i) for u in range(60) for i in rng.choice(seen // 2, 6, replace=False) * 2 + u % 2]
-    user, item = np.array(edges, np.int32).T
-    names = [f"b{b}" for b in range(150)]
-    return Catalogue(
-        item_ids=[f"i{i}" for i in range(ITEMS)],
-        titles=[f"{'Warm' if i % 2 == 0 else 'Cold'} thing" if i < seen else "" for i in range(ITEMS)],
-        columns={
-            "category": [
-                ("Parity > even" if i % 2 == 0 else "Parity > odd") if i < seen else None for i in range(ITEMS)
-            ]
-        },
-        bundles=Bundles(
-            names, [m.astype(np.int32) for m in members], ["train"] * 100 + ["test"] * 50, names, [None] * 150
-        ),
-        interactions=Interactions([f"u{u}" for u in range(60)], user, item, [f"u{u}" for u in range(60)]),
-    )
-
-
-def matrices() -> dict[str, Matrix]:
-    """Vectors that tell even from odd, of length anything; the last four items have none."""
-    made = {}
-    specs = {
-        "text": "descriptor:text",
-        "image": "descriptor:picture",
-        "ui": "lightgcn:user-item",
-        "bi": "lightgcn:bundle-item",
-    }
-    for seed, (key, spec) in enumerate(specs.items()):
-        rng = np.random.default_rng(seed)
-        vectors = np.eye(8)[np.arange(ITEMS) % 2] * rng.uniform(1, 9, (ITEMS, 1)) + rng.normal(0, 0.05, (ITEMS, 8))
-        mask = np.arange(ITEMS) < ITEMS - UNSEEN
-        modality = key if key in ("text", "image") else "graph"
-        made[key] = Matrix(modality, spec, key, "f", 1, (vectors * mask[:, None]).astype(np.float16), mask)
-    return made
-
-
-def questions(count: int = 60) -> Questions:
-    """One option of the right parity among wrong ones; every third question's last two options are unseen items."""
-    rng = np.random.default_rng(9)
-    seen = ITEMS - UNSEEN
-    partial, options, truth = [], [], []
-    for q in range(count):
-        own = rng.choice(seen // 2, 4, replace=False) * 2 + q % 2
-        wrong = rng.choice(seen // 2, OPTIONS - 1, replace=False) * 2 + 1 - q % 2
-        row = np.array([*wrong[: OPTIONS - 1], own[0]])
-        if q % 3 == 0:
-            row[:2] = rng.choice(np.arange(seen, ITEMS), 2, replace=False)
-        order = rng.permutation(OPTIONS)
-        partial.append(own[1:].astype(np.int32))
-        options.append(row[order])
-        truth.append(int(np.flatnonzero(order == OPTIONS - 1)[0]))
-    return Questions(
-        name="test-random5",
-        split="test",
-        negatives="random",
-        seed=0,
-        bundle_ids=[f"q{q}" for q in range(count)],
-        partial=partial,
-        options=np.array(options, np.int32),
-        truth=np.array(truth, np.int64),
-        sha256="0" * 64,
-        header={},
-    )
 
 
 def taken(asked: Questions, rows: np.ndarray, order: np.ndarray | None = None) -> Questions:
@@ -101,7 +28,6 @@ def taken(asked: Questions, rows: np.ndarray, order: np.ndarray | None = None) -
     )
 
 
-FITTED = {ranker.name: ranker for ranker in all_baselines(catalogue(), matrices())}  # lazily, once for all tests
 NAMES = list(FITTED)
 
 
@@ -111,7 +37,7 @@ def name(request):
 
 
 def ranker(name, shop=None):
-    return next(r for r in all_baselines(shop, matrices()) if r.name == name) if shop else FITTED[name]
+    return next(r for r in all_baselines(shop, parity_matrices()) if r.name == name) if shop else FITTED[name]
 
 
 def test_every_registered_baseline_is_under_test_and_named_once():
@@ -119,19 +45,19 @@ def test_every_registered_baseline_is_under_test_and_named_once():
 
 
 def test_scores_are_one_finite_number_per_option(name):
-    scores = ranker(name).scores(questions())
+    scores = ranker(name).scores(parity_questions())
     assert scores.shape == (60, OPTIONS)
     assert np.isfinite(scores).all()
 
 
 def test_the_right_answer_is_not_looked_at(name):
-    asked = questions()
+    asked = parity_questions()
     other = dataclasses.replace(asked, truth=(asked.truth + 1) % OPTIONS)
     assert np.array_equal(ranker(name).scores(asked), ranker(name).scores(other))
 
 
 def test_two_fits_give_the_same_digits_and_batches_do_not_matter(name):
-    asked, fitted = questions(), ranker(name, catalogue())
+    asked, fitted = parity_questions(), ranker(name, parity_catalogue())
     scores = ranker(name).scores(asked)
     assert np.array_equal(scores, fitted.scores(asked))
     alone = np.concatenate([fitted.scores(taken(asked, np.array([q]))) for q in range(len(asked))])
@@ -140,12 +66,12 @@ def test_two_fits_give_the_same_digits_and_batches_do_not_matter(name):
 
 def test_the_order_of_options_does_not_matter(name):
     order = np.array([3, 1, 4, 0, 2])
-    asked, fitted = questions(), ranker(name)
+    asked, fitted = parity_questions(), ranker(name)
     assert np.array_equal(fitted.scores(asked)[:, order], fitted.scores(taken(asked, np.arange(60), order)))
 
 
 def test_items_nothing_is_known_about_tie(name):
-    asked = questions()
+    asked = parity_questions()
     scores = ranker(name).scores(asked)
     for row, options in zip(scores, asked.options, strict=True):
         unknown = row[options >= ITEMS - UNSEEN]
@@ -154,7 +80,7 @@ def test_items_nothing_is_known_about_tie(name):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.split()[0] in ("cosine", "LightGCN", "ALS", "BPR", "set")])
 def test_an_option_without_a_vector_is_neither_favoured_nor_punished(name):
-    asked = questions()
+    asked = parity_questions()
     for row, options in zip(ranker(name).scores(asked), asked.options, strict=True):
         unknown = options >= ITEMS - UNSEEN
         assert row[unknown] == pytest.approx(row[~unknown].mean(), abs=1e-5)  # of z-scores: 0
@@ -162,12 +88,12 @@ def test_an_option_without_a_vector_is_neither_favoured_nor_punished(name):
 
 def test_held_out_bundles_change_nothing(name):
     """The same catalogue with other test bundles: what differs would be a leak."""
-    asked = questions()
-    assert np.array_equal(ranker(name).scores(asked), ranker(name, catalogue(test_bundles_of=5)).scores(asked))
+    asked = parity_questions()
+    assert np.array_equal(ranker(name).scores(asked), ranker(name, parity_catalogue(test_bundles_of=5)).scores(asked))
 
 
 def test_who_looks_at_the_bundle_finds_the_known_answer(name):
-    asked = questions()
+    asked = parity_questions()
     right = hits(ranker(name).scores(asked), asked.truth).mean()
     if name == "random":
         assert right == pytest.approx(1 / OPTIONS)
@@ -178,24 +104,24 @@ def test_who_looks_at_the_bundle_finds_the_known_answer(name):
 
 
 def test_an_empty_partial_bundle_ties_instead_of_failing(name):
-    empty = dataclasses.replace(questions(2), partial=[np.zeros(0, np.int32)] * 2)
+    empty = dataclasses.replace(parity_questions(2), partial=[np.zeros(0, np.int32)] * 2)
     scores = ranker(name).scores(empty)
     assert name in ("popularity", "learned ranker") or (scores == scores[:, :1]).all()
 
 
 def test_only_baselines_whose_inputs_exist():
     bare = dataclasses.replace(
-        catalogue(), bundles=Bundles(), interactions=Interactions(), columns={}, titles=[""] * ITEMS
+        parity_catalogue(), bundles=Bundles(), interactions=Interactions(), columns={}, titles=[""] * ITEMS
     )
     assert [r.name for r in all_baselines(bare, {})] == ["random"]
-    one = all_baselines(bare, {"text": matrices()["text"]})
+    one = all_baselines(bare, {"text": parity_matrices()["text"]})
     assert [r.name for r in one] == ["random", "cosine text", "cosine text, nearest", "z-sum of content"]
 
 
 def test_two_encoders_of_a_modality_are_told_apart_by_name():
-    text = matrices()["text"]
+    text = parity_matrices()["text"]
     both = {"a": text, "b": dataclasses.replace(text, spec="hf:mini")}
-    names = [r.name for r in all_baselines(catalogue(), both)]
+    names = [r.name for r in all_baselines(parity_catalogue(), both)]
     assert {"cosine text (descriptor:text)", "cosine text (hf:mini)"} <= set(names)
 
 
@@ -218,7 +144,7 @@ def words(results):
 
 
 def test_a_good_model_is_said_to_beat_and_a_bad_one_to_lose():
-    asked, rankers = questions(), all_baselines(catalogue(), matrices())
+    asked, rankers = parity_questions(), all_baselines(parity_catalogue(), parity_matrices())
     weak = [r for r in rankers if r.name in ("random", "popularity")]
     good = bench.compare(weak, asked, {"LLM": answers(asked, 1.0)})
     assert good["methods"][0]["name"] == "LLM"
@@ -230,8 +156,8 @@ def test_a_good_model_is_said_to_beat_and_a_bad_one_to_lose():
 
 
 def test_no_difference_is_claimed_inside_its_interval():
-    asked = questions()
-    twin = next(r for r in all_baselines(catalogue(), matrices()) if r.name == "cosine text")
+    asked = parity_questions()
+    twin = next(r for r in all_baselines(parity_catalogue(), parity_matrices()) if r.name == "cosine text")
     results = bench.compare([twin], asked, {"LLM": answers(asked, 0.97, seed=3)})
     row = next(r for r in results["methods"] if r["name"] == "cosine text")
     assert standing(row["versus_model"]["interval"]) == "level"
@@ -268,8 +194,8 @@ def test_a_difference_is_said_from_the_side_of_the_other_method(interval, said):
 
 
 def test_invalid_answers_count_as_misses_and_are_mentioned():
-    asked = questions()
-    chance = all_baselines(catalogue(), {})[:1]
+    asked = parity_questions()
+    chance = all_baselines(parity_catalogue(), {})[:1]
     results = bench.compare(chance, asked, {"LLM": answers(asked, 1.0, invalid=15)})
     assert results["methods"][0]["hit@1"] == pytest.approx(0.75)
     assert results["methods"][1]["versus_model"]["delta"] == pytest.approx(0.75 - 1 / OPTIONS)
@@ -277,7 +203,7 @@ def test_invalid_answers_count_as_misses_and_are_mentioned():
 
 
 def test_ablation_says_which_modality_is_worth_something():
-    asked = questions()
+    asked = parity_questions()
     full, without = answers(asked, 1.0), answers(asked, 0.3, seed=1)
     results = bench.compare([], asked, {"LLM": full}, ablation={"image": without, "text": full})
     image, text = results["ablation"]
@@ -289,19 +215,19 @@ def test_ablation_says_which_modality_is_worth_something():
 
 
 def test_popularity_that_answers_alone_is_called_a_shortcut():
-    asked = questions()
-    shop = catalogue()
+    asked = parity_questions()
+    shop = parity_catalogue()
     popular = SimpleNamespace(
         name="popularity",
         kind="collaborative",
         scores=lambda q: np.eye(OPTIONS)[q.truth] * (np.arange(60) % 2)[:, None],
     )
     assert "shortcut" in words(bench.compare([popular], asked))
-    assert "shortcut" not in words(bench.compare(all_baselines(shop, {})[:2], questions()))
+    assert "shortcut" not in words(bench.compare(all_baselines(shop, {})[:2], parity_questions()))
 
 
 def test_results_round_trip_and_name_items_by_id(tmp_path):
-    asked, shop = questions(), catalogue()
+    asked, shop = parity_questions(), parity_catalogue()
     given = answers(asked, 0.6)
     results = bench.compare(all_baselines(shop, {})[:2], asked, {"LLM": given}, seconds={"LLM": 1.5})
     path = bench.save(tmp_path, results, asked, given, shop.item_ids)
@@ -315,8 +241,10 @@ def test_results_round_trip_and_name_items_by_id(tmp_path):
 
 def test_the_same_run_twice_gives_the_same_digits():
     def figures():
-        asked = questions()
-        results = bench.compare(all_baselines(catalogue(), matrices()), asked, {"LLM": answers(asked, 0.6)})
+        asked = parity_questions()
+        results = bench.compare(
+            all_baselines(parity_catalogue(), parity_matrices()), asked, {"LLM": answers(asked, 0.6)}
+        )
         return [{k: v for k, v in row.items() if k != "seconds"} for row in results["methods"]], results["verdict"]
 
     assert figures() == figures()
@@ -331,4 +259,4 @@ def test_damaged_results_and_answers_of_other_questions_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="format 99"):
         bench.load(tmp_path)
     with pytest.raises(ValueError, match="answered"):
-        bench.compare([], questions(), {"LLM": answers(questions(10), 1.0)})
+        bench.compare([], parity_questions(), {"LLM": answers(parity_questions(10), 1.0)})

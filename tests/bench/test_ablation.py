@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.runner import invoke
 from helpers.shop import make_shop
-from typer.testing import CliRunner
 
 from bundlecache.bench import ablation
 from bundlecache.errors import RecipeError
@@ -104,7 +104,6 @@ def test_rows_hold_means_seeds_intervals_and_paired_changes(tmp_path):
 
 @pytest.mark.slow
 def test_ablate_trains_every_cell_once_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    from bundlecache import cli
     from bundlecache.train import ablation_run as cells
     from bundlecache.train.training.log import Stop
 
@@ -112,7 +111,7 @@ def test_ablate_trains_every_cell_once_and_goes_on_where_it_was_stopped(tmp_path
     path.write_text(GRID.replace('"data.options" = [4]\n', ""))
 
     def typed(*more):
-        return CliRunner().invoke(cli.app, ["ablate", str(path), "--data", str(root), *more], standalone_mode=False)
+        return invoke("ablate", path, "--data", root, *more)
 
     trained = []
     run = cells.run

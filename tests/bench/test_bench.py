@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.random_catalogue import random_catalogue
 from rich.console import Console
-from test_questions import make
 
 from bundlecache.baselines.learned import Reranked
 from bundlecache.baselines.rankers import ByModel
@@ -34,7 +34,7 @@ def oracle(asked, share: float, name="known", seconds=0.1, seed=0, kind="content
 
 @pytest.fixture(scope="module")
 def catalogue():
-    return make(400, 600)
+    return random_catalogue(400, 600)
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +226,19 @@ def test_the_verdict_says_what_the_model_adds_to_the_ranker_it_reranks(sets):
         results = bench.summarise([asked], [[model, alone, both]], model="Bundle-MLLM")
         sentence = next(s for s in results["verdict"] if s.startswith("Reranking"))
         assert said in sentence
+
+
+def test_sets_of_5_10_20_and_50_options_stand_in_one_table_each_against_its_own_chance():
+    shop = random_catalogue()
+    sets = [questions.freeze(shop, split="test", n_options=n) for n in (50, 5, 20, 10)]
+    results = bench.run(sets, all_baselines(shop, {}))
+    assert [r["questions"]["name"] for r in results] == [
+        "test-random5",
+        "test-random10",
+        "test-random20",
+        "test-random50",
+    ]
+    for result, n in zip(results, (5, 10, 20, 50), strict=True):
+        random = next(row for row in result["methods"] if row["name"] == "random")
+        assert [random[f"hit@{k}"] for k in (1, 3, 5)] == pytest.approx([1 / n, 3 / n, 5 / n])
+        assert not any(row["succeeds"] for row in result["probes"])

@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from test_questions import make
+from helpers.random_catalogue import random_catalogue
 
 from bundlecache.baselines.graphs import co_occurrence, item_knn, popularity
 from bundlecache.baselines.registry import REGISTRY, Sources, all_baselines
@@ -50,7 +50,7 @@ def put(asked, better) -> questions.Questions:
 
 
 def test_no_probe_succeeds_on_questions_that_are_drawn_here_and_the_verdict_says_so():
-    catalogue = make(900, 900)
+    catalogue = random_catalogue(900, 900)
     said = verdict(catalogue, questions.freeze(catalogue, split="test", negatives="hard"))
     assert "leak probes stand at chance: most popular, least popular" in said
     assert "label shuffle" in said
@@ -58,16 +58,16 @@ def test_no_probe_succeeds_on_questions_that_are_drawn_here_and_the_verdict_says
 
 
 def test_where_popularity_alone_answers_random_negatives_the_bench_says_so():
-    catalogue = make(900, 700, popular=True)
+    catalogue = random_catalogue(900, 700, popular=True)
     asked = questions.freeze(catalogue, split="test")
     said = verdict(catalogue, any_items(asked, 900))
     assert "A leak probe succeeds: picking the most popular option finds" in said
     assert "These questions are solved by it." in said
-    assert "the most popular option finds" not in verdict(make(900, 700), any_items(asked, 900))
+    assert "the most popular option finds" not in verdict(random_catalogue(900, 700), any_items(asked, 900))
 
 
 def test_picking_what_training_never_saw_is_found_out():
-    catalogue = make(900, 120)
+    catalogue = random_catalogue(900, 120)
     asked = questions.freeze(catalogue, split="test")
     bundled = np.bincount(splits.training_graph(catalogue, "bundle-item")[:, 1], minlength=900)
     seen = np.flatnonzero(bundled > 0)
@@ -95,7 +95,7 @@ def test_picking_what_training_never_saw_is_found_out():
     ],
 )
 def test_each_leak_that_was_built_in_is_named(leak, words):
-    catalogue = make(400, 600)
+    catalogue = random_catalogue(400, 600)
     rng = np.random.default_rng(1)
     catalogue.titles[:] = ["x" * int(k) for k in rng.integers(5, 60, 400)]
     vectors = rng.normal(size=(400, 6))
@@ -119,7 +119,7 @@ def test_each_leak_that_was_built_in_is_named(leak, words):
 
 
 def test_a_truth_that_loves_a_position_is_found_by_position_and_by_shuffled_answers():
-    catalogue = make(400, 600)
+    catalogue = random_catalogue(400, 600)
     asked = questions.freeze(catalogue, split="test")
     first = np.where(np.arange(len(asked)) % 3 == 0, asked.truth, 0)
     options = asked.options.copy()
@@ -136,7 +136,7 @@ def test_a_truth_that_loves_a_position_is_found_by_position_and_by_shuffled_answ
 def pairs_catalogue():
     """Bundles are pairs of their own, users who made none buy at random, so only the held-out edges know the answer."""
     rng = np.random.default_rng(0)
-    catalogue = make(400, 200, categories=False)
+    catalogue = random_catalogue(400, 200, categories=False)
     members = rng.permutation(400).reshape(200, 2)
     catalogue.bundles.items[:] = [m.astype(np.int32) for m in members]
     edges = np.array([(u, i) for u in range(80) for i in rng.choice(400, 20, replace=False)], np.int32)
@@ -166,7 +166,7 @@ def test_a_graph_that_was_trained_on_held_out_edges_is_found_out_and_a_fair_one_
 
 
 def test_graph_vectors_of_items_that_no_training_edge_reaches_are_told_before_anything_is_scored():
-    catalogue = make(400, 200)
+    catalogue = random_catalogue(400, 200)
     every = np.array([(b, i) for b, items in enumerate(catalogue.bundles.items) for i in items])
     train = splits.training_graph(catalogue, "bundle-item")
     beyond = len(set(every[:, 1].tolist()) - set(train[:, 1].tolist()))
@@ -181,7 +181,7 @@ def test_probes_read_the_rows_that_they_ask_for_and_copy_no_matrix():
     text = Matrix("text", "t:t", "t", "f", 1, vectors, np.ones(count, bool))
     tracemalloc.start()
     try:
-        units = probes._content(Sources(make(30, 10), {"text": text}))
+        units = probes._content(Sources(random_catalogue(30, 10), {"text": text}))
         shown = units(np.array([3, count - 1]))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -195,7 +195,7 @@ def test_probes_read_the_rows_that_they_ask_for_and_copy_no_matrix():
 
 def sessions(bundles=300, *, grouped: bool):
     """Three near-copies of a bundle from every session; without a group nobody can know that."""
-    catalogue = make(2000, bundles)
+    catalogue = random_catalogue(2000, bundles)
     rng = np.random.default_rng(3)
     for b in range(0, bundles, 3):
         whole = rng.choice(2000, 6, replace=False)
@@ -223,7 +223,7 @@ def test_sessions_that_nobody_wrote_down_are_seen_by_their_near_copies():
     (said,) = splits.leaks(sessions(grouped=False))
     assert "share more than half of their items with a training bundle" in said
     assert "column group" in said
-    assert splits.leaks(make(400, 600)) == []
+    assert splits.leaks(random_catalogue(400, 600)) == []
 
 
 def test_near_copies_are_what_comparing_every_pair_finds():
@@ -253,7 +253,7 @@ def test_training_sees_no_held_out_bundle_and_no_user_who_made_one():
 
 def test_a_learned_ranker_learns_nothing_from_labels_that_were_shuffled():
     """The whole way with bundles that mean nothing: what is learned there must stay at chance on test."""
-    catalogue = make(400, 600)
+    catalogue = random_catalogue(400, 600)
     rng = np.random.default_rng(2)
     text = Matrix("text", "t:t", "t", "f", 1, rng.normal(size=(400, 8)).astype(np.float32), np.ones(400, bool))
     asked = questions.freeze(catalogue, split="test", n_options=4)
@@ -266,7 +266,7 @@ def test_a_learned_ranker_learns_nothing_from_labels_that_were_shuffled():
 
 
 def test_the_position_probe_answers_no_question_by_its_own_truth():
-    asked = questions.freeze(make(400, 600), split="test")
+    asked = questions.freeze(random_catalogue(400, 600), split="test")
     rng = np.random.default_rng(0)
     right = []
     for _ in range(100):  # positions without a pattern; whoever counts the question itself does better than chance

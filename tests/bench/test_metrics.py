@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bundlecache.bench.metrics import bootstrap, evaluate, hits, mcnemar, paired_difference, reciprocal_ranks
+from bundlecache.bench.metrics import Places, bootstrap, evaluate, hits, mcnemar, paired_difference, reciprocal_ranks
 
 
 def by_lot(scores: np.ndarray, truth: np.ndarray, draws: int = 4000) -> tuple[float, float]:
@@ -86,3 +86,10 @@ def test_paired_interval_is_narrower_than_the_methods_own_where_they_agree():
 def test_impossible_input_is_refused(scores, truth):
     with pytest.raises(ValueError, match=r"question|options|\[q, n\]"):
         evaluate(scores, truth)
+
+
+def test_places_beyond_k_gain_nothing_and_ties_share():
+    places = Places(np.array([0, 4, 5, 3]), np.array([1, 1, 1, 4]))
+    assert places.within(5).tolist() == [1, 1, 0, 0.5]
+    assert places.ndcg(5) == pytest.approx([1, 1 / np.log2(6), 0, (1 / np.log2(5) + 1 / np.log2(6)) / 4])
+    assert places.reciprocal() == pytest.approx([1, 1 / 5, 1 / 6, (1 / 4 + 1 / 5 + 1 / 6 + 1 / 7) / 4])

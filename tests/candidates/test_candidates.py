@@ -6,23 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.matrices import catalogue_and_matrices, matrix, unit
 
 from bundlecache.candidates import search as candidates
 from bundlecache.candidates.index import Index, faiss_module
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.errors import BundlecacheError, QuestionsError
-from bundlecache.store.store import Matrix
-
-
-def matrix(vectors, mask=None, modality="text", version=1) -> Matrix:
-    vectors = np.asarray(vectors, np.float32)
-    mask = np.ones(len(vectors), bool) if mask is None else np.asarray(mask)
-    return Matrix(modality, f"test:{modality}", f"{modality}--x", "f00", version, vectors, mask)
-
-
-def unit(x):
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 @pytest.mark.parametrize("queries", [1, 3, 40])  # FAISS takes another path from 20 queries on
@@ -127,14 +117,6 @@ def test_rank_is_the_place_in_the_whole_catalogue():
     assert ranks[0] == whole[0].tolist().index(50) + 1
     assert ranks[1] == 0, "item 9 has no vector"
     assert ranks[2] == whole[2].tolist().index(60) + 1
-
-
-def catalogue_and_matrices(workspace):
-    catalogue = Catalogue.read(workspace)
-    even = np.array([int(item_id[-2:]) % 2 == 0 for item_id in catalogue.item_ids])
-    rng = np.random.default_rng(0)
-    vectors = np.where(even[:, None], [1.0, 0, 0], [0, 1.0, 0]) + 0.05 * rng.normal(size=(24, 3))
-    return catalogue, {"text": matrix(vectors)}, even
 
 
 def test_candidates_of_bundles_hold_no_member_and_recall_counts_every_bundle(workspace):

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from test_candidates import catalogue_and_matrices, matrix, unit
+from helpers.matrices import catalogue_and_matrices, matrix, unit
 
 from bundlecache.candidates import ann
 from bundlecache.candidates import search as candidates

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import train_shop as world
-from test_cli import invoke
+from helpers.runner import invoke
 
 from bundlecache.candidates import search as candidates
 from bundlecache.errors import BundlecacheError, CheckpointError, QuestionsError

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from typer.testing import CliRunner
+from helpers.runner import printed_json
 
 from bundlecache import BundlecacheError, Catalogue, Store, cli
 from bundlecache.encoder_spec import EncoderSpec
@@ -27,11 +26,7 @@ TITLES, BOTH = "descriptor:text", "descriptor:text#title+category"
 
 
 def run(workspace: WorkspaceFolder, verb: str, *args: str) -> Any:
-    command = [verb, *args, "--data", str(workspace.root), "--json"]
-    result = CliRunner().invoke(cli.app, command, standalone_mode=False)
-    if result.exception:
-        raise result.exception
-    return json.loads(result.stdout)
+    return printed_json(verb, *args, "--data", workspace.root)
 
 
 def encode(workspace: WorkspaceFolder, *args: str) -> list[tuple[str, int, int]]:

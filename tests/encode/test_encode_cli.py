@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import checkpoints as tiny
 from helpers.paths import TOP
+from helpers.runner import invoke
 from rich.console import Console
-from typer.testing import CliRunner
 
 from bundlecache import BundlecacheError
 from bundlecache.console import output as terminal
@@ -30,10 +30,7 @@ PARTIAL = 3
 
 
 def encode(workspace: WorkspaceFolder, *args: str) -> Result:
-    from bundlecache import cli
-
-    command = ["encode", "--modality", "image", "--data", str(workspace.root), "--json", *args]
-    return CliRunner().invoke(cli.app, command, standalone_mode=False)
+    return invoke("encode", "--modality", "image", "--data", workspace.root, "--json", *args)
 
 
 def receipts(result: Result) -> list[dict[str, Any]]:

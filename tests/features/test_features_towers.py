@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import checkpoints as tiny
+from helpers.runner import succeed
 from PIL import Image
-from test_cli import ok
 
 from bundlecache.errors import EncoderError
 from bundlecache.features import registry as features
@@ -407,8 +407,8 @@ def test_what_was_stored_tells_how_to_load_its_encoder_again(tmp_path: Path):
 
 
 def test_the_command_line_takes_a_draft_and_stores_it_apart(workspace: WorkspaceFolder):
-    ok("encode", "--modality", "image", "--data", workspace.root)
-    ok("encode", "--modality", "image", "--data", workspace.root, "--draft", "128")
+    succeed("encode", "--modality", "image", "--data", workspace.root)
+    succeed("encode", "--modality", "image", "--data", workspace.root, "--draft", "128")
     tables = Store(workspace.store).tables()
     assert [table.rows for table in tables] == [22, 22]
     assert sorted("keep 128 px" in table.preprocess for table in tables) == [False, True]

@@ -16,35 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.paths import TOP
+from helpers.random_catalogue import random_catalogue
 
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions, id_hash
+from bundlecache.catalogue.model import Catalogue
 from bundlecache.errors import BundlecacheError, QuestionsError
 from bundlecache.questions import freeze as questions
 from bundlecache.questions import importing as question_import
 from bundlecache.questions import negatives
 from bundlecache.workspace import WorkspaceFolder
-
-
-def make(items=400, bundles=600, *, popular=False, categories=True, seed=0) -> Catalogue:
-    """Random bundles: nothing but a leak can answer their questions. ``popular`` draws some items far more often."""
-    rng = np.random.default_rng(seed)
-    ids = sorted((f"i{n}" for n in range(items)), key=id_hash)
-    p = (1 + rng.permutation(items)) ** -0.7 if popular else np.ones(items)
-    members = [rng.choice(items, rng.integers(2, 6), replace=False, p=p / p.sum()) for _ in range(bundles)]
-    return Catalogue(
-        item_ids=ids,
-        titles=[f"thing {i}" for i in ids],
-        columns={"category": [f"all > kind {i % 8}" for i in range(items)]} if categories else {},
-        bundles=Bundles(
-            ids=[f"b{b}" for b in range(bundles)],
-            items=[m.astype(np.int32) for m in members],
-            split=[None] * bundles,
-            group=[f"g{b}" for b in range(bundles)],
-            name=[None] * bundles,
-        ),
-        interactions=Interactions(),
-    )
 
 
 def share(asked: questions.Questions, score) -> float:
@@ -60,7 +40,7 @@ def share(asked: questions.Questions, score) -> float:
 @pytest.mark.parametrize("kind", negatives.KINDS)
 @pytest.mark.parametrize("n", [4, 10])
 def test_every_question_has_distinct_options_one_truth_and_nothing_of_its_bundle(kind, n):
-    catalogue = make()
+    catalogue = random_catalogue()
     asked = questions.freeze(catalogue, split="test", n_options=n, negatives=kind)
     of = dict(zip(catalogue.bundles.ids, catalogue.bundles.items, strict=True))
     assert asked.options.shape == (len(asked), n)
@@ -76,7 +56,7 @@ def test_every_question_has_distinct_options_one_truth_and_nothing_of_its_bundle
 
 
 def test_one_question_per_bundle_of_the_split_and_small_bundles_are_counted():
-    catalogue = make()
+    catalogue = random_catalogue()
     first = int(np.flatnonzero(splits.assign(catalogue) == "test")[0])
     catalogue.bundles.items[first] = catalogue.bundles.items[first][:1]
     asked = questions.freeze(catalogue, split="test")
@@ -86,28 +66,28 @@ def test_one_question_per_bundle_of_the_split_and_small_bundles_are_counted():
 
 
 def test_same_catalogue_and_seed_give_the_same_digits_in_another_process_and_another_seed_gives_others():
-    here = questions.freeze(make(), split="valid", negatives="hard")
+    here = questions.freeze(random_catalogue(), split="valid", negatives="hard")
     code = (
-        "import sys; sys.path[:0] = ['tests', 'tests/questions']\n"
-        "from test_questions import make\nfrom bundlecache.questions import freeze as questions\n"
-        "print(questions.freeze(make(), split='valid', negatives='hard').sha256)"
+        "import sys; sys.path[:0] = ['tests']\n"
+        "from helpers.random_catalogue import random_catalogue\nfrom bundlecache.questions import freeze as questions\n"
+        "print(questions.freeze(random_catalogue(), split='valid', negatives='hard').sha256)"
     )
     top = TOP
     there = subprocess.run([sys.executable, "-c", code], cwd=top, capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here.sha256
-    other = questions.freeze(make(), split="valid", negatives="hard", seed=1)
+    other = questions.freeze(random_catalogue(), split="valid", negatives="hard", seed=1)
     assert other.sha256 != here.sha256
     assert other.name == "valid-hard10-seed1"
 
 
 def test_digits_known_by_heart_so_that_no_release_redraws_silently():
     # If this fails, frozen files of users no longer match what the same seed draws: that needs a new format version.
-    asked = questions.freeze(make(60, 40), split="test", n_options=5)
+    asked = questions.freeze(random_catalogue(60, 40), split="test", n_options=5)
     assert asked.sha256[:16] == "98e6f62d8aab6189"
 
 
 def test_truth_stands_equally_often_at_every_position_and_not_in_a_row():
-    asked = questions.freeze(make(), split="test")
+    asked = questions.freeze(random_catalogue(), split="test")
     counts = np.bincount(asked.truth, minlength=10)
     assert counts.max() - counts.min() <= 1
     steps = Counter((np.diff(asked.truth) % 10).tolist())
@@ -118,7 +98,7 @@ def test_truth_stands_equally_often_at_every_position_and_not_in_a_row():
 def test_popularity_and_being_seen_in_training_give_nothing_away(kind):
     shares = []
     for seed in range(4):
-        catalogue = make(900, 500, popular=True, seed=seed)
+        catalogue = random_catalogue(900, 500, popular=True, seed=seed)
         count = np.bincount(splits.training_graph(catalogue, "bundle-item")[:, 1], minlength=900)
         asked = questions.freeze(catalogue, split="test", negatives=kind, seed=seed)
         seen = count[asked.options] > 0
@@ -149,7 +129,11 @@ def test_neighbours_in_the_catalogue_and_the_middle_of_the_options_give_nothing_
     shares = [
         share(
             questions.freeze(
-                make(900, 600, categories=False, seed=seed), split="test", negatives="hard", seed=seed, vectors=vectors
+                random_catalogue(900, 600, categories=False, seed=seed),
+                split="test",
+                negatives="hard",
+                seed=seed,
+                vectors=vectors,
             ),
             scores[attack],
         )
@@ -159,21 +143,21 @@ def test_neighbours_in_the_catalogue_and_the_middle_of_the_options_give_nothing_
 
 
 def test_hard_options_are_of_the_truths_category_or_near_it():
-    catalogue = make()
+    catalogue = random_catalogue()
     kind = catalogue.column("category")
     asked = questions.freeze(catalogue, split="test", negatives="hard")
     same = [kind[o] == kind[row[t]] for row, t in zip(asked.options, asked.truth, strict=True) for o in row]
     assert np.mean(same) > 0.95
     rng = np.random.default_rng(0)
     clumps = np.repeat(rng.normal(size=(8, 16)), 50, axis=0) + 0.1 * rng.normal(size=(400, 16))
-    plain = make(categories=False)
+    plain = random_catalogue(categories=False)
     near = questions.freeze(plain, split="test", negatives="hard", vectors=clumps.astype(np.float32))
     same = [o // 50 == row[t] // 50 for row, t in zip(near.options, near.truth, strict=True) for o in row]
     assert np.mean(same) > 0.8
 
 
 def test_small_categories_join_along_their_path_and_no_item_is_lost():
-    catalogue = make(120, 30)
+    catalogue = random_catalogue(120, 30)
     paths = ["a > b"] * 50 + ["a > c"] * 4 + ["a > d > e"] * 4 + ["a > f"] * 22 + ["g"] * 37 + [None] * 3
     catalogue.columns["category"] = paths
     made = negatives.cells(catalogue, "hard", None, 5)
@@ -187,7 +171,7 @@ def test_small_categories_join_along_their_path_and_no_item_is_lost():
 
 
 def test_other_right_answers_are_no_wrong_options():
-    catalogue = make(40, 60, seed=3)
+    catalogue = random_catalogue(40, 60, seed=3)
     catalogue.bundles.items[:] = [np.array([b % 3, 10 + b % 8, 20 + b % 7], np.int32) for b in range(60)]
     catalogue.titles[30:40] = [catalogue.titles[20]] * 10
     asked = questions.freeze(catalogue, split="test", n_options=4, negatives="hard")
@@ -199,7 +183,7 @@ def test_other_right_answers_are_no_wrong_options():
 
 
 def test_a_file_comes_back_as_it_was_and_its_export_has_the_same_digits(tmp_path):
-    catalogue, workspace = make(), WorkspaceFolder(tmp_path)
+    catalogue, workspace = random_catalogue(), WorkspaceFolder(tmp_path)
     asked = questions.freeze(catalogue, split="test")
     asked.save(questions.path(workspace, asked.name), catalogue)
     again = questions.load(workspace, catalogue, "test-random10")
@@ -216,7 +200,7 @@ def test_a_file_comes_back_as_it_was_and_its_export_has_the_same_digits(tmp_path
 
 
 def test_saving_the_same_is_fine_and_saving_others_over_them_is_refused(tmp_path):
-    catalogue = make()
+    catalogue = random_catalogue()
     asked = questions.freeze(catalogue, split="test")
     asked.save(tmp_path / "q.parquet", catalogue)
     asked.save(tmp_path / "q.parquet", catalogue)
@@ -252,7 +236,7 @@ def rewrite(path: Path, change, *, rehash: bool) -> None:
 
 
 def test_a_changed_file_is_refused(tmp_path):
-    catalogue = make()
+    catalogue = random_catalogue()
     path = saved(tmp_path, catalogue)
     rewrite(path, lambda row: row.update(truth=(row["truth"] + 1) % 10), rehash=False)
     with pytest.raises(QuestionsError, match="changed after it was frozen"):
@@ -260,7 +244,7 @@ def test_a_changed_file_is_refused(tmp_path):
 
 
 def test_a_header_that_tells_of_another_draw_is_refused(tmp_path):
-    catalogue = make()
+    catalogue = random_catalogue()
     sidecar = saved(tmp_path, catalogue).with_suffix(".json")
     sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"negatives": "hard"}))
     with pytest.raises(QuestionsError, match="how its questions were drawn: one of them was changed"):
@@ -282,7 +266,7 @@ def test_a_header_that_tells_of_another_draw_is_refused(tmp_path):
     ],
 )
 def test_a_file_with_a_right_hash_and_wrong_content_is_refused(tmp_path, change, sentence):
-    catalogue = make()
+    catalogue = random_catalogue()
     path = saved(tmp_path, catalogue)
     rewrite(path, change, rehash=True)
     with pytest.raises(QuestionsError, match=sentence):
@@ -290,7 +274,7 @@ def test_a_file_with_a_right_hash_and_wrong_content_is_refused(tmp_path, change,
 
 
 def test_questions_about_bundles_that_are_training_bundles_now_are_refused(tmp_path):
-    catalogue = make()
+    catalogue = random_catalogue()
     path = saved(tmp_path, catalogue)
     catalogue.bundles.split[:] = ["train"] * len(catalogue.bundles)
     with pytest.raises(QuestionsError, match="is a train bundle in this catalogue"):
@@ -299,7 +283,7 @@ def test_questions_about_bundles_that_are_training_bundles_now_are_refused(tmp_p
 
 @pytest.mark.parametrize("what", ["missing", "no sidecar", "truncated", "not parquet", "bad sidecar"])
 def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path, what):
-    catalogue = make()
+    catalogue = random_catalogue()
     path = saved(tmp_path, catalogue)
     sidecar = path.with_suffix(".json")
     if what == "missing":
@@ -327,12 +311,12 @@ def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path, wh
 )
 def test_what_cannot_be_drawn_is_said_in_one_sentence(arguments, sentence):
     with pytest.raises(BundlecacheError, match=sentence):
-        questions.freeze(make(), **arguments)
+        questions.freeze(random_catalogue(), **arguments)
 
 
 def test_hard_without_categories_and_vectors_says_what_it_needs():
     with pytest.raises(QuestionsError, match="need a category column"):
-        questions.freeze(make(categories=False), split="test", negatives="hard")
+        questions.freeze(random_catalogue(categories=False), split="test", negatives="hard")
 
 
 def test_a_catalogue_without_bundles_says_so(workspace):
@@ -360,7 +344,7 @@ def foreign(catalogue, b, given, truth, *, names=("random4",)) -> dict:
 
 
 def test_foreign_lines_are_read_whole_and_checked(tmp_path):
-    catalogue = make()
+    catalogue = random_catalogue()
     line = foreign(catalogue, *splits.hold_out(catalogue, "test")[0], names=("random4", "hard4"))
     file = tmp_path / "shop_test_seed2.jsonl"
     file.write_text(json.dumps(line) + "\n\n")
@@ -396,7 +380,7 @@ def test_foreign_lines_are_read_whole_and_checked(tmp_path):
     ],
 )
 def test_what_only_looks_like_a_question_is_refused_and_no_file_of_others_is_to_be_deleted(tmp_path, harm, sentence):
-    catalogue, file = make(), tmp_path / "theirs.jsonl"
+    catalogue, file = random_catalogue(), tmp_path / "theirs.jsonl"
     questions.freeze(catalogue, split="test").export_jsonl(file, catalogue)
     first, *others = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text("\n".join(map(json.dumps, [first | harm, *others])), "utf-8-sig")
@@ -406,7 +390,7 @@ def test_what_only_looks_like_a_question_is_refused_and_no_file_of_others_is_to_
 
 
 def test_a_bundle_that_nobody_knows_is_a_broken_question(tmp_path):
-    catalogue, file = make(), tmp_path / "theirs.jsonl"
+    catalogue, file = random_catalogue(), tmp_path / "theirs.jsonl"
     questions.freeze(catalogue, split="test").export_jsonl(file, catalogue)
     first, *others = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text("\n".join(map(json.dumps, [first | {"bundle_id": "nobody"}, *others])))
@@ -422,7 +406,7 @@ def test_a_bundle_that_nobody_knows_is_a_broken_question(tmp_path):
 
 @pytest.mark.parametrize("asked_too", ["train", "valid"])
 def test_questions_whose_split_is_not_that_of_the_catalogue_are_refused(tmp_path, asked_too):
-    catalogue = make()
+    catalogue = random_catalogue()
     held = [splits.hold_out(catalogue, part)[0] for part in ("test", asked_too)]
     file = tmp_path / "theirs.jsonl"
     file.write_text("\n".join(json.dumps(foreign(catalogue, *each)) for each in held))
@@ -439,7 +423,7 @@ def test_questions_whose_split_is_not_that_of_the_catalogue_are_refused(tmp_path
 
 def numbered(items=60, bundles=40) -> Catalogue:
     """A catalogue of the public layout: ids count from 0, bundles have their split."""
-    catalogue = make(items, bundles)
+    catalogue = random_catalogue(items, bundles)
     number = {item_id: str(n) for n, item_id in enumerate(sorted(catalogue.item_ids))}
     split = ["train" if b < 20 else "test" for b in range(bundles)]
     return dataclasses.replace(

@@ -8,8 +8,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.browser import browser, find, tab
-from test_questions import make
-from test_report import attend, compared, finish, rewrite_items, second, written
+from helpers.evaluated_run import (
+    add_attention,
+    compare_runs,
+    report_html,
+    rewrite_items,
+    write_run,
+    write_second_run,
+)
+from helpers.random_catalogue import random_catalogue
 
 from bundlecache.baselines.rankers import ByItem
 from bundlecache.bench import benchmark as bench
@@ -32,17 +39,17 @@ def pages(tmp_path_factory):
 
     workspace = WorkspaceFolder(make_shop(tmp_path_factory.mktemp("pages")))
     rewrite_items(workspace, lambda table: table.set_column(1, "title", [[*map(long, table["title"].to_pylist())]]))
-    folder = finish(workspace)
-    attend(folder)
-    second(workspace, LONG, seed=8, recipe={"lora": {"rank": 2}})
-    written(workspace, folder)
-    return {"run": folder / "report.html", "two runs": compared(workspace, b=LONG)[0]}
+    folder = write_run(workspace)
+    add_attention(folder)
+    write_second_run(workspace, LONG, seed=8, recipe={"lora": {"rank": 2}})
+    report_html(workspace, folder)
+    return {"run": folder / "report.html", "two runs": compare_runs(workspace, b=LONG)[0]}
 
 
 @pytest.fixture(scope="module")
 def boards(tmp_path_factory):
     """The two pages of the bench, with more question sets than a phone has room for."""
-    shop, folder = make(), tmp_path_factory.mktemp("bench")
+    shop, folder = random_catalogue(), tmp_path_factory.mktemp("bench")
     sets = [questions.freeze(shop, split="test", n_options=n) for n in (5, 10, 20, 50)]
     n = len(shop)
     rankers = [ByItem("by row", "content", lambda: -np.arange(n)), ByItem(LONG, "collaborative", lambda: np.ones(n))]

@@ -1,150 +1,38 @@
 from __future__ import annotations
 
 import json
-from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers.evaluated_run import (
+    add_attention,
+    compare_runs,
+    report_html,
+    rewrite_items,
+    write_run,
+    write_second_run,
+)
+from helpers.html_page import HtmlPage
 
 from bundlecache.baselines.registry import all_baselines
 from bundlecache.bench import benchmark as bench
 from bundlecache.bench import metrics
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.model import Catalogue
-from bundlecache.encode.run import run as encode
 from bundlecache.errors import BundlecacheError, CheckpointError, MediaError
 from bundlecache.questions import freeze as questions
 from bundlecache.report import answered as answers_of
 from bundlecache.report import charts, comparison, gallery, reliability, thumbnails
 from bundlecache.report import run_page as report
 from bundlecache.report.answered import Answered
-from bundlecache.store.store import Store
 
 NASTY = '<script>alert("x")</script></title>&"quoted"'
-VOID = {"meta", "link", "img", "br", "input"}
-
-
-class Colour:
-    """A tiny real encoder: the mean colour of a picture."""
-
-    modality, spec, dim, dtype, batch_size = "image", "descriptor:colour", 3, "float32", 8
-    fingerprint, preprocess = "f" * 64, "RGB, mean"
-    reading, tokens = "RGB", 0
-
-    def read(self, source):
-        from PIL import Image
-
-        try:
-            return Image.open(source).convert("RGB")
-        except OSError as error:
-            raise MediaError("no picture") from error
-
-    def prepare(self, raw):
-        return np.asarray(raw, np.float32).mean((0, 1))
-
-    def encode(self, samples):
-        return np.stack(samples)
-
-
-def answers(asked, right=0.6, seed=0):
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 1, asked.options.shape)
-    knows = rng.random(len(asked)) < right
-    logits[np.flatnonzero(knows), asked.truth[knows]] += 4
-    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    valid = np.arange(len(asked)) > 0  # the first answer was no letter
-    return SimpleNamespace(logits=logits, valid=valid, probabilities=lambda: shares)
-
-
-def finish(workspace, *, evaluated=True, encoded=True):
-    """A run as train and evaluate leave it, over the real store and real frozen questions."""
-    catalogue = Catalogue.read(workspace)
-    matrices = {}
-    if encoded:
-        store = Store(workspace.store)
-        encode(Colour(), catalogue, workspace, store)
-        matrices = {"image": store.matrix(catalogue.item_ids, "image")}
-    folder = workspace.runs / "first"
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = {
-        "format_version": 1,
-        "recipe_name": "demo",
-        "recipe": {},
-        "base": {"spec": "embedded", "fingerprint": "ab" * 32, "parameters": 282_112},
-        "encoders": [
-            {k: getattr(m, k) for k in ("modality", "spec", "fingerprint", "table", "version")}
-            | {"name": "image", "dim": 3}
-            for m in matrices.values()
-        ],
-        "questions": {"valid": {"name": "valid-random5", "sha256": "cd" * 32}},
-        "stages": [
-            {"name": name, "steps": 60, "seconds": 1.5, "best_valid_hit@1": 0.4, "trainable_parameters": 6144}
-            for name in ("text", "fusion")
-        ],
-        "seed": 7,
-        "versions": {"torch": "2.13.0"},
-        "encoder_calls": 0,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    lines = []
-    for stage in ("text", "contrastive", "fusion"):
-        for step in range(10, 61, 10):
-            lines.append({"stage": stage, "step": step, "loss": 2.0 / step, "lr": 1e-3})
-        if stage != "contrastive":
-            lines.append({"stage": stage, "step": 60, "valid_hit@1": 0.4})
-    (folder / "history.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"stage": "fusion", "st')
-    if evaluated:
-        asked = questions.freeze(catalogue, split="test", n_options=5)
-        model = answers(asked)
-        results = bench.compare(
-            all_baselines(catalogue, matrices), asked, {"Bundle-MLLM": model}, ablation={"image": answers(asked, 0.1)}
-        )
-        bench.save(folder, results, asked, model, catalogue.item_ids)
-    return folder
-
-
-def written(workspace, folder):
-    return report.write(workspace, folder, Catalogue.read(workspace)).read_text("utf-8")
-
-
-def rewrite_items(workspace, change):
-    path = workspace.root / "items.parquet"
-    pq.write_table(change(pq.read_table(path)), path)
-
-
-class Page(HTMLParser):
-    """Addresses, text and the nesting of a page."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.addresses, self.open, self.crooked, self.said = [], [], [], []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "srcset", "poster")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag in VOID:
-            return
-        if not self.open or self.open.pop() != tag:
-            self.crooked.append(tag)
-
-    def handle_data(self, data):
-        if "style" not in self.open[-1:] and "script" not in self.open[-1:]:
-            self.said.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.said).split())
 
 
 def test_the_page_is_one_well_formed_file_that_asks_the_network_for_nothing(workspace):
-    html = written(workspace, finish(workspace))
-    page = Page(html)
+    html = report_html(workspace, write_run(workspace))
+    page = HtmlPage(html)
     assert page.crooked == page.open == []
     assert page.addresses
     assert all(address.startswith("data:") for address in page.addresses)
@@ -160,17 +48,17 @@ def test_what_a_user_typed_is_text_and_never_markup(workspace):
         return table.set_column(table.schema.get_field_index("title"), "title", [titles])
 
     rewrite_items(workspace, nasty)
-    html = written(workspace, finish(workspace))
+    html = report_html(workspace, write_run(workspace))
     assert NASTY not in html
     assert "<script>alert" not in html
-    assert 'alert("x")' in Page(html).text
+    assert 'alert("x")' in HtmlPage(html).text
     assert html.count("<script>") == 1  # the page's own player
 
 
 def test_figures_verdict_and_questions_stand_on_the_page(workspace):
-    folder = finish(workspace)
+    folder = write_run(workspace)
     results = next(iter(bench.load(folder).values()))
-    text = Page(written(workspace, folder)).text
+    text = HtmlPage(report_html(workspace, folder)).text
     for row in results["methods"]:
         assert row["name"] in text
         assert report.percent(row["hit@1"]) in text
@@ -186,17 +74,17 @@ def test_figures_verdict_and_questions_stand_on_the_page(workspace):
 
 def test_receipts_stand_with_their_failed_and_absent_items(workspace):
     (workspace.root / "images" / "3.png").write_bytes(b"no picture")
-    context = report.context(workspace, finish(workspace), Catalogue.read(workspace))
+    context = report.context(workspace, write_run(workspace), Catalogue.read(workspace))
     row = next(row for row in context["encoded"] if row["modality"] == "pictures")
     assert (row["items"], row["encoded"], row["failed"], row["absent"], row["balances"]) == (24, 21, 1, 2, True)
 
 
 def test_a_modality_that_is_not_there_is_said_to_be_absent(workspace):
-    folder = finish(workspace, encoded=False)
-    assert "there, but not encoded" in Page(written(workspace, folder)).text
+    folder = write_run(workspace, encoded=False)
+    assert "there, but not encoded" in HtmlPage(report_html(workspace, folder)).text
     rewrite_items(workspace, lambda table: table.drop_columns(["image", "audio"]))
-    html = written(workspace, folder)
-    text = Page(html).text
+    html = report_html(workspace, folder)
+    text = HtmlPage(html).text
     assert "absent: this catalogue has no pictures" in text
     assert "absent: this catalogue has no sounds" in text
     assert "This catalogue has no pictures." in text
@@ -205,17 +93,17 @@ def test_a_modality_that_is_not_there_is_said_to_be_absent(workspace):
 
 
 def test_pictures_that_cannot_be_read_are_said_so(workspace):
-    folder = finish(workspace)
+    folder = write_run(workspace)
     for path in (workspace.root / "images").iterdir():
         path.write_bytes(b"")
-    html = written(workspace, folder)
+    html = report_html(workspace, folder)
     assert "<img" not in html
     assert "unreadable" in html
     assert "no picture" in html
 
 
 def test_every_play_button_has_its_sound(workspace):
-    html = written(workspace, finish(workspace))
+    html = report_html(workspace, write_run(workspace))
     buttons = {part.split('"')[0] for part in html.split('data-sound="')[1:]}
     sounds = {part.split('"')[0] for part in html.split('<audio id="')[1:]}
     assert buttons
@@ -227,7 +115,7 @@ def shown(context):
 
 
 def test_the_gallery_shows_hits_and_misses_and_marks_truth_and_choice(workspace):
-    folder = finish(workspace)
+    folder = write_run(workspace)
     catalogue = Catalogue.read(workspace)
     cards = shown(report.context(workspace, folder, catalogue))
     assert {card["hit"] for card in cards} == {True, False}
@@ -282,18 +170,18 @@ def test_a_model_that_loves_a_letter_is_told_from_one_that_does_not():
 
 
 def test_after_several_orders_the_place_in_the_file_is_not_called_a_preference_for_a_letter(workspace):
-    folder = finish(workspace)
-    assert "A model that prefers a letter" in Page(written(workspace, folder)).text
+    folder = write_run(workspace)
+    assert "A model that prefers a letter" in HtmlPage(report_html(workspace, folder)).text
     path = folder / "results" / "test-random5.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"how": {"permutations": 3, "at_once": None}}))
-    text = Page(written(workspace, folder)).text
+    text = HtmlPage(report_html(workspace, folder)).text
     assert "A model that prefers a letter" not in text
     assert "By where the right option stands in the file" in text
     assert "Options stood in 3 orders before the model" in text
 
 
 def test_breakdowns_cover_every_question_once_and_know_cold_from_seen(workspace):
-    folder = finish(workspace)
+    folder = write_run(workspace)
     catalogue = Catalogue.read(workspace)
     results = next(iter(bench.load(folder).values()))
     given = answers_of.read(folder, results)
@@ -324,7 +212,7 @@ def test_the_best_other_method_of_a_group_stands_beside_the_model(workspace):
 
 
 def test_how_sure_a_model_is_and_how_often_right_are_said_and_drawn(workspace):
-    folder = finish(workspace)
+    folder = write_run(workspace)
     context = report.context(workspace, folder, Catalogue.read(workspace))
     bins = next(iter(bench.load(folder).values()))["model_answers"]["calibration"]
     assert len(context["trust"]["chart"].dots) == len(bins["count"])
@@ -335,55 +223,26 @@ def test_how_sure_a_model_is_and_how_often_right_are_said_and_drawn(workspace):
 
 
 def test_attention_stands_on_the_page_with_what_it_does_not_mean(workspace):
-    folder = finish(workspace)
-    assert "What the fusion looks at" not in written(workspace, folder)
-    attend(folder)
-    text = Page(written(workspace, folder)).text
+    folder = write_run(workspace)
+    assert "What the fusion looks at" not in report_html(workspace, folder)
+    add_attention(folder)
+    text = HtmlPage(report_html(workspace, folder)).text
     assert "What the fusion looks at" in text
     assert "62.5%" in text
     assert "What it does not mean" in text
 
 
 def test_another_seed_of_the_same_recipe_is_named_beside_the_figure(workspace):
-    folder = finish(workspace)
-    second(workspace, "other", seed=8)
-    second(workspace, "elsewhere", seed=9, recipe={"lora": {"rank": 2}})
-    text = Page(written(workspace, folder)).text
+    folder = write_run(workspace)
+    write_second_run(workspace, "other", seed=8)
+    write_second_run(workspace, "elsewhere", seed=9, recipe={"lora": {"rank": 2}})
+    text = HtmlPage(report_html(workspace, folder)).text
     assert "other (seed 8)" in text
     assert "elsewhere" not in text
 
 
-def attend(folder):
-    """The mean attention, as evaluate saves it."""
-    path = folder / "results" / "test-random5.json"
-    found = {"names": ["image", "text"], "items": 24, "present": [0.9, 1.0], "weight": [0.625, 0.375]}
-    found |= {"even": [0.45, 0.55], "matrix": [[0.7, 0.3], [0.55, 0.45]], "residual": False}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"attention": found}))
-
-
-def second(workspace, name, *, right=0.2, seed=7, recipe=None, version=None):
-    """Another run on the same questions, with other answers."""
-    first, folder = workspace.runs / "first", workspace.runs / name
-    folder.mkdir()
-    manifest = json.loads((first / "manifest.json").read_text()) | {"seed": seed}
-    manifest["recipe"] = recipe or manifest["recipe"]
-    for encoder in manifest["encoders"]:
-        encoder["version"] = version or encoder["version"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    catalogue = Catalogue.read(workspace)
-    asked = questions.freeze(catalogue, split="test", n_options=5)
-    model = answers(asked, right, seed=1)
-    bench.save(folder, bench.compare([], asked, {"Bundle-MLLM": model}), asked, model, catalogue.item_ids)
-    return folder
-
-
-def compared(workspace, a="first", b="second"):
-    catalogue = Catalogue.read(workspace)
-    return report.write_comparison(workspace, workspace.runs / a, workspace.runs / b, catalogue)
-
-
 def test_two_runs_are_compared_in_pairs_by_the_same_arithmetic_as_the_bench(workspace):
-    folder, other = finish(workspace), second(workspace, "second")
+    folder, other = write_run(workspace), write_second_run(workspace, "second")
     catalogue = Catalogue.read(workspace)
     figures = comparison.compare(workspace, folder, other, catalogue)["sets"][0]["figures"]
     given = [answers_of.read(run, next(iter(bench.load(run).values()))) for run in (folder, other)]
@@ -398,12 +257,12 @@ def test_two_runs_are_compared_in_pairs_by_the_same_arithmetic_as_the_bench(work
 
 
 def test_the_comparison_names_what_differs_and_shows_who_gained(workspace):
-    finish(workspace)
-    second(workspace, "second", seed=8, recipe={"lora": {"rank": 2}}, version=99)
-    path, said = compared(workspace)
+    write_run(workspace)
+    write_second_run(workspace, "second", seed=8, recipe={"lora": {"rank": 2}}, version=99)
+    path, said = compare_runs(workspace)
     assert path.name == "against-second.html"
     html = path.read_text("utf-8")
-    page = Page(html)
+    page = HtmlPage(html)
     assert page.crooked == page.open == []
     assert all(address.startswith("data:") for address in page.addresses)
     assert "lora.rank" in page.text
@@ -420,13 +279,16 @@ def test_the_comparison_names_what_differs_and_shows_who_gained(workspace):
 
 
 def test_a_users_history_is_no_kind_of_vectors_on_either_page(workspace):
-    folder, _ = finish(workspace), second(workspace, "second")
-    assert "picture vectors" in Page(compared(workspace)[0].read_text("utf-8")).text
+    folder, _ = write_run(workspace), write_second_run(workspace, "second")
+    assert "picture vectors" in HtmlPage(compare_runs(workspace)[0].read_text("utf-8")).text
     path = folder / "results" / "test-random5.json"
     results = json.loads(path.read_text())
     results["ablation"][0]["without"] = "history"
     path.write_text(json.dumps(results))
-    for text in (Page(written(workspace, folder)).text, Page(compared(workspace)[0].read_text("utf-8")).text):
+    for text in (
+        HtmlPage(report_html(workspace, folder)).text,
+        HtmlPage(compare_runs(workspace)[0].read_text("utf-8")).text,
+    ):
         assert "user's history" in text
         assert "history vectors" not in text
 
@@ -442,76 +304,76 @@ def test_runs_are_told_apart_only_when_the_interval_says_so():
 
 
 def test_runs_that_answered_other_questions_are_one_sentence(workspace):
-    finish(workspace)
-    other = second(workspace, "second")
+    write_run(workspace)
+    other = write_second_run(workspace, "second")
     with pytest.raises(BundlecacheError, match="cannot be compared with itself"):
-        compared(workspace, b="first")
+        compare_runs(workspace, b="first")
     path = other / "results" / "test-random5.json"
     results = json.loads(path.read_text())
     results["questions"]["sha256"] = "0" * 64
     path.write_text(json.dumps(results))
     with pytest.raises(BundlecacheError, match="different questions under the name test-random5"):
-        compared(workspace)
+        compare_runs(workspace)
     path.unlink()
     with pytest.raises(BundlecacheError, match="answered by first only"):
-        compared(workspace)
+        compare_runs(workspace)
 
 
 def test_damaged_answers_are_one_sentence(workspace):
-    folder = finish(workspace)
+    folder = write_run(workspace)
     path = folder / "results" / "test-random5.parquet"
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["truth"]), path)
     with pytest.raises(CheckpointError, match="damaged"):
-        written(workspace, folder)
+        report_html(workspace, folder)
 
 
 def test_an_item_that_left_the_catalogue_does_not_stop_the_report(workspace):
-    folder = finish(workspace)
+    folder = write_run(workspace)
     table = bench.load_answers(folder, "test-random5")
     gone = table.column("options")[0].as_py()[0]
     rewrite_items(workspace, lambda items: items.filter([i != gone for i in items.column("item_id").to_pylist()]))
-    assert "bundlecache report" in written(workspace, folder)
+    assert "bundlecache report" in report_html(workspace, folder)
 
 
 def test_a_run_that_was_not_evaluated_says_what_to_type(workspace):
-    text = Page(written(workspace, finish(workspace, evaluated=False))).text
+    text = HtmlPage(report_html(workspace, write_run(workspace, evaluated=False))).text
     assert "bundlecache evaluate" in text
     assert "How it was trained" in text
 
 
 def test_a_run_with_baselines_only_claims_no_model(workspace):
-    folder = finish(workspace, evaluated=False)
+    folder = write_run(workspace, evaluated=False)
     catalogue = Catalogue.read(workspace)
     asked = questions.freeze(catalogue, split="test", n_options=5)
     bench.save(folder, bench.compare(all_baselines(catalogue, {}), asked), asked)
-    text = Page(written(workspace, folder)).text
+    text = HtmlPage(report_html(workspace, folder)).text
     assert "No trained model was evaluated" in text
     assert "Look at some questions" not in text
 
 
 def test_answers_to_other_questions_are_refused(workspace):
-    folder = finish(workspace)
+    folder = write_run(workspace)
     path = folder / "results" / "test-random5.json"
     results = json.loads(path.read_text())
     results["questions"]["sha256"] = "0" * 64
     path.write_text(json.dumps(results))
     with pytest.raises(BundlecacheError, match="other questions"):
-        written(workspace, folder)
+        report_html(workspace, folder)
 
 
 def test_a_damaged_run_is_one_sentence(workspace):
-    folder = finish(workspace, evaluated=False)
+    folder = write_run(workspace, evaluated=False)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):
-        written(workspace, folder)
+        report_html(workspace, folder)
     (folder / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match="no finished run"):
-        written(workspace, folder)
+        report_html(workspace, folder)
 
 
 def test_charts_follow_the_steps_over_stages_and_skip_what_is_not_finite(workspace):
-    context = report.context(workspace, finish(workspace), Catalogue.read(workspace))
+    context = report.context(workspace, write_run(workspace), Catalogue.read(workspace))
     loss, hits = context["charts"]
     assert [mark.label for mark in loss.marks] == ["stage text", "stage fusion"]
     assert loss.marks[1].at == pytest.approx((loss.frame[0] + loss.frame[2]) / 2, abs=1)

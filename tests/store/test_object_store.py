@@ -8,13 +8,13 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from helpers.encode_shop import Shop, Toy, stored
+from helpers.runner import printed_json
 from helpers.shop import make_shop
-from typer.testing import CliRunner
 
 from bundlecache.errors import BundlecacheError, StoreError
 from bundlecache.store import location as place
@@ -51,16 +51,6 @@ def options(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 @pytest.fixture
 def address(tmp_path: Path) -> str:
     return f"s3://shop/{tmp_path.name}"
-
-
-def told(*args: str | Path) -> Any:
-    """What a command prints as JSON."""
-    from bundlecache import cli
-
-    result = CliRunner().invoke(cli.app, [*map(str, args), "--json"], standalone_mode=False)
-    if result.exception is not None:
-        raise result.exception
-    return json.loads(result.stdout)
 
 
 def test_rows_on_an_object_store_equal_those_in_a_folder(tmp_path: Path, options: dict[str, str], address: str):
@@ -138,16 +128,16 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, options: dict[str, st
 def test_every_verb_finds_the_tables_where_encode_put_them(tmp_path: Path, options: dict[str, str], address: str):
     root = make_shop(tmp_path / "shop")
     reach = [part for name, value in options.items() for part in ("--store-option", f"{name}={value}")]
-    assert told("encode", "--modality", "text", "--data", root, "--store", address, *reach)[0]["encoded"] > 0
+    assert printed_json("encode", "--modality", "text", "--data", root, "--store", address, *reach)[0]["encoded"] > 0
     assert not list((root / "store").glob("*.lance"))
     assert "secret" not in (root / "store" / place.NOTE).read_text()
-    rows = told("status", "--data", root)["store"][0]["rows"]
+    rows = printed_json("status", "--data", root)["store"][0]["rows"]
     assert rows > 0
     for verb in (("verify", "--sample", "0"), ("compact",), ("export", "--out", tmp_path / "out"), ("candidates",)):
-        assert told(*verb, "--data", root)
+        assert printed_json(*verb, "--data", root)
     assert len(list((tmp_path / "out").glob("text--*.parquet"))) == 1
     joined = make_shop(tmp_path / "joined")
-    assert told("status", "--data", joined, "--store", address, *reach)["store"][0]["rows"] == rows
+    assert printed_json("status", "--data", joined, "--store", address, *reach)["store"][0]["rows"] == rows
 
 
 def test_what_the_object_store_refuses_is_one_sentence_soon(tmp_path: Path, options: dict[str, str], address: str):
@@ -193,7 +183,7 @@ def test_addresses_that_cannot_be_are_refused(tmp_path: Path, options: dict[str,
         (["--store-option", "region=x"], "without --store"),
     ):
         with pytest.raises(BundlecacheError, match=words):
-            told("status", "--data", root, *given)
+            printed_json("status", "--data", root, *given)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.paths import TOP
+from helpers.toy_vectors import PICTURES, TOKENS, names, patches, vectors
 
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.errors import EncoderError, StoreError
@@ -24,16 +25,6 @@ from bundlecache.store import tables, verify
 from bundlecache.store.store import MODALITIES, Store
 from bundlecache.store.tables import TableWriter
 from bundlecache.store.vectors import BATCH_ROWS, Identity, as_numpy, checksum, flaws
-
-PICTURES = Identity("image", "toy:pictures", "f" * 64, "none", "float16", 6)
-
-
-def vectors(count: int, seed: int = 0, dim: int = 6) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float16)
-
-
-def names(count: int) -> list[str]:
-    return [f"item-{i}" for i in range(count)]
 
 
 @pytest.fixture
@@ -217,13 +208,6 @@ def test_rows_that_another_program_doubled_are_noticed(store: Store) -> None:
     lance.write_dataset(lance.dataset(uri).to_table().slice(0, 1), uri, mode="append")
     with pytest.raises(StoreError, match="1 item twice"):
         store.write(PICTURES, names(6), vectors(6))
-
-
-TOKENS = Identity("image", "toy:patches", "f" * 64, "none", "float16", 6, tokens=3)
-
-
-def patches(count: int, seed: int = 0) -> np.ndarray:
-    return vectors(count * 3, seed).reshape(count, 3, 6)
 
 
 def test_token_features_come_back_on_the_right_rows_with_their_shape(store: Store) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_store import names, patches, vectors
+from helpers.toy_vectors import names, patches, vectors
 
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.errors import StoreError

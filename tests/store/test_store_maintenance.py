@@ -12,7 +12,7 @@ import lancedb
 import numpy as np
 import pytest
 from helpers.paths import TOP
-from test_store import PICTURES, TOKENS, names, patches, vectors
+from helpers.toy_vectors import PICTURES, TOKENS, names, patches, vectors
 
 from bundlecache.errors import StoreError
 from bundlecache.store import drift, verify

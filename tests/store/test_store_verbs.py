@@ -9,7 +9,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
-from test_cli import invoke, ok, typed
+from helpers.runner import invoke, run_process, succeed
 
 from bundlecache import BundlecacheError
 from bundlecache.store.store import Store
@@ -34,7 +34,7 @@ def told(*args: str | Path) -> list[dict[str, object]]:
 @pytest.fixture
 def encoded(workspace: WorkspaceFolder) -> WorkspaceFolder:
     for modality in ("text", "image"):
-        ok("encode", "--modality", modality, "--data", workspace.root)
+        succeed("encode", "--modality", modality, "--data", workspace.root)
     return workspace
 
 
@@ -42,7 +42,7 @@ def encoded(workspace: WorkspaceFolder) -> WorkspaceFolder:
 def test_where_nothing_is_stored_a_verb_says_nothing_instead_of_an_empty_table(
     workspace: WorkspaceFolder, verb: list[str]
 ):
-    assert ok(*verb, "--data", workspace.root).output.rstrip().endswith(": nothing")
+    assert succeed(*verb, "--data", workspace.root).output.rstrip().endswith(": nothing")
     assert told(*verb, "--data", workspace.root) == []
 
 
@@ -50,7 +50,7 @@ def test_verify_encodes_a_sample_again_and_finds_the_same(encoded: WorkspaceFold
     rows = told("verify", "--data", encoded.root, "--sample", "5")
     assert [(row["damaged"], row["compared"], row["differing"]) for row in rows] == [(0, 5, 0)] * 2
     assert all(row["least_cosine"] > 0.9999 for row in rows)
-    ok("verify", "--data", encoded.root, "--sample", "0")
+    succeed("verify", "--data", encoded.root, "--sample", "0")
 
 
 def test_verify_names_damaged_items_and_repair_lets_encode_make_them_again(encoded: WorkspaceFolder):
@@ -60,15 +60,15 @@ def test_verify_names_damaged_items_and_repair_lets_encode_make_them_again(encod
         where="item_id = 'item-03'", values={"vector": [9.0] * info.dim}
     )
     assert "Damaged: 1 of 2 tables." in loud("verify", "--data", encoded.root).message
-    done = typed("verify", "--data", encoded.root)
+    done = run_process("verify", "--data", encoded.root)
     assert done.returncode == 1
     assert "item-03" in done.stderr
     assert "verify --data" in done.stderr
     assert "--repair" in done.stderr
-    ok("verify", "--repair", "--data", encoded.root)
+    succeed("verify", "--repair", "--data", encoded.root)
     (receipt,) = told("encode", "--modality", "image", "--data", encoded.root)
     assert (receipt["encoded"], receipt["cached"]) == (1, 21)
-    ok("verify", "--data", encoded.root)
+    succeed("verify", "--data", encoded.root)
     assert np.array_equal(Store(encoded.store).matrix(["item-03", "item-04"], "image").vectors, before)
 
 
@@ -97,8 +97,8 @@ def test_an_encoder_that_cannot_be_loaded_is_said_to_be_skipped(encoded: Workspa
     store.write(gone, ["item-00"], np.ones((1, 4), np.float16))
     np.save(tmp_path / "v.npy", np.ones((1, 4), np.float32))
     (tmp_path / "ids.txt").write_text("item-00\n")
-    ok("import-vectors", tmp_path / "v.npy", "--modality", "image", "--name", "mine", "--data", encoded.root)
-    result = ok("verify", "--data", encoded.root)
+    succeed("import-vectors", tmp_path / "v.npy", "--modality", "image", "--name", "mine", "--data", encoded.root)
+    result = succeed("verify", "--data", encoded.root)
     assert "is not encoded again" in result.output
     remarks = {row["encoder"]: row["remark"] for row in told("verify", "--data", encoded.root)}
     assert remarks[gone.spec] == "sound; not encoded again"
@@ -106,29 +106,29 @@ def test_an_encoder_that_cannot_be_loaded_is_said_to_be_skipped(encoded: Workspa
 
 
 def test_compact_says_bytes_and_drops_only_what_is_named(encoded: WorkspaceFolder):
-    ok("encode", "--modality", "text", "--dtype", "float32", "--data", encoded.root)
+    succeed("encode", "--modality", "text", "--dtype", "float32", "--data", encoded.root)
     rows = told("compact", "--data", encoded.root)
     assert len(rows) == 3
     assert all(0 < row["after_bytes"] <= row["before_bytes"] for row in rows)
     assert "no table and no encoder 'toy'" in loud("compact", "--drop", "toy", "--data", encoded.root).message
-    ok("compact", "--old-encoders", "--data", encoded.root)
+    succeed("compact", "--old-encoders", "--data", encoded.root)
     left = Store(encoded.store).tables()
     assert [(info.spec, info.dtype) for info in left] == [
         ("descriptor:text", "float32"),
         ("descriptor:picture", "float16"),
     ]
-    ok("compact", "--drop", "descriptor:picture", "--data", encoded.root)
+    succeed("compact", "--drop", "descriptor:picture", "--data", encoded.root)
     assert Store(encoded.store).modalities() == ["text"]
 
 
 def test_drift_between_encoders_is_a_table_and_json(encoded: WorkspaceFolder):
     assert "nothing to compare it with" in loud("drift", "--data", encoded.root).message
-    ok("encode", "--modality", "text", "--dtype", "float32", "--data", encoded.root)
-    assert ok("status", "--data", encoded.root).output.count("descriptor:text (older)") == 1
+    succeed("encode", "--modality", "text", "--dtype", "float32", "--data", encoded.root)
+    assert succeed("status", "--data", encoded.root).output.count("descriptor:text (older)") == 1
     (row,) = told("drift", "--data", encoded.root)
     assert (row["modality"], row["changed"], row["kept"]) == ("text", 24, 0)
     assert row["cosine_mean"] > 0.999
-    assert "overlap_at_10" in ok("drift", "--modality", "text", "--data", encoded.root).output
+    assert "overlap_at_10" in succeed("drift", "--modality", "text", "--data", encoded.root).output
 
 
 def test_imported_vectors_are_counted_and_used(encoded: WorkspaceFolder, tmp_path: Path):
@@ -143,7 +143,7 @@ def test_imported_vectors_are_counted_and_used(encoded: WorkspaceFolder, tmp_pat
     info = Store(encoded.store).current("image")
     assert (info.spec, info.rows, info.failed, info.dim) == ("import:mine", 23, 1, 8)
     assert "of one modality" in loud(*args[:3], "all", *args[4:]).message
-    ok("export", "--format", "npy", "--out", tmp_path / "out", "--data", encoded.root)
+    succeed("export", "--format", "npy", "--out", tmp_path / "out", "--data", encoded.root)
     folder = tmp_path / "out" / info.table
     mask, again = np.load(folder / "mask.npy"), np.load(folder / "vectors.npy")
     order = [int(item_id.removeprefix("item-")) for item_id in (folder / "ids.txt").read_text().split()]
@@ -154,6 +154,6 @@ def test_imported_vectors_are_counted_and_used(encoded: WorkspaceFolder, tmp_pat
 def test_token_features_are_shown_with_both_their_numbers(encoded: WorkspaceFolder, tmp_path: Path):
     np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(24, 5, 7)).astype(np.float16))
     (tmp_path / "ids.txt").write_text("".join(f"item-{i:02d}\n" for i in range(24)))
-    ok("import-vectors", tmp_path / "v.npy", "--modality", "image", "--name", "patches", "--data", encoded.root)
-    assert "5x7" in ok("status", "--data", encoded.root).output
+    succeed("import-vectors", tmp_path / "v.npy", "--modality", "image", "--name", "patches", "--data", encoded.root)
+    assert "5x7" in succeed("status", "--data", encoded.root).output
     assert Store(encoded.store).current("image").spec == "descriptor:picture"

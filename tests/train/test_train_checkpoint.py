@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import train_shop as world
+from helpers.runner import invoke
 from helpers.shop import make_shop
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 from bundlecache.errors import CheckpointError
 from bundlecache.recipes import recipe as recipes
@@ -180,12 +180,10 @@ def test_a_merged_run_is_a_plain_model_with_the_same_letter_logits(cat, valid, b
 
 
 def test_import_and_merge_are_typed(tmp_path):
-    from bundlecache import cli
-
     root = make_shop(tmp_path)
 
     def typed(*args):
-        done = CliRunner().invoke(cli.app, [*map(str, args), "--data", str(root)], standalone_mode=False)
+        done = invoke(*args, "--data", root)
         return done.exception.message if done.exception else done.output
 
     quick = [x for s in ("text", "fusion") for x in ("--set", f"{s}_stage.steps=1")]

@@ -7,7 +7,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-import test_train_titles as tokenizers
 import torch
 from helpers import reference_bundle_mllm as ref
 from helpers import train_shop as world
@@ -23,6 +22,7 @@ from bundlecache.train.model.fusion import ItemTokens
 from bundlecache.train.prompts.builder import ITEM, SEPARATOR, full_stop
 
 sys.path.insert(0, str(TOP / "benchmarks"))
+from helpers import tiny_tokenizers
 from public_code import PublicCode
 
 CPU = torch.device("cpu")
@@ -179,9 +179,9 @@ def made():
 
 
 @pytest.mark.parametrize("template", ["brief", "paper", "public-code"])
-@pytest.mark.parametrize("name", tokenizers.MAKERS)
+@pytest.mark.parametrize("name", tiny_tokenizers.MAKERS)
 def test_prompt_ids_and_letter_logits_with_every_tokenizer(name, template, made, tmp_path):
-    tokenizer = tokenizers.tokenizer_of(name, made)
+    tokenizer = tiny_tokenizers.tokenizer_of(name, made)
     quick = name == "Llama-2" and template != "public-code"  # its 32,000 rows take their time
     for separator in ("soft",) if quick else ("soft", "hard", "none"):
         prompt = {"template": template, "separator": separator, "history": 3}
@@ -208,7 +208,7 @@ def test_prompt_ids_and_letter_logits_with_every_tokenizer(name, template, made,
 
 
 def test_padding_on_either_side_and_batches_of_any_size_give_the_same_logits(made, tmp_path):
-    model = model_of(tmp_path, tokenizers.tokenizer_of("byte fallback", made), prompt={"template": "paper"})
+    model = model_of(tmp_path, tiny_tokenizers.tokenizer_of("byte fallback", made), prompt={"template": "paper"})
     many = score_options(model, GIVEN, OPTIONS).logits
     one = score_options(model, GIVEN, OPTIONS, batch_size=1).logits
     np.testing.assert_allclose(one, many, atol=1e-5)
@@ -245,7 +245,7 @@ GRADIENTS = {
 @pytest.mark.parametrize("case", GRADIENTS)
 def test_loss_and_the_gradient_of_every_trained_tensor(case, made, tmp_path):
     fusion, template, kind = GRADIENTS[case]
-    tokenizer = tokenizers.tokenizer_of("embedded", made)
+    tokenizer = tiny_tokenizers.tokenizer_of("embedded", made)
     model = model_of(tmp_path, tokenizer, fusion, prompt={"template": template}, run={"loss": kind})
     model.train_only("joint")
     asked = GIVEN[:2], OPTIONS[:2, :3], TRUTH[:2] - 1  # finite differences take their time
@@ -289,9 +289,11 @@ PUBLIC = {
 def test_the_recipe_public_code_is_the_arithmetic_of_the_public_code(case, separator, made, tmp_path):
     if separator == "none" and "sp_guided" in case:
         with pytest.raises(RecipeError, match="soft separator"):
-            model_of(tmp_path, tokenizers.tokenizer_of("embedded", made), PUBLIC[case], prompt={"separator": separator})
+            model_of(
+                tmp_path, tiny_tokenizers.tokenizer_of("embedded", made), PUBLIC[case], prompt={"separator": separator}
+            )
         return
-    real = case == "as published" and separator == "soft" and tokenizers.LLAMA.is_file()
+    real = case == "as published" and separator == "soft" and tiny_tokenizers.LLAMA.is_file()
     name = "Llama-2" if real else "embedded"
     shipped = recipes.load("public-code")
     titles = world.catalogue().titles[:8]
@@ -299,7 +301,7 @@ def test_the_recipe_public_code_is_the_arithmetic_of_the_public_code(case, separ
     prompt = shipped.to_dict()["prompt"] | {"separator": separator, **WORDS}
     loss = {"loss": shipped.run.loss}
     model = model_of(
-        tmp_path, tokenizers.tokenizer_of(name, made), fusion | {"modalities": ()}, titles, prompt=prompt, run=loss
+        tmp_path, tiny_tokenizers.tokenizer_of(name, made), fusion | {"modalities": ()}, titles, prompt=prompt, run=loss
     )
     rng = np.random.default_rng(3)
     features = vectors(rng, 8, (12, 8, 8))

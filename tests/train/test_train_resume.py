@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from helpers import train_shop as world
 from helpers.paths import TOP
+from helpers.runner import invoke
 from helpers.shop import make_shop
 from safetensors import safe_open
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 from bundlecache.errors import CheckpointError
 from bundlecache.train import checkpoint
@@ -164,8 +164,6 @@ def test_a_damaged_snapshot_is_one_sentence(paused, tmp_path, damage):
 
 
 def test_resume_is_typed(tmp_path):
-    from bundlecache import cli
-
     root = make_shop(tmp_path)
     quick = [
         "--set",
@@ -177,7 +175,7 @@ def test_resume_is_typed(tmp_path):
     ]
 
     def typed(*args):
-        return CliRunner().invoke(cli.app, ["train", "--data", str(root), *args], standalone_mode=False)
+        return invoke("train", "--data", root, *args)
 
     assert typed("--name", "whole", "--seed", "5", *quick).exception is None
     stopped = typed("--name", "run", "--seed", "5", "--max-minutes", "0.00001", *quick)

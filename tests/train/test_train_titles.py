@@ -6,11 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from helpers import train_shop as world
-from helpers.paths import TOP
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
+from helpers.tiny_tokenizers import (
+    DEMO_TITLES,
+    MAKERS,
+    tokenizer_of,
+)
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from bundlecache.catalogue.model import Catalogue
 from bundlecache.recipes.recipe import Prompt
 from bundlecache.train import checkpoint
 from bundlecache.train.model.llm import EMBEDDED
@@ -18,11 +20,7 @@ from bundlecache.train.prompts.builder import NOTHING, TEMPLATES, PromptBuilder
 from bundlecache.train.prompts.titles import fingerprint
 from bundlecache.train.prompts.tokens import encode_many
 from bundlecache.train.training import loop
-from bundlecache.workspace import WorkspaceFolder
 
-LLAMA = TOP.parent / "shared" / "data" / "llama2_tokenizer" / "tokenizer.model"
-DEMO = Catalogue.read(WorkspaceFolder(TOP / "data")).titles
-CORPUS = [*DEMO, *[f"; {letter}. mug, {letter} lamp {letter}" for letter in "ABCDEFGHIJKL" for _ in range(40)]]
 ODD = [
     "",
     "mug",
@@ -44,73 +42,9 @@ ODD = [
 ]
 
 
-def save(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", **special)
-
-
-def byte_fallback(corpus: list[str]) -> PreTrainedTokenizerFast:
-    """As Llama-2's: BPE over the whole text with a visible space, bytes for what it does not know."""
-    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?=▁)"), "isolated")  # for training alone
-    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.pre_tokenizer = None
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    return save(tokenizer)
-
-
-def lines_melt(corpus: list[str]) -> PreTrainedTokenizerFast:
-    """As Llama-3's and Qwen's: bytes, and punctuation melts with the line break behind it."""
-    tokenizer = Tokenizer(models.BPE())
-    words = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=900, special_tokens=["<unk>", "<s>"], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator([*corpus, *["lamp;\nOptions: mug;\nAnswer: bell,\n"] * 99], trainer)
-    return save(tokenizer)
-
-
-def words_melt(_: list[str]) -> PreTrainedTokenizerFast:
-    """Tokens that reach over a space, as ``; B``: a prompt cannot be copied from pieces."""
-    letters = [f"Ġ{letter}" for letter in "ABCDEFGHIJKL"]
-    merges = [("Ġ", letter[1:]) for letter in letters] + [(";", letter) for letter in letters]
-    words = ["<unk>", "<s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
-    tokenizer = Tokenizer(models.BPE({word: k for k, word in enumerate(words)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return save(tokenizer)
-
-
-def llama(corpus: list[str]) -> LlamaTokenizer:
-    if not LLAMA.is_file():
-        pytest.skip(f"tokenizer.model of Llama-2 is not at hand: copy it from the model's folder to {LLAMA}")
-    return LlamaTokenizer.from_pretrained(LLAMA.parent)
-
-
-MAKERS = {
-    "embedded": lambda _: AutoTokenizer.from_pretrained(EMBEDDED),
-    "byte fallback": byte_fallback,
-    "lines melt": lines_melt,
-    "Llama-2": llama,
-}
-
-
 @pytest.fixture(scope="module")
 def made() -> dict[str, object]:
     return {}
-
-
-def tokenizer_of(name: str, made: dict[str, object]):
-    tokenizer = made.setdefault(name, (MAKERS | {"words melt": words_melt})[name](CORPUS))
-    tokenizer.chat_template = world.CHAT
-    return tokenizer
 
 
 def questions(count: int, seed: int = 0):
@@ -128,7 +62,7 @@ def questions(count: int, seed: int = 0):
 @pytest.mark.parametrize("name", MAKERS)
 def test_copied_prompts_equal_the_whole_text_tokenised_at_once_for_every_unique_title(name, template, made, tmp_path):
     tokenizer = tokenizer_of(name, made)
-    titles = sorted({*DEMO, *ODD})
+    titles = sorted({*DEMO_TITLES, *ODD})
     PromptBuilder(tokenizer, titles, Prompt(template=template), 4, tmp_path)
     builder = PromptBuilder(tokenizer, titles, Prompt(template=template), 4, tmp_path)
     assert builder.fresh == 0, "the second builder reads from disk"
@@ -165,7 +99,7 @@ def test_the_whole_text_is_the_text_that_a_reader_would_write(made):
 
 def test_a_tokenizer_whose_tokens_hold_several_words_is_found_out_and_still_exact(made):
     tokenizer = tokenizer_of("words melt", made)
-    titles = DEMO[:60]
+    titles = DEMO_TITLES[:60]
     builder = PromptBuilder(tokenizer, titles, Prompt(), 4)
     assert not builder._exact.any()
     several = []
@@ -195,12 +129,12 @@ def test_long_titles_are_cut_to_text_that_fits_and_is_cut_no_shorter(made):
 
 def test_new_titles_are_added_and_known_ones_kept(made, tmp_path):
     tokenizer = tokenizer_of("embedded", made)
-    first = PromptBuilder(tokenizer, DEMO[:50], Prompt(), 4, tmp_path)
-    unique = len({*DEMO[:50], "a"})
+    first = PromptBuilder(tokenizer, DEMO_TITLES[:50], Prompt(), 4, tmp_path)
+    unique = len({*DEMO_TITLES[:50], "a"})
     assert first.fresh == unique
-    more = PromptBuilder(tokenizer, [*DEMO[40:70], *DEMO[:50]], Prompt(), 4, tmp_path)
-    assert more.fresh == len({*DEMO[:70], "a"}) - unique
-    alone = PromptBuilder(tokenizer, [*DEMO[40:70], *DEMO[:50]], Prompt(), 4)
+    more = PromptBuilder(tokenizer, [*DEMO_TITLES[40:70], *DEMO_TITLES[:50]], Prompt(), 4, tmp_path)
+    assert more.fresh == len({*DEMO_TITLES[:70], "a"}) - unique
+    alone = PromptBuilder(tokenizer, [*DEMO_TITLES[40:70], *DEMO_TITLES[:50]], Prompt(), 4)
     given, options = np.arange(8), np.arange(20, 60, 4)
     for mode in ("mm", "text"):
         np.testing.assert_array_equal(
@@ -208,7 +142,7 @@ def test_new_titles_are_added_and_known_ones_kept(made, tmp_path):
         )
     assert len(list(tmp_path.iterdir())) == 1, "no temporary file stays"
     table = pa.ipc.open_file(pa.memory_map(str(next(tmp_path.iterdir())))).read_all()
-    assert len(table) == len(set(table["title"].to_pylist())) == len({*DEMO[:70], "a"})
+    assert len(table) == len(set(table["title"].to_pylist())) == len({*DEMO_TITLES[:70], "a"})
 
 
 def test_another_tokenizer_wording_or_cut_is_another_file(made, tmp_path):
@@ -218,27 +152,27 @@ def test_another_tokenizer_wording_or_cut_is_another_file(made, tmp_path):
     settings = [Prompt(), Prompt(template="paper"), Prompt(separator="hard"), Prompt(max_title_tokens=4)]
     for tokenizer in (embedded, other):
         for prompt in settings:
-            assert PromptBuilder(tokenizer, DEMO[:9], prompt, 4, tmp_path).fresh
-            assert not PromptBuilder(tokenizer, DEMO[:9], prompt, 4, tmp_path).fresh
+            assert PromptBuilder(tokenizer, DEMO_TITLES[:9], prompt, 4, tmp_path).fresh
+            assert not PromptBuilder(tokenizer, DEMO_TITLES[:9], prompt, 4, tmp_path).fresh
     assert len(list(tmp_path.iterdir())) == 2 * len(settings)
     again = AutoTokenizer.from_pretrained(EMBEDDED)
-    assert not PromptBuilder(again, DEMO[:9], Prompt(), 4, tmp_path).fresh, "the same tokenizer, loaded again"
+    assert not PromptBuilder(again, DEMO_TITLES[:9], Prompt(), 4, tmp_path).fresh, "the same tokenizer, loaded again"
 
 
 @pytest.mark.parametrize("damage", [b"", b"ARROW1 and then nothing", None])
 def test_a_damaged_file_is_made_again_and_a_folder_that_cannot_be_written_does_no_harm(made, tmp_path, damage):
     tokenizer = tokenizer_of("embedded", made)
     folder = tmp_path / "tokens"
-    want = PromptBuilder(tokenizer, DEMO[:30], Prompt(), 4).build([np.arange(3)], [np.arange(9)], "text").ids
+    want = PromptBuilder(tokenizer, DEMO_TITLES[:30], Prompt(), 4).build([np.arange(3)], [np.arange(9)], "text").ids
     if damage is None:
         folder.write_text("a file in the place of the folder")
     else:
-        PromptBuilder(tokenizer, DEMO[:30], Prompt(), 4, folder)
+        PromptBuilder(tokenizer, DEMO_TITLES[:30], Prompt(), 4, folder)
         path = next(folder.iterdir())
         path.write_bytes(damage)
-    builder = PromptBuilder(tokenizer, DEMO[:30], Prompt(), 4, folder)
+    builder = PromptBuilder(tokenizer, DEMO_TITLES[:30], Prompt(), 4, folder)
     np.testing.assert_array_equal(builder.build([np.arange(3)], [np.arange(9)], "text").ids, want)
-    assert bool(PromptBuilder(tokenizer, DEMO[:30], Prompt(), 4, folder).fresh) == (damage is None)
+    assert bool(PromptBuilder(tokenizer, DEMO_TITLES[:30], Prompt(), 4, folder).fresh) == (damage is None)
 
 
 def test_the_second_training_and_serving_tokenise_no_title(tmp_path, monkeypatch):

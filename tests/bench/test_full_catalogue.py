@@ -1,4 +1,4 @@
-"""Protocols: any number of options, the whole catalogue, groups of questions; answers known by construction."""
+"""The whole catalogue as options: every method ranks it as it answers question by question."""
 
 from __future__ import annotations
 
@@ -8,21 +8,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_baselines import FITTED, catalogue
-from test_questions import make
-from test_report import Page
+from helpers.html_page import HtmlPage
+from helpers.parity_catalogue import FITTED, parity_catalogue
+from helpers.random_catalogue import personal_catalogue
 
 from bundlecache.baselines.personal import Personal
 from bundlecache.baselines.rankers import ByItem, ByVector
-from bundlecache.baselines.registry import all_baselines
 from bundlecache.bench import benchmark as bench
-from bundlecache.bench import full_catalogue, slices
+from bundlecache.bench import full_catalogue
 from bundlecache.bench.full_catalogue import FirstFew, HeldOut
-from bundlecache.bench.metrics import Places
 from bundlecache.bench.slices import Slicer
-from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Interactions
-from bundlecache.errors import QuestionsError
 from bundlecache.questions import freeze as questions
 from bundlecache.questions.user_history import UserHistories
 from bundlecache.report import leaderboard
@@ -37,31 +32,9 @@ def known(name, score):
     )
 
 
-# --- n options -------------------------------------------------------------------------------------
-
-
-def test_sets_of_5_10_20_and_50_options_stand_in_one_table_each_against_its_own_chance():
-    shop = make()
-    sets = [questions.freeze(shop, split="test", n_options=n) for n in (50, 5, 20, 10)]
-    results = bench.run(sets, all_baselines(shop, {}))
-    assert [r["questions"]["name"] for r in results] == [
-        "test-random5",
-        "test-random10",
-        "test-random20",
-        "test-random50",
-    ]
-    for result, n in zip(results, (5, 10, 20, 50), strict=True):
-        random = next(row for row in result["methods"] if row["name"] == "random")
-        assert [random[f"hit@{k}"] for k in (1, 3, 5)] == pytest.approx([1 / n, 3 / n, 5 / n])
-        assert not any(row["succeeds"] for row in result["probes"])
-
-
-# --- the whole catalogue -----------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def shop():
-    return catalogue(test_bundles_of=4)
+    return parity_catalogue(test_bundles_of=4)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +185,7 @@ def test_the_page_shows_every_figure_with_its_interval_and_is_linked_with_the_be
     results = full_catalogue.run(rankers, held, Slicer(shop), [few])
     page = full_catalogue.save(tmp_path, results)
     text = page.read_text("utf-8")
-    shown = Page(text)
+    shown = HtmlPage(text)
     assert shown.open == shown.crooked == []
     assert "<b>" not in text
     for row in results["methods"]:
@@ -231,154 +204,8 @@ def test_the_page_shows_every_figure_with_its_interval_and_is_linked_with_the_be
     assert f'<nav><a href="{board.name}">' in page.read_text("utf-8")
 
 
-# --- groups of questions -------------------------------------------------------------------------------
-
-
-def test_groups_follow_from_the_truth_and_from_training_alone():
-    shop = make(60, 400)
-    some = [0, 1, 2, 3]
-    split = ["train"] * 300 + ["test"] * 100
-    bundles = dataclasses.replace(shop.bundles, split=split)
-    for b in range(300):
-        bundles.items[b] = bundles.items[b][bundles.items[b] > 3]  # no training bundle holds them
-    shop = dataclasses.replace(shop, bundles=bundles)
-    truth, length = np.array([*some * 10, *range(20, 60)]), np.repeat([2, 3, 5, 6], 20)
-    number, names = Slicer(shop).labels(truth, length)
-    assert names["cold"] == ["seen", "cold"]
-    assert number["cold"].tolist() == [1] * 40 + [0] * 40
-    assert names["length"] == ["2", "3", "5", "6"]
-    assert names["popularity"][0] == "0"  # all cold ones in one group, though they are four tenths
-    assert (number["popularity"] == 0).sum() == 40
-    counts = np.bincount(np.concatenate(bundles.items[:300]), minlength=60)
-    for g, name in enumerate(names["popularity"]):
-        low, _, high = name.partition("-")
-        inside = counts[truth[number["popularity"] == g]]
-        assert (inside.min(), inside.max()) == (int(low), int(high or low))
-
-
-def test_a_method_that_is_right_on_one_category_alone_shows_it():
-    shop = make()
-    asked = questions.freeze(shop, split="test", n_options=5)
-    held = asked.options[np.arange(len(asked)), asked.truth]
-    kind = np.array([int(c[-1]) for c in shop.column("category")])
-    scores = np.eye(5)[np.where(kind[held] == 3, asked.truth, (asked.truth + 1) % 5)]
-    result = bench.summarise([asked], [[bench.Scored("threes", "content", scores)]], slicer=Slicer(shop))
-    groups = {group["group"]: group for group in result["slices"]["category"]}
-    large = {name for name, count in zip(*np.unique(kind[held], return_counts=True), strict=True) if count >= 20}
-    for name, group in groups.items():
-        row = group["methods"][0]
-        if name.startswith("all > "):
-            assert int(name[-1]) in large
-            assert row["hit@1"] == (name == "all > kind 3")
-            assert row["hit@1_interval"] == [row["hit@1"]] * 2
-    assert sum(group["n"] for group in groups.values()) == len(asked)
-    for way in slices.WAYS:
-        told = sum(group["n"] * group["methods"][0]["hit@1"] for group in result["slices"][way])
-        assert told / len(asked) == pytest.approx(result["methods"][0]["hit@1"], abs=1e-5)
-
-
-def test_small_categories_join_the_step_above_and_what_stays_small_is_marked():
-    labels = ["A > x"] * 25 + ["A > y"] * 12 + ["A > z"] * 12 + ["B"] * 3 + [None] * 2
-    number, names = slices.by_category(labels)
-    assert names == ["A > x", "A", "other"]
-    assert np.bincount(number).tolist() == [25, 24, 5]
-    shop = make()
-    made = Slicer(shop).slices(np.zeros(54, int), np.full(54, 2), {"m": {"f": np.ones(54)}}, main="f")
-    assert [group["small"] for group in made["length"]] == [False]
-    few = Slicer(shop).slices(np.zeros(5, int), np.full(5, 2), {"m": {"f": np.ones(5)}}, main="f")
-    assert [group["small"] for way in slices.WAYS for group in few[way]] == [True] * 4
-
-
-def test_lengths_too_rare_join_their_neighbours_and_are_called_so():
-    length = np.array([2] * 5 + [3] * 30 + [4] * 30 + [5] * 10 + [9] * 12)
-    number, names = slices.in_order(length, length)
-    assert names == ["2-3", "4", "5-9"]
-    assert np.bincount(number).tolist() == [35, 30, 22]
-
-
-def test_a_way_to_group_that_there_is_not_is_refused_with_those_there_are():
-    with pytest.raises(QuestionsError, match="category, length, popularity, cold"):
-        slices.chosen(["colour"])
-    assert slices.chosen(["cold", "length", "cold"]) == ["cold", "length"]
-
-
-def test_places_beyond_k_gain_nothing_and_ties_share():
-    places = Places(np.array([0, 4, 5, 3]), np.array([1, 1, 1, 4]))
-    assert places.within(5).tolist() == [1, 1, 0, 0.5]
-    assert places.ndcg(5) == pytest.approx([1, 1 / np.log2(6), 0, (1 / np.log2(5) + 1 / np.log2(6)) / 4])
-    assert places.reciprocal() == pytest.approx([1, 1 / 5, 1 / 6, (1 / 4 + 1 / 5 + 1 / 6 + 1 / 7) / 4])
-
-
-# --- a user's history ------------------------------------------------------------------------------------
-
-
-def personal_shop(*, of_bundles_only: bool = False):
-    """Bundles of random items, and users who elsewhere take only items of the parity of what their bundle lacks."""
-    shop = make(200, 300)
-    rng = np.random.default_rng(5)
-    split = ["train"] * 100 + ["valid"] * 100 + ["test"] * 100
-    shop = dataclasses.replace(shop, bundles=dataclasses.replace(shop.bundles, split=split))
-    truths = {b: t for part in ("valid", "test") for b, _, t in splits.hold_out(shop, part)}
-    edges = []
-    for b, items in enumerate(shop.bundles.items):
-        liked = rng.choice(100, 12, replace=False) * 2 + truths.get(b, b) % 2
-        edges += [(b, int(i)) for i in items] + ([] if of_bundles_only else [(b, int(i)) for i in liked])
-    user, item = np.array(edges, np.int32).T
-    groups = list(shop.bundles.group)
-    return dataclasses.replace(shop, interactions=Interactions([f"u{b}" for b in range(300)], user, item, groups))
-
-
-def test_a_history_holds_nothing_of_held_out_bundles_and_no_option_and_its_end_is_the_latest():
-    shop = personal_shop()
-    asked = questions.freeze(shop, split="test", n_options=10)
-    for latest in (3, 100):
-        given = UserHistories(shop, latest).of(asked)
-        assert max(map(len, given)) <= latest
-        for bundle_id, history, options in zip(asked.bundle_ids, given, asked.options, strict=True):
-            b = shop.bundles.ids.index(bundle_id)
-            assert not set(history) & ({*shop.bundles.items[b]} | {*options})
-            rows = shop.interactions.item[shop.interactions.user == b].tolist()
-            left = [i for i in rows if i not in {*shop.bundles.items[b], *options}]
-            assert history.tolist() == left[-latest:]
-
-
-def test_the_items_of_a_sister_bundle_that_is_held_out_too_are_no_history():
-    shop = personal_shop()
-    group = [*shop.bundles.group[:298], "g298", "g298"]
-    shop = dataclasses.replace(
-        shop,
-        bundles=dataclasses.replace(shop.bundles, group=group),
-        interactions=dataclasses.replace(shop.interactions, group=group),
-    )
-    asked = questions.freeze(shop, split="test", n_options=10)
-    row = asked.bundle_ids.index("b298")
-    assert not set(UserHistories(shop, 99).of(asked)[row]) & {*shop.bundles.items[298], *shop.bundles.items[299]}
-
-
-def test_a_history_is_worth_what_it_tells_and_bundles_alone_leave_none():
-    shop = personal_shop()
-    parity = ByVector("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
-    asked, valid = (questions.freeze(shop, split=part, n_options=4) for part in ("test", "valid"))
-    method = Personal(parity, UserHistories(shop, 5), lambda: [valid])
-    results = bench.run([asked], [parity, method])[0]
-    rows = {row["name"]: row for row in results["methods"]}
-    held = asked.options[np.arange(len(asked)), asked.truth]
-    alike = (asked.options % 2 == held[:, None] % 2).sum(axis=1)
-    assert rows["parity + history"]["hit@1"] == pytest.approx((1 / alike).mean(), abs=0.02)
-    assert rows["parity + history"]["on_top_of"]["interval"][0] > 0.05
-    assert method.weights[1] > 4 * method.weights[0]
-    assert any(
-        sentence.startswith("What the bundle's user took elsewhere adds to parity (") for sentence in results["verdict"]
-    )
-    nothing = personal_shop(of_bundles_only=True)
-    assert not any(len(history) for history in UserHistories(nothing, 5).of(asked))
-    alone = Personal(parity, UserHistories(nothing, 5), lambda: [valid])
-    right = (bench.hits(method.scores(asked), asked.truth).mean() for method in (alone, parity))
-    assert next(right) == pytest.approx(next(right))
-
-
 def test_among_the_whole_catalogue_a_history_is_no_option_and_is_worth_what_it_tells():
-    shop = personal_shop()
+    shop = personal_catalogue()
     parity = ByVector("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
     asked, valid = (questions.freeze(shop, split=part, n_options=4) for part in ("test", "valid"))
     method = Personal(parity, UserHistories(shop, 5), lambda: [valid])
@@ -400,13 +227,3 @@ def test_among_the_whole_catalogue_a_history_is_no_option_and_is_worth_what_it_t
     assert rows["parity + history"]["recall@100"] == pytest.approx(1.0, abs=0.03)
     assert any("elsewhere adds to parity (" in sentence for sentence in results["verdict"])
     assert any("In 100 of the queries up to 5 items" in sentence for sentence in results["verdict"])
-
-
-def test_a_history_that_tells_nothing_gets_next_to_no_weight():
-    shop = personal_shop()
-    rng = np.random.default_rng(0)
-    noise = dataclasses.replace(shop.interactions, item=rng.integers(0, 200, len(shop.interactions)).astype(np.int32))
-    shop = dataclasses.replace(shop, interactions=noise)
-    parity = ByVector("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
-    valid = questions.freeze(shop, split="valid", n_options=10)
-    assert Personal(parity, UserHistories(shop, 5), lambda: [valid]).weights[1] < 0.2

@@ -1,0 +1,52 @@
+"""Run commands of the command line: in this process, or in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from typer.testing import CliRunner, Result
+
+from helpers.paths import TOP
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def invoke(*args: str | Path) -> Result:
+    """Run a command in this process, as the entry point does; ``Result.exception`` is what it ended in."""
+    from bundlecache import cli
+
+    return CliRunner().invoke(cli.app, [str(arg) for arg in args], standalone_mode=False)
+
+
+def succeed(*args: str | Path) -> Result:
+    """Run a command in this process and require that it ends without an error, with exit code 0."""
+    result = invoke(*args)
+    assert result.exception is None, (result.output, result.exception)
+    assert not result.return_value
+    return result
+
+
+def printed_json(*args: str | Path) -> Any:
+    """What a command prints with ``--json``; an error of the command is raised here."""
+    result = invoke(*args, "--json")
+    if result.exception is not None:
+        raise result.exception
+    return json.loads(result.stdout)
+
+
+def run_process(*args: str | Path, cwd: Path = TOP) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own and require that no traceback is shown."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bundlecache.cli", *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return done
