@@ -28,6 +28,7 @@ from rich.markup import escape
 from bundlecache import BundlecacheError, Catalogue, WorkspaceFolder, __version__
 from bundlecache.console.output import Bar, log, out, show, show_full, show_leaderboard, show_results, show_slices
 from bundlecache.errors import counted
+from bundlecache.modalities import MODALITIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 PARTIAL = 3  # exit code: the work was done, but some items failed
 INTERRUPTED = 130
 SIGNALLED = {"SIGINT": INTERRUPTED, "SIGTERM": 143}  # the exit codes that shells expect
-MODALITIES = ("text", "image", "audio", "graph")
 NEGATIVES = ("random", "hard")
 OPTIONS = 10
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))  # under accelerate launch or torchrun

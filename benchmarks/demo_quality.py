@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-MODALITIES = ("text", "image", "audio", "graph")
+from bundlecache.modalities import MODALITIES
+
 SECONDS = 100.0
 
 

@@ -66,6 +66,16 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text without its full stop, for a sentence of ours; the error's type if it has no text.
+
+    >>> first_line(ValueError("no such layer.\\nsee above"))
+    'no such layer'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]
+
+
 class BundlecacheError(Exception):
     """A problem that the user can solve: ``message`` says what is wrong, ``hint`` what to type next.
 

@@ -1,30 +1,36 @@
-"""Files that are there whole or not at all."""
+"""Files that are written whole or not at all, and the one check of paths that users type."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import secrets
 import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING, Any
 
 from .errors import BundlecacheError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+MAX_NAME_BYTES = 255  # of one name in a path, on all usual file systems
+MAX_SHOWN_CHARS = 80  # of a path that is too long
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` to write to; afterwards sync it to disk and put it in place.
+    """Give the name of an empty temporary file beside ``path`` to write to; afterwards sync it and rename it to ``path``.
 
-    A killed process leaves the old file untouched, and so does an error inside the block.
+    A killed process, or an error inside the block, leaves the old file as it was.
 
     Raises
     ------
     BundlecacheError
-        When the folder cannot be made or written (no permission, disk full).
+        When the folder cannot be made or written (no permission, disk full, name too long).
     """
     temporary: Path | None = None
     try:
@@ -44,8 +50,36 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by a UTF-8 file of ``text``, whole or not at all; see `replacing`.
+
+    Raises
+    ------
+    BundlecacheError
+        When it cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of ours holds.
+
+    Raises
+    ------
+    OSError
+        When it cannot be read.
+    ValueError
+        When it is not UTF-8, not JSON, nested too deeply, or has an integer too long for Python.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deeply") from error
+
+
 def make_folder(folder: Path) -> None:
-    """Make ``folder`` and try it, before minutes are spent on what shall stand in it.
+    """Make ``folder`` and try to write into it, before minutes are spent on what it is to hold.
 
     Raises
     ------
@@ -60,8 +94,65 @@ def make_folder(folder: Path) -> None:
         raise _unwritable(folder, error) from error
 
 
+def user_path(given: Path | str, what: str = "The path") -> Path:
+    """A path that a user typed, once the file system has been asked about it; it need not exist.
+
+    Every path of a command line or of a library call passes here before it is used, so that a name that is too long,
+    a NUL character, a circle of links or a folder without permission is one sentence, wherever the path is used later.
+
+    Parameters
+    ----------
+    given
+        As typed. ``~`` is not expanded: shells do that.
+    what
+        What the path is, as the start of a sentence: "The workspace".
+
+    Raises
+    ------
+    BundlecacheError
+        When it is empty, has a NUL character, or the file system refuses to look it up.
+    """
+    text = os.fspath(given)
+    shown = text if len(text) <= MAX_SHOWN_CHARS else f"{text[:40]}...{text[-20:]}"
+    if not text.strip():
+        raise BundlecacheError(f"{what} is empty.", hint="give a file or folder, for instance ./data")
+    longest = 0
+    try:
+        longest = max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
+        if longest > MAX_NAME_BYTES:  # also below a folder that does not exist yet
+            raise OSError(errno.ENAMETOOLONG, "File name too long")
+        os.lstat(text)
+    except FileNotFoundError:
+        pass
+    except NotADirectoryError as error:
+        raise BundlecacheError(
+            f"{what} {shown!r} leads through a file as if it were a folder.", hint="correct the path"
+        ) from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            raise BundlecacheError(
+                f"{what} {shown!r} is too long for the file system: {len(os.fsencode(text)):,} bytes, its longest name "
+                f"{longest:,}; allowed are about 4,000, and {MAX_NAME_BYTES} a name.",
+                hint="give a shorter path",
+            ) from error
+        reason = getattr(error, "strerror", None) or "it holds a character that no path may have"
+        raise BundlecacheError(
+            f"{what} {shown!r} cannot be looked up: {reason}.", hint="correct the path or its permissions"
+        ) from error
+    return Path(text)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether ``path`` is a file with an end: no folder, device, pipe or socket, and no link to one."""
+    try:
+        return S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def _unwritable(path: Path, error: OSError) -> BundlecacheError:
-    return BundlecacheError(
-        f"{path} cannot be written: {error.strerror or error}.",
-        hint="free some space, mend the permissions or choose another folder",
-    )
+    hint = "free some space, mend the permissions or choose another folder"
+    name = path.name
+    if error.errno == errno.ENAMETOOLONG:
+        name, hint = f"{name[:40]}...", "choose a shorter name"
+    return BundlecacheError(f"{path.with_name(name)} cannot be written: {error.strerror or error}.", hint=hint)

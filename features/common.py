@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bundlecache.errors import EncoderError, MediaError
+from bundlecache.errors import EncoderError, MediaError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -160,12 +160,6 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of another library's message, without its full stop."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]
 
 
 def fingerprint(*causes: object, tensors: Mapping[str, Any] | None = None) -> str:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bundlecache.errors import MediaError
+from bundlecache.errors import MediaError, first_line
 
-from .common import fingerprint, first_line, libraries, readable
+from .common import fingerprint, libraries, readable
 
 if TYPE_CHECKING:
     from PIL import Image as PIL_Image

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bundlecache.errors import EncoderError
+from bundlecache.errors import EncoderError, first_line
 
-from .common import check_vocabulary, fingerprint, first_line, quiet
+from .common import check_vocabulary, fingerprint, quiet
 from .open_clip_image import load_model
 from .towers import TextTower
 

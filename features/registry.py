@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bundlecache.encoder_spec import TITLE, EncoderSpec
 from bundlecache.errors import EncoderError
+from bundlecache.modalities import MODALITIES, check_modality
 
 from .common import PRECISIONS, Options, resolve_device
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from bundlecache.encode.run import Encoder
 
 __all__ = ["DEFAULTS", "MODALITIES", "Kind", "Loader", "heeds", "kinds", "load", "modality_of", "options_of"]
-
-MODALITIES = ("text", "image", "audio", "graph")
 
 
 @dataclass(frozen=True)
@@ -195,8 +194,7 @@ def _matches(spec: str) -> list[Kind]:
 
 
 def _find(spec: str, modality: str) -> Kind:
-    if modality not in MODALITIES:
-        raise EncoderError(f"There is no modality {modality!r}; there are {', '.join(MODALITIES)}.")
+    check_modality(modality)
     matches = _matches(spec)
     for kind in matches:
         if kind.modality == modality:

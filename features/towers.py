@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bundlecache.errors import BundlecacheError, EncoderError
+from bundlecache.errors import BundlecacheError, EncoderError, first_line
 
-from .common import computing, first_line, forward, libraries, resolve_device, to_numpy
+from .common import computing, forward, libraries, resolve_device, to_numpy
 from .image import read_picture, reading
 from .text import READING, clean
 

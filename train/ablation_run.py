@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bundlecache.files import replacing
+from bundlecache.files import write_text
 
 from . import checkpoint
 from .inference import scoring
@@ -70,6 +70,5 @@ def run(
     seconds = sum(stage["seconds"] for stage in done.stages)
     questions = {column: asked.sha256 for column, asked in sets.items()}
     result = {"seed": seed, "hits": hits, "questions": questions, "seconds": seconds}
-    with replacing(folder / RESULT) as temporary:
-        temporary.write_text(json.dumps(result), "utf-8")
+    write_text(folder / RESULT, json.dumps(result))
     return result

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bundlecache.errors import CheckpointError
-from bundlecache.files import replacing
+from bundlecache.files import write_text
 
 from . import checkpoint
 from .inference.scoring import score
@@ -98,8 +98,7 @@ def make_run(
     hits = float(((answers.logits.argmax(1) == valid.truth) & answers.valid).mean())
     stage = {"name": "joint", "steps": 0, "best_step": 0, "seconds": 0.0, "best_valid_hit@1": hits}
     checkpoint.save(model, run, valid=valid, stages=[{**stage, "trainable_parameters": 0}], seed=0)
-    with replacing(run.parent / "latest") as temporary:
-        temporary.write_text(run.name + "\n", "utf-8")
+    write_text(run.parent / "latest", run.name + "\n")
     return ignored
 
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RecipeError
-from ..files import replacing
+from ..files import write_text
 from ..recipes import recipe as recipes
 from ..recipes.recipe import Recipe
 from . import metrics
@@ -178,8 +178,7 @@ def save(folder: Path, grid: Grid, rows: Sequence[Mapping[str, Any]]) -> None:
         ("table.md", markdown(grid, rows)),
         ("results.json", json.dumps({"grid": grid.name, "seeds": grid.seeds, "rows": rows}, indent=1) + "\n"),
     ):
-        with replacing(folder / name) as temporary:
-            temporary.write_text(content, "utf-8")
+        write_text(folder / name, content)
 
 
 def markdown(grid: Grid, rows: Sequence[Mapping[str, Any]]) -> str:

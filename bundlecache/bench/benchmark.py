@@ -40,7 +40,7 @@ import numpy as np
 
 from ..catalogue import splits
 from ..errors import CheckpointError
-from ..files import replacing
+from ..files import replacing, write_text
 from ..questions.importing import family
 from .findings import ablated, near_a_leak, sentences, worth
 from .leak_probes import graph_leaks
@@ -282,8 +282,7 @@ def save(
 
         with replacing(path.with_suffix(".parquet")) as temporary:
             pq.write_table(_answer_table(questions, answers, item_ids), temporary)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    write_text(path, json.dumps(results, indent=1) + "\n")
     return path
 
 

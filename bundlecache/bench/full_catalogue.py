@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..baselines.personal import Personal
-from ..files import replacing
+from ..files import write_text
 from ..questions.file import Questions, assemble
 from .findings import chosen_on, personal, standing
 from .metrics import Places, intervals
@@ -346,8 +346,7 @@ def save(folder: Path, results: dict[str, Any]) -> Path:
         (path.with_suffix(".csv"), text.getvalue()),
         (path, json.dumps(results, indent=1) + "\n"),
     ):
-        with replacing(file) as temporary:
-            temporary.write_text(content, "utf-8")
+        write_text(file, content)
     return boards.write_full(folder, results)
 
 

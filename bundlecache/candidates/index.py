@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import BundlecacheError, QuestionsError
-from ..files import replacing
+from ..files import replacing, write_text
 from . import ann
 from .ann import faiss_module
 from .item_vectors import Keys, by_name, version_of
@@ -321,8 +321,7 @@ class Index:
                 _write(self.structure, temporary)
             stored = path.stat().st_size
         about = {"format_version": FORMAT_VERSION, "ids": _ids_of(item_ids), "file_bytes": stored, **self.report}
-        with replacing(header) as temporary:
-            temporary.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", "utf-8")
+        write_text(header, json.dumps(about, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def load(

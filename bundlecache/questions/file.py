@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..catalogue import splits
-from ..errors import QuestionsError
-from ..files import replacing
+from ..errors import QuestionsError, first_line
+from ..files import replacing, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -92,8 +92,7 @@ class Questions:
         with replacing(path) as temporary:
             sidecar.unlink(missing_ok=True)  # its presence means complete
             pq.write_table(table.replace_schema_metadata({"bundlecache": header}), temporary)
-        with replacing(sidecar) as temporary:
-            temporary.write_text(header + "\n", "utf-8")
+        write_text(sidecar, header + "\n")
 
     @classmethod
     def load(cls, path: Path, catalogue: Catalogue) -> Questions:
@@ -287,8 +286,3 @@ def names_in(folder: Path) -> list[str]:
 
 def _listing(folder: Path) -> str:
     return ", ".join(names_in(folder)) or "none"
-
-
-def first_line(error: BaseException) -> str:
-    """The reason of an error, for a message of one sentence."""
-    return (str(error) or type(error).__name__).splitlines()[0]

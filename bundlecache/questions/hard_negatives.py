@@ -35,7 +35,7 @@ from ..candidates.item_vectors import Keys, version_of
 from ..catalogue import splits
 from ..catalogue.category import PATH_SEPARATOR
 from ..errors import QuestionsError
-from ..store.store import MODALITIES
+from ..modalities import MODALITIES
 from . import negatives
 from .negatives import shuffled
 

@@ -21,8 +21,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ..errors import QuestionsError
-from .file import Questions, build, digest, first_line, splits_of, wrong_with
+from ..errors import QuestionsError, first_line
+from .file import Questions, build, digest, splits_of, wrong_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bench import full_catalogue
 from ..bench.slices import WAYS, ends, leading
-from ..files import replacing
+from ..files import write_text
 from . import leaderboard
 from .charts import curves
 from .run_page import axis_end, bar, render
@@ -107,6 +107,5 @@ def _linked(template: str, values: dict[str, Any], path: Path, other: Path) -> P
     there = other.is_file()
     render(template, {**values, "linked": there}, path)
     if there and HIDDEN in (text := other.read_text("utf-8", "replace")):
-        with replacing(other) as temporary:
-            temporary.write_text(text.replace(HIDDEN, "<nav>"), "utf-8")
+        write_text(other, text.replace(HIDDEN, "<nav>"))
     return path

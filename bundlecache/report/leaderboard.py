@@ -11,7 +11,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..files import replacing
+from ..files import write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +77,5 @@ def save(folder: Path, results: Results) -> Path:
         ("results.json", json.dumps(results, indent=1) + "\n"),
         ("table.csv", text.getvalue()),
     ):
-        with replacing(folder / name) as temporary:
-            temporary.write_text(content, "utf-8")
+        write_text(folder / name, content)
     return boards.write_bench(folder, results)

@@ -16,7 +16,7 @@ from ..bench import benchmark as bench
 from ..bench.findings import ablated, left_out, permutations, standing
 from ..bench.metrics import calibration
 from ..errors import CheckpointError
-from ..files import replacing
+from ..files import write_text
 from ..workspace import read_manifest
 from . import answered as answers
 from . import comparison
@@ -148,8 +148,7 @@ def render(template: str, values: dict[str, Any], path: Path) -> Path:
     )
     page.filters.update(percent=percent, signed=signed, seconds=seconds)
     html = page.get_template(template).render(values)
-    with replacing(path) as temporary:
-        temporary.write_text(html, "utf-8")
+    write_text(path, html)
     return path
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..encoder_spec import EncoderSpec
+from ..modalities import MODALITIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ def coverage(store: Store, catalogue: Catalogue) -> list[dict[str, Any]]:
         }
         for info in infos
     ]
-    for modality in ("text", "image", "audio", "graph"):
+    for modality in MODALITIES:
         waiting = int(catalogue.has_source(modality).sum())
         if waiting and all(info.modality != modality for info in infos):
             absent = len(catalogue) - waiting

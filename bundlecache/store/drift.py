@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import StoreError
+from ..vector_math import unit_rows
 from .maintenance import PREFIX, tags
 from .tables import opening
 from .vectors import BATCH_ROWS, Identity, as_numpy, told
@@ -173,14 +174,9 @@ def _cosines(old: np.ndarray, a: np.ndarray, new: np.ndarray, b: np.ndarray) -> 
     """Of rows ``a`` of one and ``b`` of the other matrix, float32 [len(a)]."""
     parts = [np.zeros(0, np.float32)]
     for low in range(0, len(a), BATCH_ROWS):
-        left, right = _unit(old[a[low : low + BATCH_ROWS]]), _unit(new[b[low : low + BATCH_ROWS]])
+        left, right = unit_rows(old[a[low : low + BATCH_ROWS]]), unit_rows(new[b[low : low + BATCH_ROWS]])
         parts.append(np.einsum("nd,nd->n", left, right))
     return np.concatenate(parts)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    wide = rows.astype(np.float32)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
 
 def _shift(old: np.ndarray, new: np.ndarray) -> float | None:
@@ -196,7 +192,7 @@ def _overlap(old: np.ndarray, new: np.ndarray, sample: int) -> float | None:
     k = min(NEIGHBOURS, len(old) - 1)
     if k < 1:
         return None
-    one, other = _nearest(_unit(old), sample, k), _nearest(_unit(new), sample, k)  # [s, k]
+    one, other = _nearest(unit_rows(old), sample, k), _nearest(unit_rows(new), sample, k)  # [s, k]
     shared = [len(set(x) & set(y)) for x, y in zip(one.tolist(), other.tolist(), strict=True)]
     return float(np.mean(shared)) / k
 

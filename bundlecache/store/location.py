@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
-from ..files import replacing
+from ..files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -159,8 +159,7 @@ def settle(root: Path, address: str, options: Mapping[str, str]) -> None:
         )
     place.address, place.options = address, {**place.options, **options}
     place.names()  # raises when nothing answers
-    with replacing(root / NOTE) as temporary:
-        temporary.write_text(json.dumps({"address": place.address, "options": place.options}, indent=1), "utf-8")
+    write_text(root / NOTE, json.dumps({"address": place.address, "options": place.options}, indent=1))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import StoreError, counted
-from ..files import replacing
+from ..files import replacing, write_text
 from .tables import opening
 from .vectors import Identity, as_numpy, checksum, told
 
@@ -152,8 +152,7 @@ def export_npy(vectors: np.ndarray, mask: np.ndarray, item_ids: Sequence[str], f
     for name, array in (("vectors.npy", vectors), ("mask.npy", mask)):
         with replacing(folder / name) as temporary, temporary.open("wb") as file:
             np.save(file, array)
-    with replacing(folder / "ids.txt") as temporary:
-        temporary.write_text("".join(f"{item_id}\n" for item_id in item_ids), "utf-8")
+    write_text(folder / "ids.txt", "".join(f"{item_id}\n" for item_id in item_ids))
 
 
 def _checked(dataset: Any) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import StoreError
-from ..files import replacing
+from ..files import replacing, write_text
+from ..modalities import MODALITIES, check_modality
 from . import failures
 from .coverage import coverage
 from .failures import Failure
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
     from ..catalogue.model import Catalogue
 
-MODALITIES = ("text", "image", "audio", "graph")
 STAMP = "%Y%m%dT%H%M%S.%fZ"  # of a run, in the name of its receipt
 KEEP_RECEIPTS = 50  # of a table
 
@@ -122,10 +122,7 @@ class Store:
         StoreError
             When there is none.
         """
-        if modality not in MODALITIES:
-            raise StoreError(
-                f"There is no modality {modality!r}; there are {', '.join(MODALITIES)}.", hint="--modality image"
-            )
+        check_modality(modality)
         of_modality = [info for info in self.tables() if info.modality == modality and info.rows]
         found = [info for info in of_modality if spec in (None, info.spec)]
         found = [info for info in found if spec or not info.tokens or info.table == table]
@@ -308,8 +305,8 @@ class Store:
     ) -> None:
         note = {**asdict(identity), "table": identity.table, **figures}
         note |= {"started": started.isoformat(), "finished": finished.isoformat() if finished else None}
-        with storing(self.path), replacing(path) as temporary:
-            temporary.write_text(json.dumps(note, indent=1), "utf-8")
+        with storing(self.path):
+            write_text(path, json.dumps(note, indent=1))
 
     def _info(self, name: str, *, heads: bool = False) -> TableInfo | None:
         place = self.place

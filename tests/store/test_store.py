@@ -21,8 +21,9 @@ from helpers.toy_vectors import PICTURES, TOKENS, names, patches, vectors
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.errors import EncoderError, StoreError
 from bundlecache.files import replacing
+from bundlecache.modalities import MODALITIES
 from bundlecache.store import tables, verify
-from bundlecache.store.store import MODALITIES, Store
+from bundlecache.store.store import Store
 from bundlecache.store.tables import TableWriter
 from bundlecache.store.vectors import BATCH_ROWS, Identity, as_numpy, checksum, flaws
 

@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any, TextIO
 
 from bundlecache.errors import CheckpointError
-from bundlecache.files import replacing
+from bundlecache.files import write_text
 
 
 class History:
@@ -41,8 +41,7 @@ class History:
             run.mkdir(parents=True, exist_ok=True)
             kept = _head(run / "history.jsonl", keep)
             if kept:
-                with replacing(run / "history.jsonl") as temporary:
-                    temporary.write_text("".join(kept), "utf-8")
+                write_text(run / "history.jsonl", "".join(kept))
             self._file = (run / "history.jsonl").open("a" if kept else "w", encoding="utf-8")
         except OSError as error:
             raise self._refused(error) from error

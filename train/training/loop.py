@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bundlecache.errors import QuestionsError, RecipeError, StoreError
-from bundlecache.files import replacing
+from bundlecache.files import write_text
 from bundlecache.recipes.recipe import STAGES, Recipe
 
 from .. import checkpoint
@@ -134,8 +134,7 @@ def train(
         checkpoint.save(model, run, valid=valid, stages=stages, seed=seed, stopped=stopped)
         if not stopped:
             resuming.forget(run)
-        with replacing(run.parent / "latest") as temporary:
-            temporary.write_text(run.name + "\n", "utf-8")
+        write_text(run.parent / "latest", run.name + "\n")
     accelerator.wait_for_everyone()
     return TrainResult(run, stages, time.perf_counter() - began, stopped)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...errors import CatalogueError
-from ...files import replacing
+from ...files import replacing, write_text
 from ...workspace import SUFFIXES
 from . import bundlerec, clhe, folder, tables
 from .common import Raw, Vectors
@@ -94,8 +94,7 @@ def read(
     copied = sum(_copy(source, workspace.root / target) for source, target in raw.media)
     for name, rows in (("bundles", raw.bundles), ("interactions", raw.interactions)):
         _write(workspace, name, rows, seed)
-    with replacing(workspace.root / RECORD) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    write_text(workspace.root / RECORD, json.dumps(record, indent=1) + "\n")
     _write(workspace, "items", raw.items, seed)  # last: with it the catalogue is there
     return ImportSummary(
         format=format,
