@@ -11,11 +11,15 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import CatalogueError
 from .model import Bundles, Catalogue, Interactions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 GRAPHS = ("user-item", "bundle-item")
 TOO_ALIKE = 0.1  # share of held-out bundles with a near-copy in training from which on a split is called leaking
@@ -133,14 +137,24 @@ def near_copies(catalogue: Catalogue, split: np.ndarray) -> np.ndarray:
     return out
 
 
+def visible_edges(catalogue: Catalogue, split: np.ndarray, parts: Sequence[str]) -> np.ndarray:
+    """[E] bool, the interactions that somebody may see who may see the bundles of the splits ``parts`` only.
+
+    This is the one rule against leaks through interactions: an edge is hidden when the group of its user made a
+    bundle of another split.
+    """
+    bundles, interactions = catalogue.bundles, catalogue.interactions
+    hidden = {group for group, part in zip(bundles.group, split.tolist(), strict=True) if part not in parts}
+    allowed = np.array([group not in hidden for group in interactions.group], bool)
+    return allowed[interactions.user] if len(interactions) else np.zeros(0, bool)
+
+
 def visible(catalogue: Catalogue, *parts: str, seed: int = 0) -> Catalogue:
     """The catalogue as somebody sees it who may see these splits only: their bundles, and no user of the other ones."""
-    bundles, interactions = catalogue.bundles, catalogue.interactions
     split = assign(catalogue, seed)
+    bundles, interactions = catalogue.bundles, catalogue.interactions
     kept = np.flatnonzero(np.isin(split, parts)).tolist()
-    hidden = {group for group, part in zip(bundles.group, split, strict=True) if part not in parts}
-    fair = np.array([group not in hidden for group in interactions.group], bool)
-    edges = fair[interactions.user] if len(interactions) else np.zeros(0, bool)
+    edges = visible_edges(catalogue, split, parts)
     return replace(
         catalogue,
         bundles=Bundles(
@@ -174,9 +188,7 @@ def training_graph(catalogue: Catalogue, kind: str, seed: int = 0) -> np.ndarray
     if kind == "bundle-item":
         pairs = [(b, int(i)) for b in np.flatnonzero(split == "train") for i in bundles.items[b]]
         return np.array(pairs, np.int64).reshape(-1, 2)
-    held_out = {group for group, part in zip(bundles.group, split, strict=True) if part != "train"}
-    fair = np.array([group not in held_out for group in interactions.group], bool)
-    keep = fair[interactions.user] if len(interactions) else np.zeros(0, bool)
+    keep = visible_edges(catalogue, split, ("train",))
     edges = np.stack([interactions.user[keep], interactions.item[keep]], axis=1).astype(np.int64)
     return np.unique(edges, axis=0).reshape(-1, 2)
 
