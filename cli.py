@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from bundlecache.encode.recheck import Recheck
     from bundlecache.encode.run import Receipt
     from bundlecache.encode.worker_pool import Crew
-    from bundlecache.questions.freeze import Questions
+    from bundlecache.questions.file import Questions
     from bundlecache.recipes.recipe import Recipe
     from bundlecache.store.store import Matrix, Store, TableInfo
 
@@ -550,7 +550,7 @@ def evaluate(
     from bundlecache.bench import leak_probes
     from bundlecache.bench.slices import Slicer
     from bundlecache.files import make_folder
-    from bundlecache.questions import freeze as question_files
+    from bundlecache.questions import sets as question_files
     from bundlecache.train.inference import scoring
 
     workspace, catalogue = _open(data)
@@ -637,7 +637,7 @@ def bench_(
     from bundlecache.bench import full_catalogue, leak_probes
     from bundlecache.bench.slices import Slicer, chosen
     from bundlecache.files import make_folder
-    from bundlecache.questions import freeze as question_files
+    from bundlecache.questions import sets as question_files
     from bundlecache.report import leaderboard
 
     ways = chosen(by or ())
@@ -1226,10 +1226,10 @@ def _check_name(workspace: WorkspaceFolder, name: str | None) -> None:
 
 def _default_sets(workspace: WorkspaceFolder, split: str) -> list[str]:
     """The question sets of a split that are used when none is named: ten options, else what there is."""
-    from bundlecache.questions import freeze as files
+    from bundlecache.questions import freeze, sets
 
-    usual = [files.name_of(split, negatives, OPTIONS) for negatives in NEGATIVES]
-    made = [name for name in files.names(workspace) if name.startswith(f"{split}-")]
+    usual = [freeze.name_of(split, negatives, OPTIONS) for negatives in NEGATIVES]
+    made = [name for name in sets.names(workspace) if name.startswith(f"{split}-")]
     if not made or set(usual) & set(made):
         return usual
     return sorted(made, key=lambda name: "random" not in name)
@@ -1237,10 +1237,10 @@ def _default_sets(workspace: WorkspaceFolder, split: str) -> list[str]:
 
 def _sets_of(workspace: WorkspaceFolder, catalogue: Catalogue, options: int) -> list[str]:
     """The test questions of so many options; they are frozen where there are none yet."""
-    from bundlecache.questions import freeze as files
+    from bundlecache.questions import freeze, sets
 
-    usual = [files.name_of("test", negatives, options) for negatives in NEGATIVES]
-    if not set(usual) & set(files.names(workspace)):
+    usual = [freeze.name_of("test", negatives, options) for negatives in NEGATIVES]
+    if not set(usual) & set(sets.names(workspace)):
         log.print(
             f"No questions of {options} options yet: freezing them now (bundlecache questions --options {options})."
         )
@@ -1396,19 +1396,19 @@ def _questions_of(
     workspace: WorkspaceFolder, catalogue: Catalogue, options: int, negatives: Sequence[str]
 ) -> tuple[Questions, dict[str, Questions]]:
     """The random validation questions of so many options, and test questions by kind; made where they are missing."""
-    from bundlecache.questions import freeze as files
+    from bundlecache.questions import freeze, sets
 
-    names = {f"test-{kind}": files.name_of("test", kind, options) for kind in negatives}
-    chosen_on = files.name_of("valid", "random", options)
-    if not {chosen_on, *names.values()} <= set(files.names(workspace)):
+    names = {f"test-{kind}": freeze.name_of("test", kind, options) for kind in negatives}
+    chosen_on = freeze.name_of("valid", "random", options)
+    if not {chosen_on, *names.values()} <= set(sets.names(workspace)):
         _freeze(workspace, catalogue, options, 0, list(dict.fromkeys(["random", *negatives])))
-    sets = {column: files.load(workspace, catalogue, name) for column, name in names.items()}
-    return files.load(workspace, catalogue, chosen_on), sets
+    tests = {column: sets.load(workspace, catalogue, name) for column, name in names.items()}
+    return sets.load(workspace, catalogue, chosen_on), tests
 
 
 def _validation(workspace: WorkspaceFolder, catalogue: Catalogue, name: str | None) -> Questions:
     """The questions that weights are chosen on; made when there are none at all."""
-    from bundlecache.questions import freeze as question_files
+    from bundlecache.questions import sets as question_files
 
     if not any(workspace.questions.glob("*.parquet")):
         _alone("questions")
@@ -1620,7 +1620,7 @@ def _freeze(
     difficulty: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Make the question files that are missing; those that are there stay as they are."""
-    from bundlecache.questions import freeze as files
+    from bundlecache.questions import freeze, sets
     from bundlecache.store.store import Store
 
     vectors = None
@@ -1632,10 +1632,10 @@ def _freeze(
     rows = []
     for split in ("valid", "test"):
         for negatives in kinds:
-            name = files.name_of(split, negatives, options, seed, difficulty)
-            made = name not in files.names(workspace)
+            name = freeze.name_of(split, negatives, options, seed, difficulty)
+            made = name not in sets.names(workspace)
             if made:
-                frozen = files.freeze(
+                frozen = freeze.freeze(
                     catalogue,
                     split=split,
                     n_options=options,
@@ -1645,9 +1645,9 @@ def _freeze(
                     difficulty=difficulty,
                     matrices=matrices,
                 )
-                frozen.save(files.path(workspace, name), catalogue)
+                frozen.save(sets.path(workspace, name), catalogue)
             else:
-                frozen = files.load(workspace, catalogue, name)
+                frozen = sets.load(workspace, catalogue, name)
             rows.append(
                 {
                     "name": name,
@@ -1662,23 +1662,23 @@ def _freeze(
 
 def _take_over(workspace: WorkspaceFolder, catalogue: Catalogue, file: Path, skip_broken: bool) -> list[dict[str, Any]]:
     """Store the sets of a file that others froze; the same again is fine, others under its name are refused."""
-    from bundlecache.questions import freeze as files
     from bundlecache.questions import importing as question_import
+    from bundlecache.questions import sets
 
     rows = []
     for asked in question_import.read(file, catalogue, skip_broken=skip_broken):
-        asked.save(files.path(workspace, asked.name), catalogue)
+        asked.save(sets.path(workspace, asked.name), catalogue)
         row = {"name": asked.name, "questions": len(asked), "options": asked.n_options, "sha256": asked.sha256[:16]}
         rows.append({**row, "left_out": asked.header["left_out"]})
     return rows
 
 
 def _export_questions(workspace: WorkspaceFolder, catalogue: Catalogue, folder: Path) -> list[dict[str, Any]]:
-    from bundlecache.questions import freeze as files
+    from bundlecache.questions import sets
 
     rows = []
-    for name in files.names(workspace):
-        asked = files.load(workspace, catalogue, name)
+    for name in sets.names(workspace):
+        asked = sets.load(workspace, catalogue, name)
         asked.export_jsonl(folder / f"{name}.jsonl", catalogue)
         rows.append({"file": str(folder / f"{name}.jsonl"), "questions": len(asked), "sha256": asked.sha256})
     return rows

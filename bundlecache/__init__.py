@@ -20,7 +20,7 @@ from .candidates.search import Candidates, Index
 from .catalogue.model import Bundles, Catalogue, Interactions
 from .encode.run import Encoder, Receipt
 from .errors import BundlecacheError
-from .questions.freeze import Questions
+from .questions.file import Questions
 from .recipes.recipe import Recipe
 from .store.store import Matrix, Store
 from .workspace import WorkspaceFolder

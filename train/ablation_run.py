@@ -17,7 +17,7 @@ from .training.stage import Progress
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.freeze import Questions
+    from bundlecache.questions.file import Questions
     from bundlecache.recipes.recipe import Recipe
     from bundlecache.store.store import Matrix
 

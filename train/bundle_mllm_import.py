@@ -33,7 +33,7 @@ from .model.bundle_mllm import BundleMLLM, build
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.freeze import Questions
+    from bundlecache.questions.file import Questions
     from bundlecache.recipes.recipe import Recipe
     from bundlecache.store.store import Matrix
 

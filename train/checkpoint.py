@@ -30,7 +30,7 @@ from .model.bundle_mllm import BundleMLLM, build, histories_for
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.freeze import Questions
+    from bundlecache.questions.file import Questions
     from bundlecache.store.store import Matrix
 
 FORMAT_VERSION = 1

@@ -20,7 +20,7 @@ from .set_encoder import set_encoder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from ..questions.freeze import Questions
+    from ..questions.file import Questions
     from .sources import Sources
 
 RIDGES = (0.01, 0.03, 0.1, 0.3)

@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-    from ..questions.freeze import Questions
+    from ..questions.file import Questions
 
 Kind = Literal["chance", "collaborative", "content", "model", "personal", "probe"]
 Pool = Literal["mean", "max"]  # over the members of the partial bundle

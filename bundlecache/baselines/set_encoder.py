@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..catalogue.model import Catalogue
-    from ..questions.freeze import Questions
+    from ..questions.file import Questions
     from .rankers import Ranker
     from .sources import Sources
 

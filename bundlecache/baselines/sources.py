@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from ..catalogue.model import Catalogue
-    from ..questions.freeze import Questions
+    from ..questions.file import Questions
     from ..store.store import Matrix
     from .rankers import Ranker
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from ..baselines.rankers import Answers, Ranker
     from ..baselines.registry import Sources
-    from ..questions.freeze import Questions
+    from ..questions.file import Questions
     from .leak_probes import Probe
     from .slices import Slicer
 

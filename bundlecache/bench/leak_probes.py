@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ..baselines.registry import Sources
     from ..catalogue.model import Catalogue
-    from ..questions.freeze import Questions
+    from ..questions.file import Questions
     from ..store.store import Matrix
 
 LEAK = "leaking graph"

@@ -1,8 +1,7 @@
-"""Multiple-choice questions: a partial bundle, n options, one truth, drawn once with a seed and frozen.
+"""Draws frozen multiple-choice questions: a partial bundle, n options, one of them the item that was held out.
 
-Drawn once, saved, and from then on read: two methods are compared on the same questions or not at all.
-The file and its hash are described in `question_file`, the choice of wrong options in `negatives`, questions
-that somebody else froze in `question_import`.
+Questions are drawn once with a seed and saved (`sets`, `file`); methods are compared on the same questions. How wrong
+options are chosen stands in `negatives` and `hard_negatives`.
 """
 
 from __future__ import annotations
@@ -16,34 +15,16 @@ import numpy as np
 from ..catalogue import splits
 from ..catalogue.model import SPLITS
 from ..errors import QuestionsError
-from .file import Questions, assemble, names_in
+from .file import assemble
 from .hard_negatives import HardNegatives, label
 from .negatives import KINDS, Elsewhere, cells, shuffled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from ..catalogue.model import Catalogue
     from ..store.store import Matrix
-    from ..workspace import WorkspaceFolder
-
-__all__ = ["Questions", "freeze", "load", "name_of", "names", "path"]
-
-
-def path(workspace: WorkspaceFolder, name: str) -> Path:
-    """Where the questions ``name`` of a workspace stand, for instance ``test-random10``."""
-    return workspace.questions / f"{name}.parquet"
-
-
-def load(workspace: WorkspaceFolder, catalogue: Catalogue, name: str) -> Questions:
-    """The frozen questions ``name`` of a workspace; see `Questions.load`."""
-    return Questions.load(path(workspace, name), catalogue)
-
-
-def names(workspace: WorkspaceFolder) -> list[str]:
-    """Names of the complete question files of a workspace."""
-    return names_in(workspace.questions)
+    from .file import Questions
 
 
 def name_of(split: str, negatives: str, n_options: int, seed: int = 0, difficulty: float = 1.0) -> str:

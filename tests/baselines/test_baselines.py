@@ -14,7 +14,7 @@ from bundlecache.bench.findings import sentences, standing
 from bundlecache.bench.metrics import hits
 from bundlecache.catalogue.model import Bundles, Interactions
 from bundlecache.errors import CheckpointError
-from bundlecache.questions.freeze import Questions
+from bundlecache.questions.file import Questions
 
 
 def taken(asked: Questions, rows: np.ndarray, order: np.ndarray | None = None) -> Questions:

@@ -19,6 +19,7 @@ from bundlecache.bench import full_catalogue
 from bundlecache.bench.full_catalogue import FirstFew, HeldOut
 from bundlecache.bench.slices import Slicer
 from bundlecache.questions import freeze as questions
+from bundlecache.questions.file import Questions
 from bundlecache.questions.user_history import UserHistories
 from bundlecache.report import leaderboard
 
@@ -64,7 +65,7 @@ def naive(ranker, held, n):
     better, level = [], []
     for row in range(len(held)):
         options = np.setdiff1d(np.arange(n), held.partial[row])
-        asked = questions.Questions(
+        asked = Questions(
             "one", "test", "all", 0, ["b"], [held.partial[row]], options[None], np.zeros(1, int), f"{row}", {}
         )
         scores = ranker.scores(asked)[0]

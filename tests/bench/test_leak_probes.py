@@ -17,6 +17,7 @@ from bundlecache.bench.metrics import hits
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.model import Interactions
 from bundlecache.questions import freeze as questions
+from bundlecache.questions.file import Questions
 from bundlecache.store.store import Matrix
 
 SIMPLE = (popularity, co_occurrence, item_knn)
@@ -41,7 +42,7 @@ def any_items(asked, items, seed=0):
     return with_options(asked, options)
 
 
-def put(asked, better) -> questions.Questions:
+def put(asked, better) -> Questions:
     """The same questions, the truth exchanged for the option that ``better`` [q, n] prefers."""
     options = asked.options.copy()
     rows, best = np.arange(len(asked)), better.argmax(axis=1)

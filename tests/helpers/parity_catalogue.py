@@ -6,7 +6,7 @@ import numpy as np
 
 from bundlecache.baselines.registry import all_baselines
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
-from bundlecache.questions.freeze import Questions
+from bundlecache.questions.file import Questions
 from bundlecache.store.store import Matrix
 
 ITEMS, UNSEEN, OPTIONS = 40, 4, 5

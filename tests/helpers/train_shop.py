@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
-from bundlecache.questions.freeze import Questions, freeze
+from bundlecache.questions.file import Questions
+from bundlecache.questions.freeze import freeze
 from bundlecache.recipes.recipe import Recipe, from_dict
 from bundlecache.store.store import Matrix
 from bundlecache.torchvision_compat import prepare

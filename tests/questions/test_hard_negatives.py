@@ -11,7 +11,7 @@ import pytest
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.errors import QuestionsError
-from bundlecache.questions import freeze as questions
+from bundlecache.questions.freeze import freeze, name_of
 from bundlecache.questions.hard_negatives import HardNegatives
 from bundlecache.questions.negatives import Elsewhere
 from bundlecache.recipes.recipe import Data
@@ -54,7 +54,7 @@ def world():
 
 def test_nearest_options_look_like_the_truth(world):
     catalogue, matrices, clump, _ = world
-    asked = questions.freeze(catalogue, split="test", negatives="nearest:image", matrices=matrices)
+    asked = freeze(catalogue, split="test", negatives="nearest:image", matrices=matrices)
     truth = asked.options[np.arange(len(asked)), asked.truth]
     assert (clump[asked.options] == clump[truth][:, None]).mean() > 0.9
 
@@ -64,9 +64,7 @@ def test_the_truth_is_neither_in_the_middle_of_its_nearest_options_nor_the_odd_o
     sphere = matrix(np.random.default_rng(1).normal(size=(ITEMS, 3)))
     right = []
     for seed in range(6):
-        drawn = questions.freeze(
-            catalogue, split="test", negatives="nearest:image", matrices={"image": sphere}, seed=seed
-        )
+        drawn = freeze(catalogue, split="test", negatives="nearest:image", matrices={"image": sphere}, seed=seed)
         shown = sphere.vectors[drawn.options]  # [q, n, d]
         shown = shown / np.linalg.norm(shown, axis=2, keepdims=True)
         middle = np.einsum("qad,qbd->qab", shown, shown).sum(2)
@@ -76,7 +74,7 @@ def test_the_truth_is_neither_in_the_middle_of_its_nearest_options_nor_the_odd_o
 
 def test_options_of_the_same_category_share_all_of_its_path_or_as_much_as_there_is(world):
     catalogue, _, _, category = world
-    asked = questions.freeze(catalogue, split="test", negatives="same-category")
+    asked = freeze(catalogue, split="test", negatives="same-category")
     truth = asked.options[np.arange(len(asked)), asked.truth]
     assert (category[asked.options] == category[truth][:, None]).all()
     few = HardNegatives(catalogue, "same-category", 1.0, n_options=100)
@@ -104,8 +102,8 @@ def test_popularity_matched_options_are_the_closest_in_popularity(world):
 def test_co_occurring_options_were_bought_with_the_partial_bundle(world):
     catalogue, _, _, _ = world
     alone = dataclasses.replace(catalogue, bundles=dataclasses.replace(catalogue.bundles, items=_spread(catalogue)))
-    asked = questions.freeze(alone, split="test", negatives="co-occurring")
-    plain = questions.freeze(alone, split="test", negatives="random")
+    asked = freeze(alone, split="test", negatives="co-occurring")
+    plain = freeze(alone, split="test", negatives="random")
 
     def bought_along(questions_):
         edges = splits.training_graph(alone, "user-item")
@@ -131,15 +129,13 @@ def test_the_dial_goes_from_the_matched_pool_to_the_nearest(world):
     catalogue, matrices, clump, _ = world
     alike = []
     for difficulty in (0, 0.3, 0.6, 1):
-        asked = questions.freeze(
-            catalogue, split="test", negatives="nearest:image", difficulty=difficulty, matrices=matrices
-        )
+        asked = freeze(catalogue, split="test", negatives="nearest:image", difficulty=difficulty, matrices=matrices)
         truth = asked.options[np.arange(len(asked)), asked.truth]
         alike.append(((clump[asked.options] == clump[truth][:, None]).sum(1) - 1).mean() / 9)
     assert alike == sorted(alike)
     assert alike[0] < 0.25, "1 of 6 clumps by chance"
     assert alike[-1] > 0.9
-    assert questions.name_of("test", "nearest:image", 10, difficulty=0.3) == "test-nearest_image@30-10"
+    assert name_of("test", "nearest:image", 10, difficulty=0.3) == "test-nearest_image@30-10"
 
 
 @pytest.mark.parametrize("kind", ["nearest:image", "same-category", "popularity-matched", "co-occurring"])
@@ -159,25 +155,25 @@ def test_what_is_bundled_elsewhere_with_the_partial_bundle_is_never_wrong(world,
             bundles.name + [None] * len(twins),
         ),
     )
-    asked = questions.freeze(more, split="test", negatives=kind, matrices=matrices)
+    asked = freeze(more, split="test", negatives=kind, matrices=matrices)
     for row, twin in enumerate(twins):
         wrong = np.delete(asked.options[row], asked.truth[row])
         assert not np.isin(wrong, twin).any()
-    free = questions.freeze(catalogue, split="test", negatives="nearest:image", matrices=matrices)
+    free = freeze(catalogue, split="test", negatives="nearest:image", matrices=matrices)
     assert any(np.isin(np.delete(free.options[q], free.truth[q]), twins[q]).any() for q in range(len(free)))
 
 
 def test_frozen_questions_are_distinct_repeatable_and_say_how_they_were_drawn(world):
     catalogue, matrices, _, _ = world
     kind = "nearest:image+same-category+co-occurring"
-    asked = questions.freeze(catalogue, split="test", negatives=kind, difficulty=0.8, matrices=matrices)
-    again = questions.freeze(catalogue, split="test", negatives=kind, difficulty=0.8, matrices=matrices)
+    asked = freeze(catalogue, split="test", negatives=kind, difficulty=0.8, matrices=matrices)
+    again = freeze(catalogue, split="test", negatives=kind, difficulty=0.8, matrices=matrices)
     assert asked.sha256 == again.sha256
     assert all(len(set(row)) == 10 for row in asked.options.tolist())
     assert asked.header["difficulty"] == 0.8
     assert asked.header["vectors"]["image"]["table"] == "image--x"
     assert np.bincount(asked.truth, minlength=10).min() >= len(asked) // 10
-    other = questions.freeze(catalogue, split="test", negatives=kind, difficulty=0.7, matrices=matrices)
+    other = freeze(catalogue, split="test", negatives=kind, difficulty=0.7, matrices=matrices)
     assert other.sha256 != asked.sha256
     assert other.name != asked.name
 
@@ -185,7 +181,7 @@ def test_frozen_questions_are_distinct_repeatable_and_say_how_they_were_drawn(wo
 def test_a_truth_without_a_vector_gets_matched_options_and_the_header_counts_them(world):
     catalogue, matrices, _, _ = world
     blind = {"image": matrix(matrices["image"].vectors, np.arange(ITEMS) % 2 == 0)}
-    asked = questions.freeze(catalogue, split="test", negatives="nearest:image", matrices=blind)
+    asked = freeze(catalogue, split="test", negatives="nearest:image", matrices=blind)
     odd = asked.options[np.arange(len(asked)), asked.truth] % 2 == 1
     wrong = asked.options[~odd] % 2
     assert not wrong.any(), "items without a picture are near to nothing"
@@ -249,10 +245,10 @@ def _lengths(given, options, taken):
 def test_what_cannot_be_drawn_is_said_in_one_sentence(world, given, sentence):
     catalogue, matrices, _, _ = world
     with pytest.raises(QuestionsError, match=sentence):
-        questions.freeze(catalogue, split="test", matrices=matrices, **given)
+        freeze(catalogue, split="test", matrices=matrices, **given)
 
 
 def test_same_category_without_categories_says_what_to_type(world):
     catalogue = dataclasses.replace(world[0], columns={})
     with pytest.raises(QuestionsError, match="need a column category"):
-        questions.freeze(catalogue, split="test", negatives="same-category")
+        freeze(catalogue, split="test", negatives="same-category")

@@ -21,13 +21,13 @@ from helpers.random_catalogue import random_catalogue
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.model import Catalogue
 from bundlecache.errors import BundlecacheError, QuestionsError
-from bundlecache.questions import freeze as questions
-from bundlecache.questions import importing as question_import
-from bundlecache.questions import negatives
+from bundlecache.questions import importing, negatives, sets
+from bundlecache.questions.file import Questions
+from bundlecache.questions.freeze import freeze
 from bundlecache.workspace import WorkspaceFolder
 
 
-def share(asked: questions.Questions, score) -> float:
+def share(asked: Questions, score) -> float:
     """How often the option with the highest score is the truth; ties count by their share."""
     hits = []
     for q in range(len(asked)):
@@ -41,7 +41,7 @@ def share(asked: questions.Questions, score) -> float:
 @pytest.mark.parametrize("n", [4, 10])
 def test_every_question_has_distinct_options_one_truth_and_nothing_of_its_bundle(kind, n):
     catalogue = random_catalogue()
-    asked = questions.freeze(catalogue, split="test", n_options=n, negatives=kind)
+    asked = freeze(catalogue, split="test", n_options=n, negatives=kind)
     of = dict(zip(catalogue.bundles.ids, catalogue.bundles.items, strict=True))
     assert asked.options.shape == (len(asked), n)
     assert asked.options.dtype == np.int32
@@ -59,35 +59,35 @@ def test_one_question_per_bundle_of_the_split_and_small_bundles_are_counted():
     catalogue = random_catalogue()
     first = int(np.flatnonzero(splits.assign(catalogue) == "test")[0])
     catalogue.bundles.items[first] = catalogue.bundles.items[first][:1]
-    asked = questions.freeze(catalogue, split="test")
+    asked = freeze(catalogue, split="test")
     wanted = {b for b, part in zip(catalogue.bundles.ids, splits.assign(catalogue), strict=True) if part == "test"}
     assert sorted(asked.bundle_ids) == sorted(wanted - {catalogue.bundles.ids[first]})
     assert asked.header["passed_over"] == 1
 
 
 def test_same_catalogue_and_seed_give_the_same_digits_in_another_process_and_another_seed_gives_others():
-    here = questions.freeze(random_catalogue(), split="valid", negatives="hard")
+    here = freeze(random_catalogue(), split="valid", negatives="hard")
     code = (
         "import sys; sys.path[:0] = ['tests']\n"
-        "from helpers.random_catalogue import random_catalogue\nfrom bundlecache.questions import freeze as questions\n"
-        "print(questions.freeze(random_catalogue(), split='valid', negatives='hard').sha256)"
+        "from helpers.random_catalogue import random_catalogue\nfrom bundlecache.questions.freeze import freeze\n"
+        "print(freeze(random_catalogue(), split='valid', negatives='hard').sha256)"
     )
     top = TOP
     there = subprocess.run([sys.executable, "-c", code], cwd=top, capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here.sha256
-    other = questions.freeze(random_catalogue(), split="valid", negatives="hard", seed=1)
+    other = freeze(random_catalogue(), split="valid", negatives="hard", seed=1)
     assert other.sha256 != here.sha256
     assert other.name == "valid-hard10-seed1"
 
 
 def test_digits_known_by_heart_so_that_no_release_redraws_silently():
     # If this fails, frozen files of users no longer match what the same seed draws: that needs a new format version.
-    asked = questions.freeze(random_catalogue(60, 40), split="test", n_options=5)
+    asked = freeze(random_catalogue(60, 40), split="test", n_options=5)
     assert asked.sha256[:16] == "98e6f62d8aab6189"
 
 
 def test_truth_stands_equally_often_at_every_position_and_not_in_a_row():
-    asked = questions.freeze(random_catalogue(), split="test")
+    asked = freeze(random_catalogue(), split="test")
     counts = np.bincount(asked.truth, minlength=10)
     assert counts.max() - counts.min() <= 1
     steps = Counter((np.diff(asked.truth) % 10).tolist())
@@ -100,7 +100,7 @@ def test_popularity_and_being_seen_in_training_give_nothing_away(kind):
     for seed in range(4):
         catalogue = random_catalogue(900, 500, popular=True, seed=seed)
         count = np.bincount(splits.training_graph(catalogue, "bundle-item")[:, 1], minlength=900)
-        asked = questions.freeze(catalogue, split="test", negatives=kind, seed=seed)
+        asked = freeze(catalogue, split="test", negatives=kind, seed=seed)
         seen = count[asked.options] > 0
         assert (seen == seen[:, :1]).all(), "options of one question are all seen or all unseen"
         anything = np.random.default_rng(seed).integers(900, size=asked.options.shape)
@@ -128,7 +128,7 @@ def test_neighbours_in_the_catalogue_and_the_middle_of_the_options_give_nothing_
     }
     shares = [
         share(
-            questions.freeze(
+            freeze(
                 random_catalogue(900, 600, categories=False, seed=seed),
                 split="test",
                 negatives="hard",
@@ -145,13 +145,13 @@ def test_neighbours_in_the_catalogue_and_the_middle_of_the_options_give_nothing_
 def test_hard_options_are_of_the_truths_category_or_near_it():
     catalogue = random_catalogue()
     kind = catalogue.column("category")
-    asked = questions.freeze(catalogue, split="test", negatives="hard")
+    asked = freeze(catalogue, split="test", negatives="hard")
     same = [kind[o] == kind[row[t]] for row, t in zip(asked.options, asked.truth, strict=True) for o in row]
     assert np.mean(same) > 0.95
     rng = np.random.default_rng(0)
     clumps = np.repeat(rng.normal(size=(8, 16)), 50, axis=0) + 0.1 * rng.normal(size=(400, 16))
     plain = random_catalogue(categories=False)
-    near = questions.freeze(plain, split="test", negatives="hard", vectors=clumps.astype(np.float32))
+    near = freeze(plain, split="test", negatives="hard", vectors=clumps.astype(np.float32))
     same = [o // 50 == row[t] // 50 for row, t in zip(near.options, near.truth, strict=True) for o in row]
     assert np.mean(same) > 0.8
 
@@ -174,7 +174,7 @@ def test_other_right_answers_are_no_wrong_options():
     catalogue = random_catalogue(40, 60, seed=3)
     catalogue.bundles.items[:] = [np.array([b % 3, 10 + b % 8, 20 + b % 7], np.int32) for b in range(60)]
     catalogue.titles[30:40] = [catalogue.titles[20]] * 10
-    asked = questions.freeze(catalogue, split="test", n_options=4, negatives="hard")
+    asked = freeze(catalogue, split="test", n_options=4, negatives="hard")
     for given, row, truth in zip(asked.partial, asked.options, asked.truth, strict=True):
         for wrong in np.delete(row, truth).tolist():
             assert catalogue.titles[wrong] != catalogue.titles[row[truth]]
@@ -184,39 +184,39 @@ def test_other_right_answers_are_no_wrong_options():
 
 def test_a_file_comes_back_as_it_was_and_its_export_has_the_same_digits(tmp_path):
     catalogue, workspace = random_catalogue(), WorkspaceFolder(tmp_path)
-    asked = questions.freeze(catalogue, split="test")
-    asked.save(questions.path(workspace, asked.name), catalogue)
-    again = questions.load(workspace, catalogue, "test-random10")
+    asked = freeze(catalogue, split="test")
+    asked.save(sets.path(workspace, asked.name), catalogue)
+    again = sets.load(workspace, catalogue, "test-random10")
     assert again.sha256 == asked.sha256
     assert again.header == asked.header
     assert (again.options == asked.options).all()
     assert (again.truth == asked.truth).all()
     assert all((a == b).all() for a, b in zip(again.partial, asked.partial, strict=True))
-    assert questions.names(workspace) == ["test-random10"]
+    assert sets.names(workspace) == ["test-random10"]
     asked.export_jsonl(tmp_path / "out.jsonl", catalogue)
     assert hashlib.sha256((tmp_path / "out.jsonl").read_bytes()).hexdigest() == asked.sha256
-    assert question_import.read(tmp_path / "out.jsonl", catalogue)[0].sha256 == asked.sha256
+    assert importing.read(tmp_path / "out.jsonl", catalogue)[0].sha256 == asked.sha256
     assert sorted(p.name for p in workspace.questions.iterdir()) == ["test-random10.json", "test-random10.parquet"]
 
 
 def test_saving_the_same_is_fine_and_saving_others_over_them_is_refused(tmp_path):
     catalogue = random_catalogue()
-    asked = questions.freeze(catalogue, split="test")
+    asked = freeze(catalogue, split="test")
     asked.save(tmp_path / "q.parquet", catalogue)
     asked.save(tmp_path / "q.parquet", catalogue)
-    other = questions.freeze(catalogue, split="test", seed=1)
+    other = freeze(catalogue, split="test", seed=1)
     with pytest.raises(QuestionsError, match="holds other questions"):
         other.save(tmp_path / "q.parquet", catalogue)
     other.save(tmp_path / "q.parquet", catalogue, overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(BundlecacheError, match="cannot be written"):
         other.save(tmp_path / "file" / "q.parquet", catalogue)
-    assert questions.Questions.load(tmp_path / "q.parquet", catalogue).sha256 == other.sha256
+    assert Questions.load(tmp_path / "q.parquet", catalogue).sha256 == other.sha256
 
 
 def saved(tmp_path, catalogue) -> Path:
     path = tmp_path / "test-random10.parquet"
-    questions.freeze(catalogue, split="test").save(path, catalogue)
+    freeze(catalogue, split="test").save(path, catalogue)
     return path
 
 
@@ -240,7 +240,7 @@ def test_a_changed_file_is_refused(tmp_path):
     path = saved(tmp_path, catalogue)
     rewrite(path, lambda row: row.update(truth=(row["truth"] + 1) % 10), rehash=False)
     with pytest.raises(QuestionsError, match="changed after it was frozen"):
-        questions.Questions.load(path, catalogue)
+        Questions.load(path, catalogue)
 
 
 def test_a_header_that_tells_of_another_draw_is_refused(tmp_path):
@@ -248,7 +248,7 @@ def test_a_header_that_tells_of_another_draw_is_refused(tmp_path):
     sidecar = saved(tmp_path, catalogue).with_suffix(".json")
     sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"negatives": "hard"}))
     with pytest.raises(QuestionsError, match="how its questions were drawn: one of them was changed"):
-        questions.Questions.load(sidecar.with_suffix(".parquet"), catalogue)
+        Questions.load(sidecar.with_suffix(".parquet"), catalogue)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_a_file_with_a_right_hash_and_wrong_content_is_refused(tmp_path, change,
     path = saved(tmp_path, catalogue)
     rewrite(path, change, rehash=True)
     with pytest.raises(QuestionsError, match=sentence):
-        questions.Questions.load(path, catalogue)
+        Questions.load(path, catalogue)
 
 
 def test_questions_about_bundles_that_are_training_bundles_now_are_refused(tmp_path):
@@ -278,7 +278,7 @@ def test_questions_about_bundles_that_are_training_bundles_now_are_refused(tmp_p
     path = saved(tmp_path, catalogue)
     catalogue.bundles.split[:] = ["train"] * len(catalogue.bundles)
     with pytest.raises(QuestionsError, match="is a train bundle in this catalogue"):
-        questions.Questions.load(path, catalogue)
+        Questions.load(path, catalogue)
 
 
 @pytest.mark.parametrize("what", ["missing", "no sidecar", "truncated", "not parquet", "bad sidecar"])
@@ -297,7 +297,7 @@ def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path, wh
     else:
         sidecar.write_text("[1")
     with pytest.raises(QuestionsError, match="bundlecache questions"):
-        questions.Questions.load(path, catalogue)
+        Questions.load(path, catalogue)
 
 
 @pytest.mark.parametrize(
@@ -311,22 +311,22 @@ def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path, wh
 )
 def test_what_cannot_be_drawn_is_said_in_one_sentence(arguments, sentence):
     with pytest.raises(BundlecacheError, match=sentence):
-        questions.freeze(random_catalogue(), **arguments)
+        freeze(random_catalogue(), **arguments)
 
 
 def test_hard_without_categories_and_vectors_says_what_it_needs():
     with pytest.raises(QuestionsError, match="need a category column"):
-        questions.freeze(random_catalogue(categories=False), split="test", negatives="hard")
+        freeze(random_catalogue(categories=False), split="test", negatives="hard")
 
 
 def test_a_catalogue_without_bundles_says_so(workspace):
     (workspace.root / "bundles.parquet").unlink()
     with pytest.raises(QuestionsError, match="has no bundle"):
-        questions.freeze(Catalogue.read(workspace), split="test")
+        freeze(Catalogue.read(workspace), split="test")
 
 
 def test_the_small_workspace_gives_questions_with_options_filled_up_and_counted(workspace):
-    asked = questions.freeze(Catalogue.read(workspace), split="test", n_options=10, negatives="hard")
+    asked = freeze(Catalogue.read(workspace), split="test", n_options=10, negatives="hard")
     assert asked.n_options == 10
     assert asked.header["filled"] >= 0
 
@@ -348,7 +348,7 @@ def test_foreign_lines_are_read_whole_and_checked(tmp_path):
     line = foreign(catalogue, *splits.hold_out(catalogue, "test")[0], names=("random4", "hard4"))
     file = tmp_path / "shop_test_seed2.jsonl"
     file.write_text(json.dumps(line) + "\n\n")
-    easy, hard = question_import.read(file, catalogue)
+    easy, hard = importing.read(file, catalogue)
     assert (easy.name, easy.split, easy.negatives, easy.seed) == (
         "test-random4-shop_test_seed2",
         "test",
@@ -360,12 +360,12 @@ def test_foreign_lines_are_read_whole_and_checked(tmp_path):
     for text in ("{", "[]", "{}", json.dumps({**line, "gt": "nobody"}), json.dumps({**line, "cand": {}})):
         file.write_text(text)
         with pytest.raises(QuestionsError, match="line 1, is no question"):
-            question_import.read(file, catalogue)
+            importing.read(file, catalogue)
     file.write_text(json.dumps(line) + "\n" + json.dumps({**line, "cand": {"hard4": line["cand"]["hard4"]}}))
     with pytest.raises(QuestionsError, match="option lists that some lines lack"):
-        question_import.read(file, catalogue)
+        importing.read(file, catalogue)
     with pytest.raises(QuestionsError, match="cannot be read"):
-        question_import.read(tmp_path / "none.jsonl", catalogue)
+        importing.read(tmp_path / "none.jsonl", catalogue)
 
 
 @pytest.mark.parametrize(
@@ -381,27 +381,27 @@ def test_foreign_lines_are_read_whole_and_checked(tmp_path):
 )
 def test_what_only_looks_like_a_question_is_refused_and_no_file_of_others_is_to_be_deleted(tmp_path, harm, sentence):
     catalogue, file = random_catalogue(), tmp_path / "theirs.jsonl"
-    questions.freeze(catalogue, split="test").export_jsonl(file, catalogue)
+    freeze(catalogue, split="test").export_jsonl(file, catalogue)
     first, *others = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text("\n".join(map(json.dumps, [first | harm, *others])), "utf-8-sig")
     with pytest.raises(QuestionsError, match=re.escape(sentence)) as refused:
-        question_import.read(file, catalogue)
+        importing.read(file, catalogue)
     assert "delete" not in str(refused.value.hint)
 
 
 def test_a_bundle_that_nobody_knows_is_a_broken_question(tmp_path):
     catalogue, file = random_catalogue(), tmp_path / "theirs.jsonl"
-    questions.freeze(catalogue, split="test").export_jsonl(file, catalogue)
+    freeze(catalogue, split="test").export_jsonl(file, catalogue)
     first, *others = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text("\n".join(map(json.dumps, [first | {"bundle_id": "nobody"}, *others])))
     with pytest.raises(QuestionsError, match="'nobody' is not in the catalogue") as refused:
-        question_import.read(file, catalogue)
+        importing.read(file, catalogue)
     assert "--skip-broken" in str(refused.value.hint)
-    (kept,) = question_import.read(file, catalogue, skip_broken=True)
+    (kept,) = importing.read(file, catalogue, skip_broken=True)
     assert (len(kept), kept.header["left_out"]) == (len(others), 1)
     file.write_text(json.dumps(first | {"partial": []}))
     with pytest.raises(QuestionsError, match="can be asked here; of the first, its partial bundle is empty"):
-        question_import.read(file, catalogue, skip_broken=True)
+        importing.read(file, catalogue, skip_broken=True)
 
 
 @pytest.mark.parametrize("asked_too", ["train", "valid"])
@@ -411,14 +411,14 @@ def test_questions_whose_split_is_not_that_of_the_catalogue_are_refused(tmp_path
     file = tmp_path / "theirs.jsonl"
     file.write_text("\n".join(json.dumps(foreign(catalogue, *each)) for each in held))
     with pytest.raises(QuestionsError, match=r"1 are test, 1 are|1 are (train|valid), 1 are test") as refused:
-        question_import.read(file, catalogue)
+        importing.read(file, catalogue)
     assert "would leak" in refused.value.message
     file.write_text(json.dumps(foreign(catalogue, *splits.hold_out(catalogue, "train")[0])))
     with pytest.raises(QuestionsError, match="of which 1 are train"):
-        question_import.read(file, catalogue)
+        importing.read(file, catalogue)
     file.write_text(json.dumps({**foreign(catalogue, *held[0]), "bundle": "another shop's"}))
     with pytest.raises(QuestionsError, match="no bundle it asks about is in the catalogue"):
-        question_import.read(file, catalogue)
+        importing.read(file, catalogue)
 
 
 def numbered(items=60, bundles=40) -> Catalogue:
@@ -438,7 +438,7 @@ def test_the_public_codes_candidates_are_read_without_their_padding_and_nothing_
     of = {item_id: i for i, item_id in enumerate(catalogue.item_ids)}
     file = tmp_path / "bi_test_cans3.txt"
     file.write_text("[20, [7, 3, 60, 60], [1], [5, 9, 11]]\n(21, [8], 0, [4, 2, 1])\n")
-    (asked,) = question_import.read(file, catalogue)
+    (asked,) = importing.read(file, catalogue)
     assert (asked.name, asked.split, asked.negatives, asked.n_options) == (
         "test-random3-bi_test_cans3",
         "test",
@@ -451,19 +451,19 @@ def test_the_public_codes_candidates_are_read_without_their_padding_and_nothing_
     assert asked.truth.tolist() == [1, 0]
     file.write_text("[20, [7], [1], [5, 9, __import__('os').getpid()]]")
     with pytest.raises(QuestionsError, match="line 1, is no question"):
-        question_import.read(file, catalogue)
+        importing.read(file, catalogue)
     file.write_text("[20, [7], [1], [5, 9, 9]]\n[21, [8], [0], [4, 2, 1]]")  # the public code draws with replacement
     with pytest.raises(QuestionsError, match="'9' stands there twice"):
-        question_import.read(file, catalogue)
-    (kept,) = question_import.read(file, catalogue, skip_broken=True)
+        importing.read(file, catalogue)
+    (kept,) = importing.read(file, catalogue, skip_broken=True)
     assert (kept.bundle_ids, kept.header["left_out"]) == (["21"], 1)
     file.write_text("[22, [7], [0], [5, 9]]\n[20, [7], [1], [5, 9, 11]]\n[21, [8], [0], [4, 2, 1]]")
-    (kept,) = question_import.read(file, catalogue, skip_broken=True)
+    (kept,) = importing.read(file, catalogue, skip_broken=True)
     assert (kept.bundle_ids, kept.header["left_out"]) == (["20", "21"], 1), "the first is not the measure of the others"
     valid = tmp_path / "bi_valid_cans3.txt"
     valid.write_text("[20, [7], [1], [5, 9, 11]]")
     with pytest.raises(QuestionsError, match="of which 1 are test"):
-        question_import.read(valid, catalogue)
+        importing.read(valid, catalogue)
 
 
 def test_shuffled_gives_every_member_once_and_every_order():

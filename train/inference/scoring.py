@@ -32,7 +32,7 @@ from ..prompts.builder import NOTHING
 from .tournament import Ask, play
 
 if TYPE_CHECKING:
-    from bundlecache.questions.freeze import Questions
+    from bundlecache.questions.file import Questions
 
 ITEM_CHUNK = 8192  # items fused at once
 

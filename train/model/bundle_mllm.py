@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.freeze import Questions
+    from bundlecache.questions.file import Questions
     from bundlecache.recipes.recipe import Recipe
     from bundlecache.store.store import Matrix
 

@@ -34,7 +34,7 @@ from .stage import Progress, Save, StageLoop
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.freeze import Questions
+    from bundlecache.questions.file import Questions
     from bundlecache.store.store import Matrix
 
 __all__ = ["Progress", "TrainResult", "resume", "train"]

@@ -25,7 +25,7 @@ from bundlecache.recipes.recipe import from_dict
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.freeze import Questions
+    from bundlecache.questions.file import Questions
     from bundlecache.recipes.recipe import Recipe
     from bundlecache.store.store import Matrix
 

@@ -20,7 +20,7 @@ from ..inference.scoring import score_options
 from .contrastive import contrastive_loss, draw_pairs
 
 if TYPE_CHECKING:
-    from bundlecache.questions.freeze import Questions
+    from bundlecache.questions.file import Questions
 
     from ..model.bundle_mllm import BundleMLLM
     from .log import History, Stop

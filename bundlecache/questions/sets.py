@@ -1,0 +1,166 @@
+"""The question sets of a workspace: which are the usual ones, freezing those that are missing, import and export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import importing
+from .file import Questions, names_in
+from .freeze import freeze, name_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
+    from ..catalogue.model import Catalogue
+    from ..store.store import Matrix, Store
+    from ..workspace import WorkspaceFolder
+
+NEGATIVES = ("random", "hard")
+"""The wrong options of the usual sets."""
+OPTIONS = 10
+"""The number of options of the usual sets."""
+
+
+@dataclass(frozen=True)
+class QuestionSetInfo:
+    """One set: ``made`` is "now" or "before"; ``left_out`` counts the questions of an imported file that were none."""
+
+    name: str
+    questions: int
+    options: int
+    sha256: str
+    made: str | None = None
+    left_out: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is known, by name."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ExportedSet:
+    """One set that was written as JSON Lines."""
+
+    file: str
+    questions: int
+    sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return dict(vars(self))
+
+
+def path(folder: WorkspaceFolder, name: str) -> Path:
+    """The file of the question set ``name``, for instance ``questions/test-random10.parquet``."""
+    return folder.questions / f"{name}.parquet"
+
+
+def names(folder: WorkspaceFolder) -> list[str]:
+    """Names of the complete question sets of a workspace."""
+    return names_in(folder.questions)
+
+
+def load(folder: WorkspaceFolder, catalogue: Catalogue, name: str) -> Questions:
+    """The question set ``name`` of a workspace; see `Questions.load`."""
+    return Questions.load(path(folder, name), catalogue)
+
+
+def default_names(folder: WorkspaceFolder, split: str) -> list[str]:
+    """The sets of a split that are used when none is named: ten options, else what there is."""
+    usual = usual_names(split, OPTIONS)
+    made = [name for name in names(folder) if name.startswith(f"{split}-")]
+    if not made or set(usual) & set(made):
+        return usual
+    return sorted(made, key=lambda name: "random" not in name)
+
+
+def usual_names(split: str, options: int, kinds: Sequence[str] = NEGATIVES) -> list[str]:
+    """The names of the sets of a split with so many options, one per kind of wrong options."""
+    return [name_of(split, kind, options) for kind in kinds]
+
+
+def freeze_missing(
+    folder: WorkspaceFolder,
+    catalogue: Catalogue,
+    store: Store,
+    *,
+    options: int = OPTIONS,
+    seed: int = 0,
+    kinds: Sequence[str] = NEGATIVES,
+    difficulty: float = 1.0,
+    matrices: Callable[[], Mapping[str, Matrix]] = dict,
+) -> list[QuestionSetInfo]:
+    """Freeze the validation and test sets that are missing; those that exist stay as they are.
+
+    ``matrices`` gives the stored vectors by modality; it is called for ``nearest:MODALITY`` only.
+
+    Raises
+    ------
+    QuestionsError
+        When the catalogue has too few items or bundles, or a kind of wrong options is unknown.
+    """
+    vectors: np.ndarray | None = None
+    if not any(catalogue.column("category")):  # hard options are near items then
+        content = [name for name in store.modalities() if name != "graph"] or store.modalities()
+        vectors = store.matrix(catalogue.item_ids, content[0]).vectors if content else None
+    near = matrices() if any("nearest:" in kind for kind in kinds) else {}
+    rows = []
+    for split in ("valid", "test"):
+        for kind in kinds:
+            name = name_of(split, kind, options, seed, difficulty)
+            made = name not in names(folder)
+            if made:
+                frozen = freeze(
+                    catalogue,
+                    split=split,
+                    n_options=options,
+                    negatives=kind,
+                    seed=seed,
+                    vectors=vectors,
+                    difficulty=difficulty,
+                    matrices=near,
+                )
+                frozen.save(path(folder, name), catalogue)
+            else:
+                frozen = load(folder, catalogue, name)
+            rows.append(
+                QuestionSetInfo(
+                    name, len(frozen), frozen.n_options, frozen.sha256[:16], made="now" if made else "before"
+                )
+            )
+    return rows
+
+
+def take_over(
+    folder: WorkspaceFolder, catalogue: Catalogue, file: Path, *, skip_broken: bool = False
+) -> list[QuestionSetInfo]:
+    """Store the sets of a file that others froze; the same again is fine, other content under its name is refused.
+
+    Raises
+    ------
+    QuestionsError
+        When the file or one of its questions does not fit the catalogue; ``skip_broken`` leaves such questions out.
+    """
+    rows = []
+    for asked in importing.read(file, catalogue, skip_broken=skip_broken):
+        asked.save(path(folder, asked.name), catalogue)
+        rows.append(
+            QuestionSetInfo(
+                asked.name, len(asked), asked.n_options, asked.sha256[:16], left_out=asked.header["left_out"]
+            )
+        )
+    return rows
+
+
+def export(folder: WorkspaceFolder, catalogue: Catalogue, out: Path) -> list[ExportedSet]:
+    """Write all sets as JSON Lines into ``out``."""
+    rows = []
+    for name in names(folder):
+        asked, file = load(folder, catalogue, name), out / f"{name}.jsonl"
+        asked.export_jsonl(file, catalogue)
+        rows.append(ExportedSet(str(file), len(asked), asked.sha256))
+    return rows
