@@ -1443,12 +1443,12 @@ def _say_recomputing(recipe: Recipe) -> None:
 
 def _say_letters(recipe: Recipe) -> None:
     """That the embedded base cannot learn more letters than it was made with."""
-    from bundlecache.train.model.llm import TAUGHT
+    from bundlecache.train.model.llm import EMBEDDED_LETTERS
 
-    if recipe.base.model == "embedded" and recipe.data.options > TAUGHT:
+    if recipe.base.model == "embedded" and recipe.data.options > EMBEDDED_LETTERS:
         log.print(
-            f"[yellow]The embedded base was made with {TAUGHT} letters[/] and does not learn {recipe.data.options}: train with"
-            f" data.options={TAUGHT} or fewer, and ask about more in turns (bundlecache evaluate --options N).",
+            f"[yellow]The embedded base was made with {EMBEDDED_LETTERS} letters[/] and does not learn {recipe.data.options}: train with"
+            f" data.options={EMBEDDED_LETTERS} or fewer, and ask about more in turns (bundlecache evaluate --options N).",
             soft_wrap=True,
         )
 

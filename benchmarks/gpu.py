@@ -195,7 +195,7 @@ def model_of(
     with tempfile.TemporaryDirectory() as folder:
         save_tokenizer(Path(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    ready = llms.LoadedLlm(llm.eval(), tokenizer, shape, "random", llm.num_parameters())
+    ready = llms.LoadedLlm(llm.eval(), tokenizer, shape, "random", "random", llm.num_parameters())
     here = np.ones(len(titles), bool)
     matrices = {
         name: Matrix(name.partition(":")[0], "noise", name, name, 1, rows, here) for name, rows in vectors.items()

@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.errors import EncoderError
-from bundlecache.torchvision_compat import prepare
+from bundlecache.pretrained import no_remote_code, quiet
 
-from .common import check_complete, config_cause, fingerprint, folder_of, load_failure, quiet, read_config
+from .common import check_complete, config_cause, fingerprint, folder_of, load_failure, read_config
 from .hf_image import PACKAGES, image_transform
 from .towers import ImageTower
 
@@ -28,14 +28,13 @@ def load(spec: EncoderSpec, options: Options) -> ImageTower:
     The language model is not read, however large it is, and no file is fetched that holds nothing else.
     """
     folder = folder_of(spec, files=("*.json", "*.txt", "*.model"))
-    prepare()
     config = read_config(spec, folder)
     if config.model_type != "blip-2":
         raise EncoderError(
             f"{spec.text!r} is a {config.model_type} model, not BLIP-2.", hint=f"type --encoder hf:{spec.name}"
         )
     vision_only = spec.kind == "blip2-vision"
-    with quiet():
+    with no_remote_code(), quiet():
         try:
             transform, steps = image_transform(folder)
             model = _unfilled(config, vision_only)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bundlecache.torchvision_compat import prepare
+from bundlecache.pretrained import load_model, load_processor, quiet
 
 from .audio import decoding, read_sound
 from .common import (
@@ -21,7 +21,6 @@ from .common import (
     libraries,
     load_failure,
     measured_dim,
-    quiet,
     resolve_device,
     to_numpy,
 )
@@ -35,21 +34,16 @@ if TYPE_CHECKING:
 def load(spec: EncoderSpec, options: Options) -> ClapAudio:
     """A CLAP folder as ``save_pretrained`` writes it, with its ``preprocessor_config.json``, or a hub id."""
     folder = folder_of(spec)
-    prepare()
     with quiet():
         import torch
 
         try:
-            from transformers import ClapFeatureExtractor, ClapModel
-
-            extractor = ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
-            model, info = ClapModel.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
+            extractor = load_processor("ClapFeatureExtractor", folder)
+            loaded = load_model("ClapModel", folder, dtype=torch.float32)
         except Exception as error:  # many libraries deep; each has its own way to say what is missing
             raise load_failure(spec, folder, error) from error
-    check_complete(spec, info["missing_keys"], unused=("text_", "logit_scale"))
-    return ClapAudio(spec, options, model, extractor)
+    check_complete(spec, loaded.missing, unused=("text_", "logit_scale"))
+    return ClapAudio(spec, options, loaded.model, extractor)
 
 
 class ClapAudio:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .common import check_complete, check_vocabulary, config_cause, fingerprint, load_failure, quiet
+from bundlecache.pretrained import load_model, load_tokenizer, quiet
+
+from .common import check_complete, check_vocabulary, config_cause, fingerprint, load_failure
 from .towers import TextTower
 
 if TYPE_CHECKING:
@@ -29,18 +31,14 @@ def load(spec: EncoderSpec, options: Options, folder: Path, config: Any) -> Text
     name, changes = _class_of(config)
     with quiet():
         import torch
-        import transformers
 
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-            tower, info = getattr(transformers, name).from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True, **changes
-            )
+            tokenizer = load_tokenizer(folder)
+            loaded = load_model(name, folder, dtype=torch.float32, **changes)
         except Exception as error:  # many libraries deep; each has its own way to say what is missing
             raise load_failure(spec, folder, error) from error
-    check_complete(spec, info["missing_keys"])
+    tower = loaded.model
+    check_complete(spec, loaded.missing)
     check_vocabulary(spec, tokenizer)
     length = min(tower.config.max_position_embeddings, tokenizer.model_max_length)
     tokenizer.padding_side = "right"

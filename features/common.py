@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.errors import EncoderError, MediaError, first_line
+from bundlecache.pretrained import PretrainedError, load_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bundlecache.catalogue.model import Catalogue
     from bundlecache.encoder_spec import EncoderSpec
@@ -106,13 +105,10 @@ def read_config(spec: EncoderSpec, folder: Path) -> Any:
     EncoderError
         When there is none, or of a model that transformers does not know.
     """
-    with quiet():
-        from transformers import AutoConfig
-
-        try:
-            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # a broken file, an unknown model, a missing library
-            raise load_failure(spec, folder, error) from error
+    try:
+        return load_config(folder)
+    except PretrainedError as error:  # a broken file, an unknown model, a missing library
+        raise load_failure(spec, folder, error) from error
 
 
 def load_failure(spec: EncoderSpec, folder: Path, error: Exception) -> EncoderError:
@@ -144,22 +140,6 @@ def check_vocabulary(spec: EncoderSpec, tokenizer: Any) -> None:
             f"The tokenizer of {spec.text!r} knows no words, so all titles would get one vector.",
             hint="the folder lacks its vocabulary: tokenizer.json, vocab.txt or spiece.model",
         )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the logs and progress bars of model libraries while they load; errors are raised, not logged."""
-    from transformers.utils import logging as transformers_logging
-
-    level, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
-    logging.disable(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.disable(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def fingerprint(*causes: object, tensors: Mapping[str, Any] | None = None) -> str:

@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.errors import EncoderError
-from bundlecache.torchvision_compat import prepare
+from bundlecache.pretrained import load_model, load_processor, quiet
 
-from .common import check_complete, config_cause, fingerprint, folder_of, load_failure, quiet, read_config
+from .common import check_complete, config_cause, fingerprint, folder_of, load_failure, read_config
 from .towers import ImageTower
 
 if TYPE_CHECKING:
@@ -37,21 +37,18 @@ def load(spec: EncoderSpec, options: Options) -> ImageTower:
     CLS and registers: for CLIP the last block as it is, for the others behind their final norm.
     """
     folder = folder_of(spec)
-    prepare()
     config = read_config(spec, folder)
     name, changes = _class_of(spec, config)
     with quiet():
         import torch
-        import transformers
 
         try:
             transform, steps = image_transform(folder)
-            tower, info = getattr(transformers, name).from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True, **changes
-            )
+            loaded = load_model(name, folder, dtype=torch.float32, **changes)
         except Exception as error:  # many libraries deep; each has its own way to say what is missing
             raise load_failure(spec, folder, error) from error
-    check_complete(spec, info["missing_keys"], unused=UNUSED)
+    tower = loaded.model
+    check_complete(spec, loaded.missing, unused=UNUSED)
     tokens = spec.kind == "hf-tokens"
     if not tokens and getattr(tower, "use_head", True) is False:
         raise EncoderError(
@@ -121,15 +118,12 @@ def image_transform(folder: Path) -> tuple[Callable[[Any], Any], str]:
         When the folder does not say how: the library would guess sizes and means.
     """
     import torch
-    from transformers import AutoImageProcessor
 
     # Where both files say something, the library follows the newer one, the first.
     said = _json(folder / "processor_config.json").get("image_processor") or _json(folder / "preprocessor_config.json")
     if lacking := {"size", "image_mean", "image_std"} - set(said):
         raise ValueError(f"its preprocessor_config.json does not say {', '.join(sorted(lacking))}")
-    processor = AutoImageProcessor.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False, backend="pil"
-    )
+    processor = load_processor("AutoImageProcessor", folder, backend="pil")
 
     def transform(image: Any) -> Any:
         return torch.from_numpy(processor(image, return_tensors="np")["pixel_values"][0])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.errors import EncoderError
-from bundlecache.torchvision_compat import prepare
+from bundlecache.pretrained import load_model, load_tokenizer, quiet
 
 from . import clip_text
 from .common import (
@@ -22,7 +22,6 @@ from .common import (
     libraries,
     load_failure,
     measured_dim,
-    quiet,
     read_config,
     resolve_device,
     to_numpy,
@@ -112,7 +111,6 @@ def load(spec: EncoderSpec, options: Options) -> HfText | TextTower:
     A folder of CLIP or SigLIP gives their text tower, by their own rules: see :mod:`bundlecache.features.clip_text`.
     """
     folder = folder_of(spec)
-    prepare()
     if (folder / "config.json").is_file():
         config = read_config(spec, folder)
         if config.model_type in clip_text.MODELS:
@@ -121,23 +119,20 @@ def load(spec: EncoderSpec, options: Options) -> HfText | TextTower:
         import torch
 
         try:
-            from transformers import AutoModel, AutoTokenizer
-
             declared = Declared.read(folder)
             place = folder / declared.transformer
-            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
-            model, info = AutoModel.from_pretrained(
-                place, local_files_only=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
-            )
+            tokenizer = load_tokenizer(place)
+            loaded = load_model("AutoModel", place, dtype=torch.float32)
             head = [_dense(folder / path) for path in declared.dense]
         except Exception as error:  # many libraries deep; each has its own way to say what is missing
             raise load_failure(spec, folder, error) from error
+    model = loaded.model
     if hasattr(model.config, "vision_config") or hasattr(model.config, "audio_config"):
         raise EncoderError(
             f"{spec.text!r} is a {model.config.model_type} model of several modalities, not a text encoder.",
             hint="type --encoder hf:FOLDER with a BERT-like model, CLIP or SigLIP",
         )
-    check_complete(spec, info["missing_keys"], unused=("pooler.", "decoder."))
+    check_complete(spec, loaded.missing, unused=("pooler.", "decoder."))
     check_vocabulary(spec, tokenizer)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.errors import EncoderError
-from bundlecache.torchvision_compat import prepare
+from bundlecache.pretrained import no_remote_code, quiet
 
 from .clap_audio import ClapAudio
-from .common import check_complete, load_failure, quiet
+from .common import check_complete, load_failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,8 +58,7 @@ def load(spec: EncoderSpec, options: Options) -> ClapAudio:
             f"The encoder {spec.text!r} names no file that exists.",
             hint="download a checkpoint of LAION-AI/CLAP, then type --encoder laion_clap:/path/to/630k-audioset-best.pt",
         )
-    prepare()
-    with quiet():
+    with no_remote_code(), quiet():
         try:
             weights = _audio_weights(path)
             if f"{TOWER}patch_embed.proj.weight" not in weights:

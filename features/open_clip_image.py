@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.errors import EncoderError
-from bundlecache.torchvision_compat import prepare
+from bundlecache.pretrained import no_remote_code, quiet
 
-from .common import HUB_FILES, fingerprint, folder_of, load_failure, quiet
+from .common import HUB_FILES, fingerprint, folder_of, load_failure
 from .towers import ImageTower
 
 if TYPE_CHECKING:
@@ -103,7 +103,6 @@ def load_model(spec: EncoderSpec) -> tuple[Any, dict[str, Any], str]:
     EncoderError
         When there is no such architecture, tag, folder or repository, or it cannot be loaded.
     """
-    prepare()
     schema, _, rest = spec.name.partition(":")
     if schema in ("local-dir", "hf-hub") or Path(spec.name).expanduser().is_dir():
         folder = folder_of(spec, rest if schema in ("local-dir", "hf-hub") else spec.name, (*HUB_FILES, "*.bin"))
@@ -113,7 +112,7 @@ def load_model(spec: EncoderSpec) -> tuple[Any, dict[str, Any], str]:
 
 def _from_folder(spec: EncoderSpec, folder: Path) -> tuple[Any, dict[str, Any], str]:
     name = f"local-dir:{folder}"
-    with quiet():
+    with no_remote_code(), quiet():
         import open_clip
 
         try:
@@ -127,7 +126,7 @@ def _from_folder(spec: EncoderSpec, folder: Path) -> tuple[Any, dict[str, Any], 
 
 
 def _from_tag(spec: EncoderSpec) -> tuple[Any, dict[str, Any], str]:
-    with quiet(), warnings.catch_warnings():
+    with no_remote_code(), quiet(), warnings.catch_warnings():
         import open_clip
 
         warnings.simplefilter("ignore")  # of the activation, which is set right below

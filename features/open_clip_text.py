@@ -6,8 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bundlecache.errors import EncoderError, first_line
+from bundlecache.pretrained import no_remote_code, quiet
 
-from .common import check_vocabulary, fingerprint, quiet
+from .common import check_vocabulary, fingerprint
 from .open_clip_image import load_model
 from .towers import TextTower
 
@@ -22,7 +23,7 @@ PACKAGES = ("open_clip_torch", "transformers", "tokenizers")
 def load(spec: EncoderSpec, options: Options) -> TextTower:
     """A text tower; its vectors are what ``encode_text`` gives without normalisation."""
     model, config, name = load_model(spec)
-    with quiet():
+    with no_remote_code(), quiet():
         import open_clip
 
         try:

@@ -15,26 +15,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bundlecache.errors import RecipeError
+from bundlecache import pretrained
+from bundlecache.errors import RecipeError, counted
 from bundlecache.recipes.recipe import Base, Lora
-from bundlecache.torchvision_compat import prepare
+from bundlecache.tokenizer_check import tokenizer_fingerprint
 
 from . import quant
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
-TAUGHT = 10
-"""How many option letters the embedded base was pretrained with (`bundlecache.train.pretrain`)."""
 """The tiny base that ships with the project; its spec is ``embedded``."""
+EMBEDDED_LETTERS = 10
+"""How many option letters the embedded base was pretrained with (`bundlecache.train.pretrain`)."""
 
 
 @dataclass(frozen=True)
 class LoadedLlm:
-    """A frozen causal language model with its tokenizer, and what identifies it."""
+    """A frozen causal language model with its tokenizer, and what identifies both."""
 
     model: Any  # transformers.PreTrainedModel
     tokenizer: Any
-    spec: str
-    fingerprint: str
+    spec: str  # base.model of the recipe
+    fingerprint: str  # of the weights, see `fingerprint`
+    tokenizer_fingerprint: str  # see `bundlecache.tokenizer_check`
     parameters: int
 
 
@@ -69,39 +71,52 @@ def load(settings: Base, device: torch.device) -> LoadedLlm:
     RecipeError
         When the folder or the hub id is not there, or holds no causal language model.
     """
-    prepare()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # the command line draws its own
     source, options = _source(settings.model)
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     quantised = quant.options(settings.quantise, getattr(torch, dtype), device)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), **options, **quantised)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        tokenizer = pretrained.load_tokenizer(source, **options)
+        loaded = pretrained.load_model(
+            "AutoModelForCausalLM", source, dtype=getattr(torch, dtype), **options, **quantised
+        )
+        _check_weights(loaded)
+    except pretrained.PretrainedError as error:
         raise RecipeError(
-            f"No causal language model could be loaded from {settings.model!r}: {reason}",
+            f"No causal language model could be loaded from {settings.model!r}: {error}.",
             hint="base.model takes 'embedded', a folder made by save_pretrained, or a hub id",
         ) from error
+    model = loaded.model
     model.requires_grad_(False)
     model.config.use_cache = False
     if settings.gradient_checkpointing:
         recompute(model)
     parameters = model.num_parameters()  # of 4 bits, two stand in one number
     if quantised:
-        quant.settle(model)
+        quant.keep_as_loaded(model)
     else:
         model = model.to(device)  # a quantised one is there already
-    return LoadedLlm(model.eval(), tokenizer, settings.model, fingerprint(model), parameters)
+    return LoadedLlm(
+        model.eval(), tokenizer, settings.model, fingerprint(model), tokenizer_fingerprint(tokenizer), parameters
+    )
+
+
+def _check_weights(loaded: pretrained.LoadedModel) -> None:
+    """Refuse a model some of whose weights would be random, or left unread. Tied weights are not counted as missing."""
+    if loaded.missing:
+        raise pretrained.PretrainedError(
+            f"its files lack {counted(len(loaded.missing), 'weight')} that its config.json asks for, {loaded.missing[0]} for one"
+        )
+    if loaded.unexpected:
+        raise pretrained.PretrainedError(
+            f"its files hold {counted(len(loaded.unexpected), 'weight')} that its config.json has no place for, "
+            f"{loaded.unexpected[0]} for one"
+        )
 
 
 def recompute(model: Any, *, on: bool = True) -> None:
-    """Compute activations again in the backward pass instead of keeping them, or no longer."""
+    """Turn gradient checkpointing on or off: activations are computed again in the backward pass instead of kept."""
     word = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # in later transformers
     if on:
         getattr(model, f"{word}_checkpointing_enable")(**{f"{word}_checkpointing_kwargs": {"use_reentrant": False}})

@@ -56,7 +56,7 @@ def options(quantise: str, dtype: torch.dtype, device: torch.device) -> dict[str
     return {"quantization_config": config, "device_map": {"": place}}
 
 
-def settle(model: nn.Module) -> None:
+def keep_as_loaded(model: nn.Module) -> None:
     """Keep quantised weights as they were loaded: some CPUs' kernels would pack and round them anew when first asked."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
