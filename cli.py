@@ -33,8 +33,8 @@ from bundlecache.modalities import MODALITIES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bundlecache.baselines.personal import Personal
-    from bundlecache.baselines.rankers import ByModel
+    from bundlecache.baselines.personal import PersonalRanker
+    from bundlecache.baselines.rankers import ModelRanker
     from bundlecache.baselines.registry import Sources
     from bundlecache.catalogue.readers.registry import Vectors
     from bundlecache.encode.recheck import Recheck
@@ -547,7 +547,7 @@ def evaluate(
     """Answer the frozen test questions, in one forward each up to as many options as trained on, beside the baselines."""
     from bundlecache.baselines import registry as simple
     from bundlecache.bench import benchmark as bench
-    from bundlecache.bench import leak_probes
+    from bundlecache.bench import leakage_probes
     from bundlecache.bench.slices import Slicer
     from bundlecache.files import make_folder
     from bundlecache.questions import sets as question_files
@@ -564,7 +564,7 @@ def evaluate(
     seat = _seat("Bundle-MLLM", model, how)
     rankers = [*sources.rankers(*simple.REGISTRY), *simple.reranked(seat, sources)] if baselines else []
     known: dict[str, Any] = {
-        "probes": leak_probes.all_probes(sources) if baselines else [],
+        "probes": leakage_probes.all_probes(sources) if baselines else [],
         "leaks": bench.leaks_of(sources),
         "slicer": Slicer(catalogue),
         "how": _without(("batch_size",), how),
@@ -634,7 +634,7 @@ def bench_(
     """Score all methods on all question sets: one table, leak probes, and a verdict in words."""
     from bundlecache.baselines import registry as baselines
     from bundlecache.bench import benchmark as bench
-    from bundlecache.bench import full_catalogue, leak_probes
+    from bundlecache.bench import full_catalogue, leakage_probes
     from bundlecache.bench.slices import Slicer, chosen
     from bundlecache.files import make_folder
     from bundlecache.questions import sets as question_files
@@ -684,7 +684,7 @@ def bench_(
             [*rankers, *reranked, *personal],
             lambda asked: _answers_of(loaded, seats, asked, how),
             model=_model_name(_newest(workspace, folders), folders) if folders else None,
-            probes=leak_probes.all_probes(sources),
+            probes=leakage_probes.all_probes(sources),
             leaks=bench.leaks_of(sources),
             slicer=slicer,
             how=_without(("batch_size",), how),
@@ -1706,17 +1706,17 @@ def _model_name(folder: Path, folders: Sequence[Path]) -> str:
     return "Bundle-MLLM" if len(folders) == 1 else f"Bundle-MLLM ({folder.name})"
 
 
-def _seat(name: str, model: Any, how: dict[str, Any]) -> ByModel:
+def _seat(name: str, model: Any, how: dict[str, Any]) -> ModelRanker:
     """A trained model as a ranker; ``how`` it is asked is that of `bundlecache.train.inference.scoring.score`."""
-    from bundlecache.baselines.rankers import ByModel
+    from bundlecache.baselines.rankers import ModelRanker
     from bundlecache.train.inference import scoring
 
-    return ByModel(name, lambda asked: scoring.score(model, asked, **how))
+    return ModelRanker(name, lambda asked: scoring.score(model, asked, **how))
 
 
-def _personal(sources: Sources, sets: list[Questions], models: list[ByModel], latest: int) -> list[Personal]:
+def _personal(sources: Sources, sets: list[Questions], models: list[ModelRanker], latest: int) -> list[PersonalRanker]:
     """Methods that look at the ``latest`` items of a bundle's user too; none where no question has such items."""
-    from bundlecache.baselines.personal import Personal
+    from bundlecache.baselines.personal import PersonalRanker
     from bundlecache.baselines.registry import PERSONAL
     from bundlecache.questions.user_history import UserHistories
 
@@ -1727,12 +1727,13 @@ def _personal(sources: Sources, sets: list[Questions], models: list[ByModel], la
         log.print("No bundle's user took anything outside held-out bundles: there is no history to look at.")
         return []
     return [
-        Personal(ranker, histories, lambda: sources.validation) for ranker in (*sources.rankers(*PERSONAL), *models)
+        PersonalRanker(ranker, histories, lambda: sources.validation)
+        for ranker in (*sources.rankers(*PERSONAL), *models)
     ]
 
 
 def _answers_of(
-    loaded: dict[Path, Any], seats: dict[Path, ByModel], asked: Questions, how: dict[str, Any]
+    loaded: dict[Path, Any], seats: dict[Path, ModelRanker], asked: Questions, how: dict[str, Any]
 ) -> list[Any]:
     """Every loaded model's answers, and those of its base as it was before training (zero-shot), as the bench takes them."""
     from bundlecache.bench.benchmark import score

@@ -12,7 +12,7 @@ from scipy.sparse import coo_array, csr_array
 
 from ..catalogue.category import path_prefixes
 from .graphs import column, lightgcn, stored
-from .rankers import ByFeatures, ByPair, ByParts, ByVector, Ranker, ZSum
+from .rankers import AttributeRanker, CosineRanker, Ranker, SimilarityRanker, SparseFeatureRanker, ZScoreSum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,10 +30,12 @@ def category_slots(sources: Sources) -> Iterator[Ranker]:
     """
     labels = sources.catalogue.column("category")
     if "bundles" in sources.graphs and len({label for label in labels if label}) > 1:
-        yield ByPair("category slots", "content", partial(_category_pmi, labels, sources.graphs["bundles"]))
+        yield SimilarityRanker("category slots", "content", partial(_category_pmi, labels, sources.graphs["bundles"]))
         steps = _steps(sources)
         if any(len(mine) > 1 for mine in steps):  # else they are the slots
-            yield ByParts("category slots, all steps", "content", partial(_step_pmi, steps, sources.graphs["bundles"]))
+            yield AttributeRanker(
+                "category slots, all steps", "content", partial(_step_pmi, steps, sources.graphs["bundles"])
+            )
 
 
 def category_overlap(sources: Sources) -> Iterator[Ranker]:
@@ -43,15 +45,15 @@ def category_overlap(sources: Sources) -> Iterator[Ranker]:
     """
     steps = _steps(sources)
     if len({tuple(mine) for mine in steps if mine}) > 1:
-        yield ByFeatures("category overlap", "content", partial(tf_idf, steps))
+        yield SparseFeatureRanker("category overlap", "content", partial(tf_idf, steps))
 
 
 def title_words(sources: Sources) -> Iterator[Ranker]:
     """TF-IDF cosine of the titles' words: the mean over the partial bundle, and the nearest of it."""
     words = [WORD.findall(title.lower()) for title in sources.catalogue.titles]
     if any(words):
-        yield ByFeatures("TF-IDF title", "content", partial(tf_idf, words))
-        yield ByFeatures("TF-IDF title, nearest", "content", partial(tf_idf, words), "max")
+        yield SparseFeatureRanker("TF-IDF title", "content", partial(tf_idf, words))
+        yield SparseFeatureRanker("TF-IDF title, nearest", "content", partial(tf_idf, words), "max")
 
 
 def all_words(sources: Sources) -> Iterator[Ranker]:
@@ -59,32 +61,32 @@ def all_words(sources: Sources) -> Iterator[Ranker]:
     titles, *more = (sources.catalogue.titles, *(sources.catalogue.column(name) for name in ("category", "categories")))
     if any(titles) and any(cell for column in more for cell in column):
         words = [WORD.findall(" ".join(filter(None, cells)).lower()) for cells in zip(titles, *more, strict=True)]
-        yield ByFeatures("TF-IDF title + category", "content", partial(tf_idf, words))
-        yield ByFeatures("TF-IDF title + category, nearest", "content", partial(tf_idf, words), "max")
+        yield SparseFeatureRanker("TF-IDF title + category", "content", partial(tf_idf, words))
+        yield SparseFeatureRanker("TF-IDF title + category, nearest", "content", partial(tf_idf, words), "max")
 
 
-def cosines(sources: Sources) -> Iterator[ByVector]:
+def cosines(sources: Sources) -> Iterator[CosineRanker]:
     """Cosine of the vectors of each content modality: the mean over the partial bundle, and the nearest of it."""
     matrices = sources.of(graph=False)
     for matrix in matrices:
         alone = sum(other.modality == matrix.modality for other in matrices) == 1
         name = f"cosine {matrix.modality}" + ("" if alone else f" ({matrix.spec})")
-        yield ByVector(name, "content", partial(stored, matrix))
-        yield ByVector(f"{name}, nearest", "content", partial(stored, matrix), "max")
+        yield CosineRanker(name, "content", partial(stored, matrix))
+        yield CosineRanker(f"{name}, nearest", "content", partial(stored, matrix), "max")
 
 
 def cosine_sum(sources: Sources) -> Iterator[Ranker]:
     """The cosines of all stored vectors, graphs included, with equal weight and nothing learned."""
     parts = stored_cosines(sources)
     if len(parts) > 1:
-        yield ZSum("cosine sum", "content", parts)
+        yield ZScoreSum("cosine sum", "content", parts)
 
 
 def z_sum(sources: Sources) -> Iterator[Ranker]:
     """All that items are like, with equal weight and nothing learned: vectors, words and categories."""
     parts = sources.rankers(cosines, title_words, category_overlap)
     if len(parts) > 1:
-        yield ZSum("z-sum of content", "content", parts)
+        yield ZScoreSum("z-sum of content", "content", parts)
 
 
 def stored_cosines(sources: Sources) -> list[Ranker]:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import csr_array, csr_matrix
 
 from ..factors import item_factors
-from .rankers import ByFeatures, ByItem, ByPair, ByVector, Ranker
+from .rankers import CosineRanker, ItemScoreRanker, Ranker, SimilarityRanker, SparseFeatureRanker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,43 +27,45 @@ KEPT = {"als": "ALS, stored", "bpr": "BPR, stored"}
 
 def chance(sources: Sources) -> Iterator[Ranker]:
     """All options tie: with ties broken by lot, that is guessing, without the noise of one guess."""
-    yield ByItem("random", "chance", lambda: np.zeros(len(sources.catalogue)))
+    yield ItemScoreRanker("random", "chance", lambda: np.zeros(len(sources.catalogue)))
 
 
 def popularity(sources: Sources) -> Iterator[Ranker]:
     """How often an item stands in training bundles and training interactions (its logarithm, which ranks alike)."""
     if sources.graphs:
-        yield ByItem("popularity", "collaborative", partial(popular, sources))
+        yield ItemScoreRanker("popularity", "collaborative", partial(popular, sources))
 
 
 def co_occurrence(sources: Sources) -> Iterator[Ranker]:
     """How often two items stood in one training bundle, over the root of how often each stood in any."""
     if "bundles" in sources.graphs:
-        yield ByFeatures("co-occurrence", "collaborative", partial(_baskets_of_items, sources.graphs["bundles"]))
+        yield SparseFeatureRanker(
+            "co-occurrence", "collaborative", partial(_baskets_of_items, sources.graphs["bundles"])
+        )
 
 
 def ppmi(sources: Sources) -> Iterator[Ranker]:
     """How much more often two items stood in one training bundle than chance would have it: log, never below 0."""
     if "bundles" in sources.graphs:
-        yield ByPair("PPMI", "collaborative", partial(_ppmi, sources.graphs["bundles"]))
+        yield SimilarityRanker("PPMI", "collaborative", partial(_ppmi, sources.graphs["bundles"]))
 
 
 def item_knn(sources: Sources) -> Iterator[Ranker]:
     """The nearest items by BM25-weighted baskets, by `implicit`, on either training graph."""
     for word, graph in sources.graphs.items():
-        yield ByPair(f"item-kNN ({word})", "collaborative", partial(_nearest, graph))
+        yield SimilarityRanker(f"item-kNN ({word})", "collaborative", partial(_nearest, graph))
 
 
 def als(sources: Sources) -> Iterator[Ranker]:
     """Cosine of item factors of alternating least squares, by `implicit`, on either training graph."""
     for word, graph in sources.graphs.items():
-        yield ByVector(f"ALS ({word})", "collaborative", partial(_factors, "als", graph, sources.seed))
+        yield CosineRanker(f"ALS ({word})", "collaborative", partial(_factors, "als", graph, sources.seed))
 
 
 def bpr(sources: Sources) -> Iterator[Ranker]:
     """Cosine of item factors of Bayesian personalised ranking, by `implicit`, on either training graph."""
     for word, graph in sources.graphs.items():
-        yield ByVector(f"BPR ({word})", "collaborative", partial(_factors, "bpr", graph, sources.seed))
+        yield CosineRanker(f"BPR ({word})", "collaborative", partial(_factors, "bpr", graph, sources.seed))
 
 
 def lightgcn(sources: Sources) -> Iterator[Ranker]:
@@ -71,7 +73,7 @@ def lightgcn(sources: Sources) -> Iterator[Ranker]:
     for matrix in sources.of(graph=True):
         kind, _, graph = matrix.spec.partition(":")
         name = f"{KEPT.get(kind, 'LightGCN')} ({graph or matrix.spec})"
-        yield ByVector(name, "collaborative", partial(stored, matrix))
+        yield CosineRanker(name, "collaborative", partial(stored, matrix))
 
 
 def popular(sources: Sources) -> np.ndarray:
@@ -122,5 +124,5 @@ def _factors(method: str, graph: csr_array, seed: int) -> tuple[np.ndarray, np.n
 
 
 def stored(matrix: Matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors [I, d] and mask [I] as `ByVector` takes them."""
+    """Vectors [I, d] and mask [I] as `CosineRanker` takes them."""
     return matrix.vectors, matrix.mask

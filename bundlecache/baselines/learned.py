@@ -14,7 +14,7 @@ import numpy as np
 
 from .content import all_words, category_overlap, category_slots, cosines, stored_cosines, title_words
 from .graphs import als, co_occurrence, item_knn, popularity
-from .rankers import Kind, Ranker, ZSum, all_scores, z_scores
+from .rankers import Kind, Ranker, ZScoreSum, all_scores, z_scores
 from .set_encoder import set_encoder
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def weighted_cosine(sources: Sources) -> Iterator[Ranker]:
                 sources.validation, lambda each: z_scores(all_scores(parts, each)), len(parts), ridge=0.01
             )
 
-        yield ZSum("weighted cosines", "content", parts, weights)
+        yield ZScoreSum("weighted cosines", "content", parts, weights)
 
 
 @dataclass(frozen=True)
-class Stack:
+class LearnedRanker:
     """A small learned ranker over the scores of others.
 
     Of each part it weighs the z-score within a question and the score as it stands: the first says which
@@ -111,7 +111,7 @@ class Stack:
 def stack(sources: Sources) -> Iterator[Ranker]:
     """The learned ranker over all that is known: vectors, words, categories, who took what, the set encoder."""
     if "bundles" in sources.graphs and sources.of(graph=False):
-        yield Stack("learned ranker", "content", sources)
+        yield LearnedRanker("learned ranker", "content", sources)
 
 
 @dataclass(frozen=True)

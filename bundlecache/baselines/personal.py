@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Personal:
+class PersonalRanker:
     """A ranker that is asked twice: for the partial bundle, and for the user's history as if that were one.
 
     Both scores are made z-scores within the question and added with one weight of 0 or more each, under which validation

@@ -60,7 +60,7 @@ class Answers(Protocol):
 
 
 @dataclass(frozen=True)
-class ByItem:
+class ItemScoreRanker:
     """Ranks options by a value of the item alone, whatever the partial bundle is."""
 
     name: str
@@ -73,7 +73,7 @@ class ByItem:
 
 
 @dataclass(frozen=True)
-class ByPair:
+class SimilarityRanker:
     """Ranks options by the sum of their slots' sparse similarity to the slots of the partial bundle.
 
     ``fit`` gives the similarity [S, S] and every item's slot [I]; mostly each item is a slot of its own.
@@ -101,7 +101,7 @@ class ByPair:
 
 
 @dataclass(frozen=True)
-class ByParts:
+class AttributeRanker:
     """Ranks options by how well their parts go with those of the partial bundle: the mean over all pairs of parts.
 
     ``fit`` gives what each two parts are worth [P, P] and the parts of every item, sparse [I, P], each row's sum 1 or 0.
@@ -127,7 +127,7 @@ class ByParts:
 
 
 @dataclass(frozen=True)
-class ByFeatures:
+class SparseFeatureRanker:
     """Ranks options by the dot products of sparse item features [I, F] with the items of the partial bundle.
 
     ``pool`` says whether their sum counts or the greatest of them.
@@ -161,7 +161,7 @@ class ByFeatures:
 
 
 @dataclass(frozen=True)
-class ByVector:
+class CosineRanker:
     """Ranks options by their cosine to the items of the partial bundle: the mean of them, or the greatest.
 
     Options without a vector get the mean of those that have one: neither favoured nor punished.
@@ -183,7 +183,7 @@ class ByVector:
 
 
 @dataclass(frozen=True)
-class ZSum:
+class ZScoreSum:
     """The weighted sum of several rankers' scores, each made a z-score within its question."""
 
     name: str
@@ -205,8 +205,8 @@ class ZSum:
 
 
 @dataclass(frozen=True)
-class ByModel:
-    """A trained model in the same seat: the log probabilities that it gives to the options.
+class ModelRanker:
+    """A trained model as a ranker: the log probabilities that it gives to the options.
 
     ``given`` holds its answers by the SHA-256 of the questions, so that none is answered twice.
     """

@@ -43,9 +43,9 @@ from ..errors import CheckpointError
 from ..files import replacing, write_text
 from ..questions.importing import family
 from .findings import ablated, near_a_leak, sentences, worth
-from .leak_probes import graph_leaks
-from .leak_probes import row as probe_row
-from .leak_probes import run as run_probes
+from .leakage_probes import graph_leaks
+from .leakage_probes import row as probe_row
+from .leakage_probes import run as run_probes
 from .metrics import bootstrap, by_position, calibration, evaluate, hits, mcnemar, paired_difference, reciprocal_ranks
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from ..baselines.rankers import Answers, Ranker
     from ..baselines.registry import Sources
     from ..questions.file import Questions
-    from .leak_probes import Probe
+    from .leakage_probes import Probe
     from .slices import Slicer
 
 FORMAT_VERSION = 1

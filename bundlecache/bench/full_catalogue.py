@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..baselines.personal import Personal
+from ..baselines.personal import PersonalRanker
 from ..files import write_text
 from ..questions.file import Questions, assemble
 from .findings import chosen_on, personal, standing
@@ -228,7 +228,7 @@ def run(
     catalogue = slicer.catalogue
     found = rank(rankers, held, len(catalogue), reranked, progress)
     kinds = {method.name: method.kind for method in rankers} | {method.name: method.kind for method in reranked}
-    under = {each.name: (each.on_top_of, MAIN) for each in rankers if isinstance(each, Personal)}
+    under = {each.name: (each.on_top_of, MAIN) for each in rankers if isinstance(each, PersonalRanker)}
     under |= {each.name: (each.first.name, "recall@1") for each in reranked}
     few = {each.name: each.few for each in reranked}
     values = {name: figures(places) for name, (places, _) in found.items()}

@@ -14,7 +14,7 @@ from helpers.random_catalogue import random_catalogue
 from rich.console import Console
 
 from bundlecache.baselines.learned import Reranked
-from bundlecache.baselines.rankers import ByModel
+from bundlecache.baselines.rankers import ModelRanker
 from bundlecache.baselines.registry import all_baselines
 from bundlecache.bench import benchmark as bench
 from bundlecache.bench.findings import worth
@@ -191,7 +191,7 @@ def test_a_model_that_knows_what_a_ranker_does_not_adds_to_it_and_each_set_is_an
         calls.append(given.sha256)
         return knowing(given, np.arange(0, len(given), 2))
 
-    reranked = Reranked(ByModel("Bundle-MLLM", answer), as_ranker(0.5), lambda: [asked])
+    reranked = Reranked(ModelRanker("Bundle-MLLM", answer), as_ranker(0.5), lambda: [asked])
     results = bench.summarise(sets[:1], [bench.score([as_ranker(0.5), reranked], sets[0])])
     row = next(row for row in results["methods"] if row["name"] == "Bundle-MLLM + learned ranker")
     assert row["hit@1"] > 0.7
@@ -210,7 +210,7 @@ def test_a_model_that_knows_nothing_leaves_the_ranker_as_it_is(catalogue, sets):
 
     asked = questions.freeze(catalogue, split="valid")
     alone = as_ranker(0.8)
-    reranked = Reranked(ByModel("Bundle-MLLM", guess), alone, lambda: [asked])
+    reranked = Reranked(ModelRanker("Bundle-MLLM", guess), alone, lambda: [asked])
     assert reranked.weights[0] < 0.1 * reranked.weights[1]
     right = [(ranker.scores(sets[0]).argmax(1) == sets[0].truth).mean() for ranker in (alone, reranked)]
     assert right[1] == pytest.approx(right[0], abs=0.05)

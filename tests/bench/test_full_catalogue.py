@@ -12,8 +12,8 @@ from helpers.html_page import HtmlPage
 from helpers.parity_catalogue import FITTED, parity_catalogue
 from helpers.random_catalogue import personal_catalogue
 
-from bundlecache.baselines.personal import Personal
-from bundlecache.baselines.rankers import ByItem, ByVector
+from bundlecache.baselines.personal import PersonalRanker
+from bundlecache.baselines.rankers import CosineRanker, ItemScoreRanker
 from bundlecache.bench import benchmark as bench
 from bundlecache.bench import full_catalogue
 from bundlecache.bench.full_catalogue import FirstFew, HeldOut
@@ -97,7 +97,7 @@ def test_who_knows_finds_all_who_guesses_finds_a_share_and_the_partial_bundle_is
         known(
             "partial first", lambda partial, options: np.isin(options, partial) * 2 + (options == right[str(partial)])
         ),
-        ByItem("random", "chance", lambda: np.zeros(n)),
+        ItemScoreRanker("random", "chance", lambda: np.zeros(n)),
     ]
     results = full_catalogue.run(rankers, held, Slicer(shop))
     rows = {row["name"]: row for row in results["methods"]}
@@ -114,7 +114,7 @@ def test_who_knows_finds_all_who_guesses_finds_a_share_and_the_partial_bundle_is
 
 def test_the_interval_is_over_bundles_so_that_asking_more_of_each_makes_none_narrower(shop, sets):
     def interval(held):
-        half = ByItem("half", "content", lambda: np.arange(len(shop)) % 2 * 1.0)
+        half = ItemScoreRanker("half", "content", lambda: np.arange(len(shop)) % 2 * 1.0)
         return np.diff(full_catalogue.run([half], held, Slicer(shop))["methods"][0]["recall@20_interval"])[0]
 
     once = HeldOut.of(sets[:1], shop)
@@ -130,7 +130,7 @@ def test_the_interval_is_over_bundles_so_that_asking_more_of_each_makes_none_nar
 
 def test_a_model_that_sees_the_first_few_lifts_only_what_it_is_shown(shop, held):
     n = len(shop)
-    first = ByItem(
+    first = ItemScoreRanker(
         "first", "content", lambda: -np.arange(n)
     )  # by its row: some truths are among the first ten, some not
     second = known("second", lambda partial, options: np.isin(options, held.truth))
@@ -181,7 +181,10 @@ def test_the_page_shows_every_figure_with_its_interval_and_is_linked_with_the_be
     shop, held, sets, tmp_path
 ):
     n = len(shop)
-    rankers = [ByItem("by row", "content", lambda: -np.arange(n)), ByItem("<b>", "chance", lambda: np.zeros(n))]
+    rankers = [
+        ItemScoreRanker("by row", "content", lambda: -np.arange(n)),
+        ItemScoreRanker("<b>", "chance", lambda: np.zeros(n)),
+    ]
     few = FirstFew(rankers[0], dataclasses.replace(rankers[0], name="model", kind="model"), shop)
     results = full_catalogue.run(rankers, held, Slicer(shop), [few])
     page = full_catalogue.save(tmp_path, results)
@@ -207,9 +210,9 @@ def test_the_page_shows_every_figure_with_its_interval_and_is_linked_with_the_be
 
 def test_among_the_whole_catalogue_a_history_is_no_option_and_is_worth_what_it_tells():
     shop = personal_catalogue()
-    parity = ByVector("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
+    parity = CosineRanker("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
     asked, valid = (questions.freeze(shop, split=part, n_options=4) for part in ("test", "valid"))
-    method = Personal(parity, UserHistories(shop, 5), lambda: [valid])
+    method = PersonalRanker(parity, UserHistories(shop, 5), lambda: [valid])
     held = HeldOut.of([asked], shop, method.histories)
     seen = []
     for rows, chunk in held.chunks(len(shop)):

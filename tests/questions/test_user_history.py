@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers.random_catalogue import personal_catalogue
 
-from bundlecache.baselines.personal import Personal
-from bundlecache.baselines.rankers import ByVector
+from bundlecache.baselines.personal import PersonalRanker
+from bundlecache.baselines.rankers import CosineRanker
 from bundlecache.bench import benchmark as bench
 from bundlecache.questions import freeze as questions
 from bundlecache.questions.user_history import UserHistories
@@ -44,9 +44,9 @@ def test_the_items_of_a_sister_bundle_that_is_held_out_too_are_no_history():
 
 def test_a_history_is_worth_what_it_tells_and_bundles_alone_leave_none():
     shop = personal_catalogue()
-    parity = ByVector("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
+    parity = CosineRanker("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
     asked, valid = (questions.freeze(shop, split=part, n_options=4) for part in ("test", "valid"))
-    method = Personal(parity, UserHistories(shop, 5), lambda: [valid])
+    method = PersonalRanker(parity, UserHistories(shop, 5), lambda: [valid])
     results = bench.run([asked], [parity, method])[0]
     rows = {row["name"]: row for row in results["methods"]}
     held = asked.options[np.arange(len(asked)), asked.truth]
@@ -59,7 +59,7 @@ def test_a_history_is_worth_what_it_tells_and_bundles_alone_leave_none():
     )
     nothing = personal_catalogue(of_bundles_only=True)
     assert not any(len(history) for history in UserHistories(nothing, 5).of(asked))
-    alone = Personal(parity, UserHistories(nothing, 5), lambda: [valid])
+    alone = PersonalRanker(parity, UserHistories(nothing, 5), lambda: [valid])
     right = (bench.hits(method.scores(asked), asked.truth).mean() for method in (alone, parity))
     assert next(right) == pytest.approx(next(right))
 
@@ -69,6 +69,6 @@ def test_a_history_that_tells_nothing_gets_next_to_no_weight():
     rng = np.random.default_rng(0)
     noise = dataclasses.replace(shop.interactions, item=rng.integers(0, 200, len(shop.interactions)).astype(np.int32))
     shop = dataclasses.replace(shop, interactions=noise)
-    parity = ByVector("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
+    parity = CosineRanker("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
     valid = questions.freeze(shop, split="valid", n_options=10)
-    assert Personal(parity, UserHistories(shop, 5), lambda: [valid]).weights[1] < 0.2
+    assert PersonalRanker(parity, UserHistories(shop, 5), lambda: [valid]).weights[1] < 0.2

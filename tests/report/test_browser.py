@@ -18,7 +18,7 @@ from helpers.evaluated_run import (
 )
 from helpers.random_catalogue import random_catalogue
 
-from bundlecache.baselines.rankers import ByItem
+from bundlecache.baselines.rankers import ItemScoreRanker
 from bundlecache.bench import benchmark as bench
 from bundlecache.bench import full_catalogue
 from bundlecache.bench.slices import Slicer
@@ -52,7 +52,10 @@ def boards(tmp_path_factory):
     shop, folder = random_catalogue(), tmp_path_factory.mktemp("bench")
     sets = [questions.freeze(shop, split="test", n_options=n) for n in (5, 10, 20, 50)]
     n = len(shop)
-    rankers = [ByItem("by row", "content", lambda: -np.arange(n)), ByItem(LONG, "collaborative", lambda: np.ones(n))]
+    rankers = [
+        ItemScoreRanker("by row", "content", lambda: -np.arange(n)),
+        ItemScoreRanker(LONG, "collaborative", lambda: np.ones(n)),
+    ]
     full = full_catalogue.run(rankers, full_catalogue.HeldOut.of(sets, shop), Slicer(shop))
     return [
         leaderboard.save(folder, bench.run(sets, rankers, slicer=Slicer(shop))),

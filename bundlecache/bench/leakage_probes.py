@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from ..baselines.rankers import ByFeatures, ByItem, Kind, Ranker
+from ..baselines.rankers import ItemScoreRanker, Kind, Ranker, SparseFeatureRanker
 from .metrics import bootstrap, hits
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class ByQuestion:
+class QuestionProbe:
     """Ranks the options of one question by a function of partial int32 [k] and options int32 [n]."""
 
     name: str
@@ -63,7 +63,7 @@ class ByQuestion:
 
 
 @dataclass(frozen=True)
-class ByPosition:
+class PositionProbe:
     """Ranks options by how often the truth stood there in the other half of the questions."""
 
     name: str = "position"
@@ -87,29 +87,32 @@ def _all(sources: Sources) -> Iterator[Probe]:
     catalogue = sources.catalogue
     if sources.graphs:
         seen = popular(sources)
-        yield Probe(ByItem("most popular", "probe", lambda: seen), "picking the most popular option")
+        yield Probe(ItemScoreRanker("most popular", "probe", lambda: seen), "picking the most popular option")
         yield Probe(
-            ByItem("least popular", "probe", lambda: -seen), "picking the option least seen in training, or never"
+            ItemScoreRanker("least popular", "probe", lambda: -seen),
+            "picking the option least seen in training, or never",
         )
     length = np.array([len(title) for title in catalogue.titles], float)
     if length.any():
-        yield Probe(ByItem("longest title", "probe", lambda: length), "picking the longest title")
-        yield Probe(ByItem("shortest title", "probe", lambda: -length), "picking the shortest title")
+        yield Probe(ItemScoreRanker("longest title", "probe", lambda: length), "picking the longest title")
+        yield Probe(ItemScoreRanker("shortest title", "probe", lambda: -length), "picking the shortest title")
     middle = partial(_alike, _content(sources))  # rows are read as they are asked for
-    yield Probe(ByQuestion("medoid", lambda _, o: middle(o)), "picking the option most like the other options")
-    yield Probe(ByQuestion("odd one out", lambda _, o: -middle(o)), "picking the option least like the other options")
+    yield Probe(QuestionProbe("medoid", lambda _, o: middle(o)), "picking the option most like the other options")
     yield Probe(
-        ByQuestion("row order", partial(_nearest, np.arange(len(catalogue)))),
+        QuestionProbe("odd one out", lambda _, o: -middle(o)), "picking the option least like the other options"
+    )
+    yield Probe(
+        QuestionProbe("row order", partial(_nearest, np.arange(len(catalogue)))),
         "picking the option whose row in the catalogue's index is nearest to the partial bundle's",
     )
     yield Probe(
-        ByQuestion("id proximity", partial(_nearest, id_order(catalogue.item_ids))),
+        QuestionProbe("id proximity", partial(_nearest, id_order(catalogue.item_ids))),
         "picking the option whose id is nearest to the partial bundle's",
     )
-    yield Probe(ByPosition(), "picking the position at which the truth stood most often in other questions")
+    yield Probe(PositionProbe(), "picking the position at which the truth stood most often in other questions")
     if (everything := _every_edge(catalogue)).nnz:
         suspects = tuple(ranker.name for ranker in sources.rankers(lightgcn))
-        leaking = ByFeatures(LEAK, "probe", lambda: csr_array(everything.T))
+        leaking = SparseFeatureRanker(LEAK, "probe", lambda: csr_array(everything.T))
         yield Probe(leaking, "a graph that holds the held-out edges", suspects)
 
 

@@ -12,7 +12,7 @@ from helpers.random_catalogue import random_catalogue
 from bundlecache.baselines.graphs import co_occurrence, item_knn, popularity
 from bundlecache.baselines.registry import REGISTRY, Sources, all_baselines
 from bundlecache.bench import benchmark as bench
-from bundlecache.bench import leak_probes as probes
+from bundlecache.bench import leakage_probes as probes
 from bundlecache.bench.metrics import hits
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.model import Interactions
@@ -279,5 +279,5 @@ def test_the_position_probe_answers_no_question_by_its_own_truth():
             options=asked.options[rows],
             truth=rng.integers(0, 10, 40),
         )
-        right.append(hits(probes.ByPosition().scores(some), some.truth).mean())
+        right.append(hits(probes.PositionProbe().scores(some), some.truth).mean())
     assert np.mean(right) == pytest.approx(0.1, abs=0.02)
