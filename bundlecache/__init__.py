@@ -1,48 +1,50 @@
 """bundlecache: encode every item once, train a multimodal language model to complete bundles.
 
-The data's way: catalogue -> encoder -> store -> questions + candidates -> batch -> fusion -> LLM ->
-metrics -> report. This package is the ground floor: it knows no encoder and no model, and importing it
-imports no torch. The encoders stand in ``features``, the training in ``train``, the commands in ``cli``.
+>>> import bundlecache as bc
+>>> shop = bc.open("data")  # doctest: +SKIP
+>>> shop.encode(modality="image")  # doctest: +SKIP
+>>> run = shop.train(recipe="demo")  # doctest: +SKIP
+>>> run.complete(["g2d74a3b7", "g4ab88e8b"], k=5)  # doctest: +SKIP
 
->>> catalogue = Catalogue.read(WorkspaceFolder("data"))  # doctest: +SKIP
->>> Store("data/store").matrix(catalogue.item_ids, "image").vectors  # doctest: +SKIP
+Data goes catalogue -> store -> candidates and questions -> training -> bench -> report, and the packages are named
+after these steps. ``project`` is the library face, ``features`` holds the encoders, ``train`` the model and its
+training, ``cli`` the commands. Importing ``bundlecache`` imports no torch.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__version__ = "0.1.0"
-
-from .baselines.rankers import Ranker
-from .bench.metrics import Metrics, evaluate
-from .candidates.search import Candidates, Index
 from .catalogue.model import Bundles, Catalogue, Interactions
-from .encode.run import Encoder, Receipt
+from .encode.run import Receipt
 from .errors import BundlecacheError
+from .project.create import import_data, make_demo
+from .project.run import Completion, Evaluation, Run
+from .project.workspace import Workspace, open  # noqa: A004 - bc.open("data")
 from .questions.file import Questions
 from .recipes.recipe import Recipe
 from .store.store import Matrix, Store
-from .workspace import WorkspaceFolder
+
+__version__ = "0.1.0"
 
 __all__ = [
     "BundlecacheError",
     "Bundles",
-    "Candidates",
     "Catalogue",
-    "Encoder",
-    "Index",
+    "Completion",
+    "Evaluation",
     "Interactions",
     "Matrix",
-    "Metrics",
     "Questions",
-    "Ranker",
     "Receipt",
     "Recipe",
+    "Run",
     "Store",
-    "WorkspaceFolder",
+    "Workspace",
     "__version__",
-    "evaluate",
+    "import_data",
+    "make_demo",
+    "open",
 ]
 
 if not (Path(__file__).parent / "features").is_dir():

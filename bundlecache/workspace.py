@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import CatalogueError, CheckpointError, MediaError
+from .errors import CatalogueError, CheckpointError, Command, MediaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,14 +116,14 @@ class WorkspaceFolder:
         if name is None:
             latest = self.runs / "latest"
             if not latest.is_file():
-                raise CatalogueError(f"There is no trained model in {self.root} yet.", hint="bundlecache train")
+                raise CatalogueError(f"There is no trained model in {self.root} yet.", hint=Command("train"))
             name = latest.read_text("utf-8", "replace").strip()
         path = self.runs / name
         if not (path / "manifest.json").is_file():
             names = sorted(self.run_names())
             raise CatalogueError(
                 f"There is no finished run {name!r} in {self.root}; there are: {', '.join(names) or 'none'}.",
-                hint=f"--run {names[-1]}" if names else "bundlecache train",
+                hint=f"--run {names[-1]}" if names else Command("train"),
             )
         return path
 
@@ -147,7 +147,7 @@ def read_manifest(run: Path) -> dict[str, Any]:
         lacking = [key for name in LISTED for row in manifest.get(name, []) for key in LISTED[name] if key not in row]
         sound = not lacking and all(isinstance(table, dict) for table in tables)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{run} holds no finished run.", hint="bundlecache train") from error
+        raise CheckpointError(f"{run} holds no finished run.", hint=Command("train")) from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged.", hint="bundlecache train makes a new run") from error
     if not sound:

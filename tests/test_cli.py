@@ -121,14 +121,14 @@ def test_questions_go_out_as_lines_and_come_back_the_same(trained: WorkspaceFold
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself_with_its_defaults(verb: str):
-    result = CliRunner().invoke(__import__("cli").app, [verb, "--help"])
+    result = CliRunner().invoke(__import__("bundlecache.cli", fromlist=["app"]).app, [verb, "--help"])
     assert result.exit_code == 0
     assert "Usage" in result.output
     assert verb in ("complete", "import") or "default: data" in result.output
 
 
 def test_help_lists_the_verbs_in_the_order_of_the_pipeline():
-    output = CliRunner().invoke(__import__("cli").app, ["--help"]).output
+    output = CliRunner().invoke(__import__("bundlecache.cli", fromlist=["app"]).app, ["--help"]).output
     places = [output.index(f"│ {verb} ") for verb in VERBS]
     assert places == sorted(places)
 
@@ -264,12 +264,13 @@ def test_a_users_history_is_told_and_users_are_named_where_there_is_no_such(trai
 
 
 def test_more_letters_than_the_embedded_base_was_made_with_are_warned_of(capsys: pytest.CaptureFixture[str]):
-    from bundlecache import cli
-    from bundlecache.recipes import recipe as recipes
+    from bundlecache.console.reporter import Reporter
+    from bundlecache.train.run import describe
+    from bundlecache.train.shipped import load_recipe
 
-    cli._say_letters(recipes.load("demo", ["data.options=10"]))
-    assert not capsys.readouterr().err
-    cli._say_letters(recipes.load("demo", ["data.options=20"]))
+    describe(load_recipe("demo", ["data.options=10"]), Reporter())
+    assert "was made with" not in capsys.readouterr().err
+    describe(load_recipe("demo", ["data.options=20"]), Reporter())
     assert "data.options=10 or fewer" in capsys.readouterr().err
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..errors import QuestionsError
 from . import importing
 from .file import Questions, names_in
 from .freeze import freeze, name_of
@@ -103,6 +104,11 @@ def freeze_missing(
     QuestionsError
         When the catalogue has too few items or bundles, or a kind of wrong options is unknown.
     """
+    if difficulty != 1 and not set(kinds) - set(NEGATIVES):
+        raise QuestionsError(
+            f"--difficulty {difficulty:g} changes none of the negatives {' and '.join(kinds)}.",
+            hint="--negatives same-category, or another kind that has a difficulty",
+        )
     vectors: np.ndarray | None = None
     if not any(catalogue.column("category")):  # hard options are near items then
         content = [name for name in store.modalities() if name != "graph"] or store.modalities()

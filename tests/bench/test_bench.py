@@ -18,7 +18,7 @@ from bundlecache.baselines.rankers import ModelRanker
 from bundlecache.baselines.registry import all_baselines
 from bundlecache.bench import benchmark as bench
 from bundlecache.bench.findings import worth
-from bundlecache.console import output as terminal
+from bundlecache.console import output, tables
 from bundlecache.questions import freeze as questions
 from bundlecache.report import leaderboard
 
@@ -151,8 +151,10 @@ def test_seven_question_sets_are_read_in_80_columns(sets, capsys, monkeypatch):
     named = [dataclasses.replace(sets[0], name=f"test-{kind}-10", negatives=kind) for kind in kinds]
     methods = [oracle(sets[0], 0.6, "cosine open_clip:ViT-B-16-SigLIP/webli"), oracle(sets[0], 0.3, "popularity")]
     results = bench.run(named, [], lambda _: methods)
-    monkeypatch.setattr(terminal, "out", Console(width=80))
-    terminal.show_leaderboard(results)
+    screen = Console(width=80)
+    monkeypatch.setattr(output, "out", screen)
+    monkeypatch.setattr(tables, "out", screen)
+    tables.show_leaderboard(results)
     lines = capsys.readouterr().out.splitlines()
     heads = [line.split() for line in lines if line.startswith(" method")]
     assert [word for head in heads for word in head[1:]] == [*leaderboard.headings(results), "seconds"]

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from bundlecache import BundlecacheError
 from bundlecache.console import output as terminal
+from bundlecache.console.reporter import ProgressBar
 from bundlecache.encode.run import Progress
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def test_the_progress_line_fits_80_columns_and_names_the_flag_that_would_help(
     monkeypatch.setattr(terminal, "log", screen)
     shares = {f"{name}_share": 1.0 if name == bound else 0.33 for name in ("decode", "forward", "write")}
     shown = Progress("image", "a", "encode", 123_456, 1_234_567, items_per_second=1234, **shares, note="batches of 4")
-    with terminal.Bar("image") as bar:
+    with ProgressBar("image") as bar:
         bar.encoding(shown)
         bar.encoding(shown)
         bar.bar.refresh()

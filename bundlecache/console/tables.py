@@ -1,0 +1,142 @@
+"""The tables of the verbs: what a result looks like in a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..bench.slices import ends, leading
+from ..report import leaderboard
+from .output import columns_in_pieces, out, plain, say, show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def show_status(status: dict[str, Any], data: object, as_json: bool) -> None:
+    """Counts of the catalogue, a table of stored vectors, and the names of the runs."""
+    if as_json:
+        show(status, as_json, [])
+        return
+    say(f"{data}: " + ", ".join(f"{value:,} {name}" for name, value in status["catalogue"].items()))
+    rows = [
+        {
+            **row,
+            "encoder": row["spec"] + ("" if _is_used(row) else " (older)")
+            if row["spec"]
+            else f"({row['modality']}: none yet)",
+            "dim": f"{row['tokens']}x{row['dim']}" if row["tokens"] else row["dim"],
+        }
+        for row in status["store"]
+    ]
+    columns = ["encoder", "rows", "missing", "failed", "absent", "dim", "dtype", "size_bytes"]
+    if rows:
+        show(None, False, rows, title="Store", columns=columns)
+    else:
+        say("Nothing to encode: no title, picture, sound, bundle or interaction.")
+    say("Runs: " + (", ".join(status["runs"]) or "none yet (bundlecache train)"))
+
+
+def _is_used(row: dict[str, Any]) -> bool:
+    """Whether training takes this table, or no other of its modality is there to be taken."""
+    return bool(row["current"] or row["tokens"] or not row["rows"])
+
+
+def show_results(results: Sequence[dict[str, Any]]) -> None:
+    """Per question set: the methods' table, the ablation, and the findings in words."""
+    for result in results:
+        asked = result["questions"]
+        rows = [
+            {
+                "method": row["name"],
+                "HitRate@1": f"{row['hit@1']:.3f}",
+                "95 %": "{:.3f}-{:.3f}".format(*row["hit@1_interval"]),
+                "@3": f"{row['hit@3']:.3f}",
+                "@5": f"{row['hit@5']:.3f}",
+                "MRR": f"{row['mrr']:.3f}",
+                "valid": f"{row['valid_ratio']:.2f}",
+            }
+            for row in result["methods"]
+        ]
+        title = f"{asked['name']}: {asked['n_questions']:,} questions of {asked['n_options']} options, sha256 {asked['sha256'][:12]}"
+        show(None, False, rows, title=title)
+        ablation = [
+            {
+                "without": row["without"],
+                "HitRate@1": f"{row['hit@1']:.3f}",
+                "change": f"{row['delta']:+.3f}",
+                "95 %": "{:+.3f} to {:+.3f}".format(*row["delta_interval"]),
+            }
+            for row in result["ablation"]
+        ]
+        if ablation:
+            show(None, False, ablation, title="The model without one part")
+        _show_findings(result)
+
+
+def show_leaderboard(results: list[dict[str, Any]]) -> None:
+    """The bench's table, in pieces of as many question sets as fit, and the findings on each family of them."""
+    names, table = leaderboard.headings(results), leaderboard.rows(results)
+    rows = [
+        {
+            "method": row["method"],
+            **{name: f"{row[name]:.3f}" if name in row else "-" for name in names},
+            "seconds": f"{row['seconds']:.1f}",
+            "training": f"{row['training_seconds']:,.0f}" if row["training_seconds"] else "",
+        }
+        for row in table
+    ]
+    widest = max(row[f"{name} ±"] for row in table for name in names if name in row)
+    times = ["seconds", *(["training"] if any(row["training"] for row in rows) else [])]
+    longest = min(max(len(row["method"]) for row in rows), out.width // 2)
+    title = f"HitRate@1; 95% intervals of up to ±{widest:.3f} stand in the files"
+    for piece in columns_in_pieces([*names, *times], out.width - longest):
+        only_times = set(piece) <= set(times)
+        show(None, False, rows, title="Seconds to fit and answer" if only_times else title, columns=["method", *piece])
+        title = "HitRate@1 on more questions"
+    for name, result in zip(names, results, strict=True):
+        out.print(f"[bold]{plain(name)}[/]: {result['questions']['n_questions']:,} questions", highlight=False)
+        _show_findings(result)
+
+
+def show_full(result: dict[str, Any]) -> None:
+    """The table of full-catalogue ranking, and the findings."""
+    held = result["held_out"]
+    rows = [
+        {
+            "method": row["name"],
+            **{f"R@{k}": f"{row[f'recall@{k}']:.3f}" for k in (1, 5, 20)},
+            "95% of R@20": "{:.3f}-{:.3f}".format(*row["recall@20_interval"]),
+            "R@100": f"{row['recall@100']:.3f}",
+            "NDCG@20": f"{row['ndcg@20']:.3f}",
+            "MRR": f"{row['mrr']:.3f}",
+        }
+        for row in result["methods"]
+    ]
+    title = f"{held['n_questions']:,} held-out items of {held['n_bundles']:,} bundles among {held['n_items']:,}: Recall, NDCG, MRR"
+    show(None, False, rows, title=title)
+    _show_findings(result)
+
+
+def show_slices(result: dict[str, Any], ways: Sequence[str], figure: str, title: str) -> None:
+    """The leading methods' ``figure`` by groups of questions: models first, then the best of the others."""
+    methods = leading(result)
+    for way in ways:
+        rows = []
+        groups = result["slices"][way]
+        for name, group in zip(ends([group["group"] for group in groups]), groups, strict=True):
+            by_name = {row["name"]: row for row in group["methods"]}
+            figures = {row["name"]: _with_interval(by_name[row["name"]], figure) for row in methods}
+            rows.append({way: name, "n": f"{group['n']:,}{'*' if group['small'] else ''}", **figures})
+        marked = "; * too few to say much" if any(group["small"] for group in groups) else ""
+        show(None, False, rows, title=f"{title} by {way}: {figure}{marked}")
+
+
+def _with_interval(row: dict[str, Any], figure: str) -> str:
+    low, high = row[f"{figure}_interval"]
+    return f"{row[figure]:.3f} ±{(high - low) / 2:.2f}"
+
+
+def _show_findings(result: dict[str, Any]) -> None:
+    for sentence in [*result["verdict"], *result.get("worth", ())]:
+        out.print(f"- {plain(sentence, 10_000)}", highlight=False, markup=False)
+    out.print()

@@ -1,0 +1,280 @@
+"""Compare methods: all rankers and trained runs on the same questions, and grids of training settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BundlecacheError, Command
+from .run import Run
+from .session import PROCESSES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ..baselines.rankers import ModelRanker
+    from ..baselines.sources import Sources
+    from ..questions.file import Questions
+    from ..train.run import LoadedRun
+    from .session import Session
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Results per family of question sets (of the full catalogue: one), and the page that shows them."""
+
+    path: Path
+    results: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class AblationTable:
+    """One row per grid point, and the folder of the tables; ``stopped`` says why it ended early, if it did."""
+
+    name: str
+    path: Path
+    rows: list[dict[str, Any]]
+    seeds: tuple[int, ...]
+    stopped: str | None
+
+
+def bench(
+    session: Session,
+    questions: Sequence[str] = (),
+    *,
+    runs: Sequence[str] = (),
+    models: bool = True,
+    history: int = 0,
+    permutations: int = 1,
+    at_once: int | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    out: Path | None = None,
+) -> BenchResult:
+    """Score all methods on all question sets: one table, leakage probes, and findings in words.
+
+    Parameters
+    ----------
+    questions, runs, models
+        Names of question sets (all test sets if left out) and of runs (all); ``models=False`` scores baselines alone.
+    history
+        Ask again with so many latest items of the bundle's user in the query.
+    permutations, at_once, batch_size, device
+        How models are asked, see `Run.evaluate`.
+    out
+        Folder of the results; ``bench/`` of the workspace if left out.
+
+    Raises
+    ------
+    BundlecacheError
+        When questions or runs are missing or do not fit, or ``out`` cannot be written.
+    """
+    from ..bench import benchmark, leakage_probes
+    from ..bench.slices import Slicer
+    from ..report import leaderboard
+
+    folder, sets = _folder_and_sets(session, questions, out)
+    field = _Field(session, sets, runs if models else None, device, permutations, at_once, batch_size)
+    newest = field.newest()
+    with session.say.bar("bench") as bar:
+        results = benchmark.run(
+            sets,
+            [*field.rankers, *field.reranked, *field.personal(history, field.strangers)],
+            field.answers,
+            model=newest,
+            probes=leakage_probes.all_probes(field.sources),
+            leaks=benchmark.leaks_of(field.sources),
+            slicer=Slicer(session.catalogue),
+            how={"permutations": permutations, "at_once": at_once},
+            progress=bar.step,
+        )
+    return BenchResult(leaderboard.save(folder, results), results)
+
+
+def bench_full(
+    session: Session,
+    questions: Sequence[str] = (),
+    *,
+    runs: Sequence[str] = (),
+    models: bool = True,
+    history: int = 0,
+    permutations: int = 1,
+    at_once: int | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    out: Path | None = None,
+) -> BenchResult:
+    """Rank every held-out item among the whole catalogue; the options are those of :func:`bench`."""
+    from ..bench import full_catalogue
+    from ..bench.slices import Slicer
+
+    folder, sets = _folder_and_sets(session, questions, out)
+    field = _Field(session, sets, runs if models else None, device, permutations, at_once, batch_size)
+    personal = field.personal(history, [])
+    held = full_catalogue.HeldOut.of(sets, session.catalogue, personal[0].histories if personal else None)
+    few = [
+        full_catalogue.FirstFew(both.ranker, second, session.catalogue)
+        for both in field.reranked
+        for second in (both.model, both)
+    ]
+    if field.loaded and not few:
+        session.say.note("A language model answers by letters; without a learned ranker to rerank it is left out.")
+    with session.say.bar("bench") as bar:
+        ranked = full_catalogue.run(
+            [*field.rankers, *personal], held, Slicer(session.catalogue), few, progress=bar.step
+        )
+    return BenchResult(full_catalogue.save(folder, ranked), [ranked])
+
+
+def _folder_and_sets(session: Session, questions: Sequence[str], out: Path | None) -> tuple[Path, list[Questions]]:
+    """Where results go, tried before any model is read, and the questions, frozen where there are none."""
+    from ..files import make_folder
+
+    names = list(questions) or session.all_test_sets()
+    sets = session.question_sets(names)
+    folder = out or session.folder.root / "bench"
+    make_folder(folder)
+    return folder, sets
+
+
+class _Field:
+    """Every method that takes part: baselines, loaded runs, and the runs on top of the learned ranker."""
+
+    def __init__(
+        self,
+        session: Session,
+        sets: list[Questions],
+        runs: Sequence[str] | None,
+        device: str,
+        permutations: int,
+        at_once: int | None,
+        batch_size: int,
+    ) -> None:
+        from ..baselines import registry
+        from ..train import run as stage_b
+
+        self.session, self.sets = session, sets
+        names = [] if runs is None else list(runs) or sorted(session.folder.run_names())
+        self.how = {"batch_size": batch_size, "permutations": permutations, "at_once": at_once}
+        self.loaded: dict[str, LoadedRun] = {}
+        for name in names:
+            loaded = Run(session, name).load(device)
+            shown = stage_b.MODEL if len(names) == 1 else f"{stage_b.MODEL} ({loaded.folder.name})"
+            self.loaded[shown] = loaded
+        self.sources: Sources = session.sources(session.every_matrix())
+        self.models: dict[str, ModelRanker] = {
+            name: loaded.ranker(name, **self.how) for name, loaded in self.loaded.items()
+        }
+        self.rankers = self.sources.rankers(*registry.REGISTRY)
+        self.reranked = [both for model in self.models.values() for both in registry.reranked(model, self.sources)]
+
+    @property
+    def strangers(self) -> list[ModelRanker]:
+        """The models whose prompt tells no user's history."""
+        return [self.models[name] for name, loaded in self.loaded.items() if loaded.model.histories is None]
+
+    def newest(self) -> str | None:
+        """The model that others are compared with: the newest run where it is among them."""
+        if not self.loaded:
+            return None
+        latest = self.session.folder.run()
+        return next((name for name, loaded in self.loaded.items() if loaded.folder == latest), list(self.loaded)[-1])
+
+    def answers(self, asked: Questions) -> list[Any]:
+        """Every run's answers and those of its untrained base model, as `benchmark.run` takes them."""
+        from ..train import run as stage_b
+
+        return stage_b.answers_of_runs(self.loaded, self.models, asked, self.how)
+
+    def personal(self, latest: int, models: Sequence[ModelRanker]) -> list[Any]:
+        """Methods that look at the ``latest`` items of a bundle's user too; none where no question has such items."""
+        from ..baselines.personal import PersonalRanker
+        from ..baselines.registry import PERSONAL
+        from ..questions.user_history import UserHistories
+
+        if not latest:
+            return []
+        histories = UserHistories(self.session.catalogue, latest)
+        if not any(len(history) for asked in self.sets for history in histories.of(asked)):
+            self.session.say.note(
+                "No bundle's user took anything outside held-out bundles: there is no history to look at."
+            )
+            return []
+        sources = self.sources
+        return [
+            PersonalRanker(ranker, histories, lambda: sources.validation) for ranker in (*sources.rankers(*PERSONAL), *models)
+        ]
+
+
+def ablate(
+    session: Session,
+    grid: str | Path,
+    *,
+    seeds: int | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+) -> AblationTable:
+    """Train a grid of settings, several seeds each, and write one table; stopped, it goes on when called again.
+
+    Parameters
+    ----------
+    grid
+        Name of a shipped grid, or a TOML file.
+    seeds
+        Only so many of the grid's seeds.
+    out
+        Its folder; ``ablations/GRID`` of the workspace if left out.
+
+    Raises
+    ------
+    BundlecacheError
+        When the grid or one of its settings is wrong, or several processes were started.
+    """
+    from ..bench import ablation
+    from ..train import ablation_run
+    from ..train.shipped import read_grid
+
+    wanted = read_grid(grid)
+    if PROCESSES > 1:
+        raise BundlecacheError("Ablations run in one process.", hint=Command("ablate", grid))
+    folder = out or session.folder.root / "ablations" / wanted.name
+    chosen, rows, stopped = wanted.seeds[:seeds], [], None
+    done: list[list[dict[str, Any]]] = []
+    for number, point in enumerate(wanted.cells, 1):
+        matrices = session.training_matrices(point.recipe)
+        valid, tests = session.ablation_sets(point.recipe.data.options, wanted.negatives)
+        about = {name: [matrix.fingerprint, matrix.version] for name, matrix in matrices.items()}
+        about |= {name: [asked.sha256] for name, asked in {"valid": valid, **tests}.items()}
+        done.append([])
+        for seed in chosen:
+            place = folder / "cells" / point.key(seed, about)
+            result: dict[str, Any] | str | None = ablation_run.finished(place)
+            if result is None:
+                session.say.note(
+                    f"grid point {number} of {len(wanted.cells)}, seed {seed}: {point.words or 'the recipe'}"
+                )
+                with session.say.bar("train") as bar:
+                    result = ablation_run.run(
+                        session.catalogue,
+                        matrices,
+                        valid,
+                        tests,
+                        point.recipe,
+                        seed,
+                        place,
+                        device=device,
+                        token_cache=session.folder.tokens,
+                        progress=bar.training,
+                    )
+            if isinstance(result, str):
+                stopped = result
+                break
+            done[-1].append(result)
+        if done[-1]:
+            rows.append(ablation.row(point, done[-1], done[0]))
+            ablation.save(folder, wanted, rows)
+        if stopped:
+            session.say.warn(f"Stopped by {stopped};", "the same command goes on.")
+            break
+    return AblationTable(wanted.name, folder, rows, chosen, stopped)

@@ -1,0 +1,82 @@
+"""Make a workspace: import a public data layout or plain tables, or write the demo catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..console.reporter import DEFAULT_DATA, Reporter
+from ..errors import BundlecacheError, Command, counted
+from ..workspace import WorkspaceFolder
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..catalogue.demo.make import DemoSummary
+    from ..catalogue.readers.common import Vectors
+    from ..catalogue.readers.registry import ImportSummary
+
+
+def import_data(
+    layout: str,
+    source: Path | str,
+    data: Path | str = DEFAULT_DATA,
+    *,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> tuple[Workspace, ImportSummary]:
+    """Import ``source`` into the workspace ``data``: tables, media, and vectors that came with it.
+
+    Raises
+    ------
+    BundlecacheError
+        For an unknown layout, a source that is missing or damaged, or a workspace that holds another catalogue.
+    """
+    from ..catalogue.readers import registry
+
+    folder, say = WorkspaceFolder(data), Reporter(data, quiet=quiet)  # type: ignore[arg-type]
+    summary = registry.read(layout, Path(source), folder, overwrite=overwrite)
+    for note in summary.notes:
+        say.note(f"note: {note}")
+    shop = Workspace(data, quiet=quiet)
+    _store(shop, summary.vectors)
+    return shop, summary
+
+
+def _store(shop: Workspace, vectors: Sequence[Vectors]) -> None:
+    """Put vectors that came with a data set into the store."""
+    from ..store.import_vectors import IMPORTED
+    from ..store.vectors import Identity
+
+    for found in vectors:
+        identity = Identity(found.modality, found.spec, found.fingerprint, IMPORTED, "float32", found.dim)
+        info = shop.store.write(identity, found.item_ids, found.vectors)
+        shop.say.note(f"{found.modality}: {counted(info.rows, 'vector')} of {found.spec}")
+
+
+def make_demo(root: Path | str, seed: int = 0, *, overwrite: bool = False) -> DemoSummary:
+    """Write the demo catalogue, a gift shop generated from a seed, into a folder.
+
+    Raises
+    ------
+    BundlecacheError
+        When the folder holds a catalogue and ``overwrite`` is off, or cannot be written.
+    """
+    from ..catalogue.demo import make
+
+    root = Path(root)
+    if not str(root).strip() or str(root) == ".":
+        raise BundlecacheError(
+            f"{str(root)!r} names no folder for the demo catalogue.", hint=Command("demo", "--make-data", "shop")
+        )
+    if WorkspaceFolder(root).table("items") is not None and not overwrite:
+        raise BundlecacheError(
+            f"{root} holds a catalogue already.", hint="choose an empty folder, or add --overwrite to replace it"
+        )
+    try:
+        return make.make(root, seed)
+    except OSError as error:
+        raise BundlecacheError(
+            f"{root} cannot be made or written: {error.strerror or error}.", hint="choose another folder"
+        ) from error

@@ -1,0 +1,103 @@
+"""Say what a workspace holds: its catalogue, stored vectors, failed items and runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..rows import Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .session import Session
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a workspace holds: counts of the catalogue, coverage per stored table, names of finished runs."""
+
+    catalogue: dict[str, int]
+    store: list[dict[str, Any]]
+    runs: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"catalogue": self.catalogue, "store": self.store, "runs": self.runs}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vectors [I, d] (token features: [I, t, d]) of the items ``ids`` [I], zero where ``mask`` [I] is False.
+
+    ``vectors`` is memory-mapped and read-only.
+    """
+
+    ids: list[str]
+    vectors: np.ndarray
+    mask: np.ndarray
+    modality: str
+    encoder: str
+
+    def to_pandas(self) -> Any:
+        """A DataFrame of the items that have a vector, indexed by item id."""
+        import pandas
+
+        rows = self.vectors[self.mask].reshape(int(self.mask.sum()), -1)
+        return pandas.DataFrame(rows, index=[i for i, has in zip(self.ids, self.mask, strict=True) if has])
+
+
+def status(session: Session) -> Status:
+    """Counts of the catalogue, coverage per modality and encoder, and the runs."""
+    from ..catalogue import splits
+    from ..catalogue.model import SPLITS
+
+    catalogue = session.catalogue
+    parts = splits.assign(catalogue)
+    counts = {
+        "items": len(catalogue),
+        "bundles": len(catalogue.bundles),
+        **{part: int((parts == part).sum()) for part in SPLITS},
+        "interactions": len(catalogue.interactions),
+        "users": len(catalogue.interactions.users),
+    }
+    return Status(counts, session.store.status(catalogue), runs(session))
+
+
+def errors(session: Session) -> Rows[dict[str, Any]]:
+    """The items that failed: table, item_id, stage, reason, content_hash, modality."""
+    store = session.store
+    return Rows(
+        {"table": info.table, **row, "modality": info.modality}
+        for info in store.tables()
+        for row in store.errors(info.table).to_pylist()
+    )
+
+
+def vectors(session: Session, modality: str, encoder: str | None = None) -> Vectors:
+    """The stored vectors of all items, in the order of ``catalogue.item_ids``.
+
+    Raises
+    ------
+    StoreError
+        When there are none.
+    """
+    ids = session.catalogue.item_ids
+    matrix = session.store.matrix(ids, modality, encoder)
+    return Vectors(ids, matrix.vectors, matrix.mask, matrix.modality, matrix.spec)
+
+
+def runs(session: Session) -> list[str]:
+    """Names of the finished runs."""
+    return sorted(session.folder.run_names())
+
+
+def title(session: Session, item_id: str) -> str:
+    """The title of an item, or its id where it has none.
+
+    Raises
+    ------
+    CatalogueError
+        When there is no such item.
+    """
+    return session.catalogue.titles[int(session.catalogue.indices([item_id])[0])] or item_id

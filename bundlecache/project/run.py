@@ -1,0 +1,260 @@
+"""A trained run of a workspace: evaluate it, complete bundles with it, write its report or a plain model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Command, RecipeError
+from ..rows import Rows
+from ..workspace import read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ..train.run import LoadedRun
+    from ..train.training.loop import TrainResult
+    from .session import Session
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One item that may complete a bundle; ``probability`` is the model's, among the candidates it was asked about."""
+
+    rank: int
+    item_id: str
+    title: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report that was written; ``findings`` are sentences (of a comparison of two runs)."""
+
+    path: Path
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MethodScore:
+    """How one method did on one question set; intervals are of 95 %, over bundles. An invalid answer is a miss."""
+
+    questions: str
+    method: str
+    kind: str
+    hit_1: float
+    hit_1_low: float
+    hit_1_high: float
+    hit_3: float
+    hit_5: float
+    mrr: float
+    valid_ratio: float
+    seconds: float | None
+    training_seconds: float | None
+
+
+class Evaluation(Rows[MethodScore]):
+    """A row per method and question set, best first in each; ``sets`` holds all there is, as it is saved in JSON."""
+
+    def __init__(self, sets: Sequence[dict[str, Any]]) -> None:
+        self.sets = list(sets)
+        super().__init__(
+            MethodScore(
+                questions=made["questions"]["name"],
+                method=row["name"],
+                kind=row["kind"],
+                hit_1=row["hit@1"],
+                hit_1_low=row["hit@1_interval"][0],
+                hit_1_high=row["hit@1_interval"][1],
+                hit_3=row["hit@3"],
+                hit_5=row["hit@5"],
+                mrr=row["mrr"],
+                valid_ratio=row["valid_ratio"],
+                seconds=row.get("seconds"),
+                training_seconds=row.get("training_seconds"),
+            )
+            for made in self.sets
+            for row in made["methods"]
+        )
+
+    def without_seconds(self) -> list[dict[str, Any]]:
+        """``sets`` without what each method took: the same evaluation then prints the same digits."""
+        timed = ("seconds", "training_seconds", "worth")
+        return [
+            {
+                **{key: value for key, value in made.items() if key not in timed},
+                "methods": [{key: value for key, value in row.items() if key not in timed} for row in made["methods"]],
+            }
+            for made in self.sets
+        ]
+
+
+class Run:
+    """A finished run. Its model is loaded when it is first needed, and kept.
+
+    ``result`` is what the training gave, if this session trained it.
+    """
+
+    def __init__(self, session: Session, name: str | None = None, result: TrainResult | None = None) -> None:
+        self._session = session
+        self.path = session.folder.run(None if name == "latest" else name)
+        self.result = result
+        self._loaded: dict[str, LoadedRun] = {}
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """The name of its folder in runs/."""
+        return self.path.name
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What it was trained from: recipe, encoders, questions, stages, versions."""
+        return read_manifest(self.path)
+
+    def load(self, device: str = "auto") -> LoadedRun:
+        """The model and its vectors, for use with `bundlecache.train.inference.scoring`."""
+        if device not in self._loaded:
+            from ..train import run as stage_b
+
+            session = self._session
+            self._loaded[device] = stage_b.load(
+                session.folder, self.path, session.catalogue, session.store, device, session.say
+            )
+        return self._loaded[device]
+
+    def evaluate(
+        self,
+        questions: Sequence[str] = (),
+        *,
+        options: int | None = None,
+        permutations: int = 1,
+        at_once: int | None = None,
+        batch_size: int = 32,
+        baselines: bool = True,
+        ablation: bool = True,
+        device: str = "auto",
+    ) -> Evaluation:
+        """Answer frozen questions, one forward pass each up to as many options as trained on, beside the baselines.
+
+        Parameters
+        ----------
+        questions
+            Names of question sets; the random and hard test questions by default.
+        options
+            Answer the test questions of so many options instead; they are frozen if there are none.
+        permutations, at_once, batch_size
+            In how many orders of its options a question is asked, about how many at once, how many questions a forward.
+        baselines, ablation
+            Score the simple methods on the same questions; score the model without each modality in turn.
+
+        Raises
+        ------
+        BundlecacheError
+            When questions are missing, or run and workspace do not fit together.
+        """
+        from ..files import make_folder
+        from ..train import run as stage_b
+
+        session = self._session
+        asked = session.question_sets(list(questions) or session.default_test_sets(options))
+        make_folder(self.path / "results")
+        loaded = self.load(device)
+        results = stage_b.evaluate(
+            loaded,
+            asked,
+            session.sources(loaded.matrices),
+            session.say,
+            how={"batch_size": batch_size, "permutations": permutations, "at_once": at_once},
+            baselines=baselines,
+            ablation=ablation,
+        )
+        return Evaluation(results)
+
+    def complete(
+        self,
+        items: Sequence[str],
+        k: int = 5,
+        *,
+        options: int | None = None,
+        user: str | None = None,
+        permutations: int = 1,
+        at_once: int | None = None,
+        device: str = "auto",
+    ) -> Rows[Completion]:
+        """The k items that complete a partial bundle best: FAISS proposes candidates, the model chooses among them.
+
+        Parameters
+        ----------
+        items
+            Ids of the items in the bundle.
+        options
+            How many candidates the model chooses among; by default as many as it was trained on.
+        user
+            Whose history the prompt tells, for a run trained with ``prompt.history``.
+
+        Raises
+        ------
+        BundlecacheError
+            When an id is unknown, none of the items has a vector, or no item is left to offer.
+        """
+        from ..candidates import search
+        from ..train.inference import scoring
+
+        catalogue = self._session.catalogue
+        partial = catalogue.indices(list(dict.fromkeys(items)))  # a bundle holds an item once
+        loaded = self.load(device)
+        model = loaded.model
+        searched = loaded.matrices or self._session.matrices()  # a model of titles alone fuses no vectors
+        proposed = search.complete(catalogue, searched, partial, options or model.max_options)
+        how: dict[str, Any] = {"permutations": permutations, "at_once": at_once}
+        if user is not None:
+            if model.histories is None:
+                raise RecipeError(
+                    f"The prompt of {self.name} tells no user's history.",
+                    hint=["leave --user out, or", Command("train", "--set", "prompt.history=10")],
+                )
+            how["taken"] = model.histories.of_user(user, [*partial, *proposed])
+        chosen = scoring.complete(model, partial, proposed.tolist(), **how)[:k]
+        if len(chosen) < k:
+            self._session.say.note(
+                f"{len(chosen)} of {k} completions: the model chooses among {len(proposed)} candidates"
+            )
+        return Rows(
+            Completion(rank, catalogue.item_ids[i], catalogue.titles[i], round(p, 4))
+            for rank, (i, p) in enumerate(chosen, start=1)
+        )
+
+    def report(self, against: str | None = None, out: Path | None = None) -> Page:
+        """Write one self-contained HTML page about the run, or about it and another one.
+
+        Raises
+        ------
+        BundlecacheError
+            When the runs cannot be compared, or the file cannot be written.
+        """
+        from ..report import run_page
+
+        folder, catalogue = self._session.folder, self._session.catalogue
+        if against is None:
+            return Page(run_page.write(folder, self.path, catalogue, out=out))
+        path, findings = run_page.write_comparison(folder, self.path, folder.run(against), catalogue, out=out)
+        return Page(path, tuple(findings))
+
+    def merge(self, out: Path, device: str = "auto") -> list[Path]:
+        """Write the run as a plain language model: LoRA merged, tokenizer, one embedding row per item; the paths.
+
+        Raises
+        ------
+        BundlecacheError
+            When ``out`` exists or cannot be written, or the run fuses nothing.
+        """
+        from ..train import merge
+
+        loaded = self.load(device)
+        with self._session.say.bar("merge"):
+            return merge.merge(loaded.model, self._session.catalogue.item_ids, out)

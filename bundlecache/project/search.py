@@ -1,0 +1,131 @@
+"""Search the whole catalogue for items that may complete the bundles of a split."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BundlecacheError, Command
+from .run import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..candidates.search import Candidates
+    from .session import Session
+
+
+@dataclass(frozen=True)
+class CandidateSets:
+    """The k nearest items to each bundle of a split, and how the index that found them does."""
+
+    path: Path
+    candidates: Candidates
+    index: str
+    index_kept: bool
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "path": str(self.path),
+            **self.candidates.summary(),
+            "index": self.candidates.header["index"],
+            "seconds": self.seconds,
+        }
+
+
+def candidates(
+    session: Session,
+    k: int = 20,
+    *,
+    modalities: Sequence[str] = (),
+    encoders: Sequence[str] = (),
+    run: str | None = None,
+    weights: Mapping[str, float] | None = None,
+    split: str = "test",
+    where: Sequence[str] = (),
+    index: str = "auto",
+    metric: str = "cosine",
+    recall: float = 0.99,
+    max_memory: str | None = None,
+    rebuild: bool = False,
+    device: str = "auto",
+) -> CandidateSets:
+    """Search the whole catalogue with FAISS for the k items nearest to each partial bundle of a split.
+
+    Parameters
+    ----------
+    modalities, encoders, run
+        What is searched: vectors of these modalities (all stored ones if left out), of these encoders, or the
+        fused tokens of a run.
+    weights
+        Weight by modality, 1 if left out.
+    where
+        Conditions on item attributes, ``"price<50"``; what fulfils them is searched exactly.
+    index, metric, recall, max_memory, rebuild
+        "auto", "flat", "ivf", "hnsw" or "pq"; "cosine" or "inner-product"; Recall@20 against exact that an index
+        must reach; its memory, "8GB"; build a kept index again.
+
+    Raises
+    ------
+    BundlecacheError
+        When what is searched is not stored, or an option is none that is allowed.
+    """
+    from ..candidates import ann, search
+
+    if device != "auto":
+        from ..features import registry
+
+        registry.resolve_device(device)  # also where no run is searched
+    matrices = _searched(session, modalities, encoders, run, device)
+    began = time.perf_counter()
+    with session.say.bar("index") as bar:
+        built, kept = search.open_index(
+            session.folder,
+            session.catalogue,
+            matrices,
+            # What a filter leaves is scanned exactly and on the CPU, whatever is kept.
+            kind="flat" if where and index in ("auto", *ann.KINDS) else index,
+            weights=dict(weights or {}),
+            metric=metric.replace("-", " "),
+            memory=0 if where else ann.parse_bytes(max_memory) if max_memory else None,
+            target=recall,
+            rebuild=rebuild,
+            device="cpu" if where else device,
+            progress=bar.step,
+        )
+    if built.report["remark"]:
+        session.say.note(f"note: {built.report['remark']}")
+    if not built.report["reached"]:
+        session.say.warn(
+            f"Recall@20 of {recall:g} is out of reach",
+            f"for {built.kind}: {built.report['recall@20']:.3f} is what it has (--index flat is exact).",
+        )
+    made = search.for_bundles(session.catalogue, built, k, split, where=where)
+    if k > made.header["offered"]:
+        session.say.note(f"note: {made.header['offered']:,} items can be offered, so no list is longer than that.")
+    path = made.save(session.folder)
+    return CandidateSets(path, made, built.words, kept, round(time.perf_counter() - began, 3))
+
+
+def _searched(
+    session: Session, modalities: Sequence[str], encoders: Sequence[str], run: str | None, device: str
+) -> Any:
+    from ..candidates.item_vectors import by_name
+
+    if sum(map(bool, (modalities, encoders, run))) > 1:
+        raise BundlecacheError(
+            "Only one of --modality, --encoder and --run says what is searched.",
+            hint=Command("candidates", "--help"),
+        )
+    if run:
+        from ..train.inference import scoring
+
+        loaded = Run(session, run).load(device)
+        return {f"fused-{loaded.folder.name}": scoring.fused(loaded.model, loaded.folder)}
+    if encoders:
+        return by_name(session.matrices_of(encoders))
+    return session.matrices(modalities)

@@ -1,0 +1,169 @@
+"""Train runs of a workspace, or make one of a checkpoint that other code trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BundlecacheError, Command
+from .run import Run
+from .session import IS_FOLLOWER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .session import Session
+
+
+@dataclass(frozen=True)
+class ImportedCheckpoint:
+    """The run that was made, what it fuses, and the weights that were of no use."""
+
+    run: Run
+    adapter: str
+    fuses: list[str]
+    base: str
+    ignored: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "run": self.run.name,
+            "adapter": self.adapter,
+            "fuses": self.fuses,
+            "base": self.base,
+            "ignored": self.ignored,
+        }
+
+
+def train(
+    session: Session,
+    recipe: str | Path | None = None,
+    *,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    stage: str = "all",
+    start: str | None = None,
+    name: str | None = None,
+    validation: str | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    max_minutes: float | None = None,
+    resume: str | None = None,
+) -> Run:
+    """Train the fusion module and a LoRA adapter of the language model on the cached vectors.
+
+    Parameters
+    ----------
+    recipe
+        Name of a shipped recipe ("demo" if left out) or a TOML file.
+    settings
+        Overrides, ``{"lora.rank": 16}`` or ``["lora.rank=16"]``.
+    stage, start
+        "text", "fusion", "joint", or "all" (the recipe's strategy); a run whose weights training goes on from.
+    name, seed, max_minutes
+        Of the new run; the recipe's ``run.seed`` if left out; stop and save after so many minutes.
+    validation
+        The question set on which the best weights are chosen; the random validation questions if left out.
+    resume
+        Go on with the training of this name, which was stopped or killed.
+
+    Raises
+    ------
+    BundlecacheError
+        When recipe, base model, vectors and questions do not fit together.
+    """
+    from ..train import run as stage_b
+    from ..train.shipped import load_recipe
+    from ..train.training.resume import Snapshot
+
+    overrides = _overrides(settings)
+    snapshot = None
+    if resume:
+        if recipe or overrides or start or name or validation or seed is not None or stage != "all":
+            raise BundlecacheError(
+                "A training goes on with its own recipe, stages, seed and questions.",
+                hint=Command("train", "--resume", resume),
+            )
+        snapshot = Snapshot.read(session.folder.runs / resume)
+        validation = snapshot.job["validation questions"][0]
+    stage_b.check_new_name(session.folder, name)
+    resolved = snapshot.recipe if snapshot else load_recipe(recipe or "demo", overrides)
+    result = stage_b.train(
+        session.folder,
+        session.catalogue,
+        session.store,
+        session.training_matrices(resolved),
+        session.validation_set(validation),
+        resolved,
+        session.say,
+        name=resume or name,
+        seed=seed,
+        device=device,
+        stage=stage,
+        start=session.folder.run(start) if start else None,
+        max_minutes=max_minutes,
+        snapshot=snapshot,
+        writes=not IS_FOLLOWER,
+    )
+    return Run(session, result.run.name, result)
+
+
+def import_checkpoint(
+    session: Session,
+    source: Path | str,
+    *,
+    encoders: Sequence[str],
+    base: str,
+    settings: Sequence[str] = (),
+    name: str = "imported",
+    validation: str | None = None,
+    device: str = "auto",
+) -> ImportedCheckpoint:
+    """Make a run of a checkpoint of Bundle-MLLM's public code.
+
+    ``encoders`` are the stored vectors it was trained on: content, bundle graph, user graph.
+
+    Raises
+    ------
+    BundlecacheError
+        When files are missing or damaged, or do not fit the base model and the vectors.
+    """
+    from ..candidates.item_vectors import by_name
+    from ..train import bundle_mllm_import as importing
+    from ..train import run as stage_b
+    from ..train.shipped import load_recipe
+
+    stage_b.check_new_name(session.folder, name)
+    matrices = by_name(session.matrices_of(encoders))
+    if len(matrices) != 3:
+        raise BundlecacheError(
+            f"That code fuses three vectors of an item, but {len(matrices)} were named.",
+            hint="--encoder CONTENT --encoder BUNDLE-GRAPH --encoder USER-GRAPH",
+        )
+    valid = session.validation_set(validation)
+    given = [*importing.overrides(Path(source)), f"base.model={base}", *settings]
+    resolved = load_recipe("public-code", given)
+    with session.say.bar("import"):
+        ignored = importing.make_run(
+            Path(source),
+            session.catalogue,
+            matrices,
+            valid,
+            resolved,
+            session.folder.runs / name,
+            device,
+            session.folder.tokens,
+        )
+    if ignored:
+        session.say.note(f"of no use to this recipe: {', '.join(ignored)}")
+    return ImportedCheckpoint(Run(session, name), f"rank {resolved.lora.rank}", list(matrices), base, list(ignored))
+
+
+def _overrides(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """``{"lora.rank": 16}`` as ``["lora.rank=16"]``; JSON's words for plain values are TOML's too."""
+    if isinstance(settings, Mapping):
+        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return list(settings)

@@ -1,0 +1,217 @@
+"""Encode the items of a workspace: choose the encoders of a modality, run them on one or several devices."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bundlecache.catalogue import splits
+from bundlecache.encode import recheck
+from bundlecache.encode.run import run_all
+from bundlecache.encoder_spec import EncoderSpec
+from bundlecache.errors import BundlecacheError, Command
+from bundlecache.modalities import MODALITIES, check_modality
+from bundlecache.store.import_vectors import IMPORTED
+
+from . import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.console.reporter import Reporter
+    from bundlecache.encode.recheck import Recheck
+    from bundlecache.encode.run import Receipt
+    from bundlecache.store.store import Store, TableInfo
+    from bundlecache.workspace import WorkspaceFolder
+
+
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where encoders run: one or several devices of this machine, or a Ray cluster."""
+
+    devices: tuple[str, ...] = ("auto",)
+    engine: str = "local"
+    ray_address: str | None = None
+
+    @classmethod
+    def of(cls, device: str = "auto", engine: str = "local", ray_address: str | None = None) -> Machines:
+        """What ``--device a,b``, ``--engine`` and ``--ray-address`` ask for, checked against each other.
+
+        Raises
+        ------
+        BundlecacheError
+            When they do not go together.
+        """
+        devices = tuple(name.strip() for name in device.split(","))
+        if engine not in ENGINES:
+            raise BundlecacheError(f"There is no engine {engine!r}; there are local and ray.", hint="--engine ray")
+        if engine == "ray" and devices not in (("auto",), ("cpu",)):
+            raise BundlecacheError(
+                f"--engine ray finds the GPUs of its cluster itself; --device {device} cannot be asked of it.",
+                hint="leave --device out, or type --device cpu",
+            )
+        if engine == "local" and ray_address is not None:
+            raise BundlecacheError(
+                "--ray-address was given without --engine ray.", hint=f"--engine ray --ray-address {ray_address}"
+            )
+        return cls(devices, engine, ray_address)
+
+
+def modalities_of(name: str) -> tuple[str, ...]:
+    """The modalities that ``--modality`` names.
+
+    Raises
+    ------
+    BundlecacheError
+        When there is no such modality.
+    """
+    return MODALITIES if name == "all" else (check_modality(name),)
+
+
+def encodable(catalogue: Catalogue, say: Reporter) -> tuple[str, ...]:
+    """All modalities, but the graph only where training may see an edge of the default one."""
+    if len(splits.training_graph(catalogue, "user-item")):
+        return MODALITIES
+    if len(splits.training_graph(catalogue, "bundle-item")):
+        say.note(
+            "no graph: there are no interactions that training may see, but bundles can be learned from",
+            Command("encode", "--modality", "graph", "--encoder", "lightgcn:bundle-item"),
+        )
+    return tuple(name for name in MODALITIES if name != "graph")
+
+
+def with_columns(
+    catalogue: Catalogue, columns: str | None, modalities: Sequence[str], specs: Sequence[str]
+) -> list[str]:
+    """The specs of text encoders with the columns that are their text (``--fields title,category``).
+
+    Raises
+    ------
+    BundlecacheError
+        When no text is encoded, or the items have no such column.
+    """
+    if columns is None:
+        return [(parsed := EncoderSpec.parse(spec)).with_columns(parsed.columns).text for spec in specs]
+    if "text" not in modalities:
+        raise BundlecacheError(
+            f"--fields {columns} says what is the text of an item, but no text is encoded here.",
+            hint=Command("encode", "--modality", "text", "--fields", columns),
+        )
+    wanted = [name.strip() for name in columns.split(",")]
+    catalogue.check_text_columns(wanted)
+    return [EncoderSpec.parse(spec).with_columns(wanted).text for spec in specs or [registry.DEFAULTS["text"]]]
+
+
+def check_effective(options: Sequence[str], specs: Sequence[tuple[str, str]]) -> None:
+    """Refuse ``--precision`` or ``--draft`` where it changes nothing for any of the (spec, modality) pairs.
+
+    Raises
+    ------
+    BundlecacheError
+        Naming the encoders.
+    """
+    effective = set().union(*(registry.heeds(spec, modality) for spec, modality in specs))
+    about = {"precision": "the forward pass of a network", "draft": "pictures"}
+    for option in options:
+        if option not in effective:
+            raise BundlecacheError(
+                f"--{option} changes nothing for {' and '.join(spec for spec, _ in specs)}: it is about {about[option]}.",
+                hint=f"leave --{option} out, or name an --encoder that it changes",
+            )
+
+
+def encode(
+    folder: WorkspaceFolder,
+    catalogue: Catalogue,
+    store: Store,
+    modality: str,
+    specs: Sequence[str],
+    say: Reporter,
+    *,
+    source: str = "default: embedded, no weights needed",
+    machines: Machines | None = None,
+    load: dict[str, Any] | None = None,
+    workers: int = 4,
+    retry_failed: bool = False,
+    max_errors: int | None = None,
+) -> list[Receipt]:
+    """Run the encoders ``specs`` of one modality over every new or changed item.
+
+    Parameters
+    ----------
+    source
+        Where the choice of encoders comes from, for the note about it.
+    load
+        Options of `registry.load`: dtype, batch_size, precision, draft.
+    workers, retry_failed, max_errors
+        See `bundlecache.encode.run.run_all`.
+
+    Raises
+    ------
+    BundlecacheError
+        When an encoder cannot be loaded or fails on everything, or the store refuses.
+    """
+    specs = list(dict.fromkeys(specs))
+    for spec in specs:
+        say.note(f"{modality} encoder = {spec} ({source})")
+    graph = modality == "graph"  # one computation on the whole graph: nothing to hand out
+    loader = registry.Loader(tuple(specs), modality, load or {}, catalogue if graph else None)
+    machines = machines or Machines()
+    with say.bar(modality) as bar, ExitStack() as leaving:
+        pool: Any = None
+        if machines.engine == "ray" and not graph:
+            from bundlecache.encode.ray_pool import Ray
+
+            pool = leaving.enter_context(Ray(loader, workers, machines.ray_address, machines.devices[0]))
+        elif len(machines.devices) > 1 and not graph:
+            from bundlecache.encode.process_pool import Processes
+
+            pool = leaving.enter_context(Processes(loader, list(machines.devices), workers))
+        encoders: Any = pool.encoders if pool else loader(machines.devices[0])
+        receipts = run_all(
+            encoders,
+            catalogue,
+            folder,
+            store,
+            progress=bar.encoding,
+            crew=pool,
+            workers=workers,
+            retry_failed=retry_failed,
+            max_errors=max_errors,
+        )
+    if bar.spent:
+        say.note(f"{modality}: {bar.spent}")
+    return receipts
+
+
+def encode_sample_again(
+    folder: WorkspaceFolder,
+    catalogue: Catalogue,
+    store: Store,
+    info: TableInfo,
+    say: Reporter,
+    *,
+    sample: int,
+    seed: int,
+    device: str,
+) -> tuple[Recheck | None, str]:
+    """Encode a sample of a table again and compare it; with a remark. None where that cannot be done here."""
+    if not sample or not info.rows:
+        return None, "sound"
+    if info.preprocess == IMPORTED:
+        return None, "sound; made elsewhere, so not encoded again"
+    try:
+        options = {"device": device, "dtype": info.dtype, **registry.options_of(info.preprocess)}
+        encoder = registry.load(info.spec, modality=info.modality, catalogue=catalogue, **options)
+        again = recheck.recheck(encoder, catalogue, folder, store, info, sample=sample, seed=seed)
+    except BundlecacheError as error:
+        say.note(f"{info.spec} is not encoded again: {error.message}")
+        return None, "sound; not encoded again"
+    same = again.preprocess == info.preprocess
+    remark = "differs" if again.differing else "sound"
+    return again, remark if same else f"{remark}; libraries or options are others now"

@@ -1,0 +1,245 @@
+"""Train, load and evaluate runs of a workspace: from a recipe and stored vectors to results beside the baselines."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bundlecache.baselines import registry
+from bundlecache.baselines.rankers import ModelRanker
+from bundlecache.bench import benchmark, leakage_probes
+from bundlecache.bench.slices import Slicer
+from bundlecache.errors import BundlecacheError, Command
+from bundlecache.store import maintenance
+from bundlecache.workspace import read_manifest
+
+from . import checkpoint
+from .inference import scoring
+from .model.llm import EMBEDDED_LETTERS
+from .training import loop
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from bundlecache.baselines.sources import Sources
+    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.console.reporter import Reporter
+    from bundlecache.questions.file import Questions
+    from bundlecache.recipes.recipe import Recipe
+    from bundlecache.store.store import Matrix, Store
+    from bundlecache.workspace import WorkspaceFolder
+
+    from .model.bundle_mllm import BundleMLLM
+    from .training.loop import TrainResult
+    from .training.resume import Snapshot
+
+MODEL = "Bundle-MLLM"
+"""How tables call a trained run."""
+ZERO_SHOT = "zero-shot LLM"
+"""How tables call the base model as it was before training."""
+UNTRAINED = "base model, untrained"
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained model, ready to answer, and the stored vectors that it was trained on, by their names in the run."""
+
+    folder: Path
+    model: BundleMLLM
+    matrices: dict[str, Matrix]
+
+    @property
+    def training_seconds(self) -> float:
+        """What its stages took."""
+        return training_seconds(self.folder)
+
+    def ranker(self, name: str, **how: Any) -> ModelRanker:
+        """The model as a ranker of options; ``how`` it is asked is that of `scoring.score`."""
+        return ModelRanker(name, lambda asked: scoring.score(self.model, asked, **how))
+
+
+def training_seconds(run: Path) -> float:
+    """What the stages of a run took, read from its manifest."""
+    return float(sum(stage["seconds"] for stage in read_manifest(run)["stages"]))
+
+
+def load(
+    folder: WorkspaceFolder, run: Path, catalogue: Catalogue, store: Store, device: str, say: Reporter
+) -> LoadedRun:
+    """The model of a finished run with the vectors it was trained on; vectors that changed since are noted.
+
+    Raises
+    ------
+    BundlecacheError
+        When the run is damaged, or its encoders' vectors are not stored any more.
+    """
+    encoders = checkpoint.read_manifest(run)["encoders"]
+    matrices = {e["name"]: store.matrix(catalogue.item_ids, e["modality"], e["spec"], e["table"]) for e in encoders}
+    for e in encoders:
+        info = store.current(e["modality"], e["spec"], e["table"])
+        if others := maintenance.moved(store, info, e["version"]):
+            say.note(
+                f"note: {others:,} {e['name']} vectors are others than when {run.name} was trained",
+                Command("drift", "--modality", e["modality"], "--from", run.name),
+            )
+    return LoadedRun(run, checkpoint.load(run, catalogue, matrices, device, folder.tokens), matrices)
+
+
+def train(
+    folder: WorkspaceFolder,
+    catalogue: Catalogue,
+    store: Store,
+    matrices: Mapping[str, Matrix],
+    valid: Questions,
+    recipe: Recipe,
+    say: Reporter,
+    *,
+    name: str | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    stage: str = "all",
+    start: Path | None = None,
+    max_minutes: float | None = None,
+    snapshot: Snapshot | None = None,
+    writes: bool = True,
+) -> TrainResult:
+    """Train by ``recipe`` into ``runs/name``; the store keeps the vectors' versions for the run.
+
+    ``snapshot`` is where an earlier training of that name stood. ``writes`` is False in all but one of several processes.
+
+    Raises
+    ------
+    BundlecacheError
+        When recipe, base model, vectors, questions and starting run do not fit together.
+    """
+    describe(recipe, say)
+    seed = recipe.run.seed if seed is None else seed
+    run = folder.runs / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-seed{seed}")
+    if writes:
+        maintenance.tag(store, run.name, matrices.values())
+    with say.bar("train") as bar:
+        result = loop.train(
+            catalogue,
+            matrices,
+            valid,
+            recipe,
+            run,
+            seed=snapshot.job["seed"] if snapshot else seed,
+            device=device,
+            stage=stage,
+            init=start,
+            max_minutes=max_minutes,
+            token_cache=folder.tokens,
+            progress=bar.training,
+            snapshot=snapshot,
+        )
+    if result.stopped:
+        say.warn(
+            f"Stopped early by {result.stopped};",
+            f"what was learned is saved in {run.name}, and this command goes on",
+            Command("train", "--resume", run.name),
+        )
+    return result
+
+
+def describe(recipe: Recipe, say: Reporter) -> None:
+    """Print the settings that are no default, one line per section and source, and what some of them cost."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for setting in recipe.settings():
+        section, _, key = setting.key.partition(".")
+        if setting.source != "default":
+            lines.setdefault((section, setting.source), []).append(f"{key}={setting.value}")
+    for (section, source), settings in lines.items():
+        say.note(f"{section}: {' '.join(settings)} ({source})")
+    if recipe.base.gradient_checkpointing:
+        say.note(
+            "gradient checkpointing: the language model runs forward twice, so a step takes 1.3 to 1.5 times as long and"
+            " activations a fraction of the memory (benchmarks/train_step.py)"
+        )
+    if recipe.base.model == "embedded" and recipe.data.options > EMBEDDED_LETTERS:
+        say.warn(
+            f"The embedded base was made with {EMBEDDED_LETTERS} letters",
+            f"and does not learn {recipe.data.options}: train with data.options={EMBEDDED_LETTERS} or fewer, and ask about more in turns",
+            Command("evaluate", "--options", "N"),
+        )
+
+
+def check_new_name(folder: WorkspaceFolder, name: str | None) -> None:
+    """A new run has a plain name of its own: results and reports belong to the weights they were made with.
+
+    Raises
+    ------
+    BundlecacheError
+        When the name is no plain one, or that of a finished run.
+    """
+    if name is None:
+        return
+    if not name or name.startswith(".") or "/" in name or "\\" in name or name == "latest":
+        raise BundlecacheError(f"A run cannot be called {name!r}; a plain folder name is needed.", hint="--name second")
+    if (folder.runs / name / "manifest.json").is_file():
+        raise BundlecacheError(
+            f"There is a finished run {name!r} already, and its results belong to its weights.",
+            hint=f"--name another, or delete {folder.runs / name}",
+        )
+
+
+def evaluate(
+    loaded: LoadedRun,
+    sets: Sequence[Questions],
+    sources: Sources,
+    say: Reporter,
+    *,
+    how: Mapping[str, Any],
+    baselines: bool = True,
+    ablation: bool = True,
+) -> list[dict[str, Any]]:
+    """Answer question sets with a run, beside the baselines; results and answers are saved in the run's folder.
+
+    ``how`` holds batch_size, permutations and at_once, see `scoring.score`.
+    """
+    catalogue = sources.catalogue
+    model_ranker = loaded.ranker(MODEL, **how)
+    rankers = [*sources.rankers(*registry.REGISTRY), *registry.reranked(model_ranker, sources)] if baselines else []
+    probes = leakage_probes.all_probes(sources) if baselines else []
+    leaks, slicer = benchmark.leaks_of(sources), Slicer(catalogue)
+    results = []
+    for asked in sets:
+        with say.bar(asked.name) as bar:
+            variants = scoring.ladder(loaded.model, asked, ablation=ablation, progress=bar.step, **how)
+        model_ranker.given[asked.sha256] = variants.answers[MODEL]
+        result = benchmark.compare(
+            rankers,
+            asked,
+            variants.answers,
+            ablation=variants.ablation,
+            seconds=variants.seconds,
+            training_seconds={MODEL: loaded.training_seconds},
+            probes=probes,
+            leaks=leaks,
+            slicer=slicer,
+            how={name: value for name, value in how.items() if name != "batch_size"},
+        )
+        result["attention"] = scoring.attention(loaded.model, asked)
+        benchmark.save(loaded.folder, result, asked, variants.answers[MODEL], catalogue.item_ids)
+        results.append(result)
+    return results
+
+
+def answers_of_runs(
+    loaded: Mapping[str, LoadedRun], rankers: Mapping[str, ModelRanker], asked: Questions, how: Mapping[str, Any]
+) -> list[Any]:
+    """The answers of every run, and those of its base model as it was before training, as the bench takes them."""
+    answers, seconds, trained = {}, {}, {}
+    bases: set[str] = set()
+    for name, run in loaded.items():
+        variants = scoring.ladder(run.model, asked, ablation=False, **how)
+        rankers[name].given[asked.sha256] = answers[name] = variants.answers[MODEL]
+        seconds[name], trained[name] = variants.seconds[MODEL], run.training_seconds
+        base = (read_manifest(run.folder)["base"] or {}).get("spec", "embedded")
+        if base not in bases:
+            bases.add(base)
+            zero = ZERO_SHOT if len(bases) == 1 else f"{ZERO_SHOT} ({base})"
+            answers[zero], seconds[zero] = variants.answers[UNTRAINED], variants.seconds[UNTRAINED]
+    return benchmark.score([], asked, answers, seconds=seconds, training_seconds=trained)
