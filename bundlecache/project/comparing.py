@@ -203,7 +203,8 @@ class _Field:
             return []
         sources = self.sources
         return [
-            PersonalRanker(ranker, histories, lambda: sources.validation) for ranker in (*sources.rankers(*PERSONAL), *models)
+            PersonalRanker(ranker, histories, lambda: sources.validation)
+            for ranker in (*sources.rankers(*PERSONAL), *models)
         ]
 
 
