@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..catalogue.filters import fulfilling
+from ..catalogue.filters import matching_items
 from ..catalogue.splits import hold_out
 from ..errors import QuestionsError
 from ..files import replacing
@@ -151,7 +151,7 @@ def for_bundles(
             f"The {split!r} split has no bundle of two known items to complete.",
             hint="--split test, valid or train" if len(catalogue.bundles) else "add a bundles table to the workspace",
         )
-    among = fulfilling(catalogue, where) if where else None
+    among = matching_items(catalogue, where) if where else None
     index = matrices if isinstance(matrices, Index) else Index.build(matrices, weights=weights)
     partials = [partial for _, partial, _ in held]
     truth = np.array([right for _, _, right in held])

@@ -1,9 +1,8 @@
 """Conditions on item attributes, as a person types them: ``category=coat``, ``price<50``, ``in_stock=true``.
 
-``=`` and ``!=`` compare numbers as numbers, text without regard to case, yes, true and 1 as the same (no, false and 0
-too), and a category path
-(``Women > Coats``) also by one of its steps; ``<``, ``<=``, ``>``, ``>=`` compare numbers. An item whose cell is empty,
-or no number where one is needed, does not fulfil a condition (``!=`` neither: nothing is known of it).
+``=`` and ``!=`` compare numbers as numbers, and text without regard to case; yes, true and 1 are the same value, and so
+are no, false and 0. A category path (``Women > Coats``) equals each of its steps. ``<``, ``<=``, ``>`` and ``>=``
+compare numbers. An item whose cell is empty never matches, nor does one whose cell is no number where one is needed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import CatalogueError
+from ..text import listed, quoted
 from .category import PATH_SEPARATOR
+from .tables import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,79 +25,67 @@ if TYPE_CHECKING:
     from .model import Catalogue
 
 CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|!=|=|<|>)\s*(.+?)\s*", re.DOTALL)
-ORDER = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-WORDS = {"yes": "true", "1": "true", "no": "false", "0": "false"}  # how tables and people write true and false
+COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+TRUTH_WORDS = {"yes": "true", "1": "true", "no": "false", "0": "false"}  # how tables and people write true and false
 
 
-def fulfilling(catalogue: Catalogue, conditions: Sequence[str]) -> np.ndarray:
-    """[I] bool: the items that fulfil all ``conditions``.
+def matching_items(catalogue: Catalogue, conditions: Sequence[str]) -> np.ndarray:
+    """Bool [I], the items that match all ``conditions``; its sum is their number.
 
     Raises
     ------
     CatalogueError
-        When a condition cannot be read, names no column, asks for an order of what is no number, or no item fulfils
-        all of them.
+        When a condition cannot be parsed, names no column, orders values that are no numbers, or no item matches all.
     """
     out = np.ones(len(catalogue), bool)
     for condition in conditions:
-        out &= _one(catalogue, condition)
+        out &= _matches(catalogue, condition)
     if not out.any():
-        raise CatalogueError(
-            f"None of the {len(catalogue):,} items fulfils {' and '.join(conditions)}.", hint="a wider --where"
-        )
+        typed = " and ".join(quoted(condition)[1:-1] for condition in conditions)
+        raise CatalogueError(f"None of the {len(catalogue):,} items matches {typed}.", hint="give a wider --where")
     return out
 
 
-def _one(catalogue: Catalogue, condition: str) -> np.ndarray:
-    read = CONDITION.fullmatch(condition)
-    if read is None:
+def _matches(catalogue: Catalogue, condition: str) -> np.ndarray:
+    parsed = CONDITION.fullmatch(condition)
+    if parsed is None:
         raise CatalogueError(
-            f"{condition!r} is no condition; one is a column, one of = != < <= > >=, and a value.",
+            f"{quoted(condition)} is no condition; one is a column, one of = != < <= > >=, and a value.",
             hint='--where category=coat, --where "price<50"',
         )
-    name, sign, value = read.groups()
+    name, sign, value = parsed.groups()
     cells = _cells(catalogue, name)
     if sign in ("=", "!="):
-        equal = [_equal(cell, value) for cell in cells]
-        return np.array([cell is not None and same is (sign == "=") for cell, same in zip(cells, equal, strict=True)])
-    bound, numbers = _number(value), [_number(cell) for cell in cells]
-    if bound is None or all(number is None for number in numbers):
-        told = repr(value) if bound is None else f"the column {name}, for instance {next(filter(None, cells), '')!r},"
+        return np.array([cell is not None and _equal(cell, value) is (sign == "=") for cell in cells], bool)
+    bound, numbers = number(value), [number(cell) for cell in cells]
+    if bound is None or all(each is None for each in numbers):
+        what = quoted(value)
+        if bound is not None:
+            what = f"the column {name}, for instance {quoted(next(filter(None, cells), ''))},"
         raise CatalogueError(
-            f"{condition!r} compares numbers, but {told} is none.", hint=f'--where "{name}=VALUE" compares text'
+            f"{quoted(condition)} compares numbers, but {what} is none.", hint=f'--where "{name}=VALUE" compares text'
         )
-    return np.array([number is not None and ORDER[sign](number, bound) for number in numbers])
+    return np.array([each is not None and COMPARE[sign](each, bound) for each in numbers], bool)
 
 
-def _cells(catalogue: Catalogue, name: str) -> list[str | None]:
+def _cells(catalogue: Catalogue, name: str) -> Sequence[str | None]:
     if name == "title":
         return [title or None for title in catalogue.titles]
     if name == "item_id":
-        return list(catalogue.item_ids)
+        return catalogue.item_ids
     if name not in catalogue.columns:
         near = difflib.get_close_matches(name, catalogue.columns, n=1)
+        there = listed(["title", *catalogue.columns])
         raise CatalogueError(
-            f"The items table has no column {name!r}; it has title, {', '.join(catalogue.columns) or 'nothing else'}.",
+            f"The items table has no column {quoted(name)}; it has {there}.",
             hint=f"--where {near[0]}=..." if near else "name one of these columns",
         )
     return catalogue.columns[name]
 
 
-def _equal(cell: str | None, value: str) -> bool:
-    if cell is None:
-        return False
+def _equal(cell: str, value: str) -> bool:
     mine, asked = cell.casefold(), value.casefold()
-    if WORDS.get(mine, mine) == WORDS.get(asked, asked):
+    if TRUTH_WORDS.get(mine, mine) == TRUTH_WORDS.get(asked, asked) or asked in mine.split(PATH_SEPARATOR):
         return True
-    if asked in mine.split(PATH_SEPARATOR):
-        return True
-    number = _number(cell)
-    return number is not None and number == _number(value)
-
-
-def _number(cell: str | None) -> float | None:
-    try:
-        number = float(cell or "")
-    except ValueError:
-        return None
-    return number if np.isfinite(number) else None
+    as_number = number(cell)
+    return as_number is not None and as_number == number(value)

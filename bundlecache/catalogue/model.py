@@ -1,42 +1,39 @@
-"""The catalogue: items, the bundles people made of them, and who interacted with what.
+"""The catalogue: items, the bundles that people made of them, and who interacted with which item.
 
-Read once, checked once, then immutable. Items are indexed by a hash of their id: the order of a file
-and of ids tells which items belong together (in public bundle data the nearest row is the right answer
-in up to 95 of 100 questions), so neither may survive as an index.
+It is read and checked once, and does not change afterwards. Items are indexed in the order of a hash of their id,
+because the order of rows and of ids tells which items belong together (in public bundle data the nearest row is the
+right answer to up to 95 of 100 questions), so neither may become the index.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
-import io
-import json
-import re
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..encoder_spec import TITLE
-from ..errors import CatalogueError
+from ..errors import BundlecacheError, CatalogueError, Command, counted
+from ..text import listed, quoted
+from .tables import cell_list, cell_text, number, read_table, required_column, required_texts, unique_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pandas
+
     from ..workspace import WorkspaceFolder
 
 SPLITS = ("train", "valid", "test")
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a UTF-16 file begins
-WHOLE = re.compile(r"-?\d+\.0")
+MAX_COMPARED_CHARS = 100  # of an unknown id, when ids like it are looked for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundles:
     """B bundles, in the order of their file. ``items`` holds int32 item indices, distinct, in bundle order."""
 
@@ -49,8 +46,24 @@ class Bundles:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        members = sum(map(len, self.items))
+        return f"<Bundles: {counted(len(self), 'bundle')} of {counted(members, 'item')}, {counted(len(set(self.group)), 'group')}>"
 
-@dataclass(frozen=True)
+    def to_pandas(self, item_ids: Sequence[str] | None = None) -> pandas.DataFrame:
+        """One row per bundle: bundle_id, items (indices; ids where ``item_ids`` of the catalogue are given), split, group, name.
+
+        Raises
+        ------
+        BundlecacheError
+            When pandas is not installed.
+        """
+        items = [items.tolist() if item_ids is None else [item_ids[i] for i in items] for items in self.items]
+        columns: dict[str, Any] = {"bundle_id": self.ids, "items" if item_ids is None else "item_ids": items}
+        return _frame(columns | {"split": self.split, "group": self.group, "name": self.name})
+
+
+@dataclass(frozen=True, repr=False)
 class Interactions:
     """E edges of the user-item graph: ``user[e]`` indexes ``users``, ``item[e]`` the catalogue's items."""
 
@@ -62,13 +75,28 @@ class Interactions:
     def __len__(self) -> int:
         return len(self.user)
 
+    def __repr__(self) -> str:
+        return f"<Interactions: {counted(len(self), 'interaction')} of {counted(len(self.users), 'user')}>"
 
-@dataclass(frozen=True)
+    def to_pandas(self, item_ids: Sequence[str] | None = None) -> pandas.DataFrame:
+        """One row per interaction: user_id, item (index; item_id where ``item_ids`` of the catalogue are given), group.
+
+        Raises
+        ------
+        BundlecacheError
+            When pandas is not installed.
+        """
+        items = self.item if item_ids is None else [item_ids[i] for i in self.item]
+        columns = {"user_id": [self.users[u] for u in self.user], "item" if item_ids is None else "item_id": items}
+        return _frame(columns | {"group": [self.group[u] for u in self.user]})
+
+
+@dataclass(frozen=True, repr=False)
 class Catalogue:
     """I items with their texts, the bundles and the interactions.
 
     ``columns`` holds every column of the items table except item_id and title, as text, None where the
-    cell is empty. ``notes`` says, one sentence each, what loading had to pass over.
+    cell is empty (`numbers` gives a column as numbers). ``notes`` has a sentence for each thing that was left out.
     """
 
     item_ids: list[str]
@@ -80,6 +108,27 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    def __repr__(self) -> str:
+        parts = [counted(len(self), "item"), counted(len(self.bundles), "bundle")]
+        parts += [counted(len(self.interactions), "interaction"), f"columns {listed(['title', *self.columns], 10)}"]
+        return f"<Catalogue: {', '.join(parts)}>"
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per item, in the order of the catalogue's indices; columns of numbers are float64, NaN where empty.
+
+        Raises
+        ------
+        BundlecacheError
+            When pandas is not installed.
+        """
+        columns: dict[str, Any] = {"item_id": self.item_ids, "title": self.titles}
+        for name, cells in self.columns.items():
+            coded = any(cell and cell[0] == "0" and cell[1:2].isdigit() for cell in cells)  # 00712 is no number
+            numbers = self.numbers(name)
+            whole = not coded and np.isfinite(numbers).sum() == sum(cell is not None for cell in cells) > 0
+            columns[name] = numbers if whole else pa.array(cells, pa.string())
+        return _frame(columns)
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -102,13 +151,18 @@ class Catalogue:
         for name in columns:
             if name not in there:
                 raise CatalogueError(
-                    f"The items have no text column {name!r}; there are {', '.join(there)}.", hint="--fields title"
+                    f"The items have no text column {quoted(name)}; there are {listed(there)}.", hint="--fields title"
                 )
 
     def texts(self, columns: Sequence[str] = TITLE) -> list[str]:
         """[I] the cells of these columns that are not empty, joined by ". "; "" where all are empty."""
         cells = [self.titles if name == "title" else self.column(name) for name in columns]
         return [". ".join(cell for cell in row if cell) for row in zip(*cells, strict=True)]
+
+    def numbers(self, name: str) -> np.ndarray:
+        """float64 [I] a column as numbers, for instance the price; NaN where a cell is empty or no finite number."""
+        found = [number(cell) for cell in self.column(name)]
+        return np.array([np.nan if value is None else value for value in found], np.float64)
 
     def has_source(self, modality: str, columns: Sequence[str] = TITLE) -> np.ndarray:
         """[I] bool, whether an item has something to encode (in ``columns``, of texts); for the graph, any edge at all."""
@@ -131,10 +185,11 @@ class Catalogue:
         """
         for item_id in item_ids:
             if item_id not in self.index:
-                near = difflib.get_close_matches(item_id, self.item_ids, n=3, cutoff=0.5) or self.item_ids[:3]
+                typed = item_id[:MAX_COMPARED_CHARS]
+                near = difflib.get_close_matches(typed, self.item_ids, n=3, cutoff=0.5) or self.item_ids[:3]
                 raise CatalogueError(
-                    f"{item_id!r} is none of the {len(self):,} items of this catalogue.",
-                    hint=f"ids such as {', '.join(near)}",
+                    f"{quoted(item_id)} is none of the {len(self):,} items of this catalogue.",
+                    hint=f"ids such as {listed(near)}",
                 )
         return np.array([self.index[item_id] for item_id in item_ids], np.int32)
 
@@ -158,7 +213,7 @@ class Catalogue:
         if path is None:
             raise CatalogueError(
                 f"{workspace.root} holds no items.parquet, items.csv or items.jsonl.",
-                hint="bundlecache import FORMAT SRC, or bundlecache demo --make-data DIR for one to try",
+                hint=[Command("import", "FORMAT", "SRC"), "or, to try it, bundlecache demo --make-data DIR"],
             )
         notes: list[str] = []
         item_ids, titles, columns = _items(path, notes)
@@ -175,86 +230,22 @@ class Catalogue:
 
 
 def id_hash(item_id: str) -> bytes:
-    """The sort key that gives an item its index: it depends on nothing but the id, and shows nothing of it."""
+    """The sort key that gives an item its index; it depends on the id alone, and similar ids have unrelated keys."""
     return hashlib.blake2b(item_id.encode(), digest_size=16).digest()
-
-
-def read_table(path: Path, notes: list[str] | None = None) -> dict[str, list[Any]]:
-    """Columns of a parquet, csv or jsonl file, as Python lists; ``notes`` is told of rows with too many cells.
-
-    Raises
-    ------
-    CatalogueError
-        When the file cannot be parsed as what its suffix says.
-    """
-    try:
-        if path.suffix == ".parquet":
-            return pq.read_table(path).to_pydict()
-        names: list[str] = []
-        if path.suffix == ".jsonl":
-            rows = _json_lines(path)
-        else:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                # Strict, because an unclosed quote would swallow the rows behind it.
-                reader = csv.DictReader(io.StringIO(file.read(), newline=""), strict=True)
-                rows, names = list(reader), list(reader.fieldnames or [])
-    except UnicodeDecodeError as error:
-        raise CatalogueError(
-            f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}).",
-            hint=f"iconv -f {'UTF-16' if error.object[:2] in UTF_16 else 'LATIN1'} -t UTF-8 {path} > fixed{path.suffix}, "
-            f"then mv fixed{path.suffix} {path}",
-        ) from error
-    except (ValueError, csv.Error, pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise CatalogueError(
-            f"{path} cannot be read as {path.suffix[1:]}: {reason}.", hint="write that file again"
-        ) from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise CatalogueError(f"{path} must hold one JSON object a line.", hint="write that file again")
-    if (long := sum(None in row for row in rows)) and notes is not None:
-        notes.append(f"{path.name} has {long:,} rows with more cells than its first row; what is beyond is left out.")
-    names = list(dict.fromkeys([*names, *(name for row in rows for name in row if name is not None)]))
-    table = {name: [row.get(name) for row in rows] for name in names}
-    return {name: _whole(cells) for name, cells in table.items()} if path.suffix == ".csv" else table
-
-
-def _json_lines(path: Path) -> list[Any]:
-    """The values of a JSONL file; not by splitlines, which also cuts at characters that may stand in a title."""
-    lines = path.read_text("utf-8-sig").split("\n")
-    return [_json(line, number) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def _json(line: str, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except RecursionError:
-        raise ValueError(f"line {number:,} is nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"line {number:,} is no JSON ({getattr(error, 'msg', error)})") from None
-
-
-def _whole(cells: list[Any]) -> list[Any]:
-    """A CSV column of whole numbers that pandas wrote as 1.0, 2.0 because a cell was empty: as 1, 2."""
-    if any(cells) and all(not cell or WHOLE.fullmatch(cell) for cell in cells):
-        return [cell and cell[:-2] for cell in cells]
-    return cells
 
 
 def _items(path: Path, notes: list[str]) -> tuple[list[str], list[str], dict[str, list[str | None]]]:
     table = read_table(path, notes)
-    ids = _required(table, path, "item_id")
-    twice = [item_id for item_id, count in Counter(ids).items() if count > 1]
-    if twice:
-        raise CatalogueError(
-            f"{path} names {len(twice):,} item_id twice, for instance {twice[0]!r}.", hint="keep one row per item"
-        )
+    ids = unique_ids(required_column(table, path, "item_id"), path, "item_id", "item")
     if not ids:
         raise CatalogueError(f"{path} holds no item.", hint="an item needs a row with item_id and title")
     order = sorted(range(len(ids)), key=lambda i: id_hash(ids[i]))
     columns = {
-        name: [_text(values[i]) for i in order] for name, values in table.items() if name not in ("item_id", "title")
+        name: [cell_text(values[i]) for i in order]
+        for name, values in table.items()
+        if name not in ("item_id", "title")
     }
-    titles = [_text(title) or "" for title in table.get("title", [None] * len(ids))]
+    titles = [cell_text(title) or "" for title in table.get("title", [None] * len(ids))]
     untitled = sum(not title for title in titles)
     if untitled:
         notes.append(f"{untitled:,} of {len(ids):,} items have no title.")
@@ -263,21 +254,23 @@ def _items(path: Path, notes: list[str]) -> tuple[list[str], list[str], dict[str
 
 def _bundles(path: Path, index: dict[str, int], notes: list[str]) -> Bundles:
     table = read_table(path, notes)
-    ids = _required(table, path, "bundle_id")
-    members = [_list(cell) for cell in _required(table, path, "item_ids", text=False)]
+    ids = unique_ids(required_column(table, path, "bundle_id"), path, "bundle_id", "bundle")
+    members = [cell_list(cell) for cell in required_column(table, path, "item_ids")]
     nothing: list[Any] = [None] * len(ids)
     splits, groups, names = (table.get(name, nothing) for name in ("split", "group", "name"))
     bundles = Bundles()
     unknown: list[str] = []
     small = 0
-    seen: set[str] = set()
-    for bundle_id, item_ids, split, group, name in zip(ids, members, splits, groups, names, strict=True):
-        if bundle_id in seen:
-            raise CatalogueError(f"{path} names bundle_id {bundle_id!r} twice.", hint="keep one row per bundle")
-        seen.add(bundle_id)
-        if _text(split) not in (None, *SPLITS):
+    for row, (bundle_id, item_ids, cell, group, name) in enumerate(
+        zip(ids, members, splits, groups, names, strict=True)
+    ):
+        split = cell_text(cell)
+        if split not in (None, *SPLITS):
             raise CatalogueError(
-                f"{path} puts bundle {bundle_id!r} in the split {split!r}; allowed are train, valid, test."
+                f"{path} puts bundle {quoted(bundle_id)} (row {row + 1:,}) into the split {quoted(split)}; "
+                f"allowed are {', '.join(SPLITS)}.",
+                hint="rename the values of the column split to train, valid and test, or leave the column out: "
+                "then bundles are split by group",
             )
         known = list(dict.fromkeys(index[item_id] for item_id in item_ids if item_id in index))
         unknown += [item_id for item_id in item_ids if item_id not in index]
@@ -286,12 +279,12 @@ def _bundles(path: Path, index: dict[str, int], notes: list[str]) -> Bundles:
             continue
         bundles.ids.append(bundle_id)
         bundles.items.append(np.array(known, np.int32))
-        bundles.split.append(_text(split))
-        bundles.group.append(_text(group) or bundle_id)
-        bundles.name.append(_text(name))
+        bundles.split.append(split)
+        bundles.group.append(cell_text(group) or bundle_id)
+        bundles.name.append(cell_text(name))
     if unknown:
         notes.append(
-            f"{path.name} names {len(unknown):,} items that are not in the catalogue, {unknown[0]!r} among them; "
+            f"{path.name} names {len(unknown):,} items that are not in the catalogue, {quoted(unknown[0])} among them; "
             "they are left out."
         )
     if small:
@@ -301,8 +294,8 @@ def _bundles(path: Path, index: dict[str, int], notes: list[str]) -> Bundles:
 
 def _interactions(path: Path, index: dict[str, int], notes: list[str]) -> Interactions:
     table = read_table(path, notes)
-    user_ids = _required(table, path, "user_id")
-    item_ids = _required(table, path, "item_id")
+    user_ids = required_texts(required_column(table, path, "user_id"), path, "user_id")
+    item_ids = required_texts(required_column(table, path, "item_id"), path, "item_id")
     groups = table.get("group", user_ids)
     users: dict[str, int] = {}
     group: list[str] = []
@@ -312,7 +305,7 @@ def _interactions(path: Path, index: dict[str, int], notes: list[str]) -> Intera
             continue
         if user_id not in users:
             users[user_id] = len(users)
-            group.append(_text(row_group) or user_id)
+            group.append(cell_text(row_group) or user_id)
         user.append(users[user_id])
         item.append(index[item_id])
     if len(user) < len(user_ids):
@@ -320,46 +313,11 @@ def _interactions(path: Path, index: dict[str, int], notes: list[str]) -> Intera
     return Interactions(list(users), np.array(user, np.int32), np.array(item, np.int32), group)
 
 
-def _required(table: dict[str, list[Any]], path: Path, name: str, *, text: bool = True) -> list[Any]:
-    if name not in table:
-        found = ", ".join(table) or "none"
-        joined = len(table) == 1 and any(mark in found for mark in ";\t|")
-        raise CatalogueError(
-            f"{path} has no column {name!r}; its columns are: {found}.",
-            hint="separate its cells by commas" if joined else f"rename a column to {name}",
-        )
-    if not text:
-        return table[name]
-    values = [_text(value) for value in table[name]]
-    if None in values:
-        raise CatalogueError(
-            f"{path} has an empty {name} in row {values.index(None) + 1:,}.", hint="give every row one"
-        )
-    return values
-
-
-def _text(value: object) -> str | None:
-    """A cell as text; empty cells and NaN are None; 12.0 that stood for an id is 12."""
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    text = str(value).strip()
-    if not text.isascii():  # half of a surrogate pair (JSON may hold one) is no text that can be written anywhere
-        text = text.encode("utf-8", "replace").decode("utf-8")
-    return text or None
-
-
-def _list(cell: Any) -> list[str]:
-    """item_ids: a list, or text that is a JSON list or ids separated by spaces, commas or semicolons."""
-    if isinstance(cell, str) and cell.lstrip().startswith("["):
-        try:
-            cell = json.loads(cell)
-        except json.JSONDecodeError:
-            cell = cell.strip(" []")
-    if isinstance(cell, str):
-        cell = cell.replace(";", " ").replace(",", " ").split()
-    values = cell if isinstance(cell, list | tuple) else [cell]
-    return [text for value in values if (text := _text(value)) is not None]
+def _frame(columns: dict[str, Any]) -> pandas.DataFrame:
+    try:
+        import pandas  # noqa: F401 - so that its absence is told before pyarrow asks for it
+    except ImportError as error:
+        raise BundlecacheError(
+            "to_pandas() needs pandas, which is not installed.", hint="pip install pandas"
+        ) from error
+    return pa.table(columns).to_pandas()

@@ -13,7 +13,7 @@ from bundlecache.candidates import ann
 from bundlecache.candidates import search as candidates
 from bundlecache.candidates.index import Index
 from bundlecache.candidates.item_vectors import Keys
-from bundlecache.catalogue.filters import fulfilling
+from bundlecache.catalogue.filters import matching_items
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.errors import BundlecacheError, CatalogueError, QuestionsError
 from bundlecache.workspace import WorkspaceFolder
@@ -354,12 +354,12 @@ def test_conditions_select_what_they_say(condition, expected):
         price=["49.5", "50", "1000", "n/a"],
         in_stock=["True", "1", "no", None],
     )
-    assert np.flatnonzero(fulfilling(catalogue, [condition])).tolist() == expected
+    assert np.flatnonzero(matching_items(catalogue, [condition])).tolist() == expected
 
 
 def test_several_conditions_must_all_hold():
     catalogue = shop(price=["1", "5", "9"])
-    assert fulfilling(catalogue, ["price>1", "price<9"]).tolist() == [False, True, False]
+    assert matching_items(catalogue, ["price>1", "price<9"]).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -370,12 +370,12 @@ def test_several_conditions_must_all_hold():
         ("prise<3", "no column 'prise'"),
         ("price<cheap", "'cheap' is none"),
         ("brand<3", "the column brand, for instance 'Acme', is none"),
-        ("price>99", "None of the 2 items fulfils"),
+        ("price>99", "None of the 2 items matches"),
     ],
 )
 def test_a_condition_that_cannot_be_is_one_sentence(condition, sentence):
     with pytest.raises(CatalogueError, match=sentence):
-        fulfilling(shop(price=["1", "2"], brand=["Acme", None]), [condition])
+        matching_items(shop(price=["1", "2"], brand=["Acme", None]), [condition])
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf"])

@@ -54,12 +54,16 @@ def test_item_index_depends_on_neither_file_order_nor_id_order(tmp_path: Path):
     ("items", "bundles", "says"),
     [
         ("title\nlamp\n", "", "no column 'item_id'"),
-        ("item_id,title\na,x\na,y\n", "", "names 1 item_id twice, for instance 'a'"),
+        ("item_id,title\na,x\na,y\n", "", "names 1 item_id twice, for instance 'a' in rows 1 and 2"),
         ("item_id,title\n", "", "holds no item"),
         ("item_id,title\n,x\n", "", "empty item_id in row 1"),
         ("item_id,title\na,x\nb,y\n", "bundle_id,items\nq,a b\n", "no column 'item_ids'"),
         ("item_id,title\na,x\nb,y\n", "bundle_id,item_ids,split\nq,a b,dev\n", "allowed are train, valid, test"),
-        ("item_id,title\na,x\nb,y\n", "bundle_id,item_ids\nq,a b\nq,b a\n", "bundle_id 'q' twice"),
+        (
+            "item_id,title\na,x\nb,y\n",
+            "bundle_id,item_ids\nq,a b\nq,b a\n",
+            "names 1 bundle_id twice, for instance 'q' in rows 1 and 2",
+        ),
     ],
 )
 def test_bad_tables_are_refused_in_one_sentence(tmp_path: Path, items: str, bundles: str, says: str):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CatalogueError
 from ...workspace import SUFFIXES, TABLES, WorkspaceFolder
-from ..model import read_table
+from ..tables import read_table
 from .common import Raw
 
 if TYPE_CHECKING:
