@@ -63,6 +63,7 @@ def measure(root: Path, recipe_name: str, overrides: list[str], seeds: int) -> l
     from bundlecache.store.store import Store
     from bundlecache.train import checkpoint
     from bundlecache.train.inference import scoring
+    from bundlecache.train.set_encoder import LEARNERS
     from bundlecache.train.training import loop
     from bundlecache.workspace import WorkspaceFolder
 
@@ -82,7 +83,7 @@ def measure(root: Path, recipe_name: str, overrides: list[str], seeds: int) -> l
     recipe = recipes.load(recipe_name, overrides)
     valid = questions.freeze(catalogue, split="valid", n_options=10)
     test = questions.freeze(catalogue, split="test", n_options=10)
-    rankers = baselines.all_baselines(catalogue, matrices)
+    rankers = baselines.all_baselines(catalogue, matrices, learners=LEARNERS)
     results = []
     for seed in range(seeds):
         run = workspace.runs / f"seed{seed}"

@@ -15,7 +15,6 @@ import numpy as np
 from .content import all_words, category_overlap, category_slots, cosines, stored_cosines, title_words
 from .graphs import als, co_occurrence, item_knn, popularity
 from .rankers import Kind, Ranker, ZScoreSum, all_scores, z_scores
-from .set_encoder import set_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,13 @@ if TYPE_CHECKING:
     from .sources import Sources
 
 RIDGES = (0.01, 0.03, 0.1, 0.3)
+
+
+def injected(sources: Sources) -> Iterator[Ranker]:
+    """The rankers of a higher floor that the caller passed in; see ``Sources.learners``."""
+    yield from sources.rankers(*sources.learners)
+
+
 PARTS: tuple[Callable[[Sources], Iterable[Ranker]], ...] = (
     popularity,
     category_slots,
@@ -34,7 +40,7 @@ PARTS: tuple[Callable[[Sources], Iterable[Ranker]], ...] = (
     item_knn,
     als,
     cosines,
-    set_encoder,
+    injected,
 )
 
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from .content import all_words, category_overlap, category_slots, cosine_sum, cosines, title_words, z_sum
 from .graphs import als, bpr, chance, co_occurrence, item_knn, lightgcn, popularity, ppmi
-from .learned import reranked, stack, weighted_cosine
-from .set_encoder import set_encoder
+from .learned import injected, reranked, stack, weighted_cosine
 from .sources import Sources
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ REGISTRY: list[Callable[[Sources], Iterable[Ranker]]] = [
     cosine_sum,
     weighted_cosine,
     z_sum,
-    set_encoder,
+    injected,
     stack,
 ]
 
@@ -50,10 +49,16 @@ PERSONAL: list[Callable[[Sources], Iterable[Ranker]]] = [title_words, co_occurre
 """Those that are worth asking for a user's history too."""
 
 
-def all_baselines(catalogue: Catalogue, matrices: Mapping[str, Matrix], *, seed: int = 0) -> list[Ranker]:
-    """Every baseline whose inputs exist, in the order of ``REGISTRY``.
+def all_baselines(
+    catalogue: Catalogue,
+    matrices: Mapping[str, Matrix],
+    *,
+    seed: int = 0,
+    learners: tuple[Callable[[Sources], Iterable[Ranker]], ...] = (),
+) -> list[Ranker]:
+    """Every baseline whose inputs exist, in the order of ``REGISTRY``; ``learners`` as in `Sources`.
 
     ``matrices`` may be keyed by anything: a vector's name comes from its own modality and spec, and
     several graph or image matrices give several rankers.
     """
-    return Sources(catalogue, matrices, seed).rankers(*REGISTRY)
+    return Sources(catalogue, matrices, seed, learners).rankers(*REGISTRY)

@@ -28,11 +28,16 @@ FOLDS = ("train", "valid", "test")  # names for three thirds of the training bun
 
 @dataclass(frozen=True)
 class Sources:
-    """The catalogue, the stored vectors by any key, and a seed."""
+    """The catalogue, the stored vectors by any key, a seed, and the baselines that the caller adds.
+
+    ``learners`` are makers of rankers from a higher floor (`bundlecache.train.set_encoder`), because this floor trains
+    nothing with torch. The registry lists them, and the learned ranker weighs them.
+    """
 
     catalogue: Catalogue
     matrices: Mapping[str, Matrix]
     seed: int = 0
+    learners: tuple[Callable[[Sources], Iterable[Ranker]], ...] = ()
     _made: dict[Callable[..., Iterable[Ranker]], list[Ranker]] = field(default_factory=dict, repr=False, compare=False)
 
     def rankers(self, *makers: Callable[[Sources], Iterable[Ranker]]) -> list[Ranker]:
@@ -85,7 +90,7 @@ class Sources:
         for fold in FOLDS:
             split: list[str | None] = ["test" if part == fold else "train" for part in third]
             catalogue = replace(self.training, bundles=replace(bundles, split=split))
-            sources = Sources(splits.visible(catalogue, "train"), content, self.seed)
+            sources = Sources(splits.visible(catalogue, "train"), content, self.seed, self.learners)
             made.append((sources, self._drawn(catalogue, "test", DRAWS)))
         return [(sources, asked) for sources, asked in made if asked and len(sources.catalogue.bundles)]
 

@@ -15,6 +15,7 @@ from bundlecache.bench.metrics import hits
 from bundlecache.catalogue.model import Bundles, Interactions
 from bundlecache.errors import CheckpointError
 from bundlecache.questions.file import Questions
+from bundlecache.train.set_encoder import LEARNERS
 
 
 def taken(asked: Questions, rows: np.ndarray, order: np.ndarray | None = None) -> Questions:
@@ -37,11 +38,12 @@ def name(request):
 
 
 def ranker(name, shop=None):
-    return next(r for r in all_baselines(shop, parity_matrices()) if r.name == name) if shop else FITTED[name]
+    return next(r for r in all_baselines(shop, parity_matrices(), learners=LEARNERS) if r.name == name) if shop else FITTED[name]
 
 
 def test_every_registered_baseline_is_under_test_and_named_once():
     assert len(NAMES) == len(set(NAMES)) >= len(REGISTRY)
+    assert "set encoder" in NAMES, "injected from a higher floor, and under the same contract"
 
 
 def test_scores_are_one_finite_number_per_option(name):
@@ -144,7 +146,7 @@ def words(results):
 
 
 def test_a_good_model_is_said_to_beat_and_a_bad_one_to_lose():
-    asked, rankers = parity_questions(), all_baselines(parity_catalogue(), parity_matrices())
+    asked, rankers = parity_questions(), all_baselines(parity_catalogue(), parity_matrices(), learners=LEARNERS)
     weak = [r for r in rankers if r.name in ("random", "popularity")]
     good = bench.compare(weak, asked, {"LLM": answers(asked, 1.0)})
     assert good["methods"][0]["name"] == "LLM"
@@ -157,7 +159,7 @@ def test_a_good_model_is_said_to_beat_and_a_bad_one_to_lose():
 
 def test_no_difference_is_claimed_inside_its_interval():
     asked = parity_questions()
-    twin = next(r for r in all_baselines(parity_catalogue(), parity_matrices()) if r.name == "cosine text")
+    twin = next(r for r in all_baselines(parity_catalogue(), parity_matrices(), learners=LEARNERS) if r.name == "cosine text")
     results = bench.compare([twin], asked, {"LLM": answers(asked, 0.97, seed=3)})
     row = next(r for r in results["methods"] if r["name"] == "cosine text")
     assert standing(row["versus_model"]["interval"]) == "level"
@@ -243,7 +245,7 @@ def test_the_same_run_twice_gives_the_same_digits():
     def figures():
         asked = parity_questions()
         results = bench.compare(
-            all_baselines(parity_catalogue(), parity_matrices()), asked, {"LLM": answers(asked, 0.6)}
+            all_baselines(parity_catalogue(), parity_matrices(), learners=LEARNERS), asked, {"LLM": answers(asked, 0.6)}
         )
         return [{k: v for k, v in row.items() if k != "seconds"} for row in results["methods"]], results["verdict"]
 

@@ -8,6 +8,7 @@ from bundlecache.baselines.registry import all_baselines
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.questions.file import Questions
 from bundlecache.store.store import Matrix
+from bundlecache.train.set_encoder import LEARNERS
 
 ITEMS, UNSEEN, OPTIONS = 40, 4, 5
 
@@ -84,5 +85,5 @@ def parity_questions(count: int = 60) -> Questions:
 
 
 FITTED = {
-    ranker.name: ranker for ranker in all_baselines(parity_catalogue(), parity_matrices())
+    ranker.name: ranker for ranker in all_baselines(parity_catalogue(), parity_matrices(), learners=LEARNERS)
 }  # lazily, once for all tests
