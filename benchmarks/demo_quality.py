@@ -90,9 +90,9 @@ def measure(root: Path, recipe_name: str, overrides: list[str], seeds: int) -> l
         wall, cpu = time.perf_counter(), time.process_time()
         trained = loop.train(catalogue, matrices, valid, recipe, run, seed=seed, device="cpu")
         model = checkpoint.load(run, catalogue, matrices, "cpu")
-        ladder = scoring.ladder(model, test)
+        variants = scoring.score_variants(model, test)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        table = bench.compare(rankers, test, ladder.answers, ablation=ladder.ablation, seconds=ladder.seconds)
+        table = bench.compare(rankers, test, variants.answers, ablation=variants.ablation, seconds=variants.seconds)
         chosen = {stage["name"]: stage["best_valid_hit@1"] for stage in trained.stages}
         results.append({"seed": seed, "valid": chosen, "seconds": wall, "cpu_seconds": cpu, **table})
     return results

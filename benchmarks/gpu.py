@@ -57,9 +57,9 @@ from bundlecache.torchvision_compat import prepare
 from bundlecache.train.inference.scoring import score_options
 from bundlecache.train.model import llm as llms
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
-from bundlecache.train.training.log import History, Stop
+from bundlecache.train.training.log import Stop, TrainingLog
 from bundlecache.train.training.loop import accelerator_for
-from bundlecache.train.training.sampler import Drawn, TrainingQuestions
+from bundlecache.train.training.sampler import Drawn, QuestionSampler
 from bundlecache.train.training.stage import StageLoop
 
 KNOWN: dict[str, tuple[str, dict[str, int]]] = {
@@ -151,7 +151,7 @@ def of_shape(
     for n in options.options:
         how = recipe_of(shape, n, options.batch, options.steps)
         row = {"llm": shape, "like": KNOWN.get(shape, ("", {}))[0], "options": n, "batch": options.batch}
-        row |= {"items": len(titles), "parameters": model.base.parameters if model.base else 0}
+        row |= {"items": len(titles), "parameters": model.base.parameters}
         row |= trained(model, public, titles, how, peak) | answered(model, public, n, few=options.quick)
         share = SHARE if shape in KNOWN and device.type == "cuda" else None
         bars = {"share_bar": share, "faster_bar": None, "answers_bar": None}
@@ -225,7 +225,7 @@ def trained(
     """A training step of both, and what it consists of."""
     steps, n = recipe.data.bucket, recipe.data.options
     model.recipe = recipe
-    drawn = TrainingQuestions(
+    drawn = QuestionSampler(
         catalogue_of(titles), recipe.data, lambda *asked: model.prompts.lengths(*asked[:2], "mm"), 0
     )
     batches = [drawn.batch(step) for step in range(steps, 2 * steps)]
@@ -316,7 +316,7 @@ def training(model: BundleMLLM, *, recomputes: bool) -> Iterator[tuple[list[torc
             parameter.grad = None
 
 
-def our_steps(model: BundleMLLM, drawn: TrainingQuestions, recipe: recipes.Recipe, pieces: int) -> dict[str, Any]:
+def our_steps(model: BundleMLLM, drawn: QuestionSampler, recipe: recipes.Recipe, pieces: int) -> dict[str, Any]:
     """Seconds a step and peak memory of `StageLoop.step` over the second bucket; the first one is the warm-up."""
     steps = recipe.data.bucket
     model.recipe = replace(recipe, data=replace(recipe.data, accumulate=pieces))
@@ -324,7 +324,7 @@ def our_steps(model: BundleMLLM, drawn: TrainingQuestions, recipe: recipes.Recip
         training(model, recomputes=False) as (parameters, optimizer),
         tempfile.TemporaryDirectory() as folder,
         Stop() as stop,
-        History(Path(folder), enabled=False) as history,
+        TrainingLog(Path(folder), enabled=False) as history,
     ):
         accelerator = accelerator_for(model.recipe, model.device)
         loop = StageLoop("joint", model, drawn, None, accelerator, history, stop, None)  # type: ignore[arg-type]
@@ -344,7 +344,7 @@ def their_steps(model: BundleMLLM, public: PublicCode, batches: list[Drawn], pie
     def step(drawn: Drawn) -> None:
         for rows in np.array_split(np.arange(len(drawn)), pieces):
             part = drawn.take(rows)
-            loss = public.loss(part.given, part.options, part.truth) * (len(rows) / len(drawn))
+            loss = public.loss(part.partial, part.options, part.truth) * (len(rows) / len(drawn))
             loss.backward()
         finish(parameters, optimizer)
 
@@ -354,7 +354,7 @@ def their_steps(model: BundleMLLM, public: PublicCode, batches: list[Drawn], pie
         return {"s": seconds, "gib": peak_gib()}
 
 
-def parts_of_step(model: BundleMLLM, drawn: TrainingQuestions, recipe: recipes.Recipe, pieces: int) -> dict[str, float]:
+def parts_of_step(model: BundleMLLM, drawn: QuestionSampler, recipe: recipes.Recipe, pieces: int) -> dict[str, float]:
     """Seconds of the parts of the steps of one bucket, the device waited for behind each: between fusion and the LLM the
     graph is cut at the embeddings, so that their backward passes are apart."""
     spent = dict.fromkeys(("data", "fusion", "llm", "fusion backward", "optimiser"), 0.0)
@@ -393,7 +393,7 @@ def parts_of_step(model: BundleMLLM, drawn: TrainingQuestions, recipe: recipes.R
                 for rows in np.array_split(np.arange(len(questions)), pieces):
                     with spending("data"):
                         part = questions.take(rows)
-                        batch = model.prompts.build(part.given, list(part.options), "mm")
+                        batch = model.prompts.build(part.partial, list(part.options), "mm")
                     with spending("llm"):
                         model(batch, part.truth, part.options.shape[1], "mm").backward()
                     with spending("fusion backward"):
@@ -409,9 +409,9 @@ def parts_of_step(model: BundleMLLM, drawn: TrainingQuestions, recipe: recipes.R
 
 def shuffled(batches: list[Drawn]) -> list[Drawn]:
     """The same questions, not sorted by length."""
-    given, taken = ([items for drawn in batches for items in getattr(drawn, name)] for name in ("given", "taken"))
+    partial, history = ([x for drawn in batches for x in getattr(drawn, name)] for name in ("partial", "history"))
     whole = Drawn(
-        given, np.concatenate([d.options for d in batches]), np.concatenate([d.truth for d in batches]), taken
+        partial, np.concatenate([d.options for d in batches]), np.concatenate([d.truth for d in batches]), history
     )
     order = np.random.default_rng(0).permutation(len(whole))
     return [whole.take(rows) for rows in np.array_split(order, len(batches))]
@@ -422,13 +422,13 @@ def losses_apart(model: BundleMLLM, public: PublicCode, drawn: Drawn, n: int) ->
     """How far ours and theirs differ on two questions, without dropout: by what bfloat16 rounds."""
     few = drawn.take(np.arange(min(2, len(drawn))))
     model.eval()
-    ours = model(model.prompts.build(few.given, list(few.options), "mm"), few.truth, n, "mm")
-    return abs(float(ours) - float(public.loss(few.given, few.options, few.truth)))
+    ours = model(model.prompts.build(few.partial, list(few.options), "mm"), few.truth, n, "mm")
+    return abs(float(ours) - float(public.loss(few.partial, few.options, few.truth)))
 
 
 def real_lengths(model: BundleMLLM, drawn: Drawn) -> np.ndarray:
     """float64 [b]: tokens of each prompt and its letter, without padding."""
-    return model.prompts.lengths(drawn.given, list(drawn.options), "mm") + 1.0
+    return model.prompts.lengths(drawn.partial, list(drawn.options), "mm") + 1.0
 
 
 def flops_of(model: BundleMLLM, drawn: Drawn) -> float:

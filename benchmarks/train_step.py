@@ -48,9 +48,9 @@ from bundlecache.recipes import recipe as recipes
 from bundlecache.store.store import Matrix
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
 from bundlecache.train.prompts.builder import Batch
-from bundlecache.train.training.log import History, Stop
+from bundlecache.train.training.log import Stop, TrainingLog
 from bundlecache.train.training.loop import accelerator_for
-from bundlecache.train.training.sampler import Drawn, TrainingQuestions
+from bundlecache.train.training.sampler import Drawn, QuestionSampler
 from bundlecache.train.training.stage import StageLoop
 from bundlecache.workspace import WorkspaceFolder
 
@@ -248,7 +248,7 @@ def work(who: str, folder: Path, questions: int, options: argparse.Namespace) ->
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     parameters = model.train_only("joint")
-    supply = TrainingQuestions(catalogue_of(titles), recipe.data, lambda g, *_: np.zeros(len(g), np.int64), 0)
+    supply = QuestionSampler(catalogue_of(titles), recipe.data, lambda g, *_: np.zeros(len(g), np.int64), 0)
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     drawn = supply.batch(0).take(np.arange(questions))
     seconds: list[float] = []
@@ -258,7 +258,7 @@ def work(who: str, folder: Path, questions: int, options: argparse.Namespace) ->
         public.llm.train()  # activations are computed twice in training mode only
         before = resident_mib()
         began = time.process_time()
-        loss = public.loss(drawn.given, drawn.options, drawn.truth)
+        loss = public.loss(drawn.partial, drawn.options, drawn.truth)
         loss.backward()
         kept = gradients(model)
         finish(parameters, optimizer)
@@ -270,7 +270,7 @@ def work(who: str, folder: Path, questions: int, options: argparse.Namespace) ->
         peak = peak_mib()
         fresh(model)
         model.train()
-        batch = model.prompts.build(drawn.given, list(drawn.options), "mm")
+        batch = model.prompts.build(drawn.partial, list(drawn.options), "mm")
         loss = model(batch, drawn.truth, n, "mm")
         loss.backward()
         kept = gradients(model)
@@ -282,7 +282,7 @@ def work(who: str, folder: Path, questions: int, options: argparse.Namespace) ->
 def timed_steps(
     who: str,
     model: BundleMLLM,
-    supply: TrainingQuestions,
+    supply: QuestionSampler,
     optimizer: torch.optim.Optimizer,
     parameters: list[torch.nn.Parameter],
     steps: int,
@@ -290,7 +290,7 @@ def timed_steps(
     """CPU seconds of each step but the first, and the tokens of their batches; the weights are as before."""
     kept = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     seconds, tokens = [], []
-    with tempfile.TemporaryDirectory() as folder, Stop() as stop, History(Path(folder)) as history:
+    with tempfile.TemporaryDirectory() as folder, Stop() as stop, TrainingLog(Path(folder)) as history:
         accelerator = accelerator_for(model.recipe, torch.device("cpu"))
         loop = StageLoop("joint", model, supply, None, accelerator, history, stop, None)  # type: ignore[arg-type]
         torch.set_num_threads(1)
@@ -298,13 +298,13 @@ def timed_steps(
             drawn: Drawn = supply.batch(1)  # the same questions each time: seconds differ by noise alone
             supply._drawn = (-1, [])
             if who == "bare":
-                batch = model.prompts.build(drawn.given, list(drawn.options), "mm")
+                batch = model.prompts.build(drawn.partial, list(drawn.options), "mm")
                 seconds.append(bare(model, optimizer, batch, drawn.truth, trains_tokens=True))
             else:
                 began = time.process_time()
                 loop.step(model, optimizer, parameters, 1)
                 seconds.append(time.process_time() - began)
-                batch = model.prompts.build(drawn.given, list(drawn.options), "mm")
+                batch = model.prompts.build(drawn.partial, list(drawn.options), "mm")
             tokens.append(batch.ids.size)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -367,11 +367,11 @@ def measure(catalogue: Catalogue, stage: str, steps: int) -> dict[str, Any]:
     recipe = recipes.load("demo")
     model = build(catalogue.titles, matrices, recipe, torch.device("cpu"))
     mode = "text" if stage == "text" else "mm"
-    supply = TrainingQuestions(catalogue, recipe.data, lambda g, o, _: model.prompts.lengths(g, o, mode), 0)
+    supply = QuestionSampler(catalogue, recipe.data, lambda g, o, _: model.prompts.lengths(g, o, mode), 0)
     parameters = model.train_only(stage)
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     ours, ready = [], []
-    with tempfile.TemporaryDirectory() as folder, Stop() as stop, History(Path(folder)) as history:
+    with tempfile.TemporaryDirectory() as folder, Stop() as stop, TrainingLog(Path(folder)) as history:
         accelerator = accelerator_for(recipe, torch.device("cpu"))
         loop = StageLoop(stage, model, supply, None, accelerator, history, stop, None)  # type: ignore[arg-type]
         for step in range(steps + 4):
@@ -379,7 +379,7 @@ def measure(catalogue: Catalogue, stage: str, steps: int) -> dict[str, Any]:
             loop.step(model, optimizer, parameters, step)
             ours.append(time.process_time() - began)
             drawn = supply.batch(step)
-            batch = model.prompts.build(drawn.given, list(drawn.options), mode)
+            batch = model.prompts.build(drawn.partial, list(drawn.options), mode)
             ready.append(bare(model, optimizer, batch, drawn.truth, trains_tokens=stage != "text"))
     ours_s, bare_s = median(ours[4:]), median(ready[4:])
     ratio = ours_s / bare_s

@@ -114,9 +114,9 @@ def load(
     place = device if isinstance(device, torch.device) else llms.device_of(device)
     names = [encoder["name"] for encoder in manifest["encoders"]]
     check_encoders(manifest, matrices, run.name)
-    model = build(catalogue.titles, {name: matrices[name] for name in names}, recipe, place, token_cache)
+    chosen = {name: matrices[name] for name in names}
+    model = build(catalogue.titles, chosen, recipe, place, token_cache, histories_for(recipe, catalogue))
     restore(model, run, manifest)
-    model.histories = histories_for(recipe, catalogue)
     return model.eval()
 
 
@@ -133,7 +133,7 @@ def restore(model: BundleMLLM, run: Path, manifest: Mapping[str, Any]) -> None:
     from safetensors.torch import load_file
 
     made = manifest["base"] or {}
-    if model.base is not None and model.base.fingerprint != made.get("fingerprint"):
+    if model.base.fingerprint != made.get("fingerprint"):
         raise CheckpointError(
             f"{run.name} was trained on the base model {made.get('spec')!r} ({str(made.get('fingerprint'))[:8]}), but "
             f"{model.base.spec!r} is another one ({model.base.fingerprint[:8]}).",
@@ -194,11 +194,11 @@ def check_questions(manifest: Mapping[str, Any], questions: Questions, run: str 
 
 
 def _manifest(model: BundleMLLM, valid: Questions, stages: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    recipe, base, bank = model.recipe, model.base, model.bank
+    recipe, base, embeddings = model.recipe, model.base, model.embeddings
     fused = [stage for stage in stages if stage["name"] != "text"]
     encoders = []
-    if bank is not None and fused:
-        for name, matrix in zip(bank.names, bank.matrices, strict=True):
+    if embeddings is not None and fused:
+        for name, matrix in zip(embeddings.names, embeddings.matrices, strict=True):
             about = {key: getattr(matrix, key) for key in ("modality", "spec", "fingerprint", "table", "version")}
             encoders.append({"name": name, **about, "dim": int(matrix.vectors.shape[1])})
     return {

@@ -15,7 +15,7 @@ from bundlecache.encoder_spec import EncoderSpec
 from bundlecache.recipes import recipe as recipes
 from bundlecache.store import maintenance as upkeep
 from bundlecache.store.coverage import standing
-from bundlecache.train.model.embeddings import FeatureBank
+from bundlecache.train.model.embeddings import EmbeddingTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,8 +67,8 @@ def test_a_modality_stands_for_all_fields_of_its_encoder_and_a_spec_for_one(work
         settings = [f"fusion.modalities={','.join(modalities)}"] if modalities else []
         recipe = recipes.load("demo", settings)
         given = cli._trained_on(workspace, catalogue, recipe)
-        bank = FeatureBank.of(given, recipe.fusion.modalities, torch.device("cpu"))
-        return sorted(matrix.spec for matrix in bank.matrices)
+        table = EmbeddingTable.of(given, recipe.fusion.modalities, torch.device("cpu"))
+        return sorted(matrix.spec for matrix in table.matrices)
 
     assert fused("text") == fused() == [TITLES, BOTH]
     assert fused(BOTH) == [BOTH]

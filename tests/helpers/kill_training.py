@@ -22,7 +22,7 @@ import torch
 from bundlecache import files as atomic
 from bundlecache.train import checkpoint
 from bundlecache.train.training import loop
-from bundlecache.train.training.log import History
+from bundlecache.train.training.log import TrainingLog
 from bundlecache.train.training.resume import FILE, Snapshot
 from bundlecache.train.training.stage import StageLoop
 from helpers import train_shop as world
@@ -32,7 +32,7 @@ MOMENTS = [
     (StageLoop, "step"),
     (StageLoop, "_evaluate"),
     (StageLoop, "_warm_start"),
-    (History, "add"),
+    (TrainingLog, "add"),
     (Snapshot, "save"),
     (atomic.os, "fsync"),  # the file is written but not in its place
     (checkpoint, "_write"),

@@ -16,7 +16,7 @@ from bundlecache.questions.hard_negatives import HardNegatives
 from bundlecache.questions.negatives import Elsewhere
 from bundlecache.recipes.recipe import Data
 from bundlecache.store.store import Matrix
-from bundlecache.train.training.sampler import TrainingQuestions
+from bundlecache.train.training.sampler import QuestionSampler
 
 ITEMS, CLUMPS = 600, 6
 
@@ -191,14 +191,14 @@ def test_a_truth_without_a_vector_gets_matched_options_and_the_header_counts_the
 def test_training_draws_hard_options_and_knows_training_bundles_only(world):
     catalogue, matrices, clump, _ = world
     settings = Data(options=6, batch=16, negatives="nearest:image")
-    supply = TrainingQuestions(catalogue, settings, _lengths, 0, matrices=matrices)
-    again = TrainingQuestions(catalogue, settings, _lengths, 0, matrices=matrices)
+    supply = QuestionSampler(catalogue, settings, _lengths, 0, matrices=matrices)
+    again = QuestionSampler(catalogue, settings, _lengths, 0, matrices=matrices)
     guard = Elsewhere(supply.bundles, catalogue.titles)
     alike = []
     for step in range(20):
         drawn = supply.batch(step)
         assert (drawn.options == again.batch(step).options).all()
-        for given, row, right in zip(drawn.given, drawn.options, drawn.truth, strict=True):
+        for given, row, right in zip(drawn.partial, drawn.options, drawn.truth, strict=True):
             wrong = np.delete(row, right)
             assert len(set(row.tolist()) | set(given.tolist())) == len(row) + len(given)
             number = next(b for b, items in enumerate(supply.bundles) if {*given.tolist(), row[right]} <= set(items))
@@ -223,9 +223,7 @@ def test_training_sees_no_held_out_bundle_through_its_options(world):
     )
     for kind in ("nearest:image", "same-category", "popularity-matched", "co-occurring"):
         settings = Data(options=6, negatives=kind)
-        one, other = (
-            TrainingQuestions(c, settings, _lengths, 0, matrices=matrices).batch(3) for c in (catalogue, moved)
-        )
+        one, other = (QuestionSampler(c, settings, _lengths, 0, matrices=matrices).batch(3) for c in (catalogue, moved))
         assert (one.options == other.options).all()
 
 

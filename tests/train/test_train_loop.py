@@ -160,7 +160,7 @@ def test_vectors_of_another_encoder_are_refused(cat, trained):
     with pytest.raises(CheckpointError, match="bundlecache encode --modality graph"):
         checkpoint.load(trained, cat, {"image": world.matrices()["image"]}, "cpu")
     more = world.matrices() | {"text": world.matrix("text", np.ones((world.ITEMS, 3)))}
-    assert checkpoint.load(trained, cat, more, "cpu").bank.names == ["image", "graph"]
+    assert checkpoint.load(trained, cat, more, "cpu").embeddings.names == ["image", "graph"]
 
 
 def test_another_base_model_or_other_questions_are_refused(cat, valid, base, trained, tmp_path):
@@ -298,10 +298,10 @@ def test_training_cannot_call_an_encoder():
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_disk_that_fills_up_while_training_is_one_sentence(tmp_path):
-    from bundlecache.train.training.log import History
+    from bundlecache.train.training.log import TrainingLog
 
     (tmp_path / "history.jsonl").symlink_to("/dev/full")
-    with pytest.raises(CheckpointError, match="cannot be written"), History(tmp_path) as history:
+    with pytest.raises(CheckpointError, match="cannot be written"), TrainingLog(tmp_path) as history:
         history.add("text", 1, loss=1.0)
 
 

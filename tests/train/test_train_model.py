@@ -12,7 +12,7 @@ from helpers import train_shop as world
 
 from bundlecache.errors import RecipeError, StoreError
 from bundlecache.recipes.recipe import Base, Lora
-from bundlecache.train.inference.scoring import attention, complete, ladder, orders, score, score_options
+from bundlecache.train.inference.scoring import attention, complete, orders, score, score_options, score_variants
 from bundlecache.train.inference.tournament import play
 from bundlecache.train.model import llm as llms
 from bundlecache.train.model.bundle_mllm import build
@@ -122,9 +122,9 @@ def test_mean_attention_counts_only_what_items_have(model, cat):
     questions = world.questions(cat)
     found = attention(model, questions)
     items = np.unique(questions.options)
-    mask = model.bank.mask[torch.from_numpy(items.astype(np.int64))].numpy()
+    mask = model.embeddings.mask[torch.from_numpy(items.astype(np.int64))].numpy()
     assert found["items"] == mask.any(1).sum()
-    assert found["names"] == list(model.bank.names)
+    assert found["names"] == list(model.embeddings.names)
     assert sum(found["weight"]) == pytest.approx(1, abs=1e-4)
     np.testing.assert_allclose(found["present"], mask[mask.any(1)].mean(0), atol=1e-5)
     np.testing.assert_allclose(np.sum(found["matrix"], axis=1), 1, atol=1e-4)
@@ -239,13 +239,13 @@ def test_what_prompts_begin_with_is_read_once_and_changes_nothing(model, cat, mo
 
 def test_the_ladder_holds_every_rung_of_a_run(model, cat):
     seen = []
-    rungs = ladder(model, world.questions(cat), progress=lambda done, of: seen.append((done, of)))
-    assert list(rungs.answers) == ["Bundle-MLLM", "Bundle-MLLM, titles only (stage 1)", "base model, untrained"]
-    assert list(rungs.ablation) == ["image", "graph"]
-    assert set(rungs.seconds) == set(rungs.answers) | set(rungs.ablation)
+    variants = score_variants(model, world.questions(cat), progress=lambda done, of: seen.append((done, of)))
+    assert list(variants.answers) == ["Bundle-MLLM", "Bundle-MLLM, titles only (stage 1)", "zero-shot LLM"]
+    assert list(variants.ablation) == ["image", "graph"]
+    assert set(variants.seconds) == set(variants.answers) | set(variants.ablation)
     assert seen[-1][0] == seen[-1][1]
     text = score(model, world.questions(cat), mode="text").logits
-    assert (rungs.answers["base model, untrained"].logits != text).any()  # the adapter was off
+    assert (variants.answers["zero-shot LLM"].logits != text).any()  # the adapter was off
 
 
 def test_of_two_encoders_of_a_modality_the_ladder_leaves_out_one_at_a_time_and_a_recipes_order_stays(cat, base):
@@ -253,20 +253,23 @@ def test_of_two_encoders_of_a_modality_the_ladder_leaves_out_one_at_a_time_and_a
     matrices["test:other"] = world.matrix("image", world.matrices(seed=5)["image"].vectors)
     recipe = world.recipe(base, fusion={"modalities": ["image", "graph", "test:other"]})
     model = build(cat.titles, matrices, recipe, CPU).eval()
-    assert model.bank.names == list(recipe.fusion.modalities), "weights of the input nets are kept by place"
+    assert model.embeddings.names == list(recipe.fusion.modalities), "weights of the input nets are kept by place"
     model.mode = "mm"
-    rungs = ladder(model, world.questions(cat))
-    logits = [rungs.answers["Bundle-MLLM"].logits, *(rungs.ablation[name].logits for name in model.bank.names)]
+    variants = score_variants(model, world.questions(cat))
+    logits = [
+        variants.answers["Bundle-MLLM"].logits,
+        *(variants.ablation[name].logits for name in model.embeddings.names),
+    ]
     assert all((one != other).any() for one, other in itertools.combinations(logits, 2))
 
 
 def test_rows_are_gathered_alike_from_the_device_and_from_disk(base, monkeypatch):
-    from bundlecache.train.model import embeddings as banks
+    from bundlecache.train.model import embeddings as module
 
     matrices = world.matrices()
-    resident = banks.FeatureBank.of(matrices, (), CPU)
-    monkeypatch.setattr(banks, "RESIDENT_BYTES", 0)
-    mapped = banks.FeatureBank.of(matrices, (), CPU)
+    resident = module.EmbeddingTable.of(matrices, (), CPU)
+    monkeypatch.setattr(module, "RESIDENT_BYTES", 0)
+    mapped = module.EmbeddingTable.of(matrices, (), CPU)
     items = np.array([5, 0, 31])
     for a, b in zip(resident.rows(items)[0], mapped.rows(items)[0], strict=True):
         assert torch.equal(a, b)

@@ -120,7 +120,7 @@ class Reference:
         self.model, self.recipe = model, model.recipe
         self.weights = {name: value.detach().double().numpy() for name, value in model.named_parameters()}
         self.weights |= {name: value.double().numpy() for name, value in model.named_buffers()}
-        self.rows = [matrix.vectors.astype(np.float64) for matrix in model.bank.matrices]
+        self.rows = [matrix.vectors.astype(np.float64) for matrix in model.embeddings.matrices]
         self.config = model.llm.config
 
     def llm(self):
@@ -138,7 +138,7 @@ class Reference:
         known = [
             [
                 rows[i] if matrix.mask[i] else None
-                for rows, matrix in zip(self.rows, self.model.bank.matrices, strict=True)
+                for rows, matrix in zip(self.rows, self.model.embeddings.matrices, strict=True)
             ]
             for i in items
         ]

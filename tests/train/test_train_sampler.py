@@ -11,7 +11,7 @@ from helpers import train_shop as world
 from bundlecache.catalogue import splits
 from bundlecache.errors import QuestionsError
 from bundlecache.recipes.recipe import Data
-from bundlecache.train.training.sampler import TrainingQuestions
+from bundlecache.train.training.sampler import QuestionSampler
 
 
 def lengths(given, options, taken):
@@ -19,7 +19,7 @@ def lengths(given, options, taken):
 
 
 def supply(cat, seed=0, **settings):
-    return TrainingQuestions(cat, Data(options=5, batch=8, bucket=4, **settings), lengths, seed)
+    return QuestionSampler(cat, Data(options=5, batch=8, bucket=4, **settings), lengths, seed)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_every_question_has_one_truth_and_distinct_wrong_options_from_outside_it
     for step in range(8):
         drawn = questions.batch(step)
         assert len(drawn) == 8
-        for given, options, truth in zip(drawn.given, drawn.options, drawn.truth, strict=True):
+        for given, options, truth in zip(drawn.partial, drawn.options, drawn.truth, strict=True):
             shown = set(given.tolist())
             homes = [bundle for bundle in train if shown | {options[truth]} <= bundle]
             assert homes
@@ -69,7 +69,7 @@ def test_the_same_seed_draws_the_same_questions_in_any_order_and_another_seed_ot
     for a, b in zip(forward, backward, strict=True):
         assert (a.options == b.options).all()
         assert (a.truth == b.truth).all()
-        assert all((x == y).all() for x, y in zip(a.given, b.given, strict=True))
+        assert all((x == y).all() for x, y in zip(a.partial, b.partial, strict=True))
     assert any((a.options != other.batch(k).options).any() for k, a in enumerate(forward))
 
 
@@ -79,7 +79,7 @@ def test_an_epoch_asks_about_every_training_bundle_and_the_truth_stands_everywhe
         frozenset([*g.tolist(), o[t]])
         for k in range(12)
         for d in [questions.batch(k)]
-        for g, o, t in zip(d.given, d.options, d.truth, strict=True)
+        for g, o, t in zip(d.partial, d.options, d.truth, strict=True)
     ]
     train = [frozenset(questions.bundles[b].tolist()) for b in range(len(questions.bundles))]
     assert set(asked[: len(train)]) <= set(train)
@@ -90,20 +90,20 @@ def test_an_epoch_asks_about_every_training_bundle_and_the_truth_stands_everywhe
 
 def test_held_out_bundles_are_never_asked_about(cat):
     held = [cat.bundles.ids[b] for b in np.flatnonzero(splits.assign(cat) == "train")][:40]
-    questions = TrainingQuestions(cat, Data(options=4, batch=4), lengths, 0, held_out=held)
+    questions = QuestionSampler(cat, Data(options=4, batch=4), lengths, 0, held_out=held)
     assert len(questions.bundles) == (splits.assign(cat) == "train").sum() - 40
 
 
 def test_batches_hold_prompts_of_like_length(cat):
     questions = supply(cat)
-    spread = np.mean([np.ptp(lengths(d.given, d.options, d.taken)) for d in map(questions.batch, range(16))])
+    spread = np.mean([np.ptp(lengths(d.partial, d.options, d.history)) for d in map(questions.batch, range(16))])
     whole = np.ptp([len(g) * 10 for k in range(4) for g in questions.batch(k).given])
     assert spread < whole
 
 
 def test_too_small_a_catalogue_is_one_sentence(cat):
     with pytest.raises(QuestionsError, match="options"):
-        TrainingQuestions(cat, Data(options=47), lengths, 0)
+        QuestionSampler(cat, Data(options=47), lengths, 0)
     empty = dataclasses.replace(cat, bundles=dataclasses.replace(cat.bundles, split=["test"] * len(cat.bundles)))
     with pytest.raises(QuestionsError, match="training bundle"):
         supply(empty)

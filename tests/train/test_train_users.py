@@ -18,7 +18,7 @@ from bundlecache.train import checkpoint
 from bundlecache.train.inference import scoring
 from bundlecache.train.prompts.builder import PromptBuilder
 from bundlecache.train.training import loop
-from bundlecache.train.training.sampler import TrainingQuestions
+from bundlecache.train.training.sampler import QuestionSampler
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +42,12 @@ def test_a_training_question_tells_nothing_of_its_users_bundles_and_none_of_its_
     sister = dataclasses.replace(cat.bundles, group=[f"user-{b // 2}" for b in range(len(cat.bundles))])
     groups = dataclasses.replace(cat.interactions, group=[f"user-{b // 2}" for b in range(len(cat.bundles))])
     cat = dataclasses.replace(cat, bundles=sister, interactions=groups)
-    supply = TrainingQuestions(cat, Data(options=4, batch=8, bucket=2), lengths, 0, histories=UserHistories(cat, 3))
+    supply = QuestionSampler(cat, Data(options=4, batch=8, bucket=2), lengths, 0, histories=UserHistories(cat, 3))
     train = np.flatnonzero(splits.assign(cat) == "train")
     told = 0
     for step in range(10):
         drawn = supply.batch(step)
-        for taken, given, options, truth in zip(drawn.taken, drawn.given, drawn.options, drawn.truth, strict=True):
+        for taken, given, options, truth in zip(drawn.history, drawn.partial, drawn.options, drawn.truth, strict=True):
             shown = {*given.tolist(), int(options[truth])}
             homes = [b for b in train if shown <= set(cat.bundles.items[b].tolist())]
             assert len(taken) <= 3
@@ -86,11 +86,11 @@ def test_a_model_is_trained_on_histories_and_goes_on_telling_them_when_loaded(ca
     done = loop.train(cat, world.matrices(), valid, world.recipe(base, **sections), tmp_path / "run", seed=0)
     model = checkpoint.load(done.run, cat, world.matrices())
     assert model.histories == UserHistories(cat, 4)
-    rungs = scoring.ladder(model, test)
+    variants = scoring.score_variants(model, test)
     told = scoring.score(model, test)
-    assert (rungs.answers["Bundle-MLLM"].logits == told.logits).all()
-    untold = scoring.score(model, test, history=False)
-    assert (rungs.ablation["history"].logits == untold.logits).all()
+    assert (variants.answers["Bundle-MLLM"].logits == told.logits).all()
+    untold = scoring.score(model, test, with_history=False)
+    assert (variants.ablation["history"].logits == untold.logits).all()
     assert np.abs(told.logits - untold.logits).max() > 1e-3
 
 

@@ -1,12 +1,14 @@
-"""Scoring: one forward pass per question, the first-step logits of the option letters.
+"""Scores questions with a trained model: one forward pass each, the first-step logits of the option letters.
 
-The whole ranking of the options comes from these logits. An answer is *valid* when the most likely token
-of the whole vocabulary is one of the question's letters. More options than the model was trained on play a
-tournament (`bundlecache.train.inference.tournament`) of such questions: letters that it never learned say little. ``at_once`` is another
-limit, up to the letters of the alphabet that are one token.
+These logits rank all options. An answer is *valid* when the most likely token of the whole vocabulary is one of the
+question's letters. A question with more options than the model was trained on becomes a tournament of smaller
+questions (`bundlecache.train.inference.tournament`), because letters that were never trained are not comparable.
+``at_once`` sets another limit, at most the number of letters that are one token.
 
-A language model may like a letter for its own sake. ``permutations`` asks the same question in several orders,
-in which every option stands at as many different letters, and averages the probabilities.
+A language model may prefer a letter whatever option it stands for. ``permutations`` asks each question in several
+orders, so that every option stands at several letters, and averages the probabilities.
+
+Notation: q questions, n options, m modalities, u distinct items, b questions in a batch, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,18 +37,19 @@ if TYPE_CHECKING:
     from bundlecache.questions.file import Questions
 
 ITEM_CHUNK = 8192  # items fused at once
+ZERO_SHOT = "zero-shot LLM"
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the model gave to q questions of n options: letter logits [q, n], and whether each answer was valid [q].
+    """The model's answers to q questions of n options.
 
-    After a tournament or several orders, log-probabilities stand for logits. An answer is valid that was so in the
-    final, and in at least half of the orders.
+    After a tournament or with several orders, ``logits`` are log-probabilities, and an answer is valid when it was valid
+    in the final and in at least half of the orders.
     """
 
-    logits: np.ndarray
-    valid: np.ndarray
+    logits: np.ndarray  # float32 [q, n] of the option letters
+    valid: np.ndarray  # bool [q]
 
     def probabilities(self) -> np.ndarray:
         """[q, n] softmax of the logits over the options."""
@@ -55,11 +58,11 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """The same questions answered by every rung of one run; ``seconds`` says what each rung took."""
+class ModelVariants:
+    """Answers of one run's model and of its variants to the same questions; ``seconds`` by the same names."""
 
     answers: dict[str, Answers] = field(default_factory=dict)  # the trained model first
-    ablation: dict[str, Answers] = field(default_factory=dict)  # modality -> the model without it
+    ablation: dict[str, Answers] = field(default_factory=dict)  # name of a left-out part -> the model without it
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -72,35 +75,41 @@ def score(
     mode: str | None = None,
     permutations: int = 1,
     at_once: int | None = None,
-    history: bool = True,
+    with_history: bool = True,
 ) -> Answers:
-    """Answer frozen questions; see :func:`score_options`. Without ``history`` no user's is told."""
+    """Answer frozen questions; see :func:`score_options`. ``with_history=False`` leaves the users' histories out."""
     how: dict[str, Any] = {"batch_size": batch_size, "without": without, "mode": mode}
     how |= {"permutations": permutations, "at_once": at_once}
-    taken = model.taken(questions) if history else None
-    return score_options(model, questions.partial, questions.options, taken=taken, **how)
+    history = model.history_of(questions) if with_history else None
+    return score_options(model, questions.partial, questions.options, history=history, **how)
 
 
 def score_options(
     model: BundleMLLM,
-    given: Sequence[np.ndarray],
+    partial: Sequence[np.ndarray],
     options: np.ndarray,
     *,
-    taken: Sequence[np.ndarray] | None = None,
+    history: Sequence[np.ndarray] | None = None,
     batch_size: int = 32,
     without: Sequence[str] = (),
     mode: str | None = None,
     permutations: int = 1,
     at_once: int | None = None,
 ) -> Answers:
-    """Choose among ``options`` [q, n] for each partial bundle in ``given`` (item indices).
+    """Choose among ``options`` [q, n] for each partial bundle (item indices).
 
-    ``taken`` are the histories of the users, latest last, of which the prompt tells as many as in training.
-
-    ``mode`` is ``"mm"`` or ``"text"``, by default what the model was trained for. ``without`` names vectors of the
-    bank that count as missing for every item.
-    ``permutations`` is in how many orders of its options a question is asked, ``at_once`` about how many options (by
-    default as in training).
+    Parameters
+    ----------
+    history
+        The users' histories, latest last; the prompt contains as many items of them as in training.
+    mode
+        ``"mm"`` or ``"text"``; by default what the model was trained for.
+    without
+        Names in the embedding table that count as missing for every item.
+    permutations
+        In how many orders of its options a question is asked.
+    at_once
+        How many options one prompt holds; by default as in training.
 
     Raises
     ------
@@ -109,11 +118,11 @@ def score_options(
     """
     if not len(options):
         return Answers(np.zeros(options.shape, np.float32), np.zeros(0, bool))
-    taken = [NOTHING] * len(options) if taken is None else taken
-    known = () if model.bank is None else model.bank.names
+    history = [NOTHING] * len(options) if history is None else history
+    known = () if model.embeddings is None else model.embeddings.names
     if unknown := [name for name in without if name not in known]:
         raise RecipeError(f"This model fuses no {unknown[0]!r}; it fuses {', '.join(known) or 'nothing'}.")
-    reader = _Reader(model, taken, given, options, mode or model.mode, without, batch_size)
+    reader = _Reader(model, history, partial, options, mode or model.mode, without, batch_size)
     letters = len(model.prompts.letters)
     if at_once is not None and not 2 <= at_once <= letters:
         raise RecipeError(
@@ -161,25 +170,25 @@ def _averaged(ask: Ask, groups: Sequence[np.ndarray], count: int) -> list[tuple[
 
 
 class _Reader:
-    """A model that is asked about options of given questions; the token of every item is made once."""
+    """Asks a model about options of the given questions; the token of every item is computed once."""
 
     def __init__(
         self,
         model: BundleMLLM,
-        taken: Sequence[np.ndarray],
-        given: Sequence[np.ndarray],
+        history: Sequence[np.ndarray],
+        partial: Sequence[np.ndarray],
         options: np.ndarray,
         mode: str,
-        hidden: Sequence[str],
+        masked: Sequence[str],
         batch_size: int,
     ) -> None:
-        if mode not in MODES or (mode == "mm" and model.bank is None):
+        if mode not in MODES or (mode == "mm" and model.embeddings is None):
             raise RecipeError(
                 f"This model cannot answer in the mode {mode!r}.", hint=f"modes are {' and '.join(MODES)}"
             )
         self.model, self.options, self.mode, self.batch_size = model, options, mode, batch_size
-        self.taken, self.given, self.hidden = taken, given, hidden
-        self.items = np.unique(np.concatenate([*taken, *given, options.ravel()])).astype(np.int64)
+        self.history, self.partial, self.masked = history, partial, masked
+        self.items = np.unique(np.concatenate([*history, *partial, options.ravel()])).astype(np.int64)
         self.fused: Tensor | None = None
 
     @torch.inference_mode()
@@ -188,14 +197,14 @@ class _Reader:
         model, was_training = self.model, self.model.training
         model.eval()
         if self.mode == "mm" and self.fused is None:
-            self.fused = _fuse(model, self.items, self.hidden)
-        taken, given = ([items for _ in groups for items in some] for some in (self.taken, self.given))
+            self.fused = _fuse(model, self.items, self.masked)
+        history, partial = ([items for _ in groups for items in some] for some in (self.history, self.partial))
         options = [row for group in groups for row in np.take_along_axis(self.options, group, 1)]
-        logits = np.full((len(given), max(group.shape[1] for group in groups)), -np.inf, np.float32)
-        valid = np.zeros(len(given), bool)
-        for rows in self._batches(model.prompts.lengths(given, options, self.mode, taken), len(groups)):
-            told, shown, offered = ([some[r] for r in rows] for some in (taken, given, options))
-            batch = model.prompts.build(shown, offered, self.mode, told)
+        logits = np.full((len(partial), max(group.shape[1] for group in groups)), -np.inf, np.float32)
+        valid = np.zeros(len(partial), bool)
+        for rows in self._batches(model.prompts.lengths(partial, options, self.mode, history), len(groups)):
+            past, given, offered = ([some[r] for r in rows] for some in (history, partial, options))
+            batch = model.prompts.build(given, offered, self.mode, past)
             tokens = None
             if self.fused is not None:
                 tokens = self.fused[to_device(np.searchsorted(self.items, batch.items), self.fused.device)]
@@ -208,7 +217,7 @@ class _Reader:
         ]
 
     def _batches(self, lengths: np.ndarray, groups: int) -> Iterator[np.ndarray]:
-        """Rows that are asked together: of like length, or of one question, whose beginning is then read once."""
+        """Rows of one forward pass: of similar length, or of one question, whose common prefix is then computed once."""
         size, count = self.batch_size, len(lengths) // groups
         if 2 * groups < size:
             order = np.argsort(lengths, kind="stable")
@@ -219,7 +228,7 @@ class _Reader:
             yield from (rows[k : k + size] for k in range(0, groups, size))
 
     def _read(self, full: Tensor, counts: list[int], rows: np.ndarray, logits: np.ndarray, valid: np.ndarray) -> None:
-        """Put what logits [b, V] say about questions of ``counts`` options into ``rows`` of logits and valid."""
+        """Write the letters' part of ``full`` [b, V] (questions of ``counts`` options) into ``rows`` of logits and valid."""
         letters = self.model.get_buffer("letters")[: max(counts)]
         said, top = full[:, letters].cpu().numpy(), full.argmax(dim=1)  # [b, k], [b]
         place = (top[:, None] == letters).float()  # [b, k]
@@ -231,42 +240,42 @@ class _Reader:
 
 @torch.inference_mode()
 def fused(model: BundleMLLM, run: Path) -> Matrix:
-    """The fused token of every item of the catalogue as vectors [I, h], to be searched like those of an encoder.
+    """The fused token of every item of the catalogue as a `Matrix` [I, h], for searching.
 
     Raises
     ------
     CheckpointError
         When ``run`` was trained on titles alone.
     """
-    if model.bank is None or model.tokens is None:
+    if model.embeddings is None or model.tokens is None:
         raise CheckpointError(
             f"{run.name} was trained on titles alone, so it has no fused tokens.", hint="bundlecache train"
         )
-    mask = model.bank.mask.any(dim=1).cpu().numpy()
+    mask = model.embeddings.mask.any(dim=1).cpu().numpy()
     parts = [model.item_tokens(items).float().cpu() for items in _chunks(np.arange(len(mask)))]
     vectors = torch.cat(parts).numpy()
     cause = hashlib.blake2b((run / "fusion.safetensors").read_bytes(), digest_size=16)
-    cause.update(repr([(matrix.table, matrix.version) for matrix in model.bank.matrices]).encode())
+    cause.update(repr([(matrix.table, matrix.version) for matrix in model.embeddings.matrices]).encode())
     return Matrix("fused", f"run:{run.name}", f"runs/{run.name}", cause.hexdigest(), 1, vectors, mask)
 
 
 @torch.inference_mode()
 def attention(model: BundleMLLM, questions: Questions) -> dict[str, Any] | None:
-    """How the fusion attends over the m modalities of the items that are options, on average; None where nothing is fused.
+    """Mean attention of the fusion over the m modalities of the options; None when the model fuses nothing.
 
-    ``weight`` [m] is the share of attention that each modality gets and adds up to 1, ``even`` [m] what it would be
-    if nothing were preferred, ``present`` [m] the share of items that have it; ``matrix`` [m, m] is how much the
-    row of each modality takes of each, over the items that have it. Items without any vector are left out.
-    ``residual`` says whether every vector is added to its own row as well.
+    ``weight`` [m] is each modality's share of attention (sum 1), ``even`` [m] the share under uniform attention,
+    ``present`` [m] the share of items that have the modality, ``matrix`` [m, m] the attention of each modality's row
+    to each modality, over the items that have it. Items without any vector are left out. ``residual`` says
+    whether every vector is also added to its own row.
     """
-    if model.bank is None or model.tokens is None or model.mode != "mm":
+    if model.embeddings is None or model.tokens is None or model.mode != "mm":
         return None
-    m = len(model.bank.names)
+    m = len(model.embeddings.names)
     count, here, weight, even, matrix = 0, np.zeros(m), np.zeros(m), np.zeros(m), np.zeros((m, m))
     items, was_training = np.unique(questions.options).astype(np.int64), model.training
     model.eval()
     for chunk in _chunks(items):
-        vectors, mask = model.bank.rows(chunk)
+        vectors, mask = model.embeddings.rows(chunk)
         some = mask.any(dim=1)
         found = model.tokens.fusion.attention(vectors, mask, model.tokens.separator)
         rows, pool = (each[some].double().cpu().numpy() for each in found)  # [u, m, m], [u, m]
@@ -279,7 +288,7 @@ def attention(model: BundleMLLM, questions: Questions) -> dict[str, Any] | None:
     if not count:
         return None
     return {
-        "names": list(model.bank.names),
+        "names": list(model.embeddings.names),
         "items": count,
         "present": (here / count).round(6).tolist(),
         "weight": (weight / count).round(6).tolist(),
@@ -294,23 +303,23 @@ def complete(
     partial: np.ndarray,
     candidates: Sequence[int],
     *,
-    taken: np.ndarray = NOTHING,
+    history: np.ndarray = NOTHING,
     permutations: int = 1,
     at_once: int | None = None,
 ) -> list[tuple[int, float]]:
-    """``candidates`` (item indices, those expected to fit best first) by probability, highest first.
+    """Rank ``candidates`` (item indices, best guess first) for one partial bundle: (item, probability), highest first.
 
-    ``taken`` is the user's history, latest last.
+    ``history`` is the user's, latest last.
     """
     options = np.asarray([int(c) for c in candidates], np.int32)[None]
     how: dict[str, Any] = {"permutations": permutations, "at_once": at_once}
-    answers = score_options(model, [np.asarray(partial)], options, taken=[taken], **how)
+    answers = score_options(model, [np.asarray(partial)], options, history=[history], **how)
     probabilities = answers.probabilities()[0]
     order = np.argsort(-probabilities, kind="stable")
     return [(int(options[0, k]), float(probabilities[k])) for k in order]
 
 
-def ladder(
+def score_variants(
     model: BundleMLLM,
     questions: Questions,
     *,
@@ -319,43 +328,42 @@ def ladder(
     permutations: int = 1,
     at_once: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Ladder:
-    """The trained model, the same without fused tokens, the untrained base; and, on request, without each modality.
+) -> ModelVariants:
+    """Score the trained model, the same without fused tokens, and the zero-shot LLM (adapter off, titles only).
 
-    Where the prompt tells users' histories, on request also without them.
-
-    After the strategy text -> fusion, the row without fused tokens is stage 1: stage 2 left the LLM as it was.
-    ``progress(done, of)`` is called after each rung.
+    ``ablation`` adds the model without each modality and, when the prompt contains them, without users' histories.
+    After the strategy text -> fusion, the variant without fused tokens is stage 1, because stage 2 does not change the
+    LLM. ``progress(done, of)`` is called after each variant.
     """
-    rungs = Ladder()
+    variants = ModelVariants()
     how: dict[str, Any] = {"batch_size": batch_size, "permutations": permutations, "at_once": at_once}
-    names = list(model.bank.names) if model.bank is not None and model.mode == "mm" and ablation else []
+    names = list(model.embeddings.names) if model.embeddings is not None and model.mode == "mm" and ablation else []
     jobs: list[tuple[str, dict[str, Any]]] = [("Bundle-MLLM", {"mode": model.mode})]
     if model.mode == "mm":
         first = "Bundle-MLLM, titles only" + (" (stage 1)" if model.recipe.run.strategy[:1] == ("text",) else "")
         jobs.append((first, {"mode": "text"}))
-    whole = len(jobs)  # what follows leaves something out
-    if ablation and any(len(items) for items in model.taken(questions)):
-        jobs.append(("history", {"mode": model.mode, "history": False}))
+    whole = len(jobs)  # the jobs from here on are ablations
+    if ablation and any(len(items) for items in model.history_of(questions)):
+        jobs.append(("history", {"mode": model.mode, "with_history": False}))
     jobs += [(name, {"without": [name]}) for name in names if len(names) > 1]
     for done, (name, change) in enumerate(jobs):
         start = time.perf_counter()
         answers = score(model, questions, **how, **change)
-        rungs.seconds[name] = time.perf_counter() - start
-        (rungs.answers if done < whole else rungs.ablation)[name] = answers
+        variants.seconds[name] = time.perf_counter() - start
+        (variants.answers if done < whole else variants.ablation)[name] = answers
         if progress is not None:
             progress(done + 1, len(jobs) + 1)
     with model.llm.disable_adapter():
         start = time.perf_counter()
-        rungs.answers["base model, untrained"] = score(model, questions, **how, mode="text", history=False)
-        rungs.seconds["base model, untrained"] = time.perf_counter() - start
+        variants.answers[ZERO_SHOT] = score(model, questions, **how, mode="text", with_history=False)
+        variants.seconds[ZERO_SHOT] = time.perf_counter() - start
     if progress is not None:
         progress(len(jobs) + 1, len(jobs) + 1)
-    return rungs
+    return variants
 
 
-def _fuse(model: BundleMLLM, items: np.ndarray, hidden: Sequence[str]) -> Tensor:
-    return torch.cat([model.item_tokens(chunk, hidden) for chunk in _chunks(items)])
+def _fuse(model: BundleMLLM, items: np.ndarray, masked: Sequence[str]) -> Tensor:
+    return torch.cat([model.item_tokens(chunk, masked) for chunk in _chunks(items)])
 
 
 def _chunks(items: np.ndarray) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from bundlecache.questions.user_history import UserHistories
 
 from ..prompts.builder import NOTHING, Batch, PromptBuilder, full_stop, separator_ids
 from . import llm as llms
-from .embeddings import FeatureBank, to_device
+from .embeddings import EmbeddingTable, to_device
 from .fusion import ItemTokens
 
 if TYPE_CHECKING:
@@ -28,29 +28,36 @@ if TYPE_CHECKING:
     from bundlecache.store.store import Matrix
 
 MODES = ("mm", "text")
-SHARED_FROM = 1 / 8
-"""The part of a prompt that must be common to a batch for its keys and values to be computed once, and copied."""
+MIN_SHARED_SHARE = 1 / 8
+"""A common prefix of at least this share of the prompt is computed once for the batch."""
 
 
 class BundleMLLM(nn.Module):
     """Prompts in, letter logits out. Made by :func:`build`.
 
     ``mode`` is what the model was trained for last: ``"mm"`` reads titles and fused tokens, ``"text"``
-    titles only. The language model's own weights are never trained.
+    titles only. The language model's own weights are never trained: ``llm`` is ``base.model`` inside a LoRA adapter.
     """
 
     def __init__(
-        self, llm: Any, tokens: ItemTokens | None, bank: FeatureBank | None, prompts: PromptBuilder, recipe: Recipe
+        self,
+        base: llms.LoadedLlm,
+        llm: Any,
+        tokens: ItemTokens | None,
+        embeddings: EmbeddingTable | None,
+        prompts: PromptBuilder,
+        recipe: Recipe,
+        histories: UserHistories | None = None,
     ) -> None:
         super().__init__()
+        self.base = base
         self.llm = llm
         self.tokens = tokens
-        self.bank = bank
+        self.embeddings = embeddings
         self.prompts = prompts
         self.recipe = recipe
+        self.histories = histories  # where the prompt contains users' histories
         self.mode = "text"
-        self.base: llms.LoadedLlm | None = None
-        self.histories: UserHistories | None = None  # of the users, where the prompt tells them
         self.register_buffer("letters", torch.from_numpy(prompts.letters), persistent=False)
 
     @property
@@ -63,8 +70,8 @@ class BundleMLLM(nn.Module):
         """Where the language model is."""
         return self.get_buffer("letters").device
 
-    def taken(self, questions: Questions) -> list[np.ndarray]:
-        """What the prompt tells of the users' histories, per question; nothing as a rule."""
+    def history_of(self, questions: Questions) -> list[np.ndarray]:
+        """The user's history of each question, as far as the prompt contains it; mostly empty."""
         return [NOTHING] * len(questions) if self.histories is None else self.histories.of(questions)
 
     def train_only(self, stage: str) -> list[nn.Parameter]:
@@ -77,13 +84,13 @@ class BundleMLLM(nn.Module):
             parameter.requires_grad_((lora and stage != "fusion") or (item and stage != "text"))
         return [p for p in self.parameters() if p.requires_grad]
 
-    def item_tokens(self, items: np.ndarray, hidden: Sequence[str] = ()) -> Tensor:
-        """Fused tokens, float32 [u, h], of the items [u]; ``hidden`` names matrices that count as missing."""
-        if self.tokens is None or self.bank is None:
+    def item_tokens(self, items: np.ndarray, masked: Sequence[str] = ()) -> Tensor:
+        """Fused tokens, float32 [u, h], of the items [u]; ``masked`` names matrices that count as missing."""
+        if self.tokens is None or self.embeddings is None:
             raise RuntimeError("this model was built without vectors")
         # Normalisation and softmax of half-precision rows would cost digits and save nothing.
         with torch.autocast(self.device.type, enabled=False):
-            vectors, mask = self.bank.rows(items, hidden)
+            vectors, mask = self.embeddings.rows(items, masked)
             return self.tokens(vectors, mask)
 
     def embed(self, batch: Batch, tokens: Tensor | None) -> Tensor:
@@ -132,18 +139,18 @@ class BundleMLLM(nn.Module):
         return torch.stack(places) if ahead else places[0]
 
     def _shared(self, batch: Batch, ahead: int) -> int:
-        """How many tokens the prompts begin with alike, where reading them once pays and trains nothing; else 0."""
+        """Length of the prompts' common prefix when computing it once is worthwhile and trains nothing; else 0."""
         learning = torch.is_grad_enabled()
         if len(batch.ids) < 2 or (learning and any(p.requires_grad for p in self.llm.parameters())):
             return 0
-        if learning and self.recipe.base.gradient_checkpointing:  # which keeps no keys and values
+        if learning and self.recipe.base.gradient_checkpointing:  # keeps no keys and values
             return 0
         alike = (batch.ids == batch.ids[:1]).all(axis=0)  # [L]
         if learning:
-            alike &= batch.ids[0] >= 0  # what is soft is being trained
+            alike &= batch.ids[0] >= 0  # soft tokens are being trained
         count = len(alike) if alike.all() else int(alike.argmin())
         count = min(count, int(batch.last.min()) - ahead)
-        return count if count >= SHARED_FROM * batch.ids.shape[1] else 0
+        return count if count >= MIN_SHARED_SHARE * batch.ids.shape[1] else 0
 
     def logits(self, batch: Batch, tokens: Tensor | None) -> Tensor:
         """Logits of the answer over the whole vocabulary, float32 [b, V]."""
@@ -177,11 +184,13 @@ def build(
     recipe: Recipe,
     device: torch.device,
     token_cache: Path | None = None,
+    histories: UserHistories | None = None,
 ) -> BundleMLLM:
-    """A fresh model of ``recipe`` over a catalogue's titles [I] and its stored vectors.
+    """A new model of ``recipe`` over a catalogue's titles [I] and its stored vectors.
 
     Without matrices the model reads text only. Weights are drawn from torch's global seed. ``token_cache`` is
-    the folder that keeps the titles' token ids (`bundlecache.train.prompts.titles`).
+    the folder that keeps the titles' token ids (`bundlecache.train.prompts.titles`), ``histories`` are those of
+    :func:`histories_for`.
 
     Raises
     ------
@@ -190,21 +199,21 @@ def build(
     """
     base = llms.load(recipe.base, device)
     prompts = PromptBuilder(base.tokenizer, titles, recipe.prompt, recipe.data.options, token_cache)
-    bank = FeatureBank.of(matrices, recipe.fusion.modalities, device) if matrices else None
-    adapted = llms.add_lora(base.model, recipe.lora)  # drawn first: the same with and without vectors
-    tokens = None if bank is None else _item_tokens(base, bank, recipe)
-    model = BundleMLLM(adapted, tokens, bank, prompts, recipe)
-    model.base = base
-    return model.to(device)
+    embeddings = EmbeddingTable.of(matrices, recipe.fusion.modalities, device) if matrices else None
+    adapted = llms.add_lora(
+        base.model, recipe.lora
+    )  # before the item tokens, so that its random weights do not depend on them
+    tokens = None if embeddings is None else _item_tokens(base, embeddings, recipe)
+    return BundleMLLM(base, adapted, tokens, embeddings, prompts, recipe, histories).to(device)
 
 
 def histories_for(recipe: Recipe, catalogue: Catalogue) -> UserHistories | None:
-    """The users' histories, as long as the recipe's prompt tells them; None where it tells none."""
+    """The users' histories, cut to the length in the recipe's prompt; None when the prompt contains none."""
     return UserHistories(catalogue, recipe.prompt.history) if recipe.prompt.history else None
 
 
 def _prefix(decoder: Any, embeds: Tensor, copies: int) -> Any:
-    """Keys and values of what ``copies`` prompts begin with, [1, k, h]; None where layers see less than everything."""
+    """The cache of keys and values of a prefix [1, k, h], repeated for ``copies`` prompts; None for sliding-window layers."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
@@ -217,7 +226,7 @@ def _prefix(decoder: Any, embeds: Tensor, copies: int) -> Any:
     return cache
 
 
-def _item_tokens(base: llms.LoadedLlm, bank: FeatureBank, recipe: Recipe) -> ItemTokens:
+def _item_tokens(base: llms.LoadedLlm, embeddings: EmbeddingTable, recipe: Recipe) -> ItemTokens:
     table = base.model.get_input_embeddings().weight
     hidden, rms = table.shape[1], float(table.float().pow(2).mean().sqrt())
     separator = None
@@ -230,8 +239,8 @@ def _item_tokens(base: llms.LoadedLlm, bank: FeatureBank, recipe: Recipe) -> Ite
         ids = separator_ids(base.tokenizer, recipe.prompt)
         drawn = nn.init.xavier_uniform_(torch.empty(1, hidden))[0]
         separator = table[ids].float().mean(0).detach() if ids else drawn
-    tokens = ItemTokens(bank.widths, bank.modalities, recipe.fusion, hidden, rms, separator)
-    for k in range(len(bank.names)):
-        if tokens.fusion.input_of[k] == "standardise":  # which reads all of the vectors
-            tokens.fusion.standardise(k, bank.present(k))
+    tokens = ItemTokens(embeddings.widths, embeddings.modalities, recipe.fusion, hidden, rms, separator)
+    for k in range(len(embeddings.names)):
+        if tokens.fusion.input_of[k] == "standardise":  # reads all vectors, so only when needed
+            tokens.fusion.standardise(k, embeddings.present(k))
     return tokens

@@ -1,4 +1,4 @@
-"""Cached vectors on their way to the GPU: rows of memory-mapped matrices, gathered once per batch."""
+"""The embedding table: cached vectors of all items, gathered once per batch and moved to the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESIDENT_BYTES = 2 << 30
 """Matrices smaller than this are kept on the device; larger ones stay memory-mapped."""
 
 
-class FeatureBank:
+class EmbeddingTable:
     """The vectors of I items in m modalities; ``names`` are the keys under which they were given.
 
     A modality may stand twice, for instance as two graphs; ``modalities`` says what each one is.
@@ -37,8 +37,8 @@ class FeatureBank:
             self._resident = [torch.from_numpy(np.array(m.vectors)).to(device) for m in self.matrices]
 
     @classmethod
-    def of(cls, matrices: Mapping[str, Matrix], wanted: Sequence[str], device: torch.device) -> FeatureBank:
-        """The bank of the ``wanted`` matrices (empty: all), in the order of their names' appearance.
+    def of(cls, matrices: Mapping[str, Matrix], wanted: Sequence[str], device: torch.device) -> EmbeddingTable:
+        """The table of the ``wanted`` matrices (empty: all), in the order of their names' appearance.
 
         The name of a modality stands for all matrices of it that are given and not wanted by a name of their own.
 
@@ -62,12 +62,12 @@ class FeatureBank:
             raise StoreError("The store holds no vectors, so there is nothing to fuse.", hint="bundlecache encode")
         return cls(chosen, device)
 
-    def rows(self, items: np.ndarray, hidden: Sequence[str] = ()) -> tuple[list[Tensor], Tensor]:
-        """Vectors (m float32 tensors [u, d_m]) and mask [u, m] of ``items`` [u]; ``hidden`` names count as missing."""
+    def rows(self, items: np.ndarray, masked: Sequence[str] = ()) -> tuple[list[Tensor], Tensor]:
+        """Vectors (m float32 tensors [u, d_m]) and mask [u, m] of ``items`` [u]; ``masked`` names count as missing."""
         index = to_device(items, self.device)
         mask = self.mask[index]
-        if hidden:
-            keep = [name not in hidden for name in self.names]
+        if masked:
+            keep = [name not in masked for name in self.names]
             mask = mask & torch.tensor(keep, device=self.device)
         if self._resident is not None:
             return [matrix[index].float() for matrix in self._resident], mask

@@ -17,7 +17,7 @@ from bundlecache.errors import CheckpointError
 from bundlecache.files import write_text
 
 
-class History:
+class TrainingLog:
     """``history.jsonl`` and TensorBoard events of a run, line by line; a context manager.
 
     ``keep`` is how many lines of an earlier file stay, for a training that goes on. TensorBoard is a convenience: when
@@ -77,7 +77,7 @@ class History:
             except OSError:
                 self._board = None
 
-    def __enter__(self) -> History:
+    def __enter__(self) -> TrainingLog:
         return self
 
     def __exit__(

@@ -27,9 +27,9 @@ from .. import checkpoint
 from ..model import llm as llms
 from ..model.bundle_mllm import BundleMLLM, build, histories_for
 from . import resume as resuming
-from .log import History, Stop
+from .log import Stop, TrainingLog
 from .resume import WEIGHTS, Snapshot
-from .sampler import TrainingQuestions
+from .sampler import QuestionSampler
 from .stage import Progress, Save, StageLoop
 
 if TYPE_CHECKING:
@@ -103,18 +103,18 @@ def train(
     _check(strategy, matrices if fuses else None, valid)
     accelerator = accelerator_for(recipe, llms.device_of(device))
     torch.manual_seed(seed)
-    model = build(catalogue.titles, matrices if fuses else {}, recipe, accelerator.device, token_cache)
-    model.histories = histories_for(recipe, catalogue)
+    histories = histories_for(recipe, catalogue)
+    model = build(catalogue.titles, matrices if fuses else {}, recipe, accelerator.device, token_cache, histories)
     if init is not None and start is not None:
         _go_on(model, init, start, valid, matrices)
-    used = {} if model.bank is None else dict(zip(model.bank.names, model.bank.matrices, strict=True))
+    used = {} if model.embeddings is None else dict(zip(model.embeddings.names, model.embeddings.matrices, strict=True))
     job = resuming.job(catalogue, used, valid, model, seed, strategy)
     if snapshot is not None:
         snapshot.check(job)
         snapshot.put_into(model)
     minutes = recipe.run.max_minutes if max_minutes is None else max_minutes
     keep = snapshot.history if snapshot else 0
-    with Stop(minutes) as stop, History(run, enabled=accelerator.is_main_process, keep=keep) as history:
+    with Stop(minutes) as stop, TrainingLog(run, enabled=accelerator.is_main_process, keep=keep) as history:
         for place in range(snapshot.place if snapshot else 0, len(strategy)):
             name = strategy[place]
             stage_seed = seed * len(STAGES) + STAGES.index(name)
@@ -176,7 +176,7 @@ def resume(
 def _saver(
     run: Path,
     model: BundleMLLM,
-    history: History,
+    history: TrainingLog,
     accelerator: Any,
     job: dict[str, Any],
     stages: Sequence[dict[str, Any]],
@@ -224,10 +224,10 @@ def _questions(
     stage: str,
     seed: int,
     matrices: Mapping[str, Matrix],
-) -> TrainingQuestions:
+) -> QuestionSampler:
     mode = "text" if stage == "text" else "mm"
-    vectors = None if model.bank is None else model.bank.matrices[0].vectors
-    return TrainingQuestions(
+    vectors = None if model.embeddings is None else model.embeddings.matrices[0].vectors
+    return QuestionSampler(
         catalogue,
         recipe.data,
         lambda given, options, taken: model.prompts.lengths(given, options, mode, taken),

@@ -142,7 +142,7 @@ def job(
         "recipe": json.loads(json.dumps(model.recipe.to_dict())),
         "seed": seed,
         "strategy": strategy,
-        "base model": None if model.base is None else model.base.fingerprint,
+        "base model": model.base.fingerprint,
         "validation questions": [valid.name, valid.sha256],
         "catalogue": _digest_catalogue(catalogue),
         "vectors": {name: _digest_matrix(matrix) for name, matrix in matrices.items()},

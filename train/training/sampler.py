@@ -1,8 +1,7 @@
-"""Training questions: drawn anew at every step, from the seed and the number of the step alone.
+"""Samples training questions: new ones at every step, determined by the seed and the number of the step.
 
-They are like the frozen questions in everything but the draw: the wrong options come from the same cells
-(seen or unseen in training, popularity, and for ``hard`` category), or are hard in one of the ways of
-`hard_negatives`, so that what is learned is what is asked.
+They have the distribution of the frozen questions: the wrong options come from the same strata (seen or unseen in
+training, popularity, and for ``hard`` also category) or from one of the kinds of hard negatives.
 """
 
 from __future__ import annotations
@@ -31,29 +30,29 @@ Lengths = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], Sequence[np.ndar
 
 @dataclass(frozen=True)
 class Drawn:
-    """b questions: the given items of each, its n options, and which option is right."""
+    """b training questions; fields as in `bundlecache.questions.file.Questions`."""
 
-    given: list[np.ndarray]
+    partial: list[np.ndarray]
     options: np.ndarray  # int32 [b, n]
     truth: np.ndarray  # int64 [b]
-    taken: list[np.ndarray]  # what each one's user took elsewhere, latest last
+    history: list[np.ndarray]  # items that the bundle's user took elsewhere, latest last
 
     def __len__(self) -> int:
         return len(self.truth)
 
     def take(self, rows: np.ndarray) -> Drawn:
         """The questions ``rows``."""
-        given, taken = ([some[r] for r in rows] for some in (self.given, self.taken))
-        return Drawn(given, self.options[rows], self.truth[rows], taken)
+        partial, history = ([some[r] for r in rows] for some in (self.partial, self.history))
+        return Drawn(partial, self.options[rows], self.truth[rows], history)
 
 
-class TrainingQuestions:
-    """An endless supply of questions about training bundles; ``held_out`` names bundles never to use.
+class QuestionSampler:
+    """Samples batches of questions about training bundles without end.
 
-    ``lengths(given, options, taken)`` says how long a prompt is, so that batches hold prompts of like length.
-    ``histories`` tell what the users of the bundles took elsewhere.
-    ``vectors`` [I, d] are needed for hard negatives when the items have no category, ``matrices`` by name for
-    those that are nearest in a modality.
+    ``lengths(partial, options, history)`` gives the tokens of each prompt, so that a batch holds prompts of similar
+    length. ``held_out`` are the ids of bundles never to use. ``histories`` adds the users' histories to the questions.
+    ``vectors`` [I, d] are needed for hard negatives when the items have no category, ``matrices`` (by name) for
+    negatives that are nearest in a modality.
 
     Raises
     ------
@@ -73,9 +72,9 @@ class TrainingQuestions:
         histories: UserHistories | None = None,
     ) -> None:
         self.settings, self.seed, self._lengths, self._histories = settings, seed, lengths, histories
-        secret = set(held_out)
+        excluded = set(held_out)
         rows = [
-            b for b in np.flatnonzero(splits.assign(catalogue) == "train") if catalogue.bundles.ids[b] not in secret
+            b for b in np.flatnonzero(splits.assign(catalogue) == "train") if catalogue.bundles.ids[b] not in excluded
         ]
         rows = [b for b in rows if len(catalogue.bundles.items[b]) >= 2]
         self.bundles = [catalogue.bundles.items[b] for b in rows]
@@ -107,15 +106,15 @@ class TrainingQuestions:
         return self._drawn[1][place]
 
     def _bucket(self, number: int) -> list[Drawn]:
-        """The batches of ``bucket`` steps: drawn together, sorted by length, dealt out in random order."""
+        """The batches of ``bucket`` steps: drawn together, sorted by prompt length, returned in random order."""
         rng = np.random.default_rng([self.seed, number])
         size, count = self.settings.batch, self.settings.bucket
         drawn = self._draw(rng, self._order(number * size * count, size * count))
-        order = np.argsort(self._lengths(drawn.given, list(drawn.options), drawn.taken), kind="stable")
+        order = np.argsort(self._lengths(drawn.partial, list(drawn.options), drawn.history), kind="stable")
         return [drawn.take(order[k * size : (k + 1) * size]) for k in rng.permutation(count)]
 
     def _order(self, first: int, count: int) -> np.ndarray:
-        """Bundles number ``first`` and on, when every epoch goes through all of them in an order of its own."""
+        """Positions ``first`` to ``first + count`` in the stream of bundles; every epoch is a new permutation of all bundles."""
         numbers = np.arange(first, first + count)
         epochs, places = np.divmod(numbers, len(self.bundles))
         order = np.empty(count, np.int64)
@@ -128,31 +127,31 @@ class TrainingQuestions:
         n = self.settings.options
         truth = rng.integers(n, size=len(bundles))
         options = np.empty((len(bundles), n), np.int32)
-        given = []
+        partial = []
         for row, b in enumerate(bundles):
             items = rng.permutation(self.bundles[b])
             rest = items[1:]
             if self.settings.partial == "random":
                 rest = rest[: rng.integers(1, len(rest) + 1)]
-            given.append(rest)
+            partial.append(rest)
             pools = self._pools[int(rng.integers(len(self._pools)))]
             options[row] = np.insert(pools.draw(rng, _Case(int(b), items, rest), n - 1), truth[row], items[0])
-        taken = [NOTHING] * len(given)
+        history = [NOTHING] * len(partial)
         if self._histories is not None:
-            taken = self._histories.besides([self._ids[b] for b in bundles], given, options)
-        return Drawn(given, options, truth, taken)
+            history = self._histories.besides([self._ids[b] for b in bundles], partial, options)
+        return Drawn(partial, options, truth, history)
 
 
 class _Case(NamedTuple):
-    """A bundle by its number, its items with the truth in front, and those that are given."""
+    """One question to draw wrong options for: the bundle's index, its items with the truth first, and the partial bundle."""
 
     number: int
     bundle: np.ndarray
-    given: np.ndarray
+    partial: np.ndarray
 
 
 class _Pools:
-    """Items to draw wrong options from: first those of the truth's cell, then those as seen as it, then all."""
+    """Draws wrong options from the truth's stratum; when it is too small, from items with the same seen flag, then from all."""
 
     def __init__(self, cells: negatives.Cells) -> None:
         cell, seen = cells.cell, cells.seen
@@ -163,24 +162,27 @@ class _Pools:
         self._alike = {value: np.flatnonzero(seen == value) for value in (True, False)}
         self._all = np.arange(len(cell))
 
-    def draw(self, rng: np.random.Generator, case: _Case, count: int, taken: Set[int] = frozenset()) -> np.ndarray:
-        """``count`` distinct items that are neither in the bundle nor ``taken``."""
+    def draw(self, rng: np.random.Generator, case: _Case, count: int, excluded: Set[int] = frozenset()) -> np.ndarray:
+        """``count`` distinct items that are neither in the bundle nor ``excluded``."""
         bundle = case.bundle
         drawn: list[int] = []
-        taken = set(bundle.tolist()) | taken
+        excluded = set(bundle.tolist()) | excluded
         for pool in (self._members[int(self._cell[bundle[0]])], self._alike[bool(self._seen[bundle[0]])], self._all):
-            picks = rng.choice(len(pool), min(len(pool), count + len(taken)), replace=False)
+            picks = rng.choice(len(pool), min(len(pool), count + len(excluded)), replace=False)
             for item in pool[picks].tolist():
-                if item not in taken and len(drawn) < count:
+                if item not in excluded and len(drawn) < count:
                     drawn.append(item)
-                    taken.add(item)
+                    excluded.add(item)
             if len(drawn) == count:
                 break
         return rng.permutation(drawn)
 
 
 class _Hard:
-    """Hard options as far as there are any, then those of the truth's cell; what training bundles call right is none."""
+    """Draws hard wrong options; when there are too few, the rest comes from the truth's stratum.
+
+    Items that are a right answer to the same partial bundle in another training bundle are excluded.
+    """
 
     def __init__(self, hard: HardNegatives, elsewhere: negatives.Elsewhere) -> None:
         self._hard, self._elsewhere, self._rest = hard, elsewhere, _Pools(hard.cells)
@@ -188,11 +190,11 @@ class _Hard:
     def draw(self, rng: np.random.Generator, case: _Case, count: int) -> np.ndarray:
         """See `_Pools.draw`."""
         truth = int(case.bundle[0])
-        taken = set(case.bundle.tolist()) | self._elsewhere.rivals(case.number, case.given, truth)
-        drawn = self._hard.pick(rng, case.given, truth, count, taken)
+        excluded = set(case.bundle.tolist()) | self._elsewhere.rivals(case.number, case.partial, truth)
+        drawn = self._hard.pick(rng, case.partial, truth, count, excluded)
         if len(drawn) < count:
-            for kept_out in (taken, set[int]()):  # a small catalogue may be all rivals
+            for banned in (excluded, set[int]()):  # in a small catalogue every item may be excluded
                 missing, known = count - len(drawn), set(drawn.tolist())
-                drawn = np.concatenate([drawn, self._rest.draw(rng, case, missing, known | kept_out)])
+                drawn = np.concatenate([drawn, self._rest.draw(rng, case, missing, known | banned)])
             drawn = rng.permutation(drawn)
         return drawn.astype(np.int64)

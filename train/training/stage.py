@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from bundlecache.questions.file import Questions
 
     from ..model.bundle_mllm import BundleMLLM
-    from .log import History, Stop
-    from .sampler import TrainingQuestions
+    from .log import Stop, TrainingLog
+    from .sampler import QuestionSampler
 
 LOG_EVERY = 10  # steps per line of history
 Save = Callable[[dict[str, Any], dict[str, Tensor]], None]
@@ -80,10 +80,10 @@ class StageLoop:
         self,
         name: str,
         model: BundleMLLM,
-        questions: TrainingQuestions,
+        questions: QuestionSampler,
         valid: Questions,
         accelerator: Any,
-        history: History,
+        history: TrainingLog,
         stop: Stop,
         progress: Callable[[Progress], None] | None,
         save: Save | None = None,
@@ -181,7 +181,7 @@ class StageLoop:
         pieces = [rows for rows in np.array_split(mine, self.model.recipe.data.accumulate) if len(rows)]
         for k, rows in enumerate(pieces):
             part = drawn.take(rows)
-            batch = self.model.prompts.build(part.given, list(part.options), self.mode, part.taken)
+            batch = self.model.prompts.build(part.partial, list(part.options), self.mode, part.history)
             wait = k + 1 < len(pieces) and processes > 1  # processes exchange gradients once a step
             with self.accelerator.no_sync(model) if wait else nullcontext():
                 loss = model(batch, part.truth, part.options.shape[1], self.mode) * (len(rows) * processes / len(drawn))
@@ -272,9 +272,9 @@ class StageLoop:
 
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = range(rank, len(self.valid), processes)
-        given, options = [self.valid.partial[q] for q in mine], self.valid.options[rank::processes]
-        taken = self.model.taken(self.valid)[rank::processes]
-        answers = score_options(self.model, given, options, taken=taken, mode=self.mode)
+        partial, options = [self.valid.partial[q] for q in mine], self.valid.options[rank::processes]
+        history = self.model.history_of(self.valid)[rank::processes]
+        answers = score_options(self.model, partial, options, history=history, mode=self.mode)
         if processes == 1:
             return answers.logits, answers.valid
         logits, valid = np.empty(self.valid.options.shape, np.float32), np.empty(len(self.valid), bool)
