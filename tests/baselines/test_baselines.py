@@ -38,7 +38,11 @@ def name(request):
 
 
 def ranker(name, shop=None):
-    return next(r for r in all_baselines(shop, parity_matrices(), learners=LEARNERS) if r.name == name) if shop else FITTED[name]
+    return (
+        next(r for r in all_baselines(shop, parity_matrices(), learners=LEARNERS) if r.name == name)
+        if shop
+        else FITTED[name]
+    )
 
 
 def test_every_registered_baseline_is_under_test_and_named_once():
@@ -159,7 +163,9 @@ def test_a_good_model_is_said_to_beat_and_a_bad_one_to_lose():
 
 def test_no_difference_is_claimed_inside_its_interval():
     asked = parity_questions()
-    twin = next(r for r in all_baselines(parity_catalogue(), parity_matrices(), learners=LEARNERS) if r.name == "cosine text")
+    twin = next(
+        r for r in all_baselines(parity_catalogue(), parity_matrices(), learners=LEARNERS) if r.name == "cosine text"
+    )
     results = bench.compare([twin], asked, {"LLM": answers(asked, 0.97, seed=3)})
     row = next(r for r in results["methods"] if r["name"] == "cosine text")
     assert standing(row["versus_model"]["interval"]) == "level"

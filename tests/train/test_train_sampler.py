@@ -97,7 +97,7 @@ def test_held_out_bundles_are_never_asked_about(cat):
 def test_batches_hold_prompts_of_like_length(cat):
     questions = supply(cat)
     spread = np.mean([np.ptp(lengths(d.partial, d.options, d.history)) for d in map(questions.batch, range(16))])
-    whole = np.ptp([len(g) * 10 for k in range(4) for g in questions.batch(k).given])
+    whole = np.ptp([len(g) * 10 for k in range(4) for g in questions.batch(k).partial])
     assert spread < whole
 
 
