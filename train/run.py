@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bundlecache.baselines import registry
 from bundlecache.baselines.rankers import ModelRanker
 from bundlecache.bench import benchmark, leakage_probes
+from bundlecache.bench.rows import ZERO_SHOT
 from bundlecache.bench.slices import Slicer
 from bundlecache.errors import BundlecacheError, Command
 from bundlecache.store import maintenance
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
 MODEL = "Bundle-MLLM"
 """How tables call a trained run."""
-ZERO_SHOT = "zero-shot LLM"
-"""How tables call the base model as it was before training."""
-UNTRAINED = "base model, untrained"
 
 
 @dataclass(frozen=True)
@@ -207,7 +205,7 @@ def evaluate(
     results = []
     for asked in sets:
         with say.bar(asked.name) as bar:
-            variants = scoring.ladder(loaded.model, asked, ablation=ablation, progress=bar.step, **how)
+            variants = scoring.score_variants(loaded.model, asked, ablation=ablation, progress=bar.step, **how)
         model_ranker.given[asked.sha256] = variants.answers[MODEL]
         result = benchmark.compare(
             rankers,
@@ -234,12 +232,12 @@ def answers_of_runs(
     answers, seconds, trained = {}, {}, {}
     bases: set[str] = set()
     for name, run in loaded.items():
-        variants = scoring.ladder(run.model, asked, ablation=False, **how)
+        variants = scoring.score_variants(run.model, asked, ablation=False, **how)
         rankers[name].given[asked.sha256] = answers[name] = variants.answers[MODEL]
         seconds[name], trained[name] = variants.seconds[MODEL], run.training_seconds
         base = (read_manifest(run.folder)["base"] or {}).get("spec", "embedded")
         if base not in bases:
             bases.add(base)
             zero = ZERO_SHOT if len(bases) == 1 else f"{ZERO_SHOT} ({base})"
-            answers[zero], seconds[zero] = variants.answers[UNTRAINED], variants.seconds[UNTRAINED]
+            answers[zero], seconds[zero] = variants.answers[ZERO_SHOT], variants.seconds[ZERO_SHOT]
     return benchmark.score([], asked, answers, seconds=seconds, training_seconds=trained)

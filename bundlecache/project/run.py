@@ -218,7 +218,7 @@ class Run:
                     f"The prompt of {self.name} tells no user's history.",
                     hint=["leave --user out, or", Command("train", "--set", "prompt.history=10")],
                 )
-            how["taken"] = model.histories.of_user(user, [*partial, *proposed])
+            how["history"] = model.histories.of_user(user, [*partial, *proposed])
         chosen = scoring.complete(model, partial, proposed.tolist(), **how)[:k]
         if len(chosen) < k:
             self._session.say.note(

@@ -122,8 +122,9 @@ class Session:
     def sources(self, matrices: dict[str, Matrix]) -> Sources:
         """What baselines learn from, with those that need torch."""
         from ..baselines.sources import Sources
+        from ..train.set_encoder import LEARNERS
 
-        return Sources(self.catalogue, matrices)
+        return Sources(self.catalogue, matrices, learners=LEARNERS)
 
     def default_test_sets(self, options: int | None = None) -> list[str]:
         """Names of the test sets that are answered when none is named; of so many options, frozen where there are none."""

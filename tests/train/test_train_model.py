@@ -214,7 +214,7 @@ def test_what_prompts_begin_with_is_read_once_and_changes_nothing(model, cat, mo
     )
     made = {}
     for share in (0.0, 2.0):
-        monkeypatch.setattr(models, "SHARED_FROM", share)
+        monkeypatch.setattr(models, "MIN_SHARED_SHARE", share)
         made[share] = []
         for partial in (given, other):
             batch = model.prompts.build(partial, list(same), "mm")

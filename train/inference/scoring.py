@@ -25,6 +25,7 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 
+from bundlecache.bench.rows import ZERO_SHOT
 from bundlecache.errors import CheckpointError, RecipeError
 from bundlecache.store.store import Matrix
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from bundlecache.questions.file import Questions
 
 ITEM_CHUNK = 8192  # items fused at once
-ZERO_SHOT = "zero-shot LLM"
 
 
 @dataclass(frozen=True)
