@@ -59,11 +59,11 @@ def measure(root: Path, recipe_name: str, overrides: list[str], seeds: int) -> l
     from bundlecache.encode import run as encode
     from bundlecache.features import registry as features
     from bundlecache.questions import freeze as questions
-    from bundlecache.recipes import recipe as recipes
     from bundlecache.store.store import Store
     from bundlecache.train import checkpoint
     from bundlecache.train.inference import scoring
     from bundlecache.train.set_encoder import LEARNERS
+    from bundlecache.train.shipped import load_recipe
     from bundlecache.train.training import loop
     from bundlecache.workspace import WorkspaceFolder
 
@@ -80,7 +80,7 @@ def measure(root: Path, recipe_name: str, overrides: list[str], seeds: int) -> l
             store,
         )
     matrices = {modality: store.matrix(catalogue.item_ids, modality) for modality in MODALITIES}
-    recipe = recipes.load(recipe_name, overrides)
+    recipe = load_recipe(recipe_name, overrides)
     valid = questions.freeze(catalogue, split="valid", n_options=10)
     test = questions.freeze(catalogue, split="test", n_options=10)
     rankers = baselines.all_baselines(catalogue, matrices, learners=LEARNERS)

@@ -32,11 +32,11 @@ import numpy as np
 import torch
 from public_code import CLOSING, MIDDLE, OPENING, PublicCode
 
-from bundlecache.recipes import recipe as recipes
 from bundlecache.store.store import Matrix
 from bundlecache.torchvision_compat import prepare
 from bundlecache.train.inference.scoring import score_options
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
+from bundlecache.train.shipped import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,7 +169,7 @@ def model_of(folder: Path, titles: list[str], vectors: dict[str, np.ndarray]) ->
     matrices = {
         name: Matrix(name.partition(":")[0], "noise", name, name, 1, rows, here) for name, rows in vectors.items()
     }
-    recipe = recipes.load(
+    recipe = load_recipe(
         "public-code", [f"base.model={folder}", "base.dtype=float32", "base.gradient_checkpointing=false"]
     )
     torch.manual_seed(0)

@@ -57,6 +57,7 @@ from bundlecache.torchvision_compat import prepare
 from bundlecache.train.inference.scoring import score_options
 from bundlecache.train.model import llm as llms
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
+from bundlecache.train.shipped import load_recipe
 from bundlecache.train.training.log import Stop, TrainingLog
 from bundlecache.train.training.loop import accelerator_for
 from bundlecache.train.training.sampler import Drawn, QuestionSampler
@@ -173,7 +174,7 @@ def met(row: dict[str, Any], bars: dict[str, float | None]) -> bool:
 
 def recipe_of(shape: str, n: int, batch: int, steps: int) -> recipes.Recipe:
     given = [f"base.model={shape}", "base.dtype=auto", "base.gradient_checkpointing=false"]
-    return recipes.load(
+    return load_recipe(
         "public-code", [*given, f"data.options={n}", f"data.batch={batch}", f"data.bucket={max(steps, 1)}"]
     )
 

@@ -120,10 +120,10 @@ def work(steps: int, scorings: int) -> dict[str, float]:
     import torch
 
     from bundlecache.catalogue.model import Catalogue
-    from bundlecache.recipes import recipe as recipes
     from bundlecache.store.store import Matrix
     from bundlecache.train.inference.scoring import score_options
     from bundlecache.train.model.bundle_mllm import build
+    from bundlecache.train.shipped import load_recipe
     from bundlecache.workspace import WorkspaceFolder
 
     catalogue = Catalogue.read(WorkspaceFolder(TOP / "data"))
@@ -141,7 +141,7 @@ def work(steps: int, scorings: int) -> dict[str, float]:
         for name, width in WIDTHS.items()
     }
     torch.manual_seed(0)
-    model = build(catalogue.titles, matrices, recipes.load("demo", []), torch.device("cpu"))
+    model = build(catalogue.titles, matrices, load_recipe("demo", []), torch.device("cpu"))
     model.mode = "mm"
     parameters = model.train_only("fusion")
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)

@@ -44,10 +44,10 @@ from public_code import PublicCode
 from torch.nn import functional as F  # noqa: N812
 
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
-from bundlecache.recipes import recipe as recipes
 from bundlecache.store.store import Matrix
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
 from bundlecache.train.prompts.builder import Batch
+from bundlecache.train.shipped import load_recipe
 from bundlecache.train.training.log import Stop, TrainingLog
 from bundlecache.train.training.loop import accelerator_for
 from bundlecache.train.training.sampler import Drawn, QuestionSampler
@@ -237,7 +237,7 @@ def work(who: str, folder: Path, questions: int, options: argparse.Namespace) ->
     }
     given = [f"base.model={folder / 'llm'}", "base.dtype=float32", "lora.dropout=0.0", "data.bucket=1"]
     given += [f"data.options={n}", f"data.batch={BATCH}", f"data.accumulate={options.pieces}"]
-    recipe = recipes.load("public-code", [*given, f"base.gradient_checkpointing={str(recomputes(who)).lower()}"])
+    recipe = load_recipe("public-code", [*given, f"base.gradient_checkpointing={str(recomputes(who)).lower()}"])
     torch.manual_seed(0)
     if who == "theirs":  # it knows its items as lists and tensors: ours need not lie there too
         small = {name: Matrix(m.modality, "", name, name, 1, m.vectors[:64], here[:64]) for name, m in matrices.items()}
@@ -364,7 +364,7 @@ def measure(catalogue: Catalogue, stage: str, steps: int) -> dict[str, Any]:
         name: Matrix(name, "noise", name, name, 1, rng.normal(size=(len(here), d)).astype(np.float16), here)
         for name, d in DEMO_WIDTHS.items()
     }
-    recipe = recipes.load("demo")
+    recipe = load_recipe("demo")
     model = build(catalogue.titles, matrices, recipe, torch.device("cpu"))
     mode = "text" if stage == "text" else "mm"
     supply = QuestionSampler(catalogue, recipe.data, lambda g, o, _: model.prompts.lengths(g, o, mode), 0)

@@ -19,7 +19,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -34,8 +34,6 @@ from ..recipes.recipe import Recipe
 from . import metrics
 
 KEYS = {"recipe": str, "seeds": list, "negatives": list, "cross": bool, "set": dict, "vary": dict}
-SHIPPED = Path(__file__).parents[2] / "train" / "grids"
-"""Where the grids lie that a name alone refers to."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,11 @@ class Cell:
 
     def key(self, seed: int, about: Mapping[str, Any]) -> str:
         """What names the cell's folder: a hash of recipe, seed and ``about`` (questions, vectors)."""
-        cause = json.dumps([self.recipe.to_dict(), seed, about], sort_keys=True)
+        settings = self.recipe.to_dict()
+        settings["run"]["validation"] = (
+            "valid-random10"  # a retired setting: what was finished before it went stays known
+        )
+        cause = json.dumps([settings, seed, about], sort_keys=True)
         return hashlib.blake2b(cause.encode(), digest_size=6).hexdigest()
 
 
@@ -66,15 +68,22 @@ class Grid:
     cells: list[Cell]  # the recipe as it stands first
 
 
-def read(spec: str | Path) -> Grid:
-    """Read a grid: the name of a shipped one, or a TOML file.
+def read(spec: str | Path, shipped: Path | None, load_recipe: Callable[[str, list[str]], Recipe]) -> Grid:
+    """Read a grid.
+
+    Parameters
+    ----------
+    spec
+        A TOML file, or the name of one in the folder ``shipped``.
+    load_recipe
+        Gives the recipe of a name or file, with ``section.key=value`` overrides.
 
     Raises
     ------
     RecipeError
         When it is missing or no grid, or one of its settings or values is not allowed.
     """
-    path, tables = recipes.read_toml(spec, SHIPPED, "grid", "give a name or a TOML file")
+    path, tables = recipes.read_toml(spec, shipped, "grid", "give a name or a TOML file")
     for key, value in tables.items():
         if key not in KEYS or not isinstance(value, KEYS[key]):
             raise RecipeError(f"{path}: a grid has no {key!r} like that.", hint=f"it takes {', '.join(KEYS)}")
@@ -84,7 +93,7 @@ def read(spec: str | Path) -> Grid:
     seeds = tables.get("seeds", [0])
     if not seeds or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds):
         raise RecipeError(f"{path}: seeds are whole numbers.", hint="seeds = [0, 1, 2]")
-    recipe = recipes.load(tables.get("recipe", "demo"), [_setting(*item) for item in tables.get("set", {}).items()])
+    recipe = load_recipe(tables.get("recipe", "demo"), [_setting(*item) for item in tables.get("set", {}).items()])
     cells = _cells(recipe, vary, cross=tables.get("cross", False))
     negatives = tuple(map(str, tables.get("negatives", ["random", "hard"])))
     return Grid(path.stem, tuple(seeds), negatives, cells)

@@ -1,49 +1,34 @@
-"""Training recipes: one TOML file whose tables and keys are the dataclasses of ``settings.py``.
+"""Training recipes: TOML files whose tables and keys are the settings of ``settings.py``.
 
-An unknown key is an error that names the nearest allowed one; ``section.key=value`` overrides a file; and
-every resolved setting knows where it came from.
+An unknown key is an error that names the nearest allowed one; ``section.key=value`` overrides a file; and every
+resolved setting knows where it came from. Shipped recipes lie beside the training code, so their folder is an argument.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import operator
-import re
+import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from ..errors import RecipeError
-from .settings import STAGES, Base, Data, Fusion, Lora, Prompt, Run, Stage
+import tomli_w
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from ..errors import RecipeError, first_line
+from .settings import Base, Data, Fusion, Lora, Prompt, Run, Stage
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = [
-    "SECTIONS",
-    "STAGES",
-    "Base",
-    "Data",
-    "Fusion",
-    "Lora",
-    "Prompt",
-    "Recipe",
-    "Run",
-    "Setting",
-    "Stage",
-    "describe",
-    "from_dict",
-    "load",
-]
-WITHIN = {"at least": operator.ge, "at most": operator.le, "more than": operator.gt, "less than": operator.lt}
-"""What the bounds of a setting mean."""
-SHIPPED = Path(__file__).parents[2] / "train" / "recipes"
-"""Where the recipes lie that a name alone refers to."""
+RETIRED = ("run.validation",)
+"""Settings of former versions that had no effect: files that have them are read."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +63,14 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The resolved recipe as TOML that :func:`load` reads back to an equal recipe."""
-        tables = [
-            f"[{section}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
-            for section, values in self.to_dict().items()
-        ]
-        return "\n".join(tables)
+        return tomli_w.dumps(self.to_dict())
 
     def settings(self) -> list[Setting]:
         """Every setting with its value and its source, in the order of the sections; :func:`describe` explains a key."""
         return [
-            Setting(key, getattr(getattr(self, section), f.name), self.sources.get(key, "default"))
-            for section, cls in SECTIONS.items()
-            for f in fields(cls)
-            if (key := f"{section}.{f.name}")
+            Setting(f"{section}.{name}", value, self.sources.get(f"{section}.{name}", "default"))
+            for section, values in self.to_dict().items()
+            for name, value in values.items()
         ]
 
 
@@ -102,7 +82,7 @@ class Setting(NamedTuple):
     source: str
 
     def __str__(self) -> str:
-        return f"{self.key}={_toml(self.value)} ({self.source})"
+        return f"{self.key}={json.dumps(self.value, ensure_ascii=False)} ({self.source})"
 
 
 SECTIONS: dict[str, type] = {
@@ -118,10 +98,13 @@ SECTIONS: dict[str, type] = {
 }
 
 
-def load(spec: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+def load(spec: str | Path | None = None, overrides: Sequence[str] = (), *, shipped: Path | None = None) -> Recipe:
     """Read a recipe and apply ``section.key=value`` overrides in order.
 
-    ``spec`` is the name of a shipped recipe, a TOML file, or None for the defaults.
+    Parameters
+    ----------
+    spec
+        A TOML file, the name of one in the folder ``shipped``, or None for the defaults.
 
     Raises
     ------
@@ -130,29 +113,31 @@ def load(spec: str | Path | None = None, overrides: Sequence[str] = ()) -> Recip
     """
     if spec is None:
         return from_dict({}, overrides)
-    path, tables = read_toml(spec, SHIPPED, "recipe", "--recipe takes one of these names or a TOML file")
-    source = f"train/recipes/{path.name}" if path.parent == SHIPPED else str(path)
+    path, tables = read_toml(spec, shipped, "recipe", "--recipe takes one of these names or a TOML file")
+    source = "/".join(path.parts[-3:]) if path.parent == shipped else str(path)  # train/recipes/demo.toml
     return from_dict(tables, overrides, name=path.stem, source=source)
 
 
-def read_toml(spec: str | Path, folder: Path, what: str, hint: str) -> tuple[Path, dict[str, Any]]:
-    """The file that is meant, by the name of one in ``folder`` or by its path, and its tables.
+def read_toml(spec: str | Path, shipped: Path | None, what: str, hint: str) -> tuple[Path, dict[str, Any]]:
+    """The file that is meant, by the name of one in the folder ``shipped`` or by its path, and its tables.
 
     Raises
     ------
     RecipeError
         When it is missing or no TOML.
     """
-    shipped = sorted(path.stem for path in folder.glob("*.toml"))
-    path = folder / f"{spec}.toml" if str(spec) in shipped else Path(spec)
+    known = {path.stem: path for path in sorted(shipped.glob("*.toml"))} if shipped else {}
+    path = known.get(str(spec), Path(spec))
     try:
         return path, tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, tomllib.TOMLDecodeError | UnicodeDecodeError):
+            raise RecipeError(f"{path} is no TOML: {first_line(error)}.", hint="correct that line") from error
         raise RecipeError(
-            f"There is no {what} {str(spec)!r}; shipped are {', '.join(shipped) or 'none'}.", hint=hint
+            f"There is no {what} {str(spec)[:200]!r}; shipped are {', '.join(known) or 'none'}.", hint=hint
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is no TOML: {error}.", hint="mend that line") from error
+    except RecursionError as error:
+        raise RecipeError(f"{path} is no {what}: its values are nested too deeply.", hint=hint) from error
 
 
 def describe(key: str) -> str:
@@ -161,8 +146,7 @@ def describe(key: str) -> str:
     >>> describe("lora.rank")
     'Rank of the update.'
     """
-    sentence: str = _find(key)[1].metadata["help"]
-    return sentence
+    return _field(key).description or ""
 
 
 def from_dict(
@@ -175,20 +159,20 @@ def from_dict(
     RecipeError
         When a key is unknown or a value is of the wrong kind.
     """
-    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    sources: dict[str, str] = {}
     given = [
         (f"{section}.{key}", value, source)
         for section, table in tables.items()
         for key, value in _entries(section, table)
+        if f"{section}.{key}" not in RETIRED
     ]
     given += [(*_parse(override), f"--set {override}") for override in overrides]
-    for key, value, origin in given:
-        section, setting = _find(key)
-        values[section][setting.name] = _check(key, value, setting)
-        sources[key] = origin
-    sections = {section: cls(**values[section]) for section, cls in SECTIONS.items()}
-    return Recipe(**sections, name=name, sources=sources)
+    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for key, value, _ in given:
+        _field(key)
+        section, _, setting = key.partition(".")
+        values[section][setting] = value
+    sections = {section: _section(section, values[section]) for section in SECTIONS}
+    return Recipe(**sections, name=name, sources={key: origin for key, _, origin in given})
 
 
 def _entries(section: str, table: Any) -> list[tuple[str, Any]]:
@@ -204,20 +188,25 @@ def _parse(override: str) -> tuple[str, Any]:
         raise RecipeError(f"{override!r} is no override.", hint="write section.key=value, for instance lora.rank=4")
     try:
         return key.strip(), tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), text.strip()
 
 
-def _find(key: str) -> tuple[str, dataclasses.Field[Any]]:
+def _fields(section: str) -> dict[str, FieldInfo]:
+    fields: dict[str, FieldInfo] = SECTIONS[section].__pydantic_fields__  # type: ignore[attr-defined]
+    return fields
+
+
+def _field(key: str) -> FieldInfo:
     section, _, name = key.partition(".")
-    for setting in fields(SECTIONS[section]) if section in SECTIONS else ():
-        if setting.name == name:
-            return section, setting
-    raise RecipeError(f"A recipe has no setting {key!r}.", hint=_nearest(key))
+    found = _fields(section).get(name) if section in SECTIONS else None
+    if found is None:
+        raise RecipeError(f"A recipe has no setting {key!r}.", hint=_nearest(key))
+    return found
 
 
 def _nearest(key: str) -> str:
-    known = [f"{section}.{f.name}" for section, cls in SECTIONS.items() for f in fields(cls)]
+    known = [f"{section}.{name}" for section in SECTIONS for name in _fields(section)]
     leaf = key.rpartition(".")[2]
     close = difflib.get_close_matches(key, known, 1, 0.6) or [k for k in known if k.endswith(f".{leaf}")]
     close = close or difflib.get_close_matches(leaf, [k.partition(".")[2] for k in known], 1, 0.5)
@@ -225,51 +214,55 @@ def _nearest(key: str) -> str:
     return f"did you mean {nearest}?" if nearest else f"its tables are {', '.join(SECTIONS)}"
 
 
-def _check(key: str, value: Any, setting: dataclasses.Field[Any]) -> Any:
-    """``value`` as the type of the field's default.
+def _section(section: str, values: Mapping[str, Any]) -> Any:
+    """The settings of a section from its values.
 
     Raises
     ------
     RecipeError
-        When it is of another type, out of bounds, or not among the choices.
+        When a value is of another type, out of bounds, or not among the choices.
     """
-    default, choices = setting.default, setting.metadata["choices"]
-    if isinstance(default, tuple) and isinstance(value, str):
-        value = [part for part in (part.strip() for part in value.split(",")) if part]
-    kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list"}[
-        type(default)
-    ]
-    fits = {
-        bool: isinstance(value, bool),
-        int: isinstance(value, int) and not isinstance(value, bool),
-        float: isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300,
-        str: isinstance(value, str),
-        tuple: isinstance(value, list | tuple),
-    }[type(default)]
-    if fits and isinstance(default, tuple):
-        member = int if key == "fusion.hidden" else str
-        if member is int:
-            value = [int(v) if isinstance(v, str) and re.fullmatch(r"-?\d{1,9}", v) else v for v in value]
-        fits = all(isinstance(v, member) and not isinstance(v, bool) for v in value)
-    if not fits:
-        raise RecipeError(f"{key} is {value!r}, but it takes {kind}.", hint=setting.metadata["help"])
-    value = tuple(value) if isinstance(default, tuple) else float(value) if isinstance(default, float) else value
-    members = value if isinstance(value, tuple) else (value,)
-    if choices and (not members or any(v not in choices for v in members)):
-        raise RecipeError(f"{key} is {value!r}; allowed are {', '.join(choices)}.", hint=setting.metadata["help"])
-    numbers = [v for v in members if isinstance(v, int | float) and not isinstance(v, bool)]
-    for words, bound in setting.metadata["bounds"].items():
-        if bound is not None and not all(WITHIN[words](v, bound) for v in numbers):
-            raise RecipeError(f"{key} is {value!r}, but must be {words} {bound:,}.", hint=setting.metadata["help"])
-    return value
+    try:
+        return SECTIONS[section](**values)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+    name = str(wrong["loc"][0])
+    found = _fields(section)[name]
+    shown = f"{section}.{name} is {_shortened(values[name])}"
+    raise RecipeError(f"{shown}{_allowed(wrong['type'], wrong.get('ctx', {}), found)}.", hint=found.description)
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-        return f'"{escaped}"'
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return repr(value)
+def _allowed(kind: str, context: Mapping[str, Any], found: FieldInfo) -> str:
+    """What a setting takes, as the end of a sentence, from pydantic's kind of error and its context."""
+    bounds = {  # pydantic's kinds of errors
+        "greater_than_equal": ("at least", "ge"),
+        "less_than_equal": ("at most", "le"),
+        "greater_than": ("more than", "gt"),
+        "less_than": ("less than", "lt"),
+    }
+    if kind in bounds:
+        words, bound = bounds[kind]
+        value = context[bound]
+        return f", but must be {words} {int(value) if value == int(value) else value:,}"
+    if choices := _choices(found.annotation):
+        return f"; allowed are {', '.join(choices)}"
+    types = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    if isinstance(found.default, tuple):
+        return ", but it takes a list of " + ("whole numbers" if "int" in str(found.annotation) else "words")
+    return f", but it takes {types[type(found.default)]}"
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The words that a ``Literal``, or a tuple of one, allows."""
+    inner = get_args(annotation)
+    if inner and all(isinstance(word, str) for word in inner):
+        return inner
+    return _choices(inner[0]) if inner else ()
+
+
+def _shortened(value: Any) -> str:
+    """A value as it was given; thousands of digits or entries are cut."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "a whole number of more than 30 digits"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -13,6 +13,7 @@ from helpers.shop import make_shop
 
 from bundlecache.bench import ablation
 from bundlecache.errors import RecipeError
+from bundlecache.train.shipped import GRIDS, read_grid
 
 GRID = """
 recipe = "demo"
@@ -32,12 +33,12 @@ negatives = ["random"]
 def grid(folder: Path, text: str = GRID) -> ablation.Grid:
     path = folder / "mine.toml"
     path.write_text(text)
-    return ablation.read(path)
+    return read_grid(path)
 
 
-@pytest.mark.parametrize("path", sorted(ablation.SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_grid_resolves_and_opens_with_the_command_that_runs_it(path):
-    made = ablation.read(path.stem)
+    made = read_grid(path.stem)
     assert len(made.cells) > 2
     assert made.cells[0].changed == {}
     assert f"bundlecache ablate {path.stem}" in path.read_text().split("recipe =", 1)[0]
@@ -72,7 +73,7 @@ def test_a_grid_that_is_none_is_one_sentence(tmp_path, text, word):
     with pytest.raises(RecipeError, match=word):
         grid(tmp_path, text)
     with pytest.raises(RecipeError, match="demo"):
-        ablation.read("no-such-grid")
+        read_grid("no-such-grid")
 
 
 def test_rows_hold_means_seeds_intervals_and_paired_changes(tmp_path):

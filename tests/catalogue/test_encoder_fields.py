@@ -12,10 +12,10 @@ from helpers.runner import printed_json
 
 from bundlecache import BundlecacheError, Catalogue, Store, cli
 from bundlecache.encoder_spec import EncoderSpec
-from bundlecache.recipes import recipe as recipes
 from bundlecache.store import maintenance as upkeep
 from bundlecache.store.coverage import standing
 from bundlecache.train.model.embeddings import EmbeddingTable
+from bundlecache.train.shipped import load_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,7 @@ def test_a_modality_stands_for_all_fields_of_its_encoder_and_a_spec_for_one(work
 
     def fused(*modalities: str) -> list[str]:
         settings = [f"fusion.modalities={','.join(modalities)}"] if modalities else []
-        recipe = recipes.load("demo", settings)
+        recipe = load_recipe("demo", settings)
         given = cli._trained_on(workspace, catalogue, recipe)
         table = EmbeddingTable.of(given, recipe.fusion.modalities, torch.device("cpu"))
         return sorted(matrix.spec for matrix in table.matrices)

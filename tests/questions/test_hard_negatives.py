@@ -14,7 +14,7 @@ from bundlecache.errors import QuestionsError
 from bundlecache.questions.freeze import freeze, name_of
 from bundlecache.questions.hard_negatives import HardNegatives
 from bundlecache.questions.negatives import Elsewhere
-from bundlecache.recipes.recipe import Data
+from bundlecache.recipes.settings import Data
 from bundlecache.store.store import Matrix
 from bundlecache.train.training.sampler import QuestionSampler
 

@@ -9,18 +9,18 @@ from bundlecache.recipes import recipe as recipes
 
 STAGES = ("text_stage", "fusion_stage", "joint_stage")
 STAGE = {
-    "steps": ("-1", "0"),
+    "steps": ("-1 1000000001", "0"),
     "lr": ("-1e-4", "0"),
     "final_lr": ("-0.1 1.1", "0 1"),
-    "warmup": ("-1", "0"),
+    "warmup": ("-1 1000000001", "0"),
     "weight_decay": ("-0.1", "0"),
     "clip": ("-1", "0"),
-    "evaluate_every": ("0", "1"),
-    "patience": ("-1", "0"),
-    "contrastive_steps": ("-1", "0"),
+    "evaluate_every": ("0 1000000001", "1"),
+    "patience": ("-1 1000000001", "0"),
+    "contrastive_steps": ("-1 1000000001", "0"),
 }
 EDGES = {  # setting -> values beyond its bounds, and the last ones within
-    "prompt.max_title_tokens": ("0", "1"),
+    "prompt.max_title_tokens": ("0 65537", "1"),
     "prompt.max_given": ("0 1001", "1 1000"),
     "prompt.history": ("-1 1001", "0 1000"),
     "lora.rank": ("0 65537", "1 65536"),
@@ -31,15 +31,15 @@ EDGES = {  # setting -> values beyond its bounds, and the last ones within
     "fusion.projector_width": ("0 65537", "1"),
     "fusion.input_dropout": ("-0.1 1", "0 0.9"),
     "fusion.modality_dropout": ("-0.1 1", "0 0.9"),
-    "data.options": ("1", "2"),
+    "data.options": ("1 1001", "2 1000"),
     "data.batch": ("0 65537", "1"),
-    "data.accumulate": ("0", "1"),
+    "data.accumulate": ("0 65537", "1"),
     "data.difficulty": ("-0.1 1.1", "0 1"),
     "data.bucket": ("0 65537", "1"),
     "run.seed": ("-1 4294967296", "0 4294967295"),
     "run.max_minutes": ("-1", "0"),
     "run.save_minutes": ("-1", "0"),
-    "run.save_every": ("-1", "0"),
+    "run.save_every": ("-1 1000000001", "0"),
     **{f"{stage}.{name}": edges for stage in STAGES for name, edges in STAGE.items()},
 }
 
@@ -65,3 +65,27 @@ def test_every_numeric_setting_refuses_what_is_out_of_its_bounds_and_takes_what_
 def test_a_number_that_is_none_is_refused(value):
     with pytest.raises(RecipeError, match=r"lr is .*, but it takes a number"):
         recipes.load(None, [f"text_stage.lr={value}"])
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("lora.rank=four", "lora.rank is 'four', but it takes a whole number."),
+        ("fusion.hidden=[true]", "fusion.hidden is [True], but it takes a list of whole numbers."),
+        ("lora.targets=3", "lora.targets is 3, but it takes a list of words."),
+        ("run.strategy=text,sleep", "run.strategy is 'text,sleep'; allowed are text, fusion, joint."),
+        ("lora.rank=1" + "0" * 60, "lora.rank is a whole number of more than 30 digits, but must be at most 65,536."),
+        ("data.batch=1.5", "data.batch is 1.5, but it takes a whole number."),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(given, sentence):
+    with pytest.raises(RecipeError) as caught:
+        recipes.from_dict({}, [given])
+    assert caught.value.message == sentence
+    assert caught.value.hint == recipes.describe(given.partition("=")[0])
+
+
+def test_a_value_of_thousands_of_digits_is_refused_in_a_short_sentence():
+    with pytest.raises(RecipeError, match="but it takes a whole number") as caught:
+        recipes.from_dict({}, ["lora.rank=1" + "0" * 6000])
+    assert len(caught.value.message) < 300

@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bundlecache.errors import RecipeError
-from bundlecache.recipes.recipe import Prompt
+from bundlecache.recipes.settings import Prompt
 from bundlecache.train.model.bundle_mllm import build
 from bundlecache.train.prompts.builder import ITEM, SEPARATOR, PromptBuilder
 from bundlecache.train.prompts.chat import FIXED, frame

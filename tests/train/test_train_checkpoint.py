@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bundlecache.errors import CheckpointError
-from bundlecache.recipes import recipe as recipes
 from bundlecache.train import bundle_mllm_import as public_code
 from bundlecache.train import checkpoint, merge
 from bundlecache.train.inference import scoring
 from bundlecache.train.prompts.builder import ITEM, SEPARATOR
+from bundlecache.train.shipped import load_recipe
 from bundlecache.train.training import loop
 
 HIDDEN, RANK, CONTENT, GRAPH = 32, 3, 12, 8
@@ -84,7 +84,7 @@ def theirs(folder, suffix="bin", seed=0):
 
 def recipe_of(folder, base, *settings):
     given = [*public_code.overrides(folder), f"base.model={base}", "base.dtype=float32", "prompt.template=brief"]
-    return recipes.load("public-code", [*given, "data.options=4", "run.loss=letters", *settings])
+    return load_recipe("public-code", [*given, "data.options=4", "run.loss=letters", *settings])
 
 
 @pytest.mark.parametrize("suffix", ["bin", "safetensors"])

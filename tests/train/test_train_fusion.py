@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bundlecache.recipes.recipe import Fusion as Settings
+from bundlecache.recipes.settings import Fusion as Settings
 from bundlecache.train.model.fusion import Fusion, ItemTokens
 
 WIDTHS, KINDS = (12, 6, 8), ("image", "audio", "graph")

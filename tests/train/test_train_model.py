@@ -11,7 +11,7 @@ import torch
 from helpers import train_shop as world
 
 from bundlecache.errors import RecipeError, StoreError
-from bundlecache.recipes.recipe import Base, Lora
+from bundlecache.recipes.settings import Base, Lora
 from bundlecache.train.inference.scoring import attention, complete, orders, score, score_options, score_variants
 from bundlecache.train.inference.tournament import play
 from bundlecache.train.model import llm as llms

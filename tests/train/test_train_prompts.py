@@ -8,7 +8,7 @@ from helpers import train_shop as world
 from transformers import AutoTokenizer
 
 from bundlecache.errors import RecipeError
-from bundlecache.recipes.recipe import Prompt
+from bundlecache.recipes.settings import Prompt
 from bundlecache.train.prompts.builder import SEPARATOR, TEMPLATES, PromptBuilder
 from bundlecache.train.prompts.tokens import Packed, Pieces, clean, encode_many, letter_ids, reserved
 

@@ -14,12 +14,12 @@ from helpers.paths import TOP
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bundlecache.errors import RecipeError
-from bundlecache.recipes import recipe as recipes
-from bundlecache.recipes.recipe import Fusion as Settings
+from bundlecache.recipes.settings import Fusion as Settings
 from bundlecache.train.inference.scoring import score_options
 from bundlecache.train.model.bundle_mllm import build
 from bundlecache.train.model.fusion import ItemTokens
 from bundlecache.train.prompts.builder import ITEM, SEPARATOR, full_stop
+from bundlecache.train.shipped import load_recipe
 
 sys.path.insert(0, str(TOP / "benchmarks"))
 from helpers import tiny_tokenizers
@@ -295,7 +295,7 @@ def test_the_recipe_public_code_is_the_arithmetic_of_the_public_code(case, separ
         return
     real = case == "as published" and separator == "soft" and tiny_tokenizers.LLAMA.is_file()
     name = "Llama-2" if real else "embedded"
-    shipped = recipes.load("public-code")
+    shipped = load_recipe("public-code")
     titles = world.catalogue().titles[:8]
     fusion = {key: getattr(shipped.fusion, key) for key in shipped.to_dict()["fusion"]} | PUBLIC[case]
     prompt = shipped.to_dict()["prompt"] | {"separator": separator, **WORDS}

@@ -10,7 +10,7 @@ from helpers import train_shop as world
 
 from bundlecache.catalogue import splits
 from bundlecache.errors import QuestionsError
-from bundlecache.recipes.recipe import Data
+from bundlecache.recipes.settings import Data
 from bundlecache.train.training.sampler import QuestionSampler
 
 

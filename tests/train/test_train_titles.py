@@ -13,7 +13,7 @@ from helpers.tiny_tokenizers import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from bundlecache.recipes.recipe import Prompt
+from bundlecache.recipes.settings import Prompt
 from bundlecache.train import checkpoint
 from bundlecache.train.model.llm import EMBEDDED
 from bundlecache.train.prompts.builder import NOTHING, TEMPLATES, PromptBuilder

@@ -13,7 +13,7 @@ from bundlecache.catalogue.model import Interactions
 from bundlecache.errors import CatalogueError
 from bundlecache.questions.freeze import freeze
 from bundlecache.questions.user_history import UserHistories
-from bundlecache.recipes.recipe import Data, Prompt
+from bundlecache.recipes.settings import Data, Prompt
 from bundlecache.train import checkpoint
 from bundlecache.train.inference import scoring
 from bundlecache.train.prompts.builder import PromptBuilder

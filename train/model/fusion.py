@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 if TYPE_CHECKING:
-    from bundlecache.recipes.recipe import Fusion as Settings
+    from bundlecache.recipes.settings import Fusion as Settings
 
 
 class Fusion(nn.Module):

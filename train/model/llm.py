@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bundlecache import pretrained
 from bundlecache.errors import RecipeError, counted
-from bundlecache.recipes.recipe import Base, Lora
+from bundlecache.recipes.settings import Base, Lora
 from bundlecache.tokenizer_check import tokenizer_fingerprint
 
 from . import quant

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bundlecache.errors import RecipeError
-from bundlecache.recipes.recipe import Prompt
+from bundlecache.recipes.settings import Prompt
 
 from .chat import Frame, frame, letter_spellings
 from .titles import Ending, read

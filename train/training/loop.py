@@ -21,7 +21,8 @@ import torch
 
 from bundlecache.errors import QuestionsError, RecipeError, StoreError
 from bundlecache.files import write_text
-from bundlecache.recipes.recipe import STAGES, Recipe
+from bundlecache.recipes.recipe import Recipe
+from bundlecache.recipes.settings import STAGES
 
 from .. import checkpoint
 from ..model import llm as llms
@@ -94,7 +95,7 @@ def train(
     """
     began = time.perf_counter()
     seed = recipe.run.seed if seed is None else seed
-    strategy = list(recipe.run.strategy) if stage == "all" else [stage]
+    strategy: list[str] = list(recipe.run.strategy) if stage == "all" else [stage]
     if snapshot is not None:
         strategy = list(snapshot.job["strategy"])
     start = None if init is None else checkpoint.read_manifest(init)

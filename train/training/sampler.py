@@ -22,7 +22,7 @@ from ..prompts.builder import NOTHING
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
     from bundlecache.questions.user_history import UserHistories
-    from bundlecache.recipes.recipe import Data
+    from bundlecache.recipes.settings import Data
     from bundlecache.store.store import Matrix
 
 Lengths = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], Sequence[np.ndarray]], np.ndarray]
