@@ -5,12 +5,13 @@
 ``bundles.*``         bundle_id, item_ids, and optionally split, group, name
 ``interactions.*``    user_id, item_id, and optionally timestamp, rating, group
 ``store/``            vectors, one Lance table per (modality, encoder)
+``splits.parquet``    the split of every bundle since questions were first frozen
 ``questions/``        frozen multiple-choice questions
 ``candidates/``       FAISS candidate sets
 ``runs/``             trained models, their results and reports
 ====================  ==========================================================
 
-``*`` is parquet, csv or jsonl. The upper three are inputs, the lower four are made and git-ignored.
+``*`` is parquet, csv or jsonl. The upper three are inputs; the others are made, and the folders among them are git-ignored.
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ class WorkspaceFolder:
     def questions(self) -> Path:
         """Frozen question files."""
         return self.root / "questions"
+
+    @property
+    def kept_splits(self) -> Path:
+        """The splits that bundles were given when questions were first frozen."""
+        return self.root / "splits.parquet"
 
     @property
     def candidates(self) -> Path:

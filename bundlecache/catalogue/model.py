@@ -19,6 +19,7 @@ import pyarrow as pa
 from ..encoder_spec import TITLE
 from ..errors import BundlecacheError, CatalogueError, Command, counted
 from ..text import listed, quoted
+from .kept_splits import KeptSplits
 from .tables import cell_list, cell_text, number, read_table, required_column, required_texts, unique_ids
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Catalogue:
 
     ``columns`` holds every column of the items table except item_id and title, as text, None where the
     cell is empty (`numbers` gives a column as numbers). ``notes`` has a sentence for each thing that was left out.
+    ``kept_splits`` are the splits of the bundles that had one before; see `splits.assign`.
     """
 
     item_ids: list[str]
@@ -105,6 +107,7 @@ class Catalogue:
     bundles: Bundles
     interactions: Interactions
     notes: list[str] = field(default_factory=list)
+    kept_splits: KeptSplits = field(default_factory=KeptSplits)
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -226,6 +229,7 @@ class Catalogue:
             bundles=_bundles(bundles_path, index, notes) if bundles_path else Bundles(),
             interactions=_interactions(interactions_path, index, notes) if interactions_path else Interactions(),
             notes=notes,
+            kept_splits=KeptSplits.read(workspace.kept_splits),
         )
 
 

@@ -10,26 +10,34 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import replace
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import CatalogueError
-from .model import Bundles, Catalogue, Interactions
+from ..errors import CatalogueError, counted
+from ..text import quoted
+from .kept_splits import KeptBundle, KeptSplits
+from .model import SPLITS, Bundles, Catalogue, Interactions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from ..workspace import WorkspaceFolder
 
 GRAPHS = ("user-item", "bundle-item")
+VALID_SHARE, TEST_SHARE = 0.1, 0.2  # of all bundles, where no split column is given
 TOO_ALIKE = 0.1  # share of held-out bundles with a near-copy in training from which on a split is called leaking
 
 
-def assign(catalogue: Catalogue, seed: int = 0, valid: float = 0.1, test: float = 0.2) -> np.ndarray:
+def assign(catalogue: Catalogue, seed: int = 0, valid: float = VALID_SHARE, test: float = TEST_SHARE) -> np.ndarray:
     """The split of every bundle: [B] of ``"train"``, ``"valid"``, ``"test"``.
 
-    A split column in the bundles table is taken as it stands. Otherwise connected groups are ordered by
-    a hash of their name and dealt out until ``test`` and then ``valid`` of the bundles are filled.
+    A split column in the bundles table is taken as it is. Otherwise connected groups are ordered by a hash of their
+    name and dealt out until ``test`` and then ``valid`` of the bundles are filled. Where the workspace has kept splits
+    (`keep`), bundles that have one stay in it, and only the others are placed; see `place`. Kept splits are those of
+    the default ``seed`` and shares: for others they are not looked at.
 
     Raises
     ------
@@ -45,20 +53,122 @@ def assign(catalogue: Catalogue, seed: int = 0, valid: float = 0.1, test: float 
             f"{sum(given):,} of {len(bundles):,} bundles have a split, the others none.",
             hint="fill the column split, or drop it",
         )
-    root = _connected(catalogue)
+    if catalogue.kept_splits and (seed, valid, test) == (0, VALID_SHARE, TEST_SHARE):
+        placement = place(catalogue)
+        if placement is not None:
+            return placement.split
+    root = _connected(range(len(bundles)), catalogue)
     sizes = dict(zip(*np.unique(root, return_counts=True), strict=True))
     names: dict[int, str] = {}
     for r, bundle_id in zip(root, bundles.ids, strict=True):
         names[r] = min(bundle_id, names.get(r, bundle_id))
-    order = sorted(sizes, key=lambda r: hashlib.blake2b(f"{seed}:{names[r]}".encode()).digest())
+    order = sorted(sizes, key=lambda r: _digest(seed, names[r]))
     split_of: dict[int, str] = {}
     filled = 0
     for r in order:
         # A group goes where its middle falls, so that one large group cannot swallow a whole split.
         middle = (filled + sizes[r] / 2) / len(bundles)
-        split_of[r] = "test" if middle < test else "valid" if middle < test + valid else "train"
+        split_of[r] = _split_at(middle, valid, test)
         filled += sizes[r]
     return np.array([split_of[r] for r in root], dtype="<U5")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where new bundles were placed beside those whose splits are kept.
+
+    ``split`` [B] of all bundles; ``new`` is the number of new bundles by split; ``joined`` of them follow bundles with
+    the same group or the same items; ``between`` of these do so in several splits, which they connect.
+    """
+
+    split: np.ndarray
+    new: dict[str, int]
+    joined: int
+    between: int
+
+    def sentences(self) -> list[str]:
+        """What to tell the user; nothing when no bundle is new."""
+        count = sum(self.new.values())
+        if not count:
+            return []
+        parts = ", ".join(f"{number:,} to {part}" for part, number in self.new.items() if number)
+        told = [
+            f"{counted(count, 'new bundle was', 'new bundles were')} placed: {parts}; all others keep their splits."
+        ]
+        if self.between:
+            told.append(
+                f"{counted(self.between, 'new bundle shares', 'new bundles share')} a group or the same items with bundles of "
+                "several splits; each was placed with the held-out ones, so that training does not see them."
+            )
+        return told
+
+
+def place(catalogue: Catalogue) -> Placement | None:
+    """Place the bundles that have no kept split; None where the kept splits are those of another data set.
+
+    A new bundle joins the split of the bundles that share its group or hold the same items, directly or through other
+    new bundles. Where these are in several splits, it joins the one that is held out from training most (test, then
+    valid): in training it would be a copy of a held-out bundle. All others are dealt out by a hash of their name.
+    """
+    bundles, kept = catalogue.bundles, catalogue.kept_splits
+    item_ids = catalogue.item_ids
+    if not kept.are_of(
+        {name: {item_ids[i] for i in items} for name, items in zip(bundles.ids, bundles.items, strict=True)}
+    ):
+        return None
+    split = np.array([kept.bundles[name].split if name in kept.bundles else "" for name in bundles.ids], dtype="<U5")
+    new: list[int] = np.flatnonzero(split == "").tolist()
+    if not new:
+        return Placement(split, {}, 0, 0)
+    splits_of: defaultdict[object, set[str]] = defaultdict(set)
+    for bundle in kept.bundles.values():  # as they were, also those that were deleted since
+        splits_of["group", bundle.group].add(bundle.split)
+        splits_of["items", bundle.item_ids].add(bundle.split)
+    for b in np.flatnonzero(split != "").tolist():  # as they are now
+        for label in _labels(catalogue, b):
+            splits_of[label].add(str(split[b]))
+    components: defaultdict[int, list[int]] = defaultdict(list)
+    for b, component in zip(new, _connected(new, catalogue).tolist(), strict=True):
+        components[component].append(b)
+    joined = between = 0
+    for members in components.values():
+        found = set().union(*(splits_of.get(label, set()) for b in members for label in _labels(catalogue, b)))
+        joined += len(members) * bool(found)
+        between += len(members) * (len(found) > 1)
+        if found:
+            split[members] = next(part for part in ("test", "valid", "train") if part in found)
+        else:
+            name = min(bundles.ids[b] for b in members)
+            split[members] = _split_at(int.from_bytes(_digest(0, name)[:8], "big") / 2**64, VALID_SHARE, TEST_SHARE)
+    return Placement(split, {part: int((split[new] == part).sum()) for part in SPLITS}, joined, between)
+
+
+def keep(workspace: WorkspaceFolder, catalogue: Catalogue) -> Placement | None:
+    """Write the splits of all bundles into the workspace, where bundles keep them from then on.
+
+    It is called when questions are frozen. Nothing is written where the bundles table has a split column, nor where
+    nothing is new. Gives what was new beside kept splits; None at the first call and where nothing was written.
+
+    Raises
+    ------
+    BundlecacheError
+        When the file cannot be written.
+    """
+    bundles = catalogue.bundles
+    if not len(bundles) or bundles.split[0] is not None:
+        return None
+    catalogue = replace(catalogue, kept_splits=KeptSplits.read(workspace.kept_splits))
+    split = assign(catalogue)
+    now = {
+        name: KeptBundle(str(part), group, tuple(sorted(catalogue.item_ids[i] for i in items)))
+        for name, part, group, items in zip(bundles.ids, split, bundles.group, bundles.items, strict=True)
+    }
+    placement = place(catalogue) if catalogue.kept_splits else None
+    before = catalogue.kept_splits.bundles if placement else {}
+    if before.keys() >= now.keys():
+        return None
+    KeptSplits({**now, **before}).save(workspace.kept_splits)
+    return placement
 
 
 def hold_out(catalogue: Catalogue, split: str, seed: int = 0) -> list[tuple[int, np.ndarray, int]]:
@@ -103,9 +213,15 @@ def leaks(catalogue: Catalogue, split: np.ndarray | None = None) -> list[str]:
     if cut := crossing_groups(catalogue, split):
         crossing = set(cut)
         inside = sum(catalogue.bundles.group[b] in crossing for b in held)
+        given = catalogue.bundles.split[0] is not None
         found.append(
-            f"The split cuts through {len(cut):,} groups ({cut[0]!r}, ...): {inside:,} of {len(held):,} held-out bundles have "
-            "near-copies on another side, so scores on them are too good. Leave the column split out to split by group."
+            f"The split cuts through {len(cut):,} groups ({quoted(cut[0])}, ...): {inside:,} of {len(held):,} held-out bundles have "
+            "near-copies on another side, so scores on them are too good."
+            + (
+                " Leave the column split out to split by group."
+                if given
+                else " Groups grew together after splits were kept."
+            )
         )
     elif (copies := int(near_copies(catalogue, split).sum())) > TOO_ALIKE * max(len(held), 1):
         found.append(
@@ -193,18 +309,32 @@ def training_graph(catalogue: Catalogue, kind: str, seed: int = 0) -> np.ndarray
     return np.unique(edges, axis=0).reshape(-1, 2)
 
 
-def _connected(catalogue: Catalogue) -> np.ndarray:
-    """[B] the component of every bundle: bundles that share a group or hold the same items are connected."""
+def _digest(seed: int, name: str) -> bytes:
+    return hashlib.blake2b(f"{seed}:{name}".encode()).digest()
+
+
+def _split_at(position: float, valid: float, test: float) -> str:
+    """The split at a position in 0..1 of all bundles: first test, then valid, the rest is train."""
+    return "test" if position < test else "valid" if position < test + valid else "train"
+
+
+def _labels(catalogue: Catalogue, b: int) -> tuple[tuple[str, object], tuple[str, object]]:
+    """What connects a bundle with others: its group and its set of items."""
+    items = tuple(sorted(catalogue.item_ids[i] for i in catalogue.bundles.items[b]))
+    return ("group", catalogue.bundles.group[b]), ("items", items)
+
+
+def _connected(chosen: Iterable[int], catalogue: Catalogue) -> np.ndarray:
+    """[chosen] the component of each bundle: bundles that share a group or hold the same items are connected."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    bundles = catalogue.bundles
-    labels: dict[object, int] = {}
-    rows, cols = [], []
-    for b, (group, items) in enumerate(zip(bundles.group, bundles.items, strict=True)):
-        for label in (("group", group), ("items", tuple(sorted(items.tolist())))):
-            rows.append(b)
-            cols.append(len(bundles) + labels.setdefault(label, len(labels)))
-    size = len(bundles) + len(labels)
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, cols)), shape=(size, size))
-    return connected_components(graph, directed=False)[1][: len(bundles)]
+    nodes: dict[object, int] = {}
+    pairs = [
+        (row, nodes.setdefault(label, len(nodes))) for row, b in enumerate(chosen) for label in _labels(catalogue, b)
+    ]
+    count = pairs[-1][0] + 1 if pairs else 0
+    rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
+    size = count + len(nodes)
+    graph = coo_array((np.ones(len(rows), np.int8), (rows, count + columns)), shape=(size, size))
+    return connected_components(graph, directed=False)[1][:count]

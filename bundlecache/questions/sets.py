@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..catalogue import splits
 from ..errors import QuestionsError
 from . import importing
 from .file import Questions, names_in
@@ -114,6 +115,7 @@ def freeze_missing(
         content = [name for name in store.modalities() if name != "graph"] or store.modalities()
         vectors = store.matrix(catalogue.item_ids, content[0]).vectors if content else None
     near = matrices() if any("nearest:" in kind for kind in kinds) else {}
+    splits.keep(folder, catalogue)
     rows = []
     for split in ("valid", "test"):
         for kind in kinds:
@@ -152,6 +154,7 @@ def take_over(
         When the file or one of its questions does not fit the catalogue; ``skip_broken`` leaves such questions out.
     """
     rows = []
+    splits.keep(folder, catalogue)
     for asked in importing.read(file, catalogue, skip_broken=skip_broken):
         asked.save(path(folder, asked.name), catalogue)
         rows.append(
