@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint quick-bench data base clean
+.PHONY: help demo test lint docs quick-bench data base clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lint: $(VENV)/installed-dev  ## formatting, lint and types
 
 quick-bench: $(VENV)/installed  ## every benchmark in its short form
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script --quick; done
+
+docs: $(VENV)/installed  ## write docs/cli.md from --help
+	$(BIN)/typer bundlecache.cli utils docs --name bundlecache --output docs/cli.md
 
 data: $(VENV)/installed  ## make the demo catalogue in data/ again, from its seed
 	$(BIN)/bundlecache demo --make-data data

@@ -9,6 +9,7 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .. import threads
 from ..catalogue.model import Catalogue
 from ..console.reporter import DEFAULT_DATA, Reporter
 from ..errors import BundlecacheError, Command
@@ -42,6 +43,7 @@ class Session:
     """
 
     def __init__(self, root: Path | str = DEFAULT_DATA, *, allow_outside: bool = False, quiet: bool = False) -> None:
+        threads.prepare()
         self.folder = WorkspaceFolder(root, allow_outside)  # type: ignore[arg-type]
         self.say = Reporter(self.folder.root, quiet=quiet or IS_FOLLOWER)
         self.catalogue = Catalogue.read(self.folder)
