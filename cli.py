@@ -25,17 +25,14 @@ from rich.markup import escape
 
 from bundlecache import BundlecacheError, __version__
 from bundlecache.console import options as o
+from bundlecache.console.endings import INTERRUPTED, command_line, exit_partial, exit_signalled, print_error, show_files
 from bundlecache.console.output import log, out, plain, say, show
-from bundlecache.errors import Command, counted, hint_text
+from bundlecache.console.parsing import Verb, pairs, weights
+from bundlecache.errors import Command, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from bundlecache import Workspace
 
-PARTIAL = 3  # exit code: the work was done, but some items failed
-INTERRUPTED = 130
-SIGNALLED = {"SIGINT": INTERRUPTED, "SIGTERM": 143}  # the exit codes that shells expect
 MODELS, STORE = "Models", "Store"  # panels of --help
 
 app = typer.Typer(
@@ -47,7 +44,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(cls=Verb)
 def demo(
     data: o.Data = Path("data"),
     make_data: o.MakeData = None,
@@ -75,7 +72,7 @@ def demo(
     say(f"The whole way took {time.perf_counter() - began:.0f} s on {os.cpu_count()} cores.")
 
 
-@app.command(name="import")
+@app.command(cls=Verb, name="import")
 def import_(
     layout: o.Layout,
     source: o.Source,
@@ -90,7 +87,7 @@ def import_(
     show(made, as_json, [made], title=f"{layout} -> {data}", columns=["items", "bundles", "interactions", "media"])
 
 
-@app.command()
+@app.command(cls=Verb)
 def encode(
     modality: o.Modality = "all",
     data: o.Data = Path("data"),
@@ -127,15 +124,15 @@ def encode(
         retry_failed=retry_failed,
         max_errors=max_errors,
         store=store_at,
-        store_options=_pairs(store_option, "--store-option", "region=eu-west-1"),
+        store_options=pairs(store_option, "--store-option", "region=eu-west-1"),
     )
     rows = [receipt.to_dict() for receipt in receipts]
     shown = ["spec", "items", "encoded", "cached", "failed", "absent", "seconds"]
     show(rows, as_json, rows, title="Receipt: items = encoded + cached + failed + absent", columns=shown)
-    _exit_partial(sum(receipt.failed for receipt in receipts), "item failed", "items failed")
+    exit_partial(sum(receipt.failed for receipt in receipts), "item failed", "items failed")
 
 
-@app.command()
+@app.command(cls=Verb)
 def status(
     data: o.Data = Path("data"),
     errors: o.Errors = False,
@@ -147,7 +144,7 @@ def status(
     from bundlecache.console.tables import show_status
 
     shop = _open(data)
-    shop.use_store(store_at, _pairs(store_option, "--store-option", "region=eu-west-1"))
+    shop.use_store(store_at, pairs(store_option, "--store-option", "region=eu-west-1"))
     if errors:
         rows = list(shop.errors())
         show(rows, as_json, rows, title=f"Failed items in {data}", columns=["item_id", "modality", "stage", "reason"])
@@ -155,7 +152,7 @@ def status(
         show_status(shop.status().to_dict(), data, as_json)
 
 
-@app.command()
+@app.command(cls=Verb)
 def questions(
     files: o.QuestionFiles = None,
     data: o.Data = Path("data"),
@@ -194,7 +191,7 @@ def questions(
     show(rows, as_json, rows, title=f"Questions in {export_to or data / 'questions'}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def candidates(
     k: o.K = 20,
     data: o.Data = Path("data"),
@@ -218,7 +215,7 @@ def candidates(
         modalities=modality or (),
         encoders=encoder or (),
         run=run,
-        weights=_weights(weight),
+        weights=weights(weight),
         split=split,
         where=where or (),
         index=index,
@@ -235,7 +232,7 @@ def candidates(
     show(made.to_dict(), as_json, [row], title=title)
 
 
-@app.command()
+@app.command(cls=Verb)
 def train(
     data: o.Data = Path("data"),
     recipe: o.RecipeName = None,
@@ -265,10 +262,10 @@ def train(
     )
     assert run.result is not None  # noqa: S101 - it was just trained
     show(run.result.to_dict(), as_json, run.result.stages, title=f"Trained {run.name}")
-    _exit_signalled(run.result.stopped)
+    exit_signalled(run.result.stopped)
 
 
-@app.command()
+@app.command(cls=Verb)
 def evaluate(
     run: o.RunName = None,
     data: o.Data = Path("data"),
@@ -305,7 +302,7 @@ def evaluate(
         show_results(made.sets)
 
 
-@app.command(name="bench")
+@app.command(cls=Verb, name="bench")
 def bench_(
     data: o.Data = Path("data"),
     question_sets: o.QuestionSets = None,
@@ -351,7 +348,7 @@ def bench_(
         say(f"Page: {made.path}; table.csv and results.json beside it.")
 
 
-@app.command()
+@app.command(cls=Verb)
 def complete(
     items: o.Items,
     k: o.Completions = 5,
@@ -379,7 +376,7 @@ def complete(
     show(made.to_dicts(), as_json, made.to_dicts(), title=f"Completes: {given}")
 
 
-@app.command()
+@app.command(cls=Verb)
 def report(
     run: o.RunName = None,
     against: o.Against = None,
@@ -397,7 +394,7 @@ def report(
     say(f"Report: {page.path}")
 
 
-@app.command(name="import-checkpoint", rich_help_panel=MODELS)
+@app.command(cls=Verb, name="import-checkpoint", rich_help_panel=MODELS)
 def import_checkpoint(
     source: o.CheckpointFolder,
     encoder: o.CheckpointEncoders,
@@ -424,7 +421,7 @@ def import_checkpoint(
     show(made, as_json, [row], title=f"{source} -> {data / 'runs' / name}")
 
 
-@app.command(rich_help_panel=MODELS)
+@app.command(cls=Verb, rich_help_panel=MODELS)
 def merge(
     run: o.MergedRun = None,
     output: o.MergedFolder = Path("merged"),
@@ -434,10 +431,10 @@ def merge(
 ) -> None:
     """Write a run as a plain language model: LoRA merged, tokenizer, and one embedding row per item."""
     model = _open(data).run(run or "latest")
-    _show_files(model.merge(output, device), as_json, f"{model.name} -> {output}")
+    show_files(model.merge(output, device), as_json, f"{model.name} -> {output}")
 
 
-@app.command(rich_help_panel=MODELS)
+@app.command(cls=Verb, rich_help_panel=MODELS)
 def ablate(
     grid: o.Grid,
     data: o.Data = Path("data"),
@@ -455,10 +452,10 @@ def ablate(
     elif made.rows:
         show(None, as_json, shown(made.rows), title=f"{made.name}: HitRate@1 [95 %], seeds {made.seeds}")
         say(f"Tables: {made.path}/table.md, table.csv, results.json")
-    _exit_signalled(made.stopped)
+    exit_signalled(made.stopped)
 
 
-@app.command(rich_help_panel=STORE)
+@app.command(cls=Verb, rich_help_panel=STORE)
 def verify(
     data: o.Data = Path("data"),
     sample: o.VerifySample = 32,
@@ -476,10 +473,12 @@ def verify(
         log.print(f"[yellow]{escape(plain(encoder))}:[/] {escape(damage)}", highlight=False, soft_wrap=True)
     made.require_sound()
     if made.damage:
-        log.print(f"What was damaged is out; type again: {_line(Command('encode'))}", markup=False, soft_wrap=True)
+        log.print(
+            f"What was damaged is out; type again: {command_line(Command('encode'))}", markup=False, soft_wrap=True
+        )
 
 
-@app.command(rich_help_panel=STORE)
+@app.command(cls=Verb, rich_help_panel=STORE)
 def compact(
     data: o.Data = Path("data"),
     drop: o.Drop = None,
@@ -493,7 +492,7 @@ def compact(
     show(rows, as_json, [*rows, *summed], title=f"Store of {data}")
 
 
-@app.command(rich_help_panel=STORE)
+@app.command(cls=Verb, rich_help_panel=STORE)
 def drift(
     data: o.Data = Path("data"),
     modality: o.Modalities = None,
@@ -512,7 +511,7 @@ def drift(
             log.print(f"{row['old']} -> {row['new']}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command(name="import-vectors", rich_help_panel=STORE)
+@app.command(cls=Verb, name="import-vectors", rich_help_panel=STORE)
 def import_vectors(
     source: o.VectorsFile,
     modality: o.OneModality,
@@ -526,10 +525,10 @@ def import_vectors(
     show(vars(made), as_json, [vars(made)], title=f"{source} -> {data}")
     if made.unknown:
         log.print(f"[yellow]{counted(made.unknown, 'row')} of no item of the catalogue[/] left out.")
-    _exit_partial(made.failed, "row is no vector", "rows are no vectors")
+    exit_partial(made.failed, "row is no vector", "rows are no vectors")
 
 
-@app.command(rich_help_panel=STORE)
+@app.command(cls=Verb, rich_help_panel=STORE)
 def export(
     output: o.ExportFolder = Path("export"),
     layout: o.ExportFormat = "parquet",
@@ -537,7 +536,7 @@ def export(
     as_json: o.AsJson = False,
 ) -> None:
     """Write the stored vectors as files that pandas, pyarrow and NumPy read in three lines."""
-    _show_files(_open(data).export(output, layout), as_json, "Exported")
+    show_files(_open(data).export(output, layout), as_json, "Exported")
 
 
 @app.callback(invoke_without_command=True)
@@ -563,11 +562,7 @@ def main() -> None:
             log.print("[yellow]Interrupted;[/] what is stored stays stored.")
         raise
     except BundlecacheError as error:
-        message = escape(plain(error.message, 2000))
-        log.print(f"[bold red]error:[/] {message}", soft_wrap=True, highlight=False)
-        if error.advice:
-            hint = escape(plain(hint_text(error.advice, _typed_data()), 2000))
-            log.print(f"  [dim]try:[/] {hint}", soft_wrap=True, highlight=False)
+        print_error(error)
         sys.exit(1)
 
 
@@ -575,58 +570,6 @@ def _open(data: Path, *, allow_outside: bool = False) -> Workspace:
     import bundlecache
 
     return bundlecache.open(data, allow_outside=allow_outside)
-
-
-def _typed_data() -> Path | None:
-    """The workspace to name in commands that are proposed: none where the default one is meant."""
-    return None if o.Typed.data == o.DEFAULT_DATA else o.Typed.data
-
-
-def _line(command: Command) -> str:
-    return command.line(_typed_data())
-
-
-def _pairs(given: Sequence[str] | None, option: str, example: str) -> dict[str, str]:
-    """``NAME=VALUE`` options as a dictionary."""
-    pairs = {}
-    for text in given or ():
-        name, _, value = text.partition("=")
-        if not (name and value):
-            raise BundlecacheError(f"{option} is NAME=VALUE, not {text!r}.", hint=f"{option} {example}")
-        pairs[name] = value
-    return pairs
-
-
-def _weights(given: Sequence[str] | None) -> dict[str, float]:
-    """``image=2`` as a weight by modality."""
-    weights = {}
-    for text in given or ():
-        name, _, number = text.rpartition("=")
-        try:
-            weights[name] = float(number)
-        except ValueError:
-            name = ""
-        if not name:
-            raise BundlecacheError(f"{text!r} is no weight of a modality.", hint="--weight image=2")
-    return weights
-
-
-def _show_files(paths: Sequence[Path], as_json: bool, title: str) -> None:
-    rows = [{"file": str(path), "size_bytes": path.stat().st_size} for path in paths]
-    show(rows, as_json, rows, title=title)
-
-
-def _exit_partial(failed: int, one: str, many: str) -> None:
-    """Exit with 3 where some items failed; all others are stored."""
-    if failed:
-        why = _line(Command("status", "--errors"))
-        log.print(f"[yellow]{counted(failed, one, many)}[/] ({escape(why)} says why); all others are stored.")
-        raise typer.Exit(PARTIAL)
-
-
-def _exit_signalled(stopped: str | None) -> None:
-    if stopped in SIGNALLED:
-        raise typer.Exit(SIGNALLED[stopped])
 
 
 if __name__ == "__main__":

@@ -517,3 +517,11 @@ def test_a_run_with_a_damaged_file_gives_a_report_or_a_sentence(trained: Workspa
         (copy / "runs" / "first" / name).write_bytes(content)
         result = invoke("report", "--run", "first", "--data", copy)
         assert result.exception is None or isinstance(result.exception, BundlecacheError), result.exception
+
+
+@pytest.mark.parametrize("words", [["status", "--data", ""], ["demo", "--make-data="], ["complete", " "]], ids=str)
+def test_an_empty_argument_is_refused_and_nothing_is_written(words: list[str], tmp_path: Path):
+    done = typed(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "is empty" in done.stderr
+    assert list(tmp_path.iterdir()) == []

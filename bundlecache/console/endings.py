@@ -1,0 +1,60 @@
+"""How a command ends: files that were written, partial success, signals, and errors in one sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from ..errors import BundlecacheError, Command, counted, hint_text
+from .options import DEFAULT_DATA, Typed
+from .output import log, plain, show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+PARTIAL = 3
+"""Exit code of a command that did its work while some items failed."""
+INTERRUPTED = 130
+SIGNALLED = {"SIGINT": INTERRUPTED, "SIGTERM": 143}
+"""Exit codes of commands that a signal stopped, as shells have them."""
+
+
+def show_files(paths: Sequence[Path], as_json: bool, title: str) -> None:
+    """The files that were written, with their sizes."""
+    rows = [{"file": str(path), "size_bytes": path.stat().st_size} for path in paths]
+    show(rows, as_json, rows, title=title)
+
+
+def exit_partial(failed: int, one: str, many: str) -> None:
+    """Exit with 3 where some items failed; all others are stored."""
+    if failed:
+        why = command_line(Command("status", "--errors"))
+        log.print(f"[yellow]{counted(failed, one, many)}[/] ({escape(why)} says why); all others are stored.")
+        raise typer.Exit(PARTIAL)
+
+
+def exit_signalled(stopped: str | None) -> None:
+    """Exit with the code of the signal that stopped a training, if one did."""
+    if stopped in SIGNALLED:
+        raise typer.Exit(SIGNALLED[stopped])
+
+
+def print_error(error: BundlecacheError) -> None:
+    """What is wrong, and what to type next; its commands name the workspace that was typed."""
+    log.print(f"[bold red]error:[/] {escape(plain(error.message, 2000))}", soft_wrap=True, highlight=False)
+    if error.advice:
+        hint = escape(plain(hint_text(error.advice, typed_data()), 2000))
+        log.print(f"  [dim]try:[/] {hint}", soft_wrap=True, highlight=False)
+
+
+def command_line(command: Command) -> str:
+    """A command with the workspace that was typed."""
+    return command.line(typed_data())
+
+
+def typed_data() -> Path | None:
+    """The workspace to name in commands that are proposed: none where the default one is meant."""
+    return None if Typed.data == DEFAULT_DATA else Typed.data

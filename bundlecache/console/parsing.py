@@ -1,0 +1,80 @@
+"""Parse what is typed beyond what Typer does: empty arguments, NAME=VALUE pairs, weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperCommand
+
+from ..errors import BundlecacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+
+class Verb(TyperCommand):
+    """A command that refuses empty arguments: ``--out ''`` would mean the current folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Check the words, then parse them.
+
+        Raises
+        ------
+        BundlecacheError
+            When one of them is empty.
+        """
+        for before, word in zip(["", *args], args, strict=False):
+            name, equals, value = word.partition("=")
+            option = before if before.startswith("--") else ""
+            if equals and name.startswith("--") and not value.strip():
+                option, word = name, ""
+            if not word.strip():
+                what = option or "An argument"
+                raise BundlecacheError(
+                    f"{what} is empty.", hint=f"{option} VALUE, or leave it out" if option else "leave it out"
+                )
+        return super().parse_args(ctx, args)
+
+
+def pairs(given: Sequence[str] | None, option: str, example: str) -> dict[str, str]:
+    """``NAME=VALUE`` options as a dictionary.
+
+    >>> pairs(["region=eu-west-1"], "--store-option", "region=eu-west-1")
+    {'region': 'eu-west-1'}
+
+    Raises
+    ------
+    BundlecacheError
+        When a name or a value is missing.
+    """
+    found = {}
+    for text in given or ():
+        name, _, value = text.partition("=")
+        if not (name and value):
+            raise BundlecacheError(f"{option} is NAME=VALUE, not {text!r}.", hint=f"{option} {example}")
+        found[name] = value
+    return found
+
+
+def weights(given: Sequence[str] | None) -> dict[str, float]:
+    """``image=2`` as a weight by modality or encoder.
+
+    >>> weights(["image=2"])
+    {'image': 2.0}
+
+    Raises
+    ------
+    BundlecacheError
+        When a weight is no number.
+    """
+    found = {}
+    for text in given or ():
+        name, _, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            name = ""
+        if not name:
+            raise BundlecacheError(f"{text!r} is no weight of a modality.", hint="--weight image=2")
+    return found
