@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-
 class Verb(TyperCommand):
     """A command that refuses empty arguments: ``--out ''`` would mean the current folder."""
 
