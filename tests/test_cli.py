@@ -521,7 +521,7 @@ def test_a_run_with_a_damaged_file_gives_a_report_or_a_sentence(trained: Workspa
 
 @pytest.mark.parametrize("words", [["status", "--data", ""], ["demo", "--make-data="], ["complete", " "]], ids=str)
 def test_an_empty_argument_is_refused_and_nothing_is_written(words: list[str], tmp_path: Path):
-    done = typed(*words, cwd=tmp_path)
+    done = run_process(*words, cwd=tmp_path)
     assert done.returncode == 1
     assert "is empty" in done.stderr
     assert list(tmp_path.iterdir()) == []
