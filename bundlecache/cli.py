@@ -1,1 +1,633 @@
-../cli.py
+"""The commands of bundlecache, in the order of the pipeline. Each calls one method of the library and prints the result.
+
+The library is imported inside the functions, so that ``--help`` and mistakes answer at once. Tables and JSON go to
+standard output, notes and progress to standard error. Exit codes: 0 done, 1 one sentence about what to change, 2 wrong
+usage, 3 done but some items failed, 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+if (__name__ == "__main__" or sys.argv[0].endswith(("bundlecache", "bundlecache.exe"))) and (
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where a shell keeps Ctrl-C away
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports just ends the process; see main
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from bundlecache import BundlecacheError, __version__
+from bundlecache.console import options as o
+from bundlecache.console.output import log, out, plain, say, show
+from bundlecache.errors import Command, counted, hint_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bundlecache import Workspace
+
+PARTIAL = 3  # exit code: the work was done, but some items failed
+INTERRUPTED = 130
+SIGNALLED = {"SIGINT": INTERRUPTED, "SIGTERM": 143}  # the exit codes that shells expect
+MODELS, STORE = "Models", "Store"  # panels of --help
+
+app = typer.Typer(
+    help="Complete bundles (outfits, playlists, kits) with a multimodal language model: encode every item once, "
+    "then train on the cached vectors.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def demo(
+    data: o.Data = Path("data"),
+    make_data: o.MakeData = None,
+    overwrite: o.Overwrite = False,
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+) -> None:
+    """Show the whole way on the demo catalogue: encode, candidates, train, evaluate, report."""
+    from bundlecache.project.create import make_demo
+
+    began = time.perf_counter()
+    if make_data is not None or not data.exists():
+        made = make_demo(data if make_data is None else make_data, seed, overwrite=overwrite)
+        say(
+            f"Demo catalogue in {data if make_data is None else make_data}: {made.items:,} items, {made.bundles:,} bundles, {made.users:,} users."
+        )
+    if make_data is not None:
+        return
+    encode(data=data, device=device)
+    questions(data=data)
+    candidates(data=data)
+    train(data=data, seed=seed, device=device)
+    evaluate(data=data, device=device)
+    report(data=data)
+    say(f"The whole way took {time.perf_counter() - began:.0f} s on {os.cpu_count()} cores.")
+
+
+@app.command(name="import")
+def import_(
+    layout: o.Layout,
+    source: o.Source,
+    data: o.Data = Path("data"),
+    overwrite: o.Overwrite = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Import a public data layout, a folder of pictures and sounds, or plain tables as a workspace."""
+    from bundlecache.project.create import import_data
+
+    made = import_data(layout, source, data, overwrite=overwrite)[1].to_dict()
+    show(made, as_json, [made], title=f"{layout} -> {data}", columns=["items", "bundles", "interactions", "media"])
+
+
+@app.command()
+def encode(
+    modality: o.Modality = "all",
+    data: o.Data = Path("data"),
+    encoder: o.Encoders = None,
+    columns: o.Fields = None,
+    device: o.Devices = "auto",
+    engine: o.Engine = "local",
+    ray_address: o.RayAddress = None,
+    dtype: o.Dtype = "float16",
+    batch_size: o.EncodeBatch = None,
+    precision: o.Precision = "auto",
+    draft: o.Draft = None,
+    workers: o.Workers = 4,
+    retry_failed: o.RetryFailed = False,
+    max_errors: o.MaxErrors = None,
+    allow_outside: o.AllowOutside = False,
+    store_at: o.StoreAt = None,
+    store_option: o.StoreOptions = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Run frozen encoders once over every new or changed item, into the store."""
+    receipts = _open(data, allow_outside=allow_outside).encode(
+        modality,
+        encoder=encoder,
+        fields=columns,
+        device=device,
+        engine=engine,
+        ray_address=ray_address,
+        dtype=dtype,
+        batch_size=batch_size,
+        precision=precision,
+        draft=draft,
+        workers=workers,
+        retry_failed=retry_failed,
+        max_errors=max_errors,
+        store=store_at,
+        store_options=_pairs(store_option, "--store-option", "region=eu-west-1"),
+    )
+    rows = [receipt.to_dict() for receipt in receipts]
+    shown = ["spec", "items", "encoded", "cached", "failed", "absent", "seconds"]
+    show(rows, as_json, rows, title="Receipt: items = encoded + cached + failed + absent", columns=shown)
+    _exit_partial(sum(receipt.failed for receipt in receipts), "item failed", "items failed")
+
+
+@app.command()
+def status(
+    data: o.Data = Path("data"),
+    errors: o.Errors = False,
+    store_at: o.StoreAt = None,
+    store_option: o.StoreOptions = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Say what is stored: coverage per modality and encoder, rows, bytes, failed and absent items."""
+    from bundlecache.console.tables import show_status
+
+    shop = _open(data)
+    shop.use_store(store_at, _pairs(store_option, "--store-option", "region=eu-west-1"))
+    if errors:
+        rows = list(shop.errors())
+        show(rows, as_json, rows, title=f"Failed items in {data}", columns=["item_id", "modality", "stage", "reason"])
+    else:
+        show_status(shop.status().to_dict(), data, as_json)
+
+
+@app.command()
+def questions(
+    files: o.QuestionFiles = None,
+    data: o.Data = Path("data"),
+    options: o.NumberOfOptions = 10,
+    negatives: o.Negatives = None,
+    difficulty: o.Difficulty = 1.0,
+    seed: o.Seed = 0,
+    skip_broken: o.SkipBroken = False,
+    export_to: o.ExportTo = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Freeze the multiple-choice questions: validation and test, with random and hard wrong options; or take FILEs over."""
+    if files and export_to is not None:
+        raise BundlecacheError(
+            "FILEs are taken over, --export writes what is there: one of them at a time.",
+            hint=Command("questions", *files),
+        )
+    if files and (negatives or (options, difficulty, seed) != (10, 1, 0)):
+        raise BundlecacheError(
+            "FILEs are taken over as they are; --options, --negatives, --difficulty and --seed draw others.",
+            hint=Command("questions", *files),
+        )
+    if skip_broken and not files:
+        raise BundlecacheError("--skip-broken is for questions of a FILE, and none was given.", hint="name the FILE")
+    shop = _open(data)
+    for sentence in shop.leaks():
+        log.print(f"[yellow]leak:[/] {escape(plain(sentence, 1000))}", soft_wrap=True, highlight=False)
+    made: Any
+    if export_to is not None:
+        made = shop.export_questions(export_to)
+    elif files:
+        made = shop.take_questions(files, skip_broken=skip_broken)
+    else:
+        made = shop.questions(options=options, negatives=negatives, difficulty=difficulty, seed=seed)
+    rows = [row.to_dict() for row in made]
+    show(rows, as_json, rows, title=f"Questions in {export_to or data / 'questions'}")
+
+
+@app.command()
+def candidates(
+    k: o.K = 20,
+    data: o.Data = Path("data"),
+    modality: o.Modalities = None,
+    encoder: o.SearchedEncoders = None,
+    run: o.SearchedRun = None,
+    weight: o.Weights = None,
+    split: o.Split = "test",
+    where: o.Where = None,
+    index: o.IndexKind = "auto",
+    metric: o.Metric = "cosine",
+    recall: o.Recall = 0.99,
+    max_memory: o.MaxMemory = None,
+    rebuild: o.Rebuild = False,
+    device: o.Device = "auto",
+    as_json: o.AsJson = False,
+) -> None:
+    """Search the whole catalogue with FAISS for the k items nearest to each partial bundle."""
+    made = _open(data).candidates(
+        k,
+        modalities=modality or (),
+        encoders=encoder or (),
+        run=run,
+        weights=_weights(weight),
+        split=split,
+        where=where or (),
+        index=index,
+        metric=metric,
+        recall=recall,
+        max_memory=max_memory,
+        rebuild=rebuild,
+        device=device,
+    )
+    summary = made.candidates.summary()
+    row = {key: value for key, value in summary.items() if key not in ("modalities", "split", "k", "items")}
+    row |= {"index": made.index + (", kept" if made.index_kept else ""), "seconds": made.seconds}
+    title = f"Held-out items of {split} bundles found by {' + '.join(summary['modalities'])} -> {made.path}"
+    show(made.to_dict(), as_json, [row], title=title)
+
+
+@app.command()
+def train(
+    data: o.Data = Path("data"),
+    recipe: o.RecipeName = None,
+    settings: o.Settings = None,
+    stage: o.Stage = "all",
+    start: o.StartRun = None,
+    name: o.NewName = None,
+    validation: o.Validation = None,
+    seed: o.TrainSeed = None,
+    device: o.Device = "auto",
+    max_minutes: o.MaxMinutes = None,
+    resume: o.Resume = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Train the fusion module and a LoRA adapter of the language model on the cached vectors."""
+    run = _open(data).train(
+        recipe,
+        settings=settings or (),
+        stage=stage,
+        start=start,
+        name=name,
+        validation=validation,
+        seed=seed,
+        device=device,
+        max_minutes=max_minutes,
+        resume=resume,
+    )
+    assert run.result is not None  # noqa: S101 - it was just trained
+    show(run.result.to_dict(), as_json, run.result.stages, title=f"Trained {run.name}")
+    _exit_signalled(run.result.stopped)
+
+
+@app.command()
+def evaluate(
+    run: o.RunName = None,
+    data: o.Data = Path("data"),
+    question_sets: o.QuestionSets = None,
+    options: o.EvaluatedOptions = None,
+    permutations: o.Permutations = 1,
+    at_once: o.AtOnce = None,
+    batch_size: o.BatchSize = 32,
+    baselines: o.Baselines = True,
+    ablation: o.Ablation = True,
+    device: o.Device = "auto",
+    as_json: o.AsJson = False,
+) -> None:
+    """Answer the frozen test questions, in one forward each up to as many options as trained on, beside the baselines."""
+    from bundlecache.console.tables import show_results
+
+    made = (
+        _open(data)
+        .run(run or "latest")
+        .evaluate(
+            question_sets or (),
+            options=options,
+            permutations=permutations,
+            at_once=at_once,
+            batch_size=batch_size,
+            baselines=baselines,
+            ablation=ablation,
+            device=device,
+        )
+    )
+    if as_json:
+        show(made.without_seconds(), as_json, [])
+    else:
+        show_results(made.sets)
+
+
+@app.command(name="bench")
+def bench_(
+    data: o.Data = Path("data"),
+    question_sets: o.QuestionSets = None,
+    runs: o.Runs = None,
+    models: o.Models = True,
+    full: o.Full = False,
+    history: o.History = 0,
+    by: o.By = None,
+    permutations: o.Permutations = 1,
+    at_once: o.AtOnce = None,
+    batch_size: o.BatchSize = 32,
+    device: o.Device = "auto",
+    output: o.OutFolder = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Score all methods on all question sets: one table, leak probes, and a verdict in words."""
+    from bundlecache.bench.slices import chosen
+    from bundlecache.console.tables import show_full, show_leaderboard, show_slices
+
+    ways = chosen(by or ())
+    shop = _open(data)
+    made = (shop.bench_full if full else shop.bench)(
+        questions=question_sets or (),
+        runs=runs or (),
+        models=models,
+        history=history,
+        permutations=permutations,
+        at_once=at_once,
+        batch_size=batch_size,
+        device=device,
+        out=output,
+    )
+    if as_json:
+        show({"path": str(made.path), "results": made.results[0] if full else made.results}, as_json, [])
+    elif full:
+        show_full(made.results[0])
+        show_slices(made.results[0], ways, "recall@20", "Full catalogue")
+        say(f"Page: {made.path}; full.csv and full.json beside it.")
+    else:
+        show_leaderboard(made.results)
+        for result in made.results:
+            show_slices(result, ways, "hit@1", result["questions"]["name"])
+        say(f"Page: {made.path}; table.csv and results.json beside it.")
+
+
+@app.command()
+def complete(
+    items: o.Items,
+    k: o.Completions = 5,
+    options: o.AskedOptions = None,
+    user: o.User = None,
+    permutations: o.Permutations = 1,
+    at_once: o.AtOnce = None,
+    run: o.RunName = None,
+    data: o.Data = Path("data"),
+    device: o.Device = "auto",
+    as_json: o.AsJson = False,
+) -> None:
+    """Complete a partial bundle: FAISS proposes candidates, the model chooses among them."""
+    shop = _open(data)
+    made = shop.run(run or "latest").complete(
+        items,
+        k,
+        options=options,
+        user=user,
+        permutations=permutations,
+        at_once=at_once,
+        device=device,
+    )
+    given = ", ".join(shop.title(item) for item in dict.fromkeys(items))
+    show(made.to_dicts(), as_json, made.to_dicts(), title=f"Completes: {given}")
+
+
+@app.command()
+def report(
+    run: o.RunName = None,
+    against: o.Against = None,
+    data: o.Data = Path("data"),
+    output: o.HtmlFile = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Write one self-contained HTML page about a run, or about two: figures, how far to trust them, examples."""
+    page = _open(data).run(run or "latest").report(against, output)
+    if as_json:
+        show({"path": str(page.path), **({"verdict": page.findings} if against else {})}, as_json, [])
+        return
+    for sentence in page.findings:
+        say(f"- {sentence}")
+    say(f"Report: {page.path}")
+
+
+@app.command(name="import-checkpoint", rich_help_panel=MODELS)
+def import_checkpoint(
+    source: o.CheckpointFolder,
+    encoder: o.CheckpointEncoders,
+    base: o.CheckpointBase,
+    settings: o.Settings = None,
+    name: o.CheckpointName = "imported",
+    validation: o.Validation = None,
+    data: o.Data = Path("data"),
+    device: o.Device = "auto",
+    as_json: o.AsJson = False,
+) -> None:
+    """Make a run of a checkpoint of Bundle-MLLM's public code."""
+    shop = _open(data)
+    made = shop.import_checkpoint(
+        source,
+        encoders=encoder,
+        base=base,
+        settings=settings or (),
+        name=name,
+        validation=validation,
+        device=device,
+    ).to_dict()
+    row = {key: value for key, value in made.items() if key != "ignored"}
+    show(made, as_json, [row], title=f"{source} -> {data / 'runs' / name}")
+
+
+@app.command(rich_help_panel=MODELS)
+def merge(
+    run: o.MergedRun = None,
+    output: o.MergedFolder = Path("merged"),
+    data: o.Data = Path("data"),
+    device: o.Device = "auto",
+    as_json: o.AsJson = False,
+) -> None:
+    """Write a run as a plain language model: LoRA merged, tokenizer, and one embedding row per item."""
+    model = _open(data).run(run or "latest")
+    _show_files(model.merge(output, device), as_json, f"{model.name} -> {output}")
+
+
+@app.command(rich_help_panel=MODELS)
+def ablate(
+    grid: o.Grid,
+    data: o.Data = Path("data"),
+    seeds: o.Seeds = None,
+    output: o.OutFolder = None,
+    device: o.Device = "auto",
+    as_json: o.AsJson = False,
+) -> None:
+    """Train a grid of settings, several seeds each, and write one table; stopped, it goes on when typed again."""
+    from bundlecache.bench.ablation import shown
+
+    made = _open(data).ablate(grid, seeds=seeds, out=output, device=device)
+    if as_json:
+        show({"path": str(made.path), "rows": made.rows, "stopped": made.stopped}, as_json, [])
+    elif made.rows:
+        show(None, as_json, shown(made.rows), title=f"{made.name}: HitRate@1 [95 %], seeds {made.seeds}")
+        say(f"Tables: {made.path}/table.md, table.csv, results.json")
+    _exit_signalled(made.stopped)
+
+
+@app.command(rich_help_panel=STORE)
+def verify(
+    data: o.Data = Path("data"),
+    sample: o.VerifySample = 32,
+    repair: o.Repair = False,
+    device: o.Device = "auto",
+    seed: o.Seed = 0,
+    as_json: o.AsJson = False,
+) -> None:
+    """Read every stored row against its checksum, and encode a random sample again."""
+    made = _open(data).verify(sample=sample, repair=repair, device=device, seed=seed)
+    rows = made.tables.to_dicts()
+    shown = ["encoder", "rows", "damaged", "compared", "differing", "least_cosine", "remark"]
+    show(rows, as_json, rows, title=f"Stored vectors of {data}", columns=shown)
+    for encoder, damage in made.damage.items():
+        log.print(f"[yellow]{escape(plain(encoder))}:[/] {escape(damage)}", highlight=False, soft_wrap=True)
+    made.require_sound()
+    if made.damage:
+        log.print(f"What was damaged is out; type again: {_line(Command('encode'))}", markup=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel=STORE)
+def compact(
+    data: o.Data = Path("data"),
+    drop: o.Drop = None,
+    old_encoders: o.OldEncoders = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Make the store small: pieces written together, old versions and unused matrices deleted."""
+    rows = _open(data).compact(drop=drop or (), old_encoders=old_encoders).to_dicts()
+    total = {name: sum(row[name] for row in rows) for name in ("before_bytes", "after_bytes")}
+    summed = [{"table": "all", **total, "kept_for": None}] if len(rows) > 1 else []
+    show(rows, as_json, [*rows, *summed], title=f"Store of {data}")
+
+
+@app.command(rich_help_panel=STORE)
+def drift(
+    data: o.Data = Path("data"),
+    modality: o.Modalities = None,
+    start: o.DriftFrom = None,
+    sample: o.DriftSample = 1000,
+    seed: o.Seed = 0,
+    as_json: o.AsJson = False,
+) -> None:
+    """Say how far vectors moved between two versions of a table, or from one encoder to another."""
+    rows = _open(data).drift(modality or (), start=start, sample=sample, seed=seed).to_dicts()
+    columns = ["modality", "kept", "added", "removed", "changed", "cosine_mean", "cosine_p1", "overlap_at_10"]
+    title = "Drift: the present vectors beside earlier ones"
+    show(rows, as_json, rows, title=title, columns=[*columns, "centroid_shift"])
+    if not as_json:
+        for row in rows:
+            log.print(f"{row['old']} -> {row['new']}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(name="import-vectors", rich_help_panel=STORE)
+def import_vectors(
+    source: o.VectorsFile,
+    modality: o.OneModality,
+    name: o.VectorsName,
+    ids: o.VectorsIds = None,
+    data: o.Data = Path("data"),
+    as_json: o.AsJson = False,
+) -> None:
+    """Put vectors that other programs made into the store."""
+    made = _open(data).import_vectors(source, modality=modality, name=name, ids=ids)
+    show(vars(made), as_json, [vars(made)], title=f"{source} -> {data}")
+    if made.unknown:
+        log.print(f"[yellow]{counted(made.unknown, 'row')} of no item of the catalogue[/] left out.")
+    _exit_partial(made.failed, "row is no vector", "rows are no vectors")
+
+
+@app.command(rich_help_panel=STORE)
+def export(
+    output: o.ExportFolder = Path("export"),
+    layout: o.ExportFormat = "parquet",
+    data: o.Data = Path("data"),
+    as_json: o.AsJson = False,
+) -> None:
+    """Write the stored vectors as files that pandas, pyarrow and NumPy read in three lines."""
+    _show_files(_open(data).export(output, layout), as_json, "Exported")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    from bundlecache.project.session import IS_FOLLOWER
+
+    out.quiet = log.quiet = IS_FOLLOWER
+    if version:
+        out.print(f"bundlecache {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line: a BundlecacheError is one sentence and exit code 1, a bug keeps its traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        app()
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            log.print("[yellow]Interrupted;[/] what is stored stays stored.")
+        raise
+    except BundlecacheError as error:
+        message = escape(plain(error.message, 2000))
+        log.print(f"[bold red]error:[/] {message}", soft_wrap=True, highlight=False)
+        if error.advice:
+            hint = escape(plain(hint_text(error.advice, _typed_data()), 2000))
+            log.print(f"  [dim]try:[/] {hint}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+
+
+def _open(data: Path, *, allow_outside: bool = False) -> Workspace:
+    import bundlecache
+
+    return bundlecache.open(data, allow_outside=allow_outside)
+
+
+def _typed_data() -> Path | None:
+    """The workspace to name in commands that are proposed: none where the default one is meant."""
+    return None if o.Typed.data == o.DEFAULT_DATA else o.Typed.data
+
+
+def _line(command: Command) -> str:
+    return command.line(_typed_data())
+
+
+def _pairs(given: Sequence[str] | None, option: str, example: str) -> dict[str, str]:
+    """``NAME=VALUE`` options as a dictionary."""
+    pairs = {}
+    for text in given or ():
+        name, _, value = text.partition("=")
+        if not (name and value):
+            raise BundlecacheError(f"{option} is NAME=VALUE, not {text!r}.", hint=f"{option} {example}")
+        pairs[name] = value
+    return pairs
+
+
+def _weights(given: Sequence[str] | None) -> dict[str, float]:
+    """``image=2`` as a weight by modality."""
+    weights = {}
+    for text in given or ():
+        name, _, number = text.rpartition("=")
+        try:
+            weights[name] = float(number)
+        except ValueError:
+            name = ""
+        if not name:
+            raise BundlecacheError(f"{text!r} is no weight of a modality.", hint="--weight image=2")
+    return weights
+
+
+def _show_files(paths: Sequence[Path], as_json: bool, title: str) -> None:
+    rows = [{"file": str(path), "size_bytes": path.stat().st_size} for path in paths]
+    show(rows, as_json, rows, title=title)
+
+
+def _exit_partial(failed: int, one: str, many: str) -> None:
+    """Exit with 3 where some items failed; all others are stored."""
+    if failed:
+        why = _line(Command("status", "--errors"))
+        log.print(f"[yellow]{counted(failed, one, many)}[/] ({escape(why)} says why); all others are stored.")
+        raise typer.Exit(PARTIAL)
+
+
+def _exit_signalled(stopped: str | None) -> None:
+    if stopped in SIGNALLED:
+        raise typer.Exit(SIGNALLED[stopped])
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from .common import PRECISIONS, Options, resolve_device
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
-    from bundlecache.encode.run import Encoder
+    from bundlecache.encode.encoder import Encoder
 
 __all__ = ["DEFAULTS", "MODALITIES", "Kind", "Loader", "heeds", "kinds", "load", "modality_of", "options_of"]
 

@@ -21,7 +21,7 @@ from bundlecache.store.store import Store
 from bundlecache.torchvision_compat import prepare
 
 if TYPE_CHECKING:
-    from bundlecache.encode.run import Encoder
+    from bundlecache.encode.encoder import Encoder
     from bundlecache.workspace import WorkspaceFolder
 
 prepare()
