@@ -115,7 +115,7 @@ def check_effective(options: Sequence[str], specs: Sequence[tuple[str, str]]) ->
     BundlecacheError
         Naming the encoders.
     """
-    effective = set().union(*(registry.heeds(spec, modality) for spec, modality in specs))
+    effective = set().union(*(registry.effective_options(spec, modality) for spec, modality in specs))
     about = {"precision": "the forward pass of a network", "draft": "pictures"}
     for option in options:
         if option not in effective:
@@ -165,13 +165,13 @@ def encode(
     with say.bar(modality) as bar, ExitStack() as leaving:
         pool: Any = None
         if machines.engine == "ray" and not graph:
-            from bundlecache.encode.ray_pool import RayPool
+            from bundlecache.encode.ray_pool import Ray
 
-            pool = leaving.enter_context(RayPool(loader, workers, machines.ray_address, machines.devices[0]))
+            pool = leaving.enter_context(Ray(loader, workers, machines.ray_address, machines.devices[0]))
         elif len(machines.devices) > 1 and not graph:
-            from bundlecache.encode.process_pool import ProcessPool
+            from bundlecache.encode.process_pool import Processes
 
-            pool = leaving.enter_context(ProcessPool(loader, list(machines.devices), workers))
+            pool = leaving.enter_context(Processes(loader, list(machines.devices), workers))
         encoders: Any = pool.encoders if pool else loader(machines.devices[0])
         receipts = run_all(
             encoders,
@@ -179,7 +179,7 @@ def encode(
             folder,
             store,
             progress=bar.encoding,
-            pool=pool,
+            crew=pool,
             workers=workers,
             retry_failed=retry_failed,
             max_errors=max_errors,
@@ -206,7 +206,7 @@ def encode_sample_again(
     if info.preprocess == IMPORTED:
         return None, "sound; made elsewhere, so not encoded again"
     try:
-        options = {"device": device, "dtype": info.dtype, **registry.options_of(info.preprocess)}
+        options = {"device": device, "dtype": info.dtype, **registry.options_from_preprocess(info.preprocess)}
         encoder = registry.load(info.spec, modality=info.modality, catalogue=catalogue, **options)
         again = recheck.recheck(encoder, catalogue, folder, store, info, sample=sample, seed=seed)
     except BundlecacheError as error:

@@ -1,47 +1,44 @@
-"""What is to be done for one encoder and its table: which items are cached, copied, encoded, or failed before."""
+"""What has to be done with the items that were found, for one encoder and its table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .messages import Unit
+from .batcher import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..store.failures import Failure
     from ..store.tables import TableWriter
-    from .scan import Scan
+    from .scan import Survey
 
 
 @dataclass
 class Plan:
-    """Items that are cached, that failed before, that get a copy of a stored vector, and units to encode."""
+    """Items that have their vector, that failed before, that get a stored vector, and units to encode."""
 
-    scan: Scan
+    found: Survey
     cached: list[str] = field(default_factory=list)
     failed: dict[str, Failure] = field(default_factory=dict)
     copies: list[tuple[str, str, str]] = field(default_factory=list)  # item, content hash, item that has its vector
     units: list[Unit] = field(default_factory=list)
 
-    def update_status(self, table: TableWriter, failed: Mapping[str, Failure]) -> None:
-        """Record the failures, and mark rows whose item has other content now, or none, as no longer valid.
-
-        An item whose file cannot be read keeps its row: nothing is known about its content.
-        """
+    def settle(self, table: TableWriter, failed: Mapping[str, Failure]) -> None:
+        """Rows whose item has other content now, or none, no longer hold; a file that cannot be read proves nothing."""
         failed = {**self.failed, **failed}
-        outcome: dict[str, Failure | None] = dict.fromkeys([*self.scan.present, *self.scan.absent])
+        outcome: dict[str, Failure | None] = dict.fromkeys([*self.found.present, *self.found.absent])
         dead = {item_id for item_id, failure in failed.items() if failure.content_hash}
-        table.update_status(outcome | failed, dead=dead | set(self.scan.absent))
+        table.settle(outcome | failed, dead=dead | set(self.found.absent))
 
 
-def plan(scan: Scan, table: TableWriter, *, retry_failed: bool) -> Plan:
+def plan(found: Survey, table: TableWriter, *, retry_failed: bool) -> Plan:
     """Sort items into cached, failed before, copies of a stored vector, and units of equal content to encode."""
-    made = Plan(scan)
+    made = Plan(found)
     holder = {content_hash: item_id for item_id, content_hash in table.content.items()}
     units: dict[str, Unit] = {}
-    for position, (item_id, source) in enumerate(scan.present.items()):
+    for place, (item_id, source) in enumerate(found.present.items()):
         content_hash = source.content_hash
         failure = table.errors.get(item_id)
         if table.content.get(item_id) == content_hash:
@@ -53,6 +50,6 @@ def plan(scan: Scan, table: TableWriter, *, retry_failed: bool) -> Plan:
         elif content_hash in units:
             units[content_hash].item_ids.append(item_id)
         else:
-            units[content_hash] = Unit(source, [item_id], position)
+            units[content_hash] = Unit(source, [item_id], place)
     made.units = list(units.values())
     return made
