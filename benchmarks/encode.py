@@ -39,7 +39,6 @@ from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.encode.run import run
 from bundlecache.features import registry as features
 from bundlecache.store.store import Store
-from bundlecache.torchvision_compat import prepare
 from bundlecache.workspace import WorkspaceFolder
 
 if TYPE_CHECKING:
@@ -66,7 +65,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.count, options.repeats = 128, 4
-    prepare()
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

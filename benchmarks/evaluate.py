@@ -33,7 +33,6 @@ import torch
 from public_code import CLOSING, MIDDLE, OPENING, PublicCode
 
 from bundlecache.store.store import Matrix
-from bundlecache.torchvision_compat import prepare
 from bundlecache.train.inference.scoring import score_options
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
 from bundlecache.train.shipped import load_recipe
@@ -120,7 +119,6 @@ def save_llm(folder: Path, hidden: int, layers: int) -> None:
 
     A prompt then has as many tokens as real ones have in Llama-2's: 62 up to the first title, about 460 in all.
     """
-    prepare()
     from transformers import LlamaForCausalLM
     from transformers.utils import logging
 

@@ -53,7 +53,6 @@ from train_step import catalogue_of, finish
 
 from bundlecache.recipes import recipe as recipes
 from bundlecache.store.store import Matrix
-from bundlecache.torchvision_compat import prepare
 from bundlecache.train.inference.scoring import score_options
 from bundlecache.train.model import llm as llms
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
@@ -183,7 +182,6 @@ def model_of(
     shape: str, titles: list[str], vectors: dict[str, np.ndarray], device: torch.device, most: int
 ) -> BundleMLLM:
     """Random weights, made on the device, and an adapter that does something."""
-    prepare()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     hidden, layers = map(int, shape.split("x"))

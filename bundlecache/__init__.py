@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from . import torchvision_compat
 from .catalogue.model import Bundles, Catalogue, Interactions
 from .encode.run import Receipt
 from .errors import BundlecacheError
@@ -46,6 +47,8 @@ __all__ = [
     "make_demo",
     "open",
 ]
+
+torchvision_compat.install()  # before torchvision is imported
 
 if not (Path(__file__).parent / "features").is_dir():
     # A checkout without symbolic links (Windows): features/, train/ and cli.py are found one folder up.

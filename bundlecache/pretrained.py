@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from .tokenizer_check import gives_ids_of
-from .torchvision_compat import prepare
 
 JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
@@ -116,7 +115,6 @@ def load_processor(kind: str, source: str | Path, **options: Any) -> Any:
 @contextmanager
 def no_remote_code() -> Iterator[None]:
     """Around calls of a library that calls transformers itself: a model's own code is refused, and nobody is asked."""
-    prepare()
     from transformers import dynamic_module_utils
 
     before = dynamic_module_utils.TIME_OUT_REMOTE_CODE

@@ -1,42 +1,59 @@
-"""torchvision beside a CPU-only torch: declare the two operators that its import trips over.
+"""Lets torchvision be imported beside a CPU-only torch, in whatever order libraries are imported.
 
-The torchvision wheel on the package registry is built for CUDA. Beside a CPU-only torch its compiled part
-cannot be loaded, which is harmless (image transforms are plain Python), but its import then registers
-shape rules for ``torchvision::nms`` and ``torchvision::qnms``, operators that only the compiled part
-declares, and fails. open_clip and transformers import torchvision, so both fail with it. Declaring the
-two schemas first is enough; nothing here ever calls them.
+The torchvision wheel on the package registry is built for CUDA. Beside a CPU-only torch its compiled part cannot be
+loaded, which is harmless here (image transforms are plain Python). But its import then registers shape rules for two
+operators, ``torchvision::nms`` and ``torchvision::qnms``, that only the compiled part declares, and fails; with it
+fail open_clip and every model class of transformers.
+
+``import bundlecache`` installs a hook that imports nothing: when some library imports torchvision later, the two
+operators are declared just before their shape rules are registered. Nothing here ever calls them, and where torchvision
+works it is left as it is. open_clip needs torchvision, so the environment cannot do without it. A program in that
+environment that never imports bundlecache needs torchvision's own wheel for CPUs:
+``pip install torchvision --index-url https://download.pytorch.org/whl/cpu``.
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.abc
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_SCHEMAS = ("nms", "qnms")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+SHAPE_RULES = "torchvision._meta_registrations"  # imported after the compiled part was tried
+OPERATORS = ("nms", "qnms")
 _kept: list[Any] = []  # a torch library forgets its operators when it is garbage-collected
 
 
-def prepare() -> None:
-    """Make ``import torchvision`` succeed, if it is installed; a working torchvision is left as it is."""
-    try:
-        importlib.import_module("torchvision")
-    except ModuleNotFoundError:
-        return
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-        _declare()
-        importlib.import_module("torchvision")
+class _DeclareOperators(importlib.abc.MetaPathFinder):
+    """Finds no module; declares the operators when torchvision is about to register its shape rules."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        if fullname == SHAPE_RULES:
+            _declare()
+        return None
+
+
+def install() -> None:
+    """Install the hook in this process, once."""
+    if not any(isinstance(finder, _DeclareOperators) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _DeclareOperators())
 
 
 def _declare() -> None:
     import torch
 
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]  # what the failed import left half-made
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in _SCHEMAS:
-        if not hasattr(torch.ops.torchvision, name):
+    missing = [name for name in OPERATORS if not hasattr(torch.ops.torchvision, name)]
+    if missing:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in missing:
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _kept.append(library)
+        _kept.append(library)

@@ -9,20 +9,31 @@ import numpy as np
 
 from bundlecache.pretrained import load_model, load_processor, quiet
 
-from .checkpoints import check_complete, checkpoint_folder, load_failure
-from .devices import as_tensor, forward, forward_precision, measured_dim, resolve_device, to_numpy
-from .fingerprints import config_cause, fingerprint, package_versions
-from .sound_files import describe_decoding, read_sound
+from .audio import decoding, read_sound
+from .common import (
+    as_tensor,
+    check_complete,
+    computing,
+    config_cause,
+    fingerprint,
+    folder_of,
+    forward,
+    libraries,
+    load_failure,
+    measured_dim,
+    resolve_device,
+    to_numpy,
+)
 
 if TYPE_CHECKING:
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .options import Options
+    from .common import Options
 
 
 def load(spec: EncoderSpec, options: Options) -> ClapAudio:
     """A CLAP folder as ``save_pretrained`` writes it, with its ``preprocessor_config.json``, or a hub id."""
-    folder = checkpoint_folder(spec)
+    folder = folder_of(spec)
     with quiet():
         import torch
 
@@ -50,15 +61,15 @@ class ClapAudio:
         self.device = resolve_device(options.device)
         self.spec, self.dtype = spec.text, options.dtype
         self.batch_size = options.batch_size or (64 if self.device.startswith("cuda") else 8)
-        self.compute = forward_precision(self.device, self.dtype, options.precision)
+        self.compute = computing(self.device, self.dtype, options.precision)
         heard = {name: value for name, value in model.state_dict().items() if name.startswith("audio_")}
         self.fingerprint = fingerprint("clap", config_cause(model.config.audio_config), tensors=heard)
         self.extractor, self.rate, self.window = extractor, extractor.sampling_rate, extractor.nb_max_samples
-        self.reading = describe_decoding(self.rate)
+        self.reading = decoding(self.rate)
         self.preprocess = (
             f"{self.reading}; mean over evenly spaced windows of {self.window / self.rate:g} s, is_longer false, "
             f"shorter ones {extractor.padding}; log-mel {config_text(extractor)}; forward {self.compute}; "
-            f"{package_versions('transformers')}"
+            f"{libraries('transformers')}"
         )
         del model.text_model, model.text_projection
         self.model = model.eval().requires_grad_(False).to(self.device)

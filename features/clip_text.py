@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bundlecache.pretrained import load_model, load_tokenizer, quiet
 
-from .checkpoints import check_complete, check_vocabulary, load_failure
-from .fingerprints import config_cause, fingerprint
+from .common import check_complete, check_vocabulary, config_cause, fingerprint, load_failure
 from .towers import TextTower
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .options import Options
+    from .common import Options
 
 PACKAGES = ("transformers", "tokenizers")
 MODELS = ("clip", "clip_text_model", "siglip", "siglip_text_model")

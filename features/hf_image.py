@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bundlecache.errors import EncoderError
 from bundlecache.pretrained import load_model, load_processor, quiet
 
-from .checkpoints import check_complete, checkpoint_folder, load_failure, read_config
-from .fingerprints import config_cause, fingerprint
+from .common import check_complete, config_cause, fingerprint, folder_of, load_failure, read_config
 from .towers import ImageTower
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .options import Options
+    from .common import Options
 
 PACKAGES = ("Pillow", "transformers")
 # What an image processor does to a picture, in the order in which it does it.
@@ -37,7 +36,7 @@ def load(spec: EncoderSpec, options: Options) -> ImageTower:
     SigLIP 2 those of the attention pooling, DINOv2 its CLS. ``hf-tokens:`` gives ``last_hidden_state`` without
     CLS and registers: for CLIP the last block as it is, for the others behind their final norm.
     """
-    folder = checkpoint_folder(spec)
+    folder = folder_of(spec)
     config = read_config(spec, folder)
     name, changes = _class_of(spec, config)
     with quiet():

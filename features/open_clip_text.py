@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 from bundlecache.errors import EncoderError, first_line
 from bundlecache.pretrained import no_remote_code, quiet
 
-from .checkpoints import check_vocabulary
-from .fingerprints import fingerprint
+from .common import check_vocabulary, fingerprint
 from .open_clip_image import load_model
 from .towers import TextTower
 
 if TYPE_CHECKING:
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .options import Options
+    from .common import Options
 
 PACKAGES = ("open_clip_torch", "transformers", "tokenizers")
 

@@ -155,9 +155,7 @@ def test_the_oracle_rules_out_a_category_that_the_box_has():
 
 @pytest.fixture(scope="module")
 def base():
-    from bundlecache.torchvision_compat import prepare
 
-    prepare()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     return AutoModelForCausalLM.from_pretrained(EMBEDDED), AutoTokenizer.from_pretrained(EMBEDDED)

@@ -7,14 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bundlecache.torchvision_compat import prepare
-
 WORDS = ["red", "blue", "wool", "coat", "lamp", "bell", "a", "of", "with", "##s", "##ly", "warm", "cold", "mug"]
 
 
 def open_clip_folder(path: Path, seed: int = 0, *, custom: bool = False, **changes: object) -> Path:
     """What ``open_clip`` itself reads by ``local-dir:``; 2 layers, 64 wide, 32-pixel pictures, 32-d vectors."""
-    prepare()
     import open_clip
     import torch
     from safetensors.torch import save_file
@@ -37,7 +34,6 @@ def open_clip_folder(path: Path, seed: int = 0, *, custom: bool = False, **chang
 
 def clap_folder(path: Path, seed: int = 0, *, fusion: bool = False) -> Path:
     """ClapModel with its HTSAT audio tower in four one-block stages, and the feature extractor beside it."""
-    prepare()
     import torch
     from transformers import ClapAudioConfig, ClapConfig, ClapFeatureExtractor, ClapModel, ClapTextConfig
 
@@ -61,7 +57,6 @@ def clap_folder(path: Path, seed: int = 0, *, fusion: bool = False) -> Path:
 
 def laion_clap_file(path: Path, seed: int = 0, *, fusion: bool = False) -> Path:
     """The weights of :func:`clap_folder` as LAION-AI/CLAP saves them: its names, one qkv, scores, a module prefix."""
-    prepare()
     import re
 
     import torch
@@ -99,7 +94,6 @@ def laion_clap_file(path: Path, seed: int = 0, *, fusion: bool = False) -> Path:
 
 def bert_folder(path: Path, seed: int = 0) -> Path:
     """BertModel with a WordPiece tokenizer, 2 layers, 32 wide, pooled by the mean."""
-    prepare()
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -151,7 +145,6 @@ TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num
 
 def clip_folder(path: Path, seed: int = 0, part: str = "CLIPModel") -> Path:
     """CLIPModel, or one tower of it by its class name, with a byte-pair tokenizer; 40 px, of which 32 are read."""
-    prepare()
     import torch
     import transformers as hf
 
@@ -177,7 +170,6 @@ def clip_folder(path: Path, seed: int = 0, part: str = "CLIPModel") -> Path:
 
 def siglip_folder(path: Path, seed: int = 0, part: str = "SiglipModel", *, two: bool = False) -> Path:
     """SiglipModel or its vision tower, with a SentencePiece tokenizer or Gemma's as SigLIP 2 has; 12 tokens."""
-    prepare()
     import io
 
     import sentencepiece
@@ -211,7 +203,6 @@ def siglip_folder(path: Path, seed: int = 0, part: str = "SiglipModel", *, two: 
 
 def dinov2_folder(path: Path, seed: int = 0, *, registers: int = 0) -> Path:
     """Dinov2Model, or the one with registers; its positions are for 48 pixels, of which it reads 32."""
-    prepare()
     import torch
     import transformers as hf
 
@@ -228,7 +219,6 @@ def dinov2_folder(path: Path, seed: int = 0, *, registers: int = 0) -> Path:
 
 def blip2_folder(path: Path, seed: int = 0, part: str = "Blip2ForConditionalGeneration") -> Path:
     """BLIP-2 with an OPT language model, in several files; 5 queries of 24 numbers."""
-    prepare()
     import torch
     import transformers as hf
 

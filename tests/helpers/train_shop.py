@@ -9,18 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.questions.file import Questions
 from bundlecache.questions.freeze import freeze
 from bundlecache.recipes.recipe import Recipe, from_dict
 from bundlecache.store.store import Matrix
-from bundlecache.torchvision_compat import prepare
-
-prepare()
-
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ITEMS = 48
 CHAT = (

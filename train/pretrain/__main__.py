@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from bundlecache.catalogue.demo.world import words
-from bundlecache.torchvision_compat import prepare
 
 from . import episodes
 from .tokenizer import BOS, LETTERS, SEPARATOR, build
@@ -84,7 +83,6 @@ def vocabulary_of(tokenizer: Any) -> episodes.Vocabulary:
 
 def new_model(plan: Plan, tokenizer: Any) -> Any:
     """Build the model so that, from the start, like attends to like in half of its heads."""
-    prepare()
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

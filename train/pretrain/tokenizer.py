@@ -13,8 +13,6 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from bundlecache.torchvision_compat import prepare
-
 LETTERS = "ABCDEFGHIJKLMNOPQRST"
 """Option letters; " A" to " T" are one token each."""
 
@@ -33,7 +31,6 @@ def build(catalogue_words: Sequence[str], vocabulary: int = 2048) -> Any:
     `vocabulary` counts tokens, special ones and the 256 bytes included.
     Returns a `transformers.PreTrainedTokenizerFast`.
     """
-    prepare()
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
