@@ -16,12 +16,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import CatalogueError, CheckpointError, Command, MediaError
+from .files import is_regular, read_json, user_path
+from .text import listed, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,13 +37,19 @@ LISTED = {  # what every entry of these lists of a run's manifest has
 
 @dataclass(frozen=True)
 class WorkspaceFolder:
-    """The paths of one workspace. ``allow_outside`` lets item tables name media files anywhere on disk."""
+    """The paths of one workspace. ``allow_outside`` lets item tables name media files anywhere on disk.
+
+    Raises
+    ------
+    BundlecacheError
+        When the path is empty, or one that the file system cannot look up (too long, with a NUL character).
+    """
 
     root: Path
     allow_outside: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "root", Path(self.root))
+        object.__setattr__(self, "root", user_path(self.root, "The workspace"))
 
     @property
     def store(self) -> Path:
@@ -80,13 +87,13 @@ class WorkspaceFolder:
         Raises
         ------
         CatalogueError
-            When the same table stands in two formats, so that nobody could say which one counts.
+            When there are files of one table in two formats, so that nobody could say which one counts.
         """
-        found = [path for suffix in SUFFIXES if (path := self.root / f"{name}{suffix}").is_file()]
+        found = [path for suffix in SUFFIXES if is_regular(path := self.root / f"{name}{suffix}")]
         if len(found) > 1:
             names = " and ".join(path.name for path in found)
             raise CatalogueError(
-                f"{self.root} holds {names}, but one table may stand in one format only.",
+                f"{self.root} holds {names}, but a table may be there in one format only.",
                 hint="delete or move away the one that is out of date",
             )
         return found[0] if found else None
@@ -102,36 +109,39 @@ class WorkspaceFolder:
         """
         if "://" in uri and not uri.startswith("file://"):
             scheme = uri.split("://", 1)[0]
-            raise MediaError(f"{scheme}:// addresses are not fetched, only files of the workspace are read")
+            raise MediaError(
+                f"{quoted(scheme)[1:-1]}:// addresses are not fetched, only files of the workspace are read"
+            )
         try:
             path = (self.root / uri.removeprefix("file://")).resolve()
         except (OSError, ValueError, RuntimeError) as error:
-            raise MediaError(f"the path {uri[:80]!r} cannot be resolved") from error
+            raise MediaError(f"the path {quoted(uri)} cannot be resolved") from error
         if not self.allow_outside and not path.is_relative_to(self.root.resolve()):
-            raise MediaError(f"the path {uri[:80]!r} leaves the workspace (--allow-outside permits it)")
+            raise MediaError(f"the path {quoted(uri)} leaves the workspace (--allow-outside permits it)")
         return path
 
     def run(self, name: str | None = None) -> Path:
-        """The folder of run ``name``, or of the newest finished one.
+        """The folder of run ``name``; of the latest one when ``name`` is None, or if that was deleted, of the newest.
 
         Raises
         ------
         CatalogueError
             When there is no such run.
         """
+        names = sorted(self.run_names())
         if name is None:
-            latest = self.runs / "latest"
-            if not latest.is_file():
+            if not names:
                 raise CatalogueError(f"There is no trained model in {self.root} yet.", hint=Command("train"))
-            name = latest.read_text("utf-8", "replace").strip()
-        path = self.runs / name
-        if not (path / "manifest.json").is_file():
-            names = sorted(self.run_names())
+            latest = self.runs / "latest"
+            name = latest.read_text("utf-8", "replace").strip() if is_regular(latest) else ""
+            if name not in names:  # deleted since
+                name = max(names, key=lambda each: (self.runs / each / "manifest.json").stat().st_mtime_ns)
+        if name not in names:
             raise CatalogueError(
-                f"There is no finished run {name!r} in {self.root}; there are: {', '.join(names) or 'none'}.",
+                f"There is no finished run {quoted(name)} in {self.root}; there are: {listed(names)}.",
                 hint=f"--run {names[-1]}" if names else Command("train"),
             )
-        return path
+        return self.runs / name
 
     def run_names(self) -> Iterator[str]:
         """Names of the finished runs, in no particular order."""
@@ -148,14 +158,14 @@ def read_manifest(run: Path) -> dict[str, Any]:
     """
     path = run / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        manifest: dict[str, Any] = read_json(path)
         tables = [manifest.get(name) or {} for name in ("base", "questions", "versions", "recipe")]
         lacking = [key for name in LISTED for row in manifest.get(name, []) for key in LISTED[name] if key not in row]
         sound = not lacking and all(isinstance(table, dict) for table in tables)
     except FileNotFoundError as error:
         raise CheckpointError(f"{run} holds no finished run.", hint=Command("train")) from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged.", hint="bundlecache train makes a new run") from error
+        raise CheckpointError(f"{path} is damaged.", hint=[Command("train"), "makes a new run"]) from error
     if not sound:
-        raise CheckpointError(f"{path} was changed by hand or is damaged.", hint="bundlecache train makes a new run")
+        raise CheckpointError(f"{path} was changed by hand or is damaged.", hint=[Command("train"), "makes a new run"])
     return manifest

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from bundlecache.errors import EncoderError
 from bundlecache.pretrained import no_remote_code, quiet
 
-from .common import check_complete, config_cause, fingerprint, folder_of, load_failure, read_config
+from .checkpoints import check_complete, checkpoint_folder, load_failure, read_config
+from .fingerprints import config_cause, fingerprint
 from .hf_image import PACKAGES, image_transform
 from .towers import ImageTower
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .common import Options
+    from .options import Options
 
 
 def load(spec: EncoderSpec, options: Options) -> ImageTower:
@@ -27,7 +28,7 @@ def load(spec: EncoderSpec, options: Options) -> ImageTower:
     last states, 768 wide, ``blip2-tokens:`` those states, ``blip2-vision:`` the pooled CLS of the vision tower.
     The language model is not read, however large it is, and no file is fetched that holds nothing else.
     """
-    folder = folder_of(spec, files=("*.json", "*.txt", "*.model"))
+    folder = checkpoint_folder(spec, files=("*.json", "*.txt", "*.model"))
     config = read_config(spec, folder)
     if config.model_type != "blip-2":
         raise EncoderError(
@@ -39,7 +40,7 @@ def load(spec: EncoderSpec, options: Options) -> ImageTower:
             transform, steps = image_transform(folder)
             model = _unfilled(config, vision_only)
             places = _places(folder, set(model.state_dict()))
-            folder_of(spec, files=sorted(set(places.values())))
+            checkpoint_folder(spec, files=sorted(set(places.values())))
             missing = model.load_state_dict(_weights(folder, places), strict=False, assign=True).missing_keys
         except EncoderError:
             raise

@@ -9,31 +9,20 @@ import numpy as np
 
 from bundlecache.pretrained import load_model, load_processor, quiet
 
-from .audio import decoding, read_sound
-from .common import (
-    as_tensor,
-    check_complete,
-    computing,
-    config_cause,
-    fingerprint,
-    folder_of,
-    forward,
-    libraries,
-    load_failure,
-    measured_dim,
-    resolve_device,
-    to_numpy,
-)
+from .checkpoints import check_complete, checkpoint_folder, load_failure
+from .devices import as_tensor, forward, forward_precision, measured_dim, resolve_device, to_numpy
+from .fingerprints import config_cause, fingerprint, package_versions
+from .sound_files import describe_decoding, read_sound
 
 if TYPE_CHECKING:
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .common import Options
+    from .options import Options
 
 
 def load(spec: EncoderSpec, options: Options) -> ClapAudio:
     """A CLAP folder as ``save_pretrained`` writes it, with its ``preprocessor_config.json``, or a hub id."""
-    folder = folder_of(spec)
+    folder = checkpoint_folder(spec)
     with quiet():
         import torch
 
@@ -61,15 +50,15 @@ class ClapAudio:
         self.device = resolve_device(options.device)
         self.spec, self.dtype = spec.text, options.dtype
         self.batch_size = options.batch_size or (64 if self.device.startswith("cuda") else 8)
-        self.compute = computing(self.device, self.dtype, options.precision)
+        self.compute = forward_precision(self.device, self.dtype, options.precision)
         heard = {name: value for name, value in model.state_dict().items() if name.startswith("audio_")}
         self.fingerprint = fingerprint("clap", config_cause(model.config.audio_config), tensors=heard)
         self.extractor, self.rate, self.window = extractor, extractor.sampling_rate, extractor.nb_max_samples
-        self.reading = decoding(self.rate)
+        self.reading = describe_decoding(self.rate)
         self.preprocess = (
             f"{self.reading}; mean over evenly spaced windows of {self.window / self.rate:g} s, is_longer false, "
             f"shorter ones {extractor.padding}; log-mel {config_text(extractor)}; forward {self.compute}; "
-            f"{libraries('transformers')}"
+            f"{package_versions('transformers')}"
         )
         del model.text_model, model.text_projection
         self.model = model.eval().requires_grad_(False).to(self.device)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from bundlecache.pretrained import load_model, load_tokenizer, quiet
 
-from .common import check_complete, check_vocabulary, config_cause, fingerprint, load_failure
+from .checkpoints import check_complete, check_vocabulary, load_failure
+from .fingerprints import config_cause, fingerprint
 from .towers import TextTower
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .common import Options
+    from .options import Options
 
 PACKAGES = ("transformers", "tokenizers")
 MODELS = ("clip", "clip_text_model", "siglip", "siglip_text_model")

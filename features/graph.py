@@ -19,14 +19,15 @@ from bundlecache.errors import EncoderError, MediaError
 from bundlecache.factors import FACTORS, SETTINGS, item_factors
 
 from . import lightgcn
-from .common import fingerprint, libraries, resolve_device
+from .devices import resolve_device
+from .fingerprints import fingerprint, package_versions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .common import Options
+    from .options import Options
 
 SEED = 0
 
@@ -68,7 +69,7 @@ def _method(kind: str, device: str) -> Method:
         learn = partial(_lightgcn, settings=settings, device=device)
         return Method(learn, settings.dim, asdict(settings), f"propagated on {device.partition(':')[0]}")
     causes = {**SETTINGS[kind], "seed": SEED}
-    return Method(partial(_factors, method=kind), FACTORS, causes, libraries("implicit"))
+    return Method(partial(_factors, method=kind), FACTORS, causes, package_versions("implicit"))
 
 
 class GraphEncoder:

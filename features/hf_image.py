@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from bundlecache.errors import EncoderError
 from bundlecache.pretrained import load_model, load_processor, quiet
 
-from .common import check_complete, config_cause, fingerprint, folder_of, load_failure, read_config
+from .checkpoints import check_complete, checkpoint_folder, load_failure, read_config
+from .fingerprints import config_cause, fingerprint
 from .towers import ImageTower
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .common import Options
+    from .options import Options
 
 PACKAGES = ("Pillow", "transformers")
 # What an image processor does to a picture, in the order in which it does it.
@@ -36,7 +37,7 @@ def load(spec: EncoderSpec, options: Options) -> ImageTower:
     SigLIP 2 those of the attention pooling, DINOv2 its CLS. ``hf-tokens:`` gives ``last_hidden_state`` without
     CLS and registers: for CLIP the last block as it is, for the others behind their final norm.
     """
-    folder = folder_of(spec)
+    folder = checkpoint_folder(spec)
     config = read_config(spec, folder)
     name, changes = _class_of(spec, config)
     with quiet():

@@ -11,29 +11,17 @@ from bundlecache.errors import EncoderError
 from bundlecache.pretrained import load_model, load_tokenizer, quiet
 
 from . import clip_text
-from .common import (
-    check_complete,
-    check_vocabulary,
-    computing,
-    config_cause,
-    fingerprint,
-    folder_of,
-    forward,
-    libraries,
-    load_failure,
-    measured_dim,
-    read_config,
-    resolve_device,
-    to_numpy,
-)
-from .text import READING, clean
+from .checkpoints import check_complete, check_vocabulary, checkpoint_folder, load_failure, read_config
+from .devices import forward, forward_precision, measured_dim, resolve_device, to_numpy
+from .fingerprints import config_cause, fingerprint, package_versions
+from .item_text import TEXT_READING, clean_text
 
 if TYPE_CHECKING:
     import numpy as np
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .common import Options
+    from .options import Options
     from .towers import TextTower
 
 # In the order in which sentence-transformers joins them when a folder asks for several.
@@ -110,7 +98,7 @@ def load(spec: EncoderSpec, options: Options) -> HfText | TextTower:
 
     A folder of CLIP or SigLIP gives their text tower, by their own rules: see :mod:`bundlecache.features.clip_text`.
     """
-    folder = folder_of(spec)
+    folder = checkpoint_folder(spec)
     if (folder / "config.json").is_file():
         config = read_config(spec, folder)
         if config.model_type in clip_text.MODELS:
@@ -160,7 +148,7 @@ class HfText:
 
     modality = "text"
     tokens = 0
-    reading = READING
+    reading = TEXT_READING
 
     def __init__(
         self, spec: EncoderSpec, options: Options, model: Any, tokenizer: Any, declared: Declared, head: Any
@@ -168,7 +156,7 @@ class HfText:
         self.device = resolve_device(options.device)
         self.spec, self.dtype, self.declared = spec.text, options.dtype, declared
         self.batch_size = options.batch_size or (256 if self.device.startswith("cuda") else 32)
-        self.compute = computing(self.device, self.dtype, options.precision)
+        self.compute = forward_precision(self.device, self.dtype, options.precision)
         # A pooler is never used, and random in checkpoints that lack it.
         weights = {name: value for name, value in model.state_dict().items() if not name.startswith("pooler.")}
         weights |= {f"head.{name}": value for name, value in head.state_dict().items()}
@@ -186,7 +174,7 @@ class HfText:
             f"{self.reading}, {'lower-cased, ' if declared.lower else ''}prompt {declared.prompt!r}, at most {self.max_length} tokens, "
             f"pooling {'+'.join(declared.pooling)}, {len(declared.dense)} dense, "
             f"{'normalised' if declared.normalize else 'not normalised'}; forward {self.compute}; "
-            f"{libraries('transformers', 'tokenizers')}"
+            f"{package_versions('transformers', 'tokenizers')}"
         )
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.head = head.eval().requires_grad_(False).to(self.device)
@@ -194,7 +182,7 @@ class HfText:
 
     def read(self, source: Path | str) -> str:
         """The title without surrounding space."""
-        return clean(source)
+        return clean_text(source)
 
     def prepare(self, raw: str) -> str:
         """The title with the folder's prompt; tokens are made per batch, where padding is known."""

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from bundlecache.errors import EncoderError
 from bundlecache.pretrained import no_remote_code, quiet
 
+from .checkpoints import check_complete, load_failure, local_path
 from .clap_audio import ClapAudio
-from .common import check_complete, load_failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .common import Options
+    from .options import Options
 
 TOWER = "audio_branch."
 RENAMED = (  # part of an original name -> that of transformers
@@ -52,7 +52,7 @@ SOUND = {  # how all of these checkpoints were trained to hear
 
 def load(spec: EncoderSpec, options: Options) -> ClapAudio:
     """A checkpoint file as LAION-AI/CLAP saves it. Nothing is fetched, and nothing but tensors is unpickled."""
-    path = Path(spec.name).expanduser()
+    path = local_path(spec, spec.name)
     if not path.is_file():
         raise EncoderError(
             f"The encoder {spec.text!r} names no file that exists.",

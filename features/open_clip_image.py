@@ -10,10 +10,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bundlecache.errors import EncoderError
+from bundlecache.errors import EncoderError, counted
 from bundlecache.pretrained import no_remote_code, quiet
 
-from .common import HUB_FILES, fingerprint, folder_of, load_failure
+from .checkpoints import HUB_FILES, checkpoint_folder, load_failure, local_path
+from .fingerprints import fingerprint
 from .towers import ImageTower
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .common import Options
+    from .options import Options
 
+MAX_SHOWN = 60  # letters of a wrong name in a message
 PACKAGES = ("Pillow", "torchvision", "open_clip_torch")
 
 
@@ -104,8 +106,10 @@ def load_model(spec: EncoderSpec) -> tuple[Any, dict[str, Any], str]:
         When there is no such architecture, tag, folder or repository, or it cannot be loaded.
     """
     schema, _, rest = spec.name.partition(":")
-    if schema in ("local-dir", "hf-hub") or Path(spec.name).expanduser().is_dir():
-        folder = folder_of(spec, rest if schema in ("local-dir", "hf-hub") else spec.name, (*HUB_FILES, "*.bin"))
+    if schema in ("local-dir", "hf-hub") or local_path(spec, spec.name).is_dir():
+        folder = checkpoint_folder(
+            spec, rest if schema in ("local-dir", "hf-hub") else spec.name, (*HUB_FILES, "*.bin")
+        )
         return _from_folder(spec, folder)
     return _from_tag(spec)
 
@@ -135,12 +139,17 @@ def _from_tag(spec: EncoderSpec) -> tuple[Any, dict[str, Any], str]:
             raise EncoderError(f"{spec.text!r} has a revision; an open_clip tag is pinned by its name alone.")
         if arch not in open_clip.list_models():
             raise EncoderError(
-                f"open_clip knows no model {arch!r}{_alike(arch, open_clip.list_models())}; allowed are "
-                f"{spec.kind}:ARCH/PRETRAINED, {spec.kind}:local-dir:FOLDER and {spec.kind}:hf-hub:ORG/NAME."
+                f"open_clip knows no model {arch[:MAX_SHOWN]!r}{_nearest(arch, open_clip.list_models())}; allowed are "
+                f"{spec.kind}:ARCH/PRETRAINED, {spec.kind}:local-dir:FOLDER and {spec.kind}:hf-hub:ORG/NAME.",
+                hint="to see all: python -c 'import open_clip; print(open_clip.list_models())'",
             )
         tags = open_clip.list_pretrained_tags_by_model(arch)
         if tag not in tags:
-            raise EncoderError(f"open_clip has {arch} as {', '.join(tags) or 'no pretrained model'}, not as {tag!r}.")
+            raise EncoderError(
+                f"{arch} has {counted(len(tags), 'checkpoint')} in open_clip{_nearest(tag, tags)}, none of them named "
+                f"{tag[:MAX_SHOWN]!r}.",
+                hint=f"to see all: python -c 'import open_clip; print(open_clip.list_pretrained_tags_by_model(\"{arch}\"))'",
+            )
         quick = trained_with_quick_gelu(arch, tag)
         try:
             model = open_clip.create_model(
@@ -156,11 +165,12 @@ def _from_tag(spec: EncoderSpec) -> tuple[Any, dict[str, Any], str]:
         return model, {**open_clip.get_model_config(arch), **({"quick_gelu": True} if quick else {})}, arch
 
 
-def _alike(arch: str, known: list[str]) -> str:
+def _nearest(name: str, known: list[str]) -> str:
+    """The three known names most like ``name``, in brackets; the first three where none is like it."""
     from difflib import get_close_matches
 
-    close = get_close_matches(arch, known, n=3)
-    return f" (there is {', '.join(close)})" if close else ""
+    close = get_close_matches(name[:MAX_SHOWN], known, n=3) or known[:3]
+    return f" (for example {', '.join(close)})" if close else ""
 
 
 def trained_with_quick_gelu(arch: str, tag: str) -> bool:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from bundlecache.errors import EncoderError, first_line
 from bundlecache.pretrained import no_remote_code, quiet
 
-from .common import check_vocabulary, fingerprint
+from .checkpoints import check_vocabulary
+from .fingerprints import fingerprint
 from .open_clip_image import load_model
 from .towers import TextTower
 
 if TYPE_CHECKING:
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .common import Options
+    from .options import Options
 
 PACKAGES = ("open_clip_torch", "transformers", "tokenizers")
 

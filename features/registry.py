@@ -1,37 +1,51 @@
-"""Stage A: the frozen encoders that turn pictures, sounds, titles and graphs into vectors.
+"""The registered encoders by spec, and the loading of one: the frozen networks and descriptors of Stage A.
 
-An encoder is one file in this folder, with a ``load(spec, options)`` that returns an object of the
-protocol ``bundlecache.encode.Encoder``, and one line in the table below. The contract test runs over
-every line. Importing this package imports none of them.
+An encoder is one file in this folder with a ``load(spec, options)`` that returns an object of the protocol
+`bundlecache.encode.run.Encoder`, and one line in ``REGISTRY``. Another package adds one by an entry point, without a change
+here; it names an `EncoderKind`::
+
+    [project.entry-points."bundlecache.encoders"]
+    mean-colour = "mypackage.encoders:MEAN_COLOUR"
+
+The contract test runs over every line. Importing this module imports none of the encoders.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.encoder_spec import TITLE, EncoderSpec
-from bundlecache.errors import EncoderError
-from bundlecache.modalities import MODALITIES, check_modality
+from bundlecache.errors import Command, EncoderError, first_line
+from bundlecache.modalities import check_modality
 
-from .common import PRECISIONS, Options, resolve_device
+from .devices import resolve_device
+from .options import PRECISIONS, Options
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
     from bundlecache.encode.run import Encoder
 
-__all__ = ["DEFAULTS", "MODALITIES", "Kind", "Loader", "heeds", "kinds", "load", "modality_of", "options_of"]
+ENTRY_POINT_GROUP = "bundlecache.encoders"
+STORED_DTYPES = ("float16", "float32")
+MAX_SHOWN = 80  # letters of a spec in a message
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One line of the registry: what the user types, what it makes, where it lives."""
+class EncoderKind:
+    """One line of the registry: what the user types, what it makes, and the function that loads it.
 
-    form: str  # as typed; words in capitals stand for names
+    ``load`` is a function ``(EncoderSpec, Options) -> Encoder``, or the module of this package that has it as ``load``.
+    """
+
+    form: str  # as typed; words in capitals stand for names, as in "hf:FOLDER|ID"
     modality: str
-    module: str  # in this package
+    load: str | Callable[[EncoderSpec, Options], Encoder]
     about: str
 
     @property
@@ -39,32 +53,44 @@ class Kind:
         """Whether the form is a whole spec, with nothing left to name."""
         return not any(letter.isupper() for letter in self.form)
 
+    def matches(self, spec: str) -> bool:
+        """Whether a spec without columns is of this kind: equal to a fixed form, or with the same word before the colon."""
+        return spec == self.form or (not self.fixed and _before_colon(spec) == _before_colon(self.form))
+
+    def encoder(self, spec: EncoderSpec, options: Options) -> Encoder:
+        """The encoder, loaded."""
+        load = import_module(f".{self.load}", __package__).load if isinstance(self.load, str) else self.load
+        made: Encoder = load(spec, options)
+        return made
+
 
 REGISTRY = (
-    Kind("descriptor:text", "text", "text", "hashed words and letter groups; no weights"),
-    Kind(
+    EncoderKind("descriptor:text", "text", "text_descriptor", "hashed words and letter groups; no weights"),
+    EncoderKind(
         "hf:FOLDER|ID", "text", "hf_text", "transformers or sentence-transformers, pooled as declared; CLIP and SigLIP"
     ),
-    Kind("open_clip:ARCH/PRETRAINED", "text", "open_clip_text", "text tower of open_clip; local-dir:FOLDER too"),
-    Kind("descriptor:picture", "image", "image", "colour, light, outline and edges; no weights"),
-    Kind("open_clip:ARCH/PRETRAINED", "image", "open_clip_image", "image tower of open_clip; local-dir:FOLDER too"),
-    Kind("open_clip-tokens:ARCH/PRETRAINED", "image", "open_clip_image", "its patches: a vector for each"),
-    Kind("hf:FOLDER|ID", "image", "hf_image", "vision tower of transformers: CLIP, SigLIP, SigLIP 2, DINOv2"),
-    Kind("hf-tokens:FOLDER|ID", "image", "hf_image", "its patches: a vector for each"),
-    Kind("blip2:FOLDER|ID", "image", "blip2", "BLIP-2: mean of the Q-Former's query outputs"),
-    Kind("blip2-tokens:FOLDER|ID", "image", "blip2", "BLIP-2: each query output of the Q-Former"),
-    Kind("blip2-vision:FOLDER|ID", "image", "blip2", "BLIP-2: its vision tower alone"),
-    Kind("descriptor:sound", "audio", "audio", "spectrum, pitch, harmony and envelope; no weights"),
-    Kind("clap:FOLDER|ID", "audio", "clap_audio", "CLAP of transformers: audio tower with projection"),
-    Kind(
+    EncoderKind("open_clip:ARCH/PRETRAINED", "text", "open_clip_text", "text tower of open_clip; local-dir:FOLDER too"),
+    EncoderKind("descriptor:picture", "image", "picture_descriptor", "colour, light, outline and edges; no weights"),
+    EncoderKind(
+        "open_clip:ARCH/PRETRAINED", "image", "open_clip_image", "image tower of open_clip; local-dir:FOLDER too"
+    ),
+    EncoderKind("open_clip-tokens:ARCH/PRETRAINED", "image", "open_clip_image", "its patches: a vector for each"),
+    EncoderKind("hf:FOLDER|ID", "image", "hf_image", "vision tower of transformers: CLIP, SigLIP, SigLIP 2, DINOv2"),
+    EncoderKind("hf-tokens:FOLDER|ID", "image", "hf_image", "its patches: a vector for each"),
+    EncoderKind("blip2:FOLDER|ID", "image", "blip2", "BLIP-2: mean of the Q-Former's query outputs"),
+    EncoderKind("blip2-tokens:FOLDER|ID", "image", "blip2", "BLIP-2: each query output of the Q-Former"),
+    EncoderKind("blip2-vision:FOLDER|ID", "image", "blip2", "BLIP-2: its vision tower alone"),
+    EncoderKind("descriptor:sound", "audio", "sound_descriptor", "spectrum, pitch, harmony and envelope; no weights"),
+    EncoderKind("clap:FOLDER|ID", "audio", "clap_audio", "CLAP of transformers: audio tower with projection"),
+    EncoderKind(
         "laion_clap:FILE", "audio", "laion_clap", "an original CLAP checkpoint (.pt) of LAION, in transformers' tower"
     ),
-    Kind("lightgcn:user-item", "graph", "graph", "LightGCN on who-bought-what of the training split"),
-    Kind("lightgcn:bundle-item", "graph", "graph", "LightGCN on the bundles of the training split"),
-    Kind("als:user-item", "graph", "graph", "alternating least squares on who-bought-what, by implicit"),
-    Kind("als:bundle-item", "graph", "graph", "alternating least squares on bundles, by implicit"),
-    Kind("bpr:user-item", "graph", "graph", "Bayesian personalised ranking on who-bought-what, by implicit"),
-    Kind("bpr:bundle-item", "graph", "graph", "Bayesian personalised ranking on bundles, by implicit"),
+    EncoderKind("lightgcn:user-item", "graph", "graph", "LightGCN on who-bought-what of the training split"),
+    EncoderKind("lightgcn:bundle-item", "graph", "graph", "LightGCN on the bundles of the training split"),
+    EncoderKind("als:user-item", "graph", "graph", "alternating least squares on who-bought-what, by implicit"),
+    EncoderKind("als:bundle-item", "graph", "graph", "alternating least squares on bundles, by implicit"),
+    EncoderKind("bpr:user-item", "graph", "graph", "Bayesian personalised ranking on who-bought-what, by implicit"),
+    EncoderKind("bpr:bundle-item", "graph", "graph", "Bayesian personalised ranking on bundles, by implicit"),
 )
 
 DEFAULTS = {
@@ -75,9 +101,41 @@ DEFAULTS = {
 }
 
 
-def kinds(modality: str | None = None) -> list[Kind]:
-    """The registered kinds of encoder, of one modality or of all."""
-    return [kind for kind in REGISTRY if modality in (None, kind.modality)]
+def kinds(modality: str | None = None) -> list[EncoderKind]:
+    """The registered kinds of encoder, of one modality or of all; those of other installed packages included.
+
+    Raises
+    ------
+    EncoderError
+        When an installed package registers something that is no encoder.
+    """
+    return [kind for kind in (*REGISTRY, *_installed_kinds()) if modality in (None, kind.modality)]
+
+
+@cache
+def _installed_kinds() -> tuple[EncoderKind, ...]:
+    """The kinds that other packages register. They are asked for only where no built-in kind matches."""
+    found: list[EncoderKind] = []
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        advice = f"mend or remove the package that registers {point.value}"
+        try:
+            kind = point.load()
+        except Exception as error:  # whatever a foreign module may raise when it is imported
+            raise EncoderError(
+                f"The encoder {point.name!r} of {point.value} cannot be imported: {first_line(error)}.", hint=advice
+            ) from error
+        if not isinstance(kind, EncoderKind):
+            raise EncoderError(
+                f"The encoder {point.name!r} of {point.value} is a {type(kind).__name__}, not an EncoderKind.",
+                hint=advice,
+            )
+        check_modality(kind.modality)
+        if any(kind.modality == known.modality and known.matches(kind.form) for known in (*REGISTRY, *found)):
+            raise EncoderError(
+                f"The encoder {point.name!r} of {point.value} has the form {kind.form!r}, which is taken.", hint=advice
+            )
+        found.append(kind)
+    return tuple(found)
 
 
 def load(
@@ -116,22 +174,39 @@ def load(
     """
     parsed = EncoderSpec.parse(spec)
     kind = _find(parsed.without_columns, modality)
+    command = ("encode", "--modality", modality, "--encoder")
     if modality != "text" and parsed.columns != TITLE:
         raise EncoderError(
-            f"{spec!r} names columns of texts, but it makes {modality} vectors.", hint=f"type {parsed.without_columns}"
+            f"{spec!r} names columns of texts, but it makes {modality} vectors.",
+            hint=Command(*command, parsed.without_columns),
         )
-    if dtype not in ("float16", "float32"):
-        raise EncoderError(f"Vectors are stored as float16 or float32, not {dtype!r}.")
-    if batch_size is not None and batch_size < 1:
-        raise EncoderError(f"A batch holds at least 1 item, not {batch_size}.")
-    if precision not in PRECISIONS:
-        raise EncoderError(f"There is no precision {precision!r}; there are {', '.join(PRECISIONS)}.")
-    if draft is not None and draft < 1:
-        raise EncoderError(f"A draft keeps at least 1 pixel, not {draft}.", hint="type --draft 512")
+    _check_options(Command(*command, spec), dtype, batch_size, precision, draft)
     if device not in ("auto", "cpu"):
         resolve_device(device)  # also where an encoder without weights would not look at it
-    module = import_module(f".{kind.module}", __package__)
-    return module.load(parsed, Options(catalogue, device, dtype, batch_size, precision, draft))
+    return kind.encoder(parsed, Options(catalogue, device, dtype, batch_size, precision, draft))
+
+
+def _check_options(command: Command, dtype: str, batch_size: int | None, precision: str, draft: int | None) -> None:
+    """Refuse an option that is out of range; ``command`` is what was typed, without it."""
+    checks = (
+        ("--dtype", dtype in STORED_DTYPES, f"Vectors are stored as float16 or float32, not {dtype!r}.", "float16"),
+        (
+            "--batch-size",
+            batch_size is None or batch_size >= 1,
+            f"A batch holds at least 1 item, not {batch_size}.",
+            "32",
+        ),
+        (
+            "--precision",
+            precision in PRECISIONS,
+            f"There is no precision {precision!r}; there are {', '.join(PRECISIONS)}.",
+            "auto",
+        ),
+        ("--draft", draft is None or draft >= 1, f"A draft keeps at least 1 pixel, not {draft}.", "512"),
+    )
+    for option, allowed, message, example in checks:
+        if not allowed:
+            raise EncoderError(message, hint=Command(command.verb, *command.arguments, option, example))
 
 
 @dataclass(frozen=True)
@@ -152,10 +227,10 @@ class Loader:
         return [load(spec, **named, **self.options) for spec in self.specs]
 
 
-def options_of(preprocess: str) -> dict[str, Any]:
+def options_from_preprocess(preprocess: str) -> dict[str, Any]:
     """The options of :func:`load` that a ``preprocess`` tells of: with them the same vectors are made again.
 
-    >>> options_of("JPEG at 1/2, 1/4 or 1/8 while both sides keep 512 px; RGB; forward bfloat16; torch 2.13.0")
+    >>> options_from_preprocess("JPEG at 1/2, 1/4 or 1/8 while both sides keep 512 px; RGB; forward bfloat16; torch 2.13.0")
     {'precision': 'bfloat16', 'draft': 512}
     """
     precision = re.search(r"\bforward (float32|float16|bfloat16)\b", preprocess)
@@ -163,7 +238,7 @@ def options_of(preprocess: str) -> dict[str, Any]:
     return {"precision": precision[1] if precision else "auto", "draft": int(draft[1]) if draft else None}
 
 
-def heeds(spec: str, modality: str) -> set[str]:
+def effective_options(spec: str, modality: str) -> set[str]:
     """Which of the options ``precision`` and ``draft`` of :func:`load` change anything for this encoder.
 
     Raises
@@ -183,30 +258,44 @@ def modality_of(spec: str) -> str:
     EncoderError
         For an unknown kind.
     """
-    for kind in _matches(EncoderSpec.parse(spec).without_columns):
+    plain = EncoderSpec.parse(spec).without_columns
+    for kind in _matching(plain):
         return kind.modality
-    forms = ", ".join(kind.form for kind in REGISTRY)
-    raise EncoderError(f"There is no encoder {spec!r}; there are {forms}.", hint=f"for example {DEFAULTS['image']}")
+    forms = ", ".join(kind.form for kind in kinds())
+    raise EncoderError(
+        f"There is no encoder {_shown(spec)}; there are {forms}.",
+        hint=Command("encode", "--modality", "image", "--encoder", DEFAULTS["image"]),
+    )
 
 
-def _matches(spec: str) -> list[Kind]:
-    return [kind for kind in REGISTRY if spec == kind.form or (not kind.fixed and _head(spec) == _head(kind.form))]
+def _matching(spec: str) -> Iterator[EncoderKind]:
+    """Built-in kinds first, so that no other package can break or replace one of them."""
+    yield from (kind for kind in REGISTRY if kind.matches(spec))
+    yield from (kind for kind in _installed_kinds() if kind.matches(spec))
 
 
-def _find(spec: str, modality: str) -> Kind:
+def _find(spec: str, modality: str) -> EncoderKind:
     check_modality(modality)
-    matches = _matches(spec)
-    for kind in matches:
+    for kind in _matching(spec):
         if kind.modality == modality:
             return kind
+    matching = list(_matching(spec))
     allowed = ", ".join(kind.form for kind in kinds(modality))
-    if matches:
-        made = " or ".join(sorted({kind.modality for kind in matches}))
-        message = f"The encoder {spec!r} makes {made} vectors, not {modality}"
+    if matching:
+        made = " or ".join(sorted({kind.modality for kind in matching}))
+        message = f"The encoder {_shown(spec)} makes {made} vectors, not {modality}"
     else:
-        message = f"There is no encoder {spec!r}"
-    raise EncoderError(f"{message}; for {modality} there are {allowed}.", hint=f"for example {DEFAULTS[modality]}")
+        message = f"There is no encoder {_shown(spec)}"
+    raise EncoderError(
+        f"{message}; for {modality} there are {allowed}.",
+        hint=Command("encode", "--modality", modality, "--encoder", DEFAULTS[modality]),
+    )
 
 
-def _head(spec: str) -> str:
+def _shown(spec: str) -> str:
+    """A spec as messages show it: quoted, and cut where nobody could read it."""
+    return repr(spec if len(spec) <= MAX_SHOWN else f"{spec[:MAX_SHOWN]}...")
+
+
+def _before_colon(spec: str) -> str:
     return spec.partition(":")[0]

@@ -115,7 +115,7 @@ def check_effective(options: Sequence[str], specs: Sequence[tuple[str, str]]) ->
     BundlecacheError
         Naming the encoders.
     """
-    effective = set().union(*(registry.heeds(spec, modality) for spec, modality in specs))
+    effective = set().union(*(registry.effective_options(spec, modality) for spec, modality in specs))
     about = {"precision": "the forward pass of a network", "draft": "pictures"}
     for option in options:
         if option not in effective:
@@ -206,7 +206,7 @@ def encode_sample_again(
     if info.preprocess == IMPORTED:
         return None, "sound; made elsewhere, so not encoded again"
     try:
-        options = {"device": device, "dtype": info.dtype, **registry.options_of(info.preprocess)}
+        options = {"device": device, "dtype": info.dtype, **registry.options_from_preprocess(info.preprocess)}
         encoder = registry.load(info.spec, modality=info.modality, catalogue=catalogue, **options)
         again = recheck.recheck(encoder, catalogue, folder, store, info, sample=sample, seed=seed)
     except BundlecacheError as error:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from bundlecache.errors import BundlecacheError, EncoderError, first_line
 
-from .common import computing, forward, libraries, resolve_device, to_numpy
-from .image import read_picture, reading
-from .text import READING, clean
+from .devices import forward, forward_precision, resolve_device, to_numpy
+from .fingerprints import package_versions
+from .item_text import TEXT_READING, clean_text
+from .picture_files import read_picture, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .common import Options
+    from .options import Options
 
 
 class ImageTower:
@@ -57,9 +58,9 @@ class ImageTower:
         self.device = resolve_device(options.device)
         self.spec, self.dtype, self.fingerprint = spec.text, options.dtype, fingerprint
         self.batch_size = options.batch_size or (256 if self.device.startswith("cuda") else 16)
-        self.compute = computing(self.device, options.dtype, options.precision)
+        self.compute = forward_precision(self.device, options.dtype, options.precision)
         self.draft, self.reading = options.draft, reading(options.draft)
-        self.preprocess = f"{self.reading}; {steps}; forward {self.compute}; {libraries(*packages)}"
+        self.preprocess = f"{self.reading}; {steps}; forward {self.compute}; {package_versions(*packages)}"
         self.transform, self.call = transform, call
         module.eval().requires_grad_(False).to(self.device)
         self.tokens, self.dim = self._shape()
@@ -117,7 +118,7 @@ class TextTower:
 
     modality = "text"
     tokens = 0
-    reading = READING
+    reading = TEXT_READING
 
     def __init__(
         self,
@@ -133,15 +134,15 @@ class TextTower:
         self.device = resolve_device(options.device)
         self.spec, self.dtype, self.fingerprint = spec.text, options.dtype, fingerprint
         self.batch_size = options.batch_size or (256 if self.device.startswith("cuda") else 32)
-        self.compute = computing(self.device, options.dtype, options.precision)
-        self.preprocess = f"{self.reading}, {steps}; forward {self.compute}; {libraries(*packages)}"
+        self.compute = forward_precision(self.device, options.dtype, options.precision)
+        self.preprocess = f"{self.reading}, {steps}; forward {self.compute}; {package_versions(*packages)}"
         self.tokenize, self.call = tokenize, call
         module.eval().requires_grad_(False).to(self.device)
         self.dim = self.encode(["a"]).shape[-1]
 
     def read(self, source: Path | str) -> str:
         """The title without surrounding space."""
-        return clean(source)
+        return clean_text(source)
 
     def prepare(self, raw: str) -> str:
         """The title as it is; a tokenizer is not shared by threads, so tokens are made per batch."""

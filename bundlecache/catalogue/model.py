@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -211,6 +212,10 @@ class Catalogue:
             raise CatalogueError(
                 f"{told}; a workspace is a folder with items, bundles and interactions.",
                 hint="bundlecache demo --make-data DIR makes one to try",
+            )
+        if not os.access(workspace.root, os.R_OK | os.X_OK):
+            raise CatalogueError(
+                f"The folder {workspace.root} may not be read by this user.", hint="change its permissions"
             )
         path = workspace.table("items")
         if path is None:

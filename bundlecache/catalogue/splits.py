@@ -113,7 +113,7 @@ def place(catalogue: Catalogue) -> Placement | None:
     bundles, kept = catalogue.bundles, catalogue.kept_splits
     item_ids = catalogue.item_ids
     if not kept.are_of(
-        {name: {item_ids[i] for i in items} for name, items in zip(bundles.ids, bundles.items, strict=True)}
+        {name: {item_ids[i] for i in items.tolist()} for name, items in zip(bundles.ids, bundles.items, strict=True)}
     ):
         return None
     split = np.array([kept.bundles[name].split if name in kept.bundles else "" for name in bundles.ids], dtype="<U5")
@@ -160,7 +160,7 @@ def keep(workspace: WorkspaceFolder, catalogue: Catalogue) -> Placement | None:
     catalogue = replace(catalogue, kept_splits=KeptSplits.read(workspace.kept_splits))
     split = assign(catalogue)
     now = {
-        name: KeptBundle(str(part), group, tuple(sorted(catalogue.item_ids[i] for i in items)))
+        name: KeptBundle(str(part), group, tuple(sorted(catalogue.item_ids[i] for i in items.tolist())))
         for name, part, group, items in zip(bundles.ids, split, bundles.group, bundles.items, strict=True)
     }
     placement = place(catalogue) if catalogue.kept_splits else None
@@ -319,8 +319,8 @@ def _split_at(position: float, valid: float, test: float) -> str:
 
 
 def _labels(catalogue: Catalogue, b: int) -> tuple[tuple[str, object], tuple[str, object]]:
-    """What connects a bundle with others: its group and its set of items."""
-    items = tuple(sorted(catalogue.item_ids[i] for i in catalogue.bundles.items[b]))
+    """What connects a bundle with kept ones: its group and its set of items, as ids."""
+    items = tuple(sorted(catalogue.item_ids[i] for i in catalogue.bundles.items[b].tolist()))
     return ("group", catalogue.bundles.group[b]), ("items", items)
 
 
@@ -330,9 +330,10 @@ def _connected(chosen: Iterable[int], catalogue: Catalogue) -> np.ndarray:
     from scipy.sparse.csgraph import connected_components
 
     nodes: dict[object, int] = {}
-    pairs = [
-        (row, nodes.setdefault(label, len(nodes))) for row, b in enumerate(chosen) for label in _labels(catalogue, b)
-    ]
+    pairs: list[tuple[int, int]] = []
+    for row, b in enumerate(chosen):
+        labels = ("group", catalogue.bundles.group[b]), ("items", tuple(sorted(catalogue.bundles.items[b].tolist())))
+        pairs += [(row, nodes.setdefault(label, len(nodes))) for label in labels]
     count = pairs[-1][0] + 1 if pairs else 0
     rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
     size = count + len(nodes)

@@ -103,7 +103,7 @@ def test_unknown_items_and_single_item_bundles_are_left_out_and_said(tmp_path: P
 def test_two_formats_of_one_table_are_refused(tmp_path: Path):
     workspace = write(tmp_path / "w", "item_id,title\na,x\n")
     (workspace.root / "items.jsonl").write_text('{"item_id": "a"}', "utf-8")
-    with pytest.raises(CatalogueError, match=r"items\.csv and items\.jsonl|one format only"):
+    with pytest.raises(CatalogueError, match=r"items\.csv and items\.jsonl|in one format only"):
         Catalogue.read(workspace)
 
 

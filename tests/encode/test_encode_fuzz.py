@@ -169,7 +169,7 @@ def encode(root: Path, modality: str) -> tuple[dict[str, Any], int]:
 
 
 def test_a_sound_that_is_cut_short_is_what_was_read_and_not_what_lay_in_memory(tmp_path: Path) -> None:
-    from bundlecache.features.audio import read_sound
+    from bundlecache.features.sound_files import read_sound
 
     files = dict(sounds())
     for name in ("01024.mp3", "01344.mp3", "whole.mp3"):

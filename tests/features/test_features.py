@@ -17,10 +17,11 @@ from helpers import checkpoints as tiny
 from helpers.paths import TOP
 
 from bundlecache.catalogue.model import Catalogue
-from bundlecache.errors import EncoderError, MediaError
+from bundlecache.errors import BundlecacheError, EncoderError, MediaError
 from bundlecache.features import registry as features
-from bundlecache.features.audio import read_sound
-from bundlecache.features.image import read_picture
+from bundlecache.features.picture_files import read_picture
+from bundlecache.features.sound_files import read_sound
+from bundlecache.modalities import MODALITIES
 
 if TYPE_CHECKING:
     from bundlecache.workspace import WorkspaceFolder
@@ -47,7 +48,7 @@ class Case:
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest, workspace: WorkspaceFolder, tmp_path: Path) -> Case:
-    kind: features.Kind = request.param
+    kind: features.EncoderKind = request.param
     catalogue = Catalogue.read(workspace)
     junk = tmp_path / "junk.bin"
     junk.write_bytes(b"neither a picture nor a sound")
@@ -68,14 +69,14 @@ def case(request: pytest.FixtureRequest, workspace: WorkspaceFolder, tmp_path: P
     return Case(f"{prefix}{first}", catalogue, good, bad, f"{prefix}{second}")
 
 
-def load(case: Case, kind: features.Kind, **options: object) -> features.Encoder:
+def load(case: Case, kind: features.EncoderKind, **options: object) -> features.Encoder:
     return features.load(case.spec, modality=kind.modality, catalogue=case.catalogue, device="cpu", **options)
 
 
 @pytest.mark.parametrize(
     ("case", "kind"), [(k, k) for k in features.REGISTRY], indirect=["case"], ids=lambda k: f"{k.modality}-{k.form}"
 )
-def test_every_registered_encoder_keeps_the_contract(case: Case, kind: features.Kind):
+def test_every_registered_encoder_keeps_the_contract(case: Case, kind: features.EncoderKind):
     encoder = load(case, kind)
     assert (encoder.modality, encoder.spec, encoder.dtype) == (kind.modality, case.spec, "float16")
     assert encoder.batch_size >= 1
@@ -119,14 +120,14 @@ def test_every_registered_encoder_keeps_the_contract(case: Case, kind: features.
 
 def test_importing_the_registry_imports_no_encoder():
     heavy = ["torch", "PIL", "soundfile", "transformers", "open_clip"]
-    code = f"import sys, features; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, bundlecache.features.registry; print([name for name in {heavy} if name in sys.modules])"
     top = TOP
     done = subprocess.run([sys.executable, "-c", code], cwd=top, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_defaults_need_no_weights_and_every_modality_has_one():
-    assert tuple(features.DEFAULTS) == features.MODALITIES
+    assert tuple(features.DEFAULTS) == MODALITIES
     for modality, spec in features.DEFAULTS.items():
         assert features.modality_of(spec) == modality
         assert spec in [kind.form for kind in features.kinds(modality)]
@@ -146,7 +147,7 @@ def test_defaults_need_no_weights_and_every_modality_has_one():
 def test_a_wrong_request_says_what_is_allowed(
     workspace: WorkspaceFolder, spec: str, modality: str, options: dict, words: list
 ):
-    with pytest.raises(EncoderError) as caught:
+    with pytest.raises(BundlecacheError) as caught:
         features.load(spec, modality=modality, catalogue=Catalogue.read(workspace), **options)
     for word in words:
         assert word in str(caught.value)
@@ -384,3 +385,27 @@ def test_the_reason_of_a_sound_that_is_none_names_neither_a_path_nor_a_missing_f
     with pytest.raises(MediaError) as refused:
         read_sound(tmp_path / "text.mp3", 22_050)
     assert refused.value.message.endswith("its content is none of these")
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"dtype": "int8"}, "--dtype float16"),
+        ({"batch_size": 0}, "--batch-size 32"),
+        ({"precision": "int4"}, "--precision auto"),
+        ({"draft": 0}, "--draft 512"),
+    ],
+)
+def test_an_option_out_of_range_names_the_command_to_type(options: dict, hint: str):
+    with pytest.raises(EncoderError) as caught:
+        features.load("descriptor:picture", modality="image", catalogue=None, **options)
+    assert caught.value.hint == f"bundlecache encode --modality image --encoder descriptor:picture {hint}"
+
+
+@pytest.mark.parametrize("kind", ["hf:", "clap:", "blip2:", "laion_clap:", "open_clip:", "open_clip:local-dir:"])
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000, "~nobody/" + "b" * 300])
+def test_an_encoder_name_too_long_for_a_path_is_one_sentence(kind: str, name: str):
+    modality = features.modality_of(kind + "x") if kind != "blip2:" else "image"
+    with pytest.raises(BundlecacheError) as caught:
+        features.load(kind + name, modality=modality, catalogue=None)
+    assert len(str(caught.value)) < 600

@@ -13,7 +13,8 @@ from helpers import checkpoints as tiny
 from bundlecache.errors import EncoderError
 from bundlecache.features import registry as features
 from bundlecache.features.clap_audio import window_starts
-from bundlecache.features.common import as_tensor, fingerprint
+from bundlecache.features.devices import as_tensor
+from bundlecache.features.fingerprints import fingerprint
 from bundlecache.features.hf_text import pool
 
 
@@ -200,8 +201,8 @@ def test_what_cannot_be_had_is_one_sentence_with_what_to_type(spec: str, modalit
     ("spec", "words"),
     [
         ("open_clip:ViT-Z-99/openai", "no model 'ViT-Z-99'"),
-        ("open_clip:ViT-B-32/nothing", "not as 'nothing'"),
-        ("open_clip:ViT-B-32", "not as ''"),
+        ("open_clip:ViT-B-32/nothing", "none of them named 'nothing'"),
+        ("open_clip:ViT-B-32", "none of them named ''"),
     ],
 )
 def test_a_wrong_open_clip_name_lists_what_there_is(spec: str, words: str):

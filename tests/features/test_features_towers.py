@@ -15,8 +15,8 @@ from PIL import Image
 
 from bundlecache.errors import EncoderError
 from bundlecache.features import registry as features
-from bundlecache.features.image import read_picture
 from bundlecache.features.open_clip_image import trained_with_quick_gelu
+from bundlecache.features.picture_files import read_picture
 from bundlecache.store.store import Store
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ def test_a_folder_without_its_vocabulary_is_refused_instead_of_blind(tmp_path: P
 
 
 def test_a_misspelt_architecture_gets_its_neighbours_and_a_residual_tower_has_no_patches(tmp_path: Path):
-    with pytest.raises(EncoderError, match="there is ViT-B-16-SigLIP"):
+    with pytest.raises(EncoderError, match="for example ViT-B-16-SigLIP"):
         load("open_clip:ViT-B-16-Siglip/webli", "image")
     resnet = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 8}
     folder = tiny.open_clip_folder(tmp_path / "resnet", vision_cfg=resnet)
@@ -399,9 +399,12 @@ def test_what_was_stored_tells_how_to_load_its_encoder_again(tmp_path: Path):
     spec = f"hf:{tiny.clip_folder(tmp_path / 'clip')}"
     for options in ({}, {"draft": 64}, {"precision": "bfloat16"}, {"draft": 48, "precision": "float16"}):
         before = load(spec, "image", **options)
-        again = load(spec, "image", **features.options_of(before.preprocess))
+        again = load(spec, "image", **features.options_from_preprocess(before.preprocess))
         assert (again.preprocess, again.reading) == (before.preprocess, before.reading)
-    assert features.options_of(load("descriptor:text", "text").preprocess) == {"draft": None, "precision": "auto"}
+    assert features.options_from_preprocess(load("descriptor:text", "text").preprocess) == {
+        "draft": None,
+        "precision": "auto",
+    }
 
 
 def test_the_command_line_takes_a_draft_and_stores_it_apart(workspace: WorkspaceFolder):

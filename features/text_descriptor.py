@@ -1,4 +1,4 @@
-"""Titles: ``descriptor:text``, hashed words and letter groups, an encoder without weights."""
+"""``descriptor:text``: hashed words and letter groups of a text, an encoder without weights."""
 
 from __future__ import annotations
 
@@ -9,34 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bundlecache.errors import MediaError
-
-from .common import fingerprint
+from .fingerprints import fingerprint
+from .item_text import TEXT_READING, clean_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .common import Options
+    from .options import Options
 
-READING = "stripped"
 _WORD = re.compile(r"\w+")
-
-
-def clean(source: Path | str) -> str:
-    """A title without surrounding space.
-
-    Raises
-    ------
-    MediaError
-        When nothing is left.
-    """
-    # A lone half of a surrogate pair (damaged UTF-16) would break every tokenizer.
-    text = str(source).encode("utf-8", "ignore").decode("utf-8").strip()
-    if not text:
-        raise MediaError("the text is empty")
-    return text
 
 
 def load(spec: EncoderSpec, options: Options) -> TextDescriptor:
@@ -54,7 +37,7 @@ class TextDescriptor:
 
     modality = "text"
     tokens = 0
-    reading = READING
+    reading = TEXT_READING
     dim = 128
     groups = (3, 4, 5)
     group_weight = 0.35
@@ -66,7 +49,7 @@ class TextDescriptor:
 
     def read(self, source: Path | str) -> str:
         """The title without surrounding space."""
-        return clean(source)
+        return clean_text(source)
 
     def prepare(self, raw: str) -> str:
         """The title in one Unicode form with single spaces."""

@@ -1,70 +1,19 @@
-"""Sounds: reading any file that claims to be one, and ``descriptor:sound``, an encoder without weights."""
+"""``descriptor:sound``: spectrum, pitch, harmony and envelope of a sound, an encoder without weights."""
 
 from __future__ import annotations
 
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bundlecache.errors import MediaError, first_line
-
-from .common import fingerprint, libraries, readable
+from .fingerprints import fingerprint
+from .sound_files import describe_decoding, read_sound
 
 if TYPE_CHECKING:
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .common import Options
-
-MAX_SECONDS = 600  # of a longer file the first ten minutes are heard, so that memory stays bounded
-
-
-def read_sound(path: Path, rate: int) -> np.ndarray:
-    """A sound file (wav, flac, ogg, mp3, ...) as mono float32 [samples] at ``rate`` Hz.
-
-    Channels are averaged; silence is a sound like any other.
-
-    Raises
-    ------
-    MediaError
-        With the reason: no such file, empty, no sound, no samples, samples that are no numbers.
-    """
-    import soundfile
-    import soxr
-
-    path = readable(path, "sound")
-    try:
-        with soundfile.SoundFile(path) as file:
-            own_rate = file.samplerate
-            # Second by second: a header may promise more samples or channels than there are. Not by `blocks`,
-            # which fills up what a cut file lacks with whatever lies in memory.
-            seconds = (file.read(own_rate, dtype="float32", always_2d=True) for _ in range(MAX_SECONDS))
-            blocks = [block.mean(axis=1) for block in takewhile(len, seconds)]
-    except soundfile.LibsndfileError as error:
-        raise MediaError(f"the file is no sound that can be read (WAV, FLAC, OGG, MP3, AIFF): {_why(error)}") from error
-    except (RuntimeError, ValueError, MemoryError) as error:
-        raise MediaError(f"the file is no sound that can be read: {first_line(error)}") from error
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if not len(samples):
-        raise MediaError("the sound has no samples")
-    if not np.isfinite(samples).all():
-        raise MediaError("the sound has samples that are no numbers")
-    if own_rate != rate:
-        resampled = soxr.resample(samples, own_rate, rate, quality="HQ")
-        samples = resampled if len(resampled) else samples[:1]
-    return np.ascontiguousarray(samples, dtype=np.float32)
-
-
-def _why(error: Any) -> str:
-    """The reason of libsndfile without the path; of what it takes for MP3 and is not, it says that there is no file."""
-    reason = error.error_string.rstrip(".")
-    return "its content is none of these" if reason.startswith("File does not exist") else reason
-
-
-def decoding(rate: int) -> str:
-    """The part of an identity that names how samples came to be."""
-    return f"mono, {rate} Hz by soxr HQ, at most {MAX_SECONDS} s; {libraries('soundfile', 'soxr')}"
+    from .options import Options
 
 
 def load(spec: EncoderSpec, options: Options) -> SoundDescriptor:
@@ -95,7 +44,7 @@ class SoundDescriptor:
         self.fingerprint = fingerprint(
             "sound descriptor", 1, self.rate, self.window, self.hop, self.bands, self.floor_db, self.dim
         )
-        self.reading = self.preprocess = decoding(self.rate)
+        self.reading = self.preprocess = describe_decoding(self.rate)
         self.frequencies = np.fft.rfftfreq(self.window, 1 / self.rate)  # [f]
         self.mel = _mel_filters(self.frequencies, self.bands, 40.0, 10_000.0)  # [f, bands]
         self.chroma = _chroma_filters(self.frequencies)  # [f, 12]

@@ -1,0 +1,42 @@
+"""Fingerprints of encoders: SHA-256 over settings and weights, and the versions of libraries that change a vector."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def fingerprint(*causes: object, tensors: Mapping[str, Any] | None = None) -> str:
+    """SHA-256 hex over plain values (as canonical JSON) and, by name, every tensor's shape, type and bytes."""
+    digest = hashlib.sha256(json.dumps(causes, sort_keys=True, default=str).encode())
+    if tensors:
+        import torch
+
+        for name in sorted(tensors):
+            tensor = tensors[name].detach().cpu().contiguous()
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def config_cause(config: Any) -> dict[str, Any]:
+    """A transformers configuration without what does not change a vector: versions, paths, file types."""
+    passing = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures"}
+    plain = json.loads(config.to_json_string(use_diff=False))
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(inner) for key, inner in value.items() if key not in passing}
+        return value
+
+    return clean(plain)
+
+
+def package_versions(*names: str) -> str:
+    """``name 1.2`` for each: the versions that may change a pixel or a sample, patch releases left out."""
+    return ", ".join(f"{name} {'.'.join(version(name).split('.')[:2])}" for name in names)
