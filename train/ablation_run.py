@@ -1,4 +1,4 @@
-"""One cell of an ablation: train, answer, keep what came out; a cell that was stopped goes on."""
+"""Runs one point of an ablation grid: train, answer the questions, store the hits; a stopped point is resumed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bundlecache.bench.metrics import strict_hits
 from bundlecache.files import write_text
 
 from . import checkpoint
 from .inference import scoring
 from .training import loop
+from .training.progress import Progress
 from .training.resume import FILE
-from .training.stage import Progress
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
@@ -25,7 +26,7 @@ RESULT = "cell.json"
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """What a cell reached, or None when it is not finished."""
+    """The stored result of a grid point, or None when it is not finished."""
     try:
         made: dict[str, Any] = json.loads((folder / RESULT).read_text("utf-8"))
     except (OSError, ValueError):
@@ -66,7 +67,8 @@ def run(
     hits, sets = {}, {"validation": valid, **tests}
     for column, asked in sets.items():
         answers = scoring.score(model, asked)
-        hits[column] = [int(h) for h in (answers.logits.argmax(1) == asked.truth) & answers.valid]
+        right = strict_hits(answers.logits, asked.truth, answers.valid)
+        hits[column] = [int(h) if h in (0, 1) else float(h) for h in right]
     seconds = sum(stage["seconds"] for stage in done.stages)
     questions = {column: asked.sha256 for column, asked in sets.items()}
     result = {"seed": seed, "hits": hits, "questions": questions, "seconds": seconds}

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from bundlecache.bench.metrics import strict_hits
 from bundlecache.errors import CheckpointError
 from bundlecache.files import read_json, write_text
 from bundlecache.foreign_tensors import read_tensors
@@ -151,7 +152,7 @@ def make_run(
     unused = load(model, found)
     model.mode = "mm"
     answers = score(model.eval(), valid)
-    hits = float(((answers.logits.argmax(1) == valid.truth) & answers.valid).mean())
+    hits = float(strict_hits(answers.logits, valid.truth, answers.valid).mean())
     stage = {"name": "joint", "steps": 0, "best_step": 0, "seconds": 0.0, "best_valid_hit@1": hits}
     checkpoint.save(model, run, valid=valid, stages=[{**stage, "trainable_parameters": 0}], seed=0)
     write_text(run.parent / "latest", run.name + "\n")

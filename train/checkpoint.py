@@ -1,16 +1,18 @@
-"""Checkpoints: a PEFT adapter folder, one safetensors file for the item tokens, a manifest, a model card.
+"""Saves and loads checkpoints: a PEFT adapter, one safetensors file for the item tokens, a manifest, a model card.
 
 =====================  ====================================================================
 ``adapter/``           the LoRA adapter, as PEFT writes it
 ``fusion.safetensors`` fusion, projector, soft separator; not there after a text-only run
 ``recipe.toml``        the resolved recipe
 ``README.md``          a model card
-``manifest.json``      what it was made from; written last: its presence means complete
+``seen_bundles.parquet`` hashes of the bundles of training and validation (`bundlecache.catalogue.seen`)
+``manifest.json``      what it was made from; written last, so a run that has it is complete
 =====================  ====================================================================
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -22,7 +24,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bundlecache import workspace
-from bundlecache.errors import CheckpointError
+from bundlecache.catalogue.seen import FILE_NAME as SEEN_FILE
+from bundlecache.catalogue.seen import SeenBundles
+from bundlecache.encoder_spec import EncoderSpec
+from bundlecache.errors import CheckpointError, Command
 from bundlecache.recipes.recipe import Recipe, from_dict
 
 from .model import llm as llms
@@ -46,10 +51,12 @@ def save(
     stages: Sequence[Mapping[str, Any]],
     seed: int,
     stopped: str | None = None,
+    seen: SeenBundles | None = None,
 ) -> dict[str, Any]:
     """Write the checkpoint into ``run`` and return its manifest. ``stopped`` says why training ended early, if it did.
 
-    Everything is written beside its place and moved in, the manifest last; the old manifest goes first.
+    ``seen`` are the bundles of training and validation, so that later questions about them can be left out. All files
+    are written into a temporary folder and moved; the old manifest is removed first, the new one is moved last.
 
     Raises
     ------
@@ -61,9 +68,11 @@ def save(
         run.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=run))
         try:
+            if seen is not None:
+                manifest["seen"] = {"file": SEEN_FILE, "sha256": _sha256(seen.save(part))}
             _write(model, part, manifest)
             (run / "manifest.json").unlink(missing_ok=True)
-            for name in ("adapter", "fusion.safetensors", "recipe.toml", "README.md", "manifest.json"):
+            for name in ("adapter", "fusion.safetensors", "recipe.toml", "README.md", SEEN_FILE, "manifest.json"):
                 _move(part / name, run / name)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -88,8 +97,33 @@ def read_manifest(run: Path) -> dict[str, Any]:
     if found is not None and found != FORMAT_VERSION:
         raise CheckpointError(f"{path} has the format {found}; this bundlecache reads {FORMAT_VERSION}.")
     if lacking := [key for key in NEEDED if key not in manifest]:
-        raise CheckpointError(f"{path} lacks {lacking[0]!r}.", hint="bundlecache train makes a new run")
+        raise CheckpointError(f"{path} lacks {lacking[0]!r}.", hint=[Command("train"), "makes a new run"])
     return manifest
+
+
+def seen(run: Path) -> SeenBundles | None:
+    """The bundles that ``run`` was trained on and selected with; None when it was made before they were recorded.
+
+    Raises
+    ------
+    CheckpointError
+        When the run is not finished, or the record is missing or damaged.
+    """
+    record = read_manifest(run).get("seen")
+    if record is None:
+        return None
+    path = run / SEEN_FILE
+    if not path.is_file() or _sha256(path) != record.get("sha256"):
+        raise CheckpointError(
+            f"{path} is not the file that was written when {run.name} was trained, so nobody can say which questions"
+            " the run has seen.",
+            hint=["bring that file back, or train again:", Command("train")],
+        )
+    return SeenBundles.load(run)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load(
@@ -137,7 +171,14 @@ def restore(model: BundleMLLM, run: Path, manifest: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{run.name} was trained on the base model {made.get('spec')!r} ({str(made.get('fingerprint'))[:8]}), but "
             f"{model.base.spec!r} is another one ({model.base.fingerprint[:8]}).",
-            hint="bring that base model back, or train again: bundlecache train",
+            hint=["bring that base model back, or train again:", Command("train")],
+        )
+    tokenizer = made.get("tokenizer")  # runs of earlier versions have none
+    if tokenizer is not None and model.base.tokenizer_fingerprint != tokenizer:
+        raise CheckpointError(
+            f"{run.name} was trained with another tokenizer ({tokenizer[:8]}) than {model.base.spec!r} has now"
+            f" ({model.base.tokenizer_fingerprint[:8]}), so the same titles would be other tokens.",
+            hint=["bring that tokenizer back, or train again:", Command("train")],
         )
     try:
         adapter = load_file(run / "adapter" / "adapter_model.safetensors")
@@ -150,7 +191,7 @@ def restore(model: BundleMLLM, run: Path, manifest: Mapping[str, Any]) -> None:
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()[:200]
         raise CheckpointError(
-            f"The weights of {run.name} cannot be used: {reason}", hint="bundlecache train makes a new run"
+            f"The weights of {run.name} cannot be used: {reason}", hint=[Command("train"), "makes a new run"]
         ) from error
     model.mode = manifest["mode"]
 
@@ -165,15 +206,28 @@ def check_encoders(manifest: Mapping[str, Any], matrices: Mapping[str, Matrix], 
     """
     for encoder in manifest["encoders"]:
         name, made = encoder["name"], f"{encoder['spec']} ({encoder['fingerprint'][:8]})"
-        hint = f"bundlecache encode --modality {encoder['modality']} --encoder {encoder['spec']}, or train again"
+        hint: list[str | Command] = [
+            Command("encode", "--modality", encoder["modality"], "--encoder", encoder["spec"]),
+            "or train again",
+        ]
         if name not in matrices:
             raise CheckpointError(f"{run} needs {name} vectors of {made}, and there are none.", hint=hint)
         given = matrices[name]
-        if given.fingerprint != encoder["fingerprint"] or given.vectors.shape[1] != encoder["dim"]:
+        same = (given.fingerprint, given.vectors.shape[1]) == (encoder["fingerprint"], encoder["dim"])
+        if not same or _content(given.modality, given.spec) != _content(encoder["modality"], encoder["spec"]):
             raise CheckpointError(
                 f"{run} was trained on {name} vectors of {made}, but these are of {given.spec} ({given.fingerprint[:8]}).",
                 hint=hint,
             )
+
+
+def _content(modality: str, spec: str) -> Any:
+    """What vectors are of beside the encoder's weights: which graph, or which columns of the items table.
+
+    Both graphs have encoders of the same code and often of the same width. A model folder may have moved, so other
+    specs are compared by the fingerprint of their weights alone.
+    """
+    return spec if modality == "graph" else EncoderSpec.parse(spec).columns
 
 
 def check_questions(manifest: Mapping[str, Any], questions: Questions, run: str = "this run") -> None:
@@ -205,9 +259,12 @@ def _manifest(model: BundleMLLM, valid: Questions, stages: Sequence[Mapping[str,
         "format_version": FORMAT_VERSION,
         "recipe_name": recipe.name,
         "recipe": recipe.to_dict(),
-        "base": None
-        if base is None
-        else {"spec": base.spec, "fingerprint": base.fingerprint, "parameters": base.parameters},
+        "base": {
+            "spec": base.spec,
+            "fingerprint": base.fingerprint,
+            "tokenizer": base.tokenizer_fingerprint,
+            "parameters": base.parameters,
+        },
         "mode": model.mode,
         "encoders": encoders,
         "questions": {"valid": {"name": valid.name, "sha256": valid.sha256}},

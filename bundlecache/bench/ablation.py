@@ -54,6 +54,8 @@ class Cell:
         settings["run"]["validation"] = (
             "valid-random10"  # a retired setting: what was finished before it went stays known
         )
+        if not settings["prompt"]["without_titles"]:
+            del settings["prompt"]["without_titles"]  # a newer setting: keys of earlier points stay the same
         cause = json.dumps([settings, seed, about], sort_keys=True)
         return hashlib.blake2b(cause.encode(), digest_size=6).hexdigest()
 

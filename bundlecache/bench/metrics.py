@@ -167,6 +167,16 @@ def hits(scores: np.ndarray, truth: np.ndarray, k: int = 1, ties: Ties = "averag
     return np.where(np.isnan(scores).any(axis=1), 0.0, Places.of(scores, truth).within(k, ties))
 
 
+def strict_hits(scores: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None, k: int = 1) -> np.ndarray:
+    """[q] `hits` where an answer that is no option letter (not ``valid`` [q]) is a miss; ties count by their average.
+
+    >>> strict_hits(np.array([[5, 2], [5, 2]]), np.array([0, 0]), np.array([True, False])).tolist()
+    [1.0, 0.0]
+    """
+    right = hits(scores, truth, k)
+    return right if valid is None else right * np.asarray(valid, bool)
+
+
 def reciprocal_ranks(scores: np.ndarray, truth: np.ndarray, ties: Ties = "average") -> np.ndarray:
     """[q] one over the truth's place, averaged over the places it ties for.
 

@@ -131,6 +131,19 @@ class SeenBundles:
         seen |= np.isin(own, self.trained.items)
         return seen | np.isin(own, self.selected.items) if questions.split == "test" else seen
 
+    def joined(self, other: SeenBundles) -> SeenBundles:
+        """What either of two models has seen."""
+        uses = {
+            use: BundleKeys(
+                **{
+                    kind: np.union1d(getattr(getattr(self, use), kind), getattr(getattr(other, use), kind))
+                    for kind in KINDS
+                }
+            )
+            for use in USES
+        }
+        return SeenBundles(**uses)
+
     def save(self, folder: Path) -> Path:
         """Write `FILE_NAME` into the folder of a run; gives the path."""
         rows = [(use, kind, np.unique(getattr(getattr(self, use), kind))) for use in USES for kind in KINDS]

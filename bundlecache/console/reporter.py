@@ -119,11 +119,21 @@ class ProgressBar:
                 output.log.print(f"[yellow]{escape(progress.note)}[/]", highlight=False, soft_wrap=True)
 
     def training(self, progress: Any) -> None:
-        """Show how far a training is (`bundlecache.train.training.stage.Progress`)."""
-        note = f"loss {progress.loss:.3f}"
+        """Show how far a training is (`bundlecache.train.training.progress.Progress`)."""
+        parts = [] if progress.phase == "train" else [progress.phase]
+        if progress.loss is not None:
+            parts.append(f"loss {progress.loss:.3f}")
         if progress.hit1 is not None:
-            note += f"  valid HitRate@1 {progress.hit1:.3f}"
-        self._update(progress.step, progress.steps, note=note, name=progress.stage)
+            parts.append(f"valid HitRate@1 {progress.hit1:.3f}, best {progress.best:.3f}")
+        if progress.valid_ratio is not None and progress.valid_ratio < 1:
+            parts.append(f"among letters {progress.hit1_letters:.3f}, valid answers {progress.valid_ratio:.2f}")
+        self._update(
+            progress.step,
+            progress.steps,
+            note="  ".join(parts),
+            name=progress.stage,
+            seconds_left=progress.seconds_left,
+        )
 
     def _update(
         self,

@@ -99,6 +99,10 @@ class Prompt:
         le=1000,
         description="Tell this many of the latest items that the bundle's user took elsewhere; 0 tells none.",
     )
+    without_titles: bool = Field(
+        default=False,
+        description="Train even where no item has a title: the prompt then holds item tokens alone.",
+    )
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -31,7 +31,7 @@ torch.set_num_threads(1)
 MOMENTS = [
     (StageLoop, "step"),
     (StageLoop, "_evaluate"),
-    (StageLoop, "_warm_start"),
+    (StageLoop, "_contrastive"),
     (TrainingLog, "add"),
     (Snapshot, "save"),
     (atomic.os, "fsync"),  # the file is written but not in its place

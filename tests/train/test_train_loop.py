@@ -23,7 +23,7 @@ from bundlecache.train import checkpoint
 from bundlecache.train.inference import scoring
 from bundlecache.train.model.bundle_mllm import BundleMLLM
 from bundlecache.train.training import loop
-from bundlecache.train.training.stage import Best
+from bundlecache.train.training.stage import Best, Validation
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_selection_follows_hits_then_loss_or_loss_alone():
         best = Best(select)
         for step, (hit1, loss) in enumerate(looks):
             torch.nn.init.constant_(model.weight, step)
-            best.offer(model, step, hit1, loss)
+            best.offer(model, step, Validation(hit1, loss, hit1, 1.0))
         best.restore(model)
         assert model.weight.item() == best.step
         kept[select] = best.step
@@ -307,12 +307,12 @@ def test_a_disk_that_fills_up_while_training_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("select", ["loss", "hit@1"])
 def test_weights_that_diverged_are_never_the_best(select):
-    from bundlecache.train.training.stage import Best
+    from bundlecache.train.training.stage import Best, Validation
 
     best, model = Best(select), torch.nn.Linear(2, 2)
-    assert best.offer(model, 0, 0.5, 1.0)
-    assert not best.offer(model, 10, 0.9, float("nan"))
-    assert best.offer(model, 20, 0.6, 0.9)
+    assert best.offer(model, 0, Validation(0.5, 1.0, 0.5, 1.0))
+    assert not best.offer(model, 10, Validation(0.9, float("nan"), 0.5, 1.0))
+    assert best.offer(model, 20, Validation(0.6, 0.9, 0.5, 1.0))
 
 
 def test_a_stage_that_diverges_says_so_and_leaves_no_finished_run(cat, valid, base, tmp_path):

@@ -95,6 +95,7 @@ def score_options(
     mode: str | None = None,
     permutations: int = 1,
     at_once: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Answers:
     """Choose among ``options`` [q, n] for each partial bundle (item indices).
 
@@ -110,6 +111,8 @@ def score_options(
         In how many orders of its options a question is asked.
     at_once
         How many options one prompt holds; by default as in training.
+    progress
+        ``progress(done, of)`` is called after every batch with the number of prompts; a tournament begins anew each round.
 
     Raises
     ------
@@ -122,7 +125,7 @@ def score_options(
     known = () if model.embeddings is None else model.embeddings.names
     if unknown := [name for name in without if name not in known]:
         raise RecipeError(f"This model fuses no {unknown[0]!r}; it fuses {', '.join(known) or 'nothing'}.")
-    reader = _Reader(model, history, partial, options, mode or model.mode, without, batch_size)
+    reader = _Reader(model, history, partial, options, mode or model.mode, without, batch_size, progress)
     letters = len(model.prompts.letters)
     if at_once is not None and not 2 <= at_once <= letters:
         raise RecipeError(
@@ -181,6 +184,7 @@ class _Reader:
         mode: str,
         masked: Sequence[str],
         batch_size: int,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         if mode not in MODES or (mode == "mm" and model.embeddings is None):
             raise RecipeError(
@@ -190,6 +194,7 @@ class _Reader:
         self.history, self.partial, self.masked = history, partial, masked
         self.items = np.unique(np.concatenate([*history, *partial, options.ravel()])).astype(np.int64)
         self.fused: Tensor | None = None
+        self.progress = progress
 
     @torch.inference_mode()
     def ask(self, groups: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -202,6 +207,7 @@ class _Reader:
         options = [row for group in groups for row in np.take_along_axis(self.options, group, 1)]
         logits = np.full((len(partial), max(group.shape[1] for group in groups)), -np.inf, np.float32)
         valid = np.zeros(len(partial), bool)
+        done = 0
         for rows in self._batches(model.prompts.lengths(partial, options, self.mode, history), len(groups)):
             past, given, offered = ([some[r] for r in rows] for some in (history, partial, options))
             batch = model.prompts.build(given, offered, self.mode, past)
@@ -209,6 +215,9 @@ class _Reader:
             if self.fused is not None:
                 tokens = self.fused[to_device(np.searchsorted(self.items, batch.items), self.fused.device)]
             self._read(model.logits(batch, tokens), [len(options[r]) for r in rows], rows, logits, valid)
+            done += len(rows)
+            if self.progress is not None:
+                self.progress(done, len(partial))
         model.train(was_training)
         stops = np.cumsum([len(group) for group in groups])
         return [

@@ -1,4 +1,4 @@
-"""What training writes while it runs, and what can make it stop early."""
+"""The training log (``history.jsonl`` and TensorBoard events), and what ends a training early."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from bundlecache.files import write_text
 
 
 class TrainingLog:
-    """``history.jsonl`` and TensorBoard events of a run, line by line; a context manager.
+    """Writes ``history.jsonl`` and TensorBoard events of a run, line by line; a context manager.
 
-    ``keep`` is how many lines of an earlier file stay, for a training that goes on. TensorBoard is a convenience: when
-    the disk refuses its events, training goes on without them.
+    ``keep`` is how many lines of an earlier file stay when a training is resumed. When the disk refuses TensorBoard's
+    events, training continues without them.
 
     Raises
     ------
@@ -48,7 +48,7 @@ class TrainingLog:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            return  # the curves stand in history.jsonl all the same
+            return  # history.jsonl has the same figures
         threading.excepthook = self._unless_disk  # TensorBoard writes in a thread of its own
         with suppress(OSError):
             for old in run.glob("events.out.tfevents.*"):
@@ -84,7 +84,7 @@ class TrainingLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for writer in (self._file, self._board):
-            with suppress(OSError):  # what could not be written has been told
+            with suppress(OSError):  # a failed write was reported when it happened
                 if writer is not None:
                     writer.close()
         threading.excepthook = self._hook
@@ -101,7 +101,7 @@ class TrainingLog:
 
 
 def _head(path: Path, lines: int) -> list[str]:
-    """The first ``lines`` lines of a history; fewer when a hand has shortened it."""
+    """The first ``lines`` lines of the log; fewer when somebody has shortened the file."""
     if not lines or not path.is_file():
         return []
     with path.open(encoding="utf-8") as file:
@@ -109,9 +109,9 @@ def _head(path: Path, lines: int) -> list[str]:
 
 
 class Stop:
-    """Says when to stop: after ``minutes`` (0: never), or once Ctrl-C or SIGTERM came; a context manager.
+    """Decides when to stop: after ``minutes`` (0: never), or after Ctrl-C or SIGTERM; a context manager.
 
-    The first signal lets the open step finish, so that what was learned is saved; a second Ctrl-C ends at once.
+    After the first signal the current step is finished and the weights are saved; a second Ctrl-C ends at once.
     """
 
     def __init__(self, minutes: float = 0.0) -> None:
@@ -126,8 +126,8 @@ class Stop:
             return "the time limit"
         return self._signal
 
-    def heed(self, reason: str) -> None:
-        """Stop for ``reason``, if there is none yet."""
+    def request(self, reason: str) -> None:
+        """Request a stop for ``reason``; an earlier reason stays."""
         self._signal = self._signal or self.reason or reason
 
     def __enter__(self) -> Stop:

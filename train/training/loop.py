@@ -1,11 +1,11 @@
-"""The training loop: the stages of a recipe, one after the other, selected on validation questions.
+"""The training loop: runs the stages of a recipe in order; each ends with its best weights on validation questions.
 
-``text`` trains the LoRA adapter on titles alone; ``fusion`` trains fusion, projector and soft separator
-while the language model and its adapter stay as they are; ``joint`` trains both. The loop reads cached
-vectors and nothing else: it cannot call an encoder.
+``text`` trains the LoRA adapter on titles alone; ``fusion`` trains fusion, projector and soft separator while the
+language model and its adapter stay unchanged; ``joint`` trains both. The loop reads cached vectors only: it cannot call
+an encoder.
 
-A training that was stopped or killed goes on from its last snapshot (`bundlecache.train.training.resume`) and ends with the very
-weights of one that was not.
+A training that was stopped or killed resumes from its last snapshot (`bundlecache.train.training.resume`) and ends
+with exactly the weights of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from bundlecache.errors import QuestionsError, RecipeError, StoreError
+from bundlecache.catalogue import splits
+from bundlecache.catalogue.seen import SeenBundles
+from bundlecache.errors import Command, QuestionsError, RecipeError, StoreError
 from bundlecache.files import write_text
 from bundlecache.recipes.recipe import Recipe
 from bundlecache.recipes.settings import STAGES
@@ -29,9 +32,10 @@ from ..model import llm as llms
 from ..model.bundle_mllm import BundleMLLM, build, histories_for
 from . import resume as resuming
 from .log import Stop, TrainingLog
+from .progress import Progress, TimeLeft
 from .resume import WEIGHTS, Snapshot
 from .sampler import QuestionSampler
-from .stage import Progress, Save, StageLoop
+from .stage import Save, StageLoop
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
@@ -49,6 +53,11 @@ class TrainResult:
     stages: list[dict[str, Any]]
     seconds: float
     stopped: str | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the stages' HitRate@1 must know: why it is low where answers were no option letters."""
+        return [note for stage in self.stages if (note := invalid_note(stage))]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -78,7 +87,7 @@ def train(
     matrices
         Name -> stored vectors in the order of the catalogue's items; a text stage does without.
     seed, max_minutes
-        By default those of the recipe.
+        Those of the recipe (``run.seed``, ``run.max_minutes``) when None; the manifest records the seed.
     token_cache
         The folder that keeps the titles' token ids, so that the next training tokenises none of them again.
     stage
@@ -102,6 +111,7 @@ def train(
     stages: list[dict[str, Any]] = list(snapshot.stages if snapshot else start["stages"] if start else [])
     fuses = any(name != "text" for name in [*strategy, *(done["name"] for done in stages)])
     _check(strategy, matrices if fuses else None, valid)
+    _check_titles(catalogue, recipe)
     accelerator = accelerator_for(recipe, llms.device_of(device))
     torch.manual_seed(seed)
     histories = histories_for(recipe, catalogue)
@@ -115,29 +125,48 @@ def train(
         snapshot.put_into(model)
     minutes = recipe.run.max_minutes if max_minutes is None else max_minutes
     keep = snapshot.history if snapshot else 0
-    with Stop(minutes) as stop, TrainingLog(run, enabled=accelerator.is_main_process, keep=keep) as history:
+    time_left = TimeLeft.of(recipe, strategy[snapshot.place if snapshot else 0 :], len(valid))
+    with Stop(minutes) as stop, TrainingLog(run, enabled=accelerator.is_main_process, keep=keep) as log:
         for place in range(snapshot.place if snapshot else 0, len(strategy)):
             name = strategy[place]
             stage_seed = seed * len(STAGES) + STAGES.index(name)
             questions = _questions(catalogue, valid, model, recipe, name, stage_seed, matrices)
-            save = _saver(run, model, history, accelerator, job, stages, place)
+            save = _saver(run, model, log, accelerator, job, stages, place)
             begun = snapshot if snapshot is not None and snapshot.place == place and snapshot.stage else None
             if begun is None:
                 save({}, {})
             torch.manual_seed(stage_seed)
-            loop = StageLoop(name, model, questions, valid, accelerator, history, stop, progress, save)
+            loop = StageLoop(name, model, questions, valid, accelerator, log, stop, progress, save, time_left)
             stages.append(loop.run(begun.stage, begun.tensors) if begun else loop.run())
             stopped = stop.reason if loop.stopped else None
             if stopped:
                 break
     model.mode = "mm" if any(done["name"] != "text" for done in stages) else "text"
     if accelerator.is_main_process:
-        checkpoint.save(model, run, valid=valid, stages=stages, seed=seed, stopped=stopped)
+        seen = _seen(catalogue, valid, init)
+        checkpoint.save(model, run, valid=valid, stages=stages, seed=seed, stopped=stopped, seen=seen)
         if not stopped:
             resuming.forget(run)
         write_text(run.parent / "latest", run.name + "\n")
     accelerator.wait_for_everyone()
     return TrainResult(run, stages, time.perf_counter() - began, stopped)
+
+
+def invalid_note(stage: Mapping[str, Any]) -> str | None:
+    """Why a stage's strict HitRate@1 lies below the one among letters, in one sentence; None where it does not.
+
+    >>> invalid_note({"name": "joint", "best_valid_hit@1": 0.0, "best_valid_hit@1_letters": 0.25, "best_valid_ratio": 0.0})
+    'Stage joint: HitRate@1 is .000 because no answer was an option letter (ValidRatio 0); among the letters alone it is .250.'
+    """
+    ratio, letters = stage.get("best_valid_ratio"), stage.get("best_valid_hit@1_letters")
+    if ratio is None or letters is None or ratio >= 1:
+        return None
+    strict = f"{stage['best_valid_hit@1']:.3f}".removeprefix("0")
+    share = "no answer was an option letter" if ratio == 0 else f"only {ratio:.0%} of the answers were option letters"
+    return (
+        f"Stage {stage['name']}: HitRate@1 is {strict} because {share} (ValidRatio {ratio:.2g});"
+        f" among the letters alone it is {letters:.3f}.".replace(" 0.", " .")
+    )
 
 
 def resume(
@@ -174,10 +203,20 @@ def resume(
     )
 
 
+def _seen(catalogue: Catalogue, valid: Questions, init: Path | None) -> SeenBundles:
+    """The bundles of this training and its validation, with those of the run that it started from."""
+    ids = set(valid.bundle_ids)
+    held_out = np.array([name in ids for name in catalogue.bundles.ids], bool)
+    trained = (splits.assign(catalogue) == "train") & ~held_out
+    made = SeenBundles.of(catalogue, np.flatnonzero(trained), np.flatnonzero(held_out))
+    earlier = None if init is None else checkpoint.seen(init)
+    return made if earlier is None else made.joined(earlier)
+
+
 def _saver(
     run: Path,
     model: BundleMLLM,
-    history: TrainingLog,
+    log: TrainingLog,
     accelerator: Any,
     job: dict[str, Any],
     stages: Sequence[dict[str, Any]],
@@ -189,7 +228,7 @@ def _saver(
     def save(stage: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         if accelerator.is_main_process:
             weights = {f"{WEIGHTS}{name}": value for name, value in resuming.trained(model).items()}
-            Snapshot(job, finished, place, history.lines, stage, {**weights, **tensors}).save(run)
+            Snapshot(job, finished, place, log.lines, stage, {**weights, **tensors}).save(run)
 
     return save
 
@@ -211,10 +250,22 @@ def _check(strategy: Sequence[str], matrices: Mapping[str, Matrix] | None, valid
         )
     if matrices is not None and not matrices:
         raise StoreError(
-            "The store holds no vectors, and the stages fusion and joint need some.", hint="bundlecache encode"
+            "The store holds no vectors, and the stages fusion and joint need some.", hint=Command("encode")
         )
     if not len(valid):
         raise QuestionsError(f"The questions {valid.name!r} are empty, so no weights can be chosen on them.")
+
+
+def _check_titles(catalogue: Catalogue, recipe: Recipe) -> None:
+    """Without any title the prompts hold numbers and letters only; mostly the titles are in another column."""
+    if not any(catalogue.titles) and not recipe.prompt.without_titles:
+        raise RecipeError(
+            f"None of the {len(catalogue):,} items has a title, so the language model would read prompts without words.",
+            hint=[
+                "fill the column title of the items table and import it again, or",
+                Command("train", "--set", "prompt.without_titles=true"),
+            ],
+        )
 
 
 def _questions(

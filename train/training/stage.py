@@ -1,4 +1,4 @@
-"""One stage of training: its own optimiser and schedule, its best weights on the validation questions."""
+"""Runs one stage of training: optimiser, schedule, validation, and the choice of the best weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from bundlecache.bench.metrics import strict_hits
 from bundlecache.errors import RecipeError
 
 from ..inference.scoring import score_options
 from .contrastive import contrastive_loss, draw_pairs
+from .progress import Progress, Reporter, TimeLeft
 
 if TYPE_CHECKING:
     from bundlecache.questions.file import Questions
@@ -26,20 +28,31 @@ if TYPE_CHECKING:
     from .log import Stop, TrainingLog
     from .sampler import QuestionSampler
 
-LOG_EVERY = 10  # steps per line of history
+LOG_EVERY = 10  # steps per line of the training log
 Save = Callable[[dict[str, Any], dict[str, Tensor]], None]
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where training stands: ``loss`` is the mean since the last report, ``hit1`` the last look at validation."""
+class Validation:
+    """The figures of one validation. Rates lie in 0..1.
 
-    stage: str
-    step: int
-    steps: int
+    ``hit1`` is strict: an answer that is no option letter is a miss. ``hit1_letters`` compares the option letters alone,
+    ``valid_ratio`` is the share of answers that are a letter.
+    """
+
+    hit1: float
     loss: float
-    lr: float
-    hit1: float | None
+    hit1_letters: float
+    valid_ratio: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Under the names of the training log."""
+        return {
+            "valid_hit@1": self.hit1,
+            "valid_loss": self.loss,
+            "valid_hit@1_letters": self.hit1_letters,
+            "valid_ratio": self.valid_ratio,
+        }
 
 
 @dataclass
@@ -50,15 +63,20 @@ class Best:
     hit1: float = -1.0
     loss: float = math.inf
     step: int = 0
+    hit1_letters: float | None = None  # None after a resume from a snapshot of an earlier version
+    valid_ratio: float | None = None
     weights: dict[str, Tensor] = field(default_factory=dict)
 
-    def offer(self, model: nn.Module, step: int, hit1: float, loss: float) -> bool:
+    def offer(self, model: nn.Module, step: int, found: Validation) -> bool:
         """Keep the model's weights if they are better."""
-        # Not a number compares as false with everything: weights that diverged are never the best.
-        better = loss < self.loss if self.select == "loss" else (hit1, -loss) > (self.hit1, -self.loss)
-        if math.isnan(loss) or not better:
+        # NaN compares as false with everything, so weights that diverged are never the best.
+        better = (
+            found.loss < self.loss if self.select == "loss" else (found.hit1, -found.loss) > (self.hit1, -self.loss)
+        )
+        if math.isnan(found.loss) or not better:
             return False
-        self.hit1, self.loss, self.step = hit1, loss, step
+        self.hit1, self.loss, self.step = found.hit1, found.loss, step
+        self.hit1_letters, self.valid_ratio = found.hit1_letters, found.valid_ratio
         self.weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         return True
 
@@ -83,36 +101,41 @@ class StageLoop:
         questions: QuestionSampler,
         valid: Questions,
         accelerator: Any,
-        history: TrainingLog,
+        log: TrainingLog,
         stop: Stop,
         progress: Callable[[Progress], None] | None,
         save: Save | None = None,
+        time_left: TimeLeft | None = None,
     ) -> None:
         self.name, self.mode = name, "text" if name == "text" else "mm"
         self.settings = model.recipe.stage(name)
         self.model, self.questions, self.valid = model, questions, valid
-        self.accelerator, self.history, self.stop, self.progress = accelerator, history, stop, progress
+        self.accelerator, self.log, self.stop = accelerator, log, stop
         self.save, self.saved = save, time.monotonic()
         self.best = Best(model.recipe.run.select)
         self.hit1: float | None = None
         self.done, self.stale, self.seconds, self.stopped = 0, 0, 0.0, False
-        self.total = torch.zeros((), device=accelerator.device)  # loss since the last line of history
+        self.total = torch.zeros((), device=accelerator.device)  # loss since the last line of the log
+        left = TimeLeft.of(model.recipe, [name], 0 if valid is None else len(valid)) if time_left is None else time_left
+        self.reporter = Reporter(name, left, progress)
 
     def run(
         self, state: Mapping[str, Any] | None = None, tensors: Mapping[str, Tensor] | None = None
     ) -> dict[str, Any]:
         """Run all steps, put the best weights back, and return the stage's row of the manifest.
 
-        ``state`` and ``tensors`` are those of a snapshot to go on from; the stage begins without.
+        ``state`` and ``tensors`` are those of a snapshot to resume from.
         """
         began = time.perf_counter()
+        self.reporter.start()
         parameters = self.model.train_only(self.name)
-        whole = bool(state) or self._warm_start()
+        whole = bool(state) or self._contrastive()
         optimizer = torch.optim.AdamW(
             parameters, lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True
         )
         if state:
             self._restore(state, tensors or {}, optimizer)
+            self._set_time_left()
         model, optimizer = self.accelerator.prepare(self.model, optimizer)
         if state and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -127,6 +150,8 @@ class StageLoop:
             self.advance(model, optimizer, parameters)
         if self.stopped:
             self._evaluate(self.done)
+        for phase in ("contrastive", "train", "validate"):
+            self.reporter.time_left.set_left(self.name, phase, 0)
         self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
         if not self.best.weights:
@@ -142,11 +167,13 @@ class StageLoop:
             "best_step": self.best.step,
             "seconds": round(before + time.perf_counter() - began, 2),
             "best_valid_hit@1": self.best.hit1,
+            "best_valid_hit@1_letters": self.best.hit1_letters,
+            "best_valid_ratio": self.best.valid_ratio,
             "trainable_parameters": sum(p.numel() for p in parameters),
         }
 
     def advance(self, model: nn.Module, optimizer: Any, parameters: list[nn.Parameter]) -> None:
-        """One step, and what is due behind it: a line of history, a look at the validation questions."""
+        """One step, and after it a line of the log and a validation where they are due."""
         rate = self.settings.lr * self._rate(self.done)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -154,13 +181,31 @@ class StageLoop:
         self.done += 1
         last = self.done == self.settings.steps
         if self.done % LOG_EVERY == 0 or last:
-            self._report(float(self._mean_total()) / ((self.done - 1) % LOG_EVERY + 1), rate)
+            loss = float(self._mean_total()) / self._logged_steps
+            self.log.add(self.name, self.done, loss=loss, lr=rate)
             self.total.zero_()
+            self.reporter.loss = loss
+        elif self.total.device.type == "cpu":  # on a GPU this would wait for the step
+            self.reporter.loss = float(self.total) / self._logged_steps
+        self.reporter.lr = rate
+        self.reporter.tell("train", self.done, self.settings.steps)
         if self.done % self.settings.evaluate_every == 0 or last:
             self.stale = 0 if self._evaluate(self.done) else self.stale + 1
 
+    @property
+    def _logged_steps(self) -> int:
+        """How many steps are in ``total``."""
+        return (self.done - 1) % LOG_EVERY + 1
+
+    def _set_time_left(self) -> None:
+        """What a resumed stage still has to do."""
+        s, left = self.settings, self.reporter.time_left
+        left.set_left(self.name, "contrastive", 0)
+        left.set_left(self.name, "train", s.steps - self.done)
+        left.set_left(self.name, "validate", -(-(s.steps - self.done) // s.evaluate_every) * len(self.valid))
+
     def _rate(self, step: int) -> float:
-        """The share of the peak learning rate at ``step``: a rise, then a straight fall."""
+        """The share of the peak learning rate at ``step``: linear warm-up, then linear decay to ``final_lr``."""
         s = self.settings
         if step < s.warmup:
             return (step + 1) / s.warmup
@@ -194,12 +239,12 @@ class StageLoop:
         return total
 
     def _seed(self, step: int) -> None:
-        """Dropout of a step is drawn from the seed and the step's number, so that a training can go on anywhere."""
+        """Seed torch from the seed and the number of the step, so that a resumed training draws the same dropout."""
         key = [self.questions.seed, step, self.accelerator.process_index]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def _pause(self, optimizer: Any, *, whole: bool, new: bool) -> bool:
-        """Write a snapshot if one is due; say whether to stop. All processes come to the same answer."""
+        """Write a snapshot if one is due; whether to stop. All processes get the same answer."""
         run = self.model.recipe.run
         due = run.save_every > 0 and self.done % run.save_every == 0
         due = due or 0 < run.save_minutes < (time.monotonic() - self.saved) / 60
@@ -208,16 +253,16 @@ class StageLoop:
             votes = torch.tensor([float(due), float(stopping)], device=self.accelerator.device)
             due, stopping = (self.accelerator.reduce(votes, reduction="sum") > 0).tolist()
             if stopping:
-                self.stop.heed("another process")
+                self.stop.request("another process")
         if self.save is not None and whole and (stopping or (due and new)):
             self.save(*self._snapshot(optimizer))
             self.saved = time.monotonic()
         return stopping
 
     def _snapshot(self, optimizer: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Where the stage stands, as JSON and tensors."""
+        """The state of the stage, as JSON and tensors."""
         self.total.copy_(self._mean_total())
-        best = {"hit1": self.best.hit1, "loss": self.best.loss, "step": self.best.step}
+        best = {name: value for name, value in vars(self.best).items() if name not in ("select", "weights")}
         scaler = self.accelerator.scaler
         state = {
             "done": self.done,
@@ -233,7 +278,7 @@ class StageLoop:
         return state, tensors
 
     def _restore(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor], optimizer: torch.optim.AdamW) -> None:
-        """Stand where :meth:`_snapshot` stood."""
+        """Restore the state that :meth:`_snapshot` returned."""
         self.done, self.stale, self.seconds, self.hit1 = (state[k] for k in ("done", "stale", "seconds", "hit1"))
         self.total.copy_(tensors["total"])
         self.best = Best(self.best.select, **state["best"])
@@ -249,7 +294,7 @@ class StageLoop:
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
 
     def _modes(self) -> None:
-        """Dropout acts in what is trained only; checkpointing of activations needs the LLM in training mode."""
+        """Enable dropout in trained modules only; activation checkpointing needs the LLM in training mode."""
         self.model.train()
         if self.name == "fusion":
             self.model.llm.train(self.model.recipe.base.gradient_checkpointing)
@@ -258,13 +303,21 @@ class StageLoop:
                     module.eval()
 
     def _evaluate(self, step: int) -> bool:
-        """Look at the validation questions and keep the weights if they are the best so far."""
+        """Answer the validation questions and keep the weights if they are the best so far; whether they are."""
         logits, valid = self._answers()
-        hit1 = float(((logits.argmax(1) == self.valid.truth) & valid).mean())  # an invalid answer is a miss
-        loss = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(self.valid.truth)))
-        self.hit1 = hit1
-        self.history.add(self.name, step, **{"valid_hit@1": hit1, "valid_loss": loss})
-        return self.best.offer(self.model, step, hit1, loss)
+        truth = self.valid.truth
+        found = Validation(
+            hit1=float(strict_hits(logits, truth, valid).mean()),
+            loss=float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth))),
+            hit1_letters=float(strict_hits(logits, truth).mean()),
+            valid_ratio=float(valid.mean()),
+        )
+        self.hit1 = found.hit1
+        self.log.add(self.name, step, **found.to_dict())
+        better = self.best.offer(self.model, step, found)
+        self.reporter.figures, self.reporter.best = vars(found), max(self.best.hit1, 0.0)
+        self.reporter.tell("validate", len(self.valid), len(self.valid), units=0)
+        return better
 
     def _answers(self) -> tuple[np.ndarray, np.ndarray]:
         """Letter logits [q, n] and validity [q] of the validation questions; every process answers its share."""
@@ -274,7 +327,13 @@ class StageLoop:
         mine = range(rank, len(self.valid), processes)
         partial, options = [self.valid.partial[q] for q in mine], self.valid.options[rank::processes]
         history = self.model.history_of(self.valid)[rank::processes]
-        answers = score_options(self.model, partial, options, history=history, mode=self.mode)
+        known = [0]
+
+        def progress(done: int, of: int) -> None:  # of this process's share
+            self.reporter.tell("validate", done * processes, of * processes, (done - known[0]) * processes)
+            known[0] = done
+
+        answers = score_options(self.model, partial, options, history=history, mode=self.mode, progress=progress)
         if processes == 1:
             return answers.logits, answers.valid
         logits, valid = np.empty(self.valid.options.shape, np.float32), np.empty(len(self.valid), bool)
@@ -286,13 +345,8 @@ class StageLoop:
         mean: Tensor = self.accelerator.reduce(self.total, reduction="mean")
         return mean
 
-    def _report(self, loss: float, rate: float) -> None:
-        self.history.add(self.name, self.done, loss=loss, lr=rate)
-        if self.progress is not None:
-            self.progress(Progress(self.name, self.done, self.settings.steps, loss, rate, self.hit1))
-
-    def _warm_start(self) -> bool:
-        """Pull the tokens of bundled items together before any question is asked; False if it was stopped early."""
+    def _contrastive(self) -> bool:
+        """The contrastive phase: tokens of items of one bundle move together; False if it was stopped early."""
         if not self.settings.contrastive_steps or self.name == "text":
             return True
         parameters = [p for n, p in self.model.named_parameters() if p.requires_grad and n.startswith("tokens.")]
@@ -310,5 +364,8 @@ class StageLoop:
             loss.backward()
             optimizer.step()
             if (step + 1) % LOG_EVERY == 0:
-                self.history.add("contrastive", step + 1, loss=float(loss.detach()))
+                self.reporter.loss = float(loss.detach())
+                self.log.add("contrastive", step + 1, loss=self.reporter.loss)
+            self.reporter.tell("contrastive", step + 1, self.settings.contrastive_steps)
+        self.reporter.loss = None  # the contrastive loss is on another scale
         return True
