@@ -4,7 +4,7 @@ from __future__ import annotations
 
 MAX_OPTIONS = 1000
 """Options of one question."""
-MAX_K = 100_000
+MAX_K = 10_000
 """Candidates that are listed per bundle."""
 MAX_PERMUTATIONS = 1000
 """Orders of the options in which one question is answered; each costs one forward pass."""

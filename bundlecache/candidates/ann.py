@@ -1,4 +1,4 @@
-"""FAISS structures that find near keys without looking at all of them, and how far each must look.
+"""FAISS structures that find near vectors without looking at all of them, and how far each must look.
 
 =====  ==============================================================================================
 ivf    about ``2 sqrt(c)`` cells by k-means, vectors in half precision; ``nprobe`` cells are looked into
@@ -6,7 +6,7 @@ hnsw   a graph of neighbours over vectors in half precision; ``efSearch`` nodes 
 pq     the cells of ivf, one byte for every 8 numbers of a vector; more is fetched than asked, then scored exactly
 =====  ==============================================================================================
 
-All return candidates that `index.Index` scores again with the exact keys, so half precision and bytes cost
+All return candidates that `index.Index` scores again with the exact vectors, so half precision and bytes cost
 recall at most, never a wrong score. `plan` says which are tried for a size and a memory cap, `tune` raises the
 effort until the recall against an exact search is reached.
 
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import ModuleType
 
-    from .item_vectors import Keys
+    from .item_vectors import ItemVectors
 
 KINDS = ("flat", "ivf", "hnsw", "pq")
-BREAK_EVEN = 50_000  # items: a flat search of 10,000 bundles takes about as long as building an ivf
-GRAPH_LIMIT = 200_000  # items up to which a graph is tried unasked: it builds twenty times slower than an ivf
-TARGET, DEPTH = 0.99, 20  # recall@20
-LINKS, CONSTRUCTION = 32, 100  # of a graph: neighbours of a node, nodes in view while it is built
-PER_CELL, ROUNDS = 48, 8  # of k-means: keys a cell is learnt from, iterations
-ALPHABET = 10_000  # keys that the bytes of pq are learnt from, at least
-BYTE_OF = 8  # numbers that one byte of pq stands for
-REFINE = (32, 16, 8, 4, 2)  # times as many as asked, scored exactly afterwards
-UNITS = {"": 1e9, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-FEWEST = 256  # items below which only an exact search makes sense
-GPU_MOST = 2048  # results that FAISS returns on a GPU, and cells that it looks into
-GPU_RESERVE = 2 * 2**30  # bytes of a GPU: 1.5 GiB for FAISS's intermediate results, the rest for CUDA and cuBLAS
-GPU_GROWTH = 2  # times its size that a structure takes there while it moves to larger lists
-GPU_BYTES = frozenset((1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96))  # of a vector in pq on a GPU
-GPU_SINGLE = 48  # of these, from where on their tables fit a GPU's shared memory in half precision alone
+MIN_INDEXED_ITEMS = 50_000  # items: a flat search of 10,000 bundles takes about as long as building an ivf
+MAX_GRAPH_ITEMS = 200_000  # items up to which a graph is tried unasked: it builds twenty times slower than an ivf
+TARGET_RECALL, RECALL_DEPTH = 0.99, 20  # recall@20
+HNSW_LINKS, HNSW_CONSTRUCTION = 32, 100  # of a graph: neighbours of a node, nodes in view while it is built
+KMEANS_SAMPLES_PER_LIST, KMEANS_ITERATIONS = 48, 8  # of k-means: vectors that a list is learned from, iterations
+MIN_PQ_SAMPLES = 10_000  # vectors that the bytes of pq are learned from, at least
+PQ_NUMBERS_PER_BYTE = 8  # numbers that one byte of pq stands for
+REFINEMENTS = (32, 16, 8, 4, 2)  # times as many as asked, scored exactly afterwards
+BYTE_UNITS = {"": 1e9, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+MIN_APPROXIMATE_ITEMS = 256  # items below which only an exact search makes sense
+GPU_MAX_RESULTS = 2048  # results that FAISS returns on a GPU, and cells that it looks into
+GPU_RESERVE_BYTES = 2 * 2**30  # bytes of a GPU: 1.5 GiB for FAISS's intermediate results, the rest for CUDA and cuBLAS
+GPU_BUILD_FACTOR = 2  # times its size that a structure takes there while it moves to larger lists
+GPU_PQ_BYTES = frozenset((1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96))  # of a vector in pq on a GPU
+GPU_HALF_PRECISION_BYTES = 48  # of these, from where on their tables fit a GPU's shared memory in half precision alone
 
 
 def faiss_module() -> ModuleType:
@@ -75,27 +75,27 @@ def parse_bytes(text: str) -> int:
     BundlecacheError
         When it is no size.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
-    if found is None or found[2] not in UNITS or not float(found[1]):
-        raise BundlecacheError(f"{text!r} is no size of memory.", hint="--max-memory 8GB")
-    return int(float(found[1]) * UNITS[found[2]])
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?) ?([a-z]*)", text.strip().lower(), re.ASCII)
+    if found is None or found[2] not in BYTE_UNITS or not float(found[1]):
+        raise BundlecacheError(f"{text[:100]!r} is no size of memory.", hint="--max-memory 8GB")
+    return int(float(found[1]) * BYTE_UNITS[found[2]])
 
 
 def bytes_needed(kind: str, count: int, width: int) -> int:
-    """Memory of a structure over ``count`` keys of ``width``, without what building it takes for a while."""
-    learnt = 4 * width * _cells(count) if kind in ("ivf", "pq") else 0
+    """Memory of a structure over ``count`` vectors of ``width``, without what building it takes for a while."""
+    learnt = 4 * width * _n_lists(count) if kind in ("ivf", "pq") else 0
     learnt += 4 * width * 256 if kind == "pq" else 0
     each = {
         "flat": 4 * width,
         "ivf": 2 * width + 8,
-        "hnsw": 2 * width + 4 * 2 * LINKS + 16,
-        "pq": -(-width // BYTE_OF) + 8,
+        "hnsw": 2 * width + 4 * 2 * HNSW_LINKS + 16,
+        "pq": -(-width // PQ_NUMBERS_PER_BYTE) + 8,
     }[kind]
     return count * each + learnt
 
 
 def plan(
-    kind: str, count: int, width: int, *, memory: float, room: float = 0, break_even: int = BREAK_EVEN
+    kind: str, count: int, width: int, *, memory: float, room: float = 0, break_even: int = MIN_INDEXED_ITEMS
 ) -> list[str]:
     """The structures to try, in order; the last resort, ``flat``, is always the last one of ``auto``.
 
@@ -114,7 +114,7 @@ def plan(
         return bytes_needed(name, count, width) <= memory or not why_no_gpu(name, count, width, room)
 
     small = count < break_even or not why_no_gpu("flat", count, width, room)
-    if kind == "flat" or count < FEWEST or (kind == "auto" and small):
+    if kind == "flat" or count < MIN_APPROXIMATE_ITEMS or (kind == "auto" and small):
         return ["flat"]
     if kind != "auto":
         if not fits(kind):
@@ -124,7 +124,7 @@ def plan(
                 hint="--index auto takes what fits, or a larger --max-memory",
             )
         return [kind]
-    tried = ["ivf", "hnsw"] if count <= GRAPH_LIMIT else ["ivf"]
+    tried = ["ivf", "hnsw"] if count <= MAX_GRAPH_ITEMS else ["ivf"]
     fitting = [name for name in tried if fits(name)]
     if not fitting and fits("pq"):
         fitting = ["pq"]
@@ -133,32 +133,32 @@ def plan(
 
 def build(
     kind: str,
-    keys: Keys,
+    vectors: ItemVectors,
     *,
     seed: int = 0,
     gpu: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Any:
-    """The FAISS structure of ``kind`` over the keys of ``keys.rows``, in their order; a position is a row's number.
+    """The FAISS structure of ``kind`` over ``vectors.rows``, in their order; a position is a row's number.
 
     On the GPU of the number ``gpu`` where one is given; FAISS raises RuntimeError when it finds no memory there.
     """
     faiss = faiss_module()
-    count = len(keys.rows)
-    width = -(-keys.width // BYTE_OF) * BYTE_OF if kind == "pq" else keys.width
+    count = len(vectors.rows)
+    width = structure_width(kind, vectors.width)
     structure = _empty(faiss, kind, width, count, seed)
     if not structure.is_trained:
-        most = min(count, max(PER_CELL * _cells(count), ALPHABET))
+        most = min(count, max(KMEANS_SAMPLES_PER_LIST * _n_lists(count), MIN_PQ_SAMPLES))
         sample = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
         # Learnt before it moves: a structure on a GPU knows nothing of the seed and rounds that were set here.
         helper = to_gpu(faiss.IndexFlatIP(width), gpu) if gpu is not None else None
         structure.clustering_index = helper
-        structure.train(widened(np.concatenate([block for _, block in keys.blocks(keys.rows[sample])]), width))
+        structure.train(widened(np.concatenate([block for _, block in vectors.blocks(vectors.rows[sample])]), width))
         structure.clustering_index = None
     if gpu is not None:
         structure = to_gpu(structure, gpu)
     done = 0
-    for items, block in keys.blocks():
+    for items, block in vectors.blocks():
         structure.add(widened(block, width))
         done += len(items)
         if progress is not None:
@@ -168,8 +168,13 @@ def build(
     return structure
 
 
+def structure_width(kind: str, width: int) -> int:
+    """The width of the vectors in a structure: bytes of pq stand for `PQ_NUMBERS_PER_BYTE` numbers each."""
+    return -(-width // PQ_NUMBERS_PER_BYTE) * PQ_NUMBERS_PER_BYTE if kind == "pq" else width
+
+
 def search(structure: Any, kind: str, query: np.ndarray, ask: int, effort: int) -> np.ndarray:
-    """int64 [q, ask] positions of near keys, best first, -1 where fewer were met."""
+    """int64 [q, ask] positions of near vectors, best first, -1 where fewer were met."""
     if kind == "hnsw":
         structure.hnsw.efSearch = max(effort, ask)
     else:
@@ -183,23 +188,23 @@ def efforts(kind: str, count: int, *, gpu: bool = False) -> list[int]:
     >>> efforts("ivf", 100)
     [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20]
     """
-    most = min(count, 4096) if kind == "hnsw" else _cells(count)
+    most = min(count, 4096) if kind == "hnsw" else _n_lists(count)
     if gpu:
-        most = min(most, GPU_MOST)
+        most = min(most, GPU_MAX_RESULTS)
     steps = sorted({2**power * quarter // 4 for power in range(13) for quarter in (4, 5, 6, 7)} | {most})
     steps = [step for step in steps if step <= most]
-    return [step for step in steps if step > DEPTH] or [most] if kind == "hnsw" else steps
+    return [step for step in steps if step > RECALL_DEPTH] or [most] if kind == "hnsw" else steps
 
 
 def refinements(kind: str) -> tuple[int, ...]:
     """How many times as many candidates as asked may be fetched, from most to least."""
-    return (*REFINE, 1) if kind == "pq" else (1,)
+    return (*REFINEMENTS, 1) if kind == "pq" else (1,)
 
 
-def tune(recall: Callable[[int, int], float], kind: str, ladder: Sequence[int], target: float) -> tuple[int, int]:
-    """The least effort of ``ladder`` and refinement with which ``recall(effort, refine)`` reaches ``target``, or all."""
+def tune(recall: Callable[[int, int], float], kind: str, steps: Sequence[int], target: float) -> tuple[int, int]:
+    """The least effort of ``steps`` and refinement with which ``recall(effort, refine)`` reaches ``target``, or all."""
     times = refinements(kind)
-    effort = next((step for step in ladder if recall(step, times[0]) >= target), ladder[-1])
+    effort = next((step for step in steps if recall(step, times[0]) >= target), steps[-1])
     enough = times[0]
     for refine in times[1:]:
         if recall(effort, refine) < target:
@@ -217,15 +222,15 @@ def widened(vectors: np.ndarray, width: int) -> np.ndarray:
 def exact(
     blocks: Iterable[tuple[np.ndarray, np.ndarray]], query: np.ndarray, ask: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """The best ``ask`` items of every query among (items, keys): float32 scores, int64 items, both [q, <= ask].
+    """The best ``ask`` items of every query among (items, vectors): float32 scores, int64 items, both [q, <= ask].
 
-    The third is the seconds that this took without making the keys.
+    The third is the seconds that this took without making the vectors.
     """
     faiss = faiss_module()
     scores, found, seconds = np.zeros((len(query), 0), np.float32), np.zeros((len(query), 0), np.int64), 0.0
-    for items, keys in blocks:
+    for items, vectors in blocks:
         began = time.perf_counter()
-        rough, position = faiss.knn(query, keys, min(ask, len(keys)), metric=faiss.METRIC_INNER_PRODUCT)
+        rough, position = faiss.knn(query, vectors, min(ask, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
         scores = np.concatenate([scores, rough], axis=1)
         found = np.concatenate([found, items[position].astype(np.int64)], axis=1)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :ask]
@@ -244,7 +249,7 @@ def gpu_of(device: str = "auto") -> int | None:
 
 
 def gpu_room(gpu: int | None, memory: float | None = None) -> float:
-    """Bytes that an index may take on a GPU: what is free less `GPU_RESERVE`, ``memory`` at most; 0 without a GPU.
+    """Bytes that an index may take on a GPU: what is free less `GPU_RESERVE_BYTES`, ``memory`` at most; 0 without a GPU.
 
     Unknown where torch cannot see that GPU, then as much as ``memory`` allows: FAISS itself says when it is too much.
     """
@@ -256,16 +261,16 @@ def gpu_room(gpu: int | None, memory: float | None = None) -> float:
         free = float(torch.cuda.mem_get_info(gpu)[0])
     except (ImportError, AssertionError, RuntimeError):
         free = math.inf
-    return max(0.0, min(math.inf if memory is None else memory, free - GPU_RESERVE))
+    return max(0.0, min(math.inf if memory is None else memory, free - GPU_RESERVE_BYTES))
 
 
 def why_no_gpu(kind: str, count: int, width: int, room: float) -> str:
     """Why a structure cannot stand on a GPU with ``room`` bytes for it, as a clause; nothing where it can."""
     if kind == "hnsw":
         return "FAISS has no graph on a GPU"
-    if kind == "pq" and (_bits(count) < 8 or -(-width // BYTE_OF) not in GPU_BYTES):
-        return f"FAISS has no pq of {-(-width // BYTE_OF)} codes of {_bits(count)} bits on a GPU"
-    if (needed := GPU_GROWTH * bytes_needed(kind, count, width)) > room:
+    if kind == "pq" and (_bits(count) < 8 or -(-width // PQ_NUMBERS_PER_BYTE) not in GPU_PQ_BYTES):
+        return f"FAISS has no pq of {-(-width // PQ_NUMBERS_PER_BYTE)} codes of {_bits(count)} bits on a GPU"
+    if (needed := GPU_BUILD_FACTOR * bytes_needed(kind, count, width)) > room:
         return f"building it takes {needed / 1e6:,.1f} MB on the GPU, where {room / 1e6:,.1f} MB are free and allowed"
     return ""
 
@@ -282,7 +287,7 @@ def to_gpu(structure: Any, gpu: int) -> Any:
     options = faiss.GpuClonerOptions()
     options.use_cuvs = False
     if isinstance(structure, faiss.IndexIVFPQ):
-        options.useFloat16 = structure.pq.M > GPU_SINGLE
+        options.useFloat16 = structure.pq.M > GPU_HALF_PRECISION_BYTES
     if isinstance(structure, faiss.IndexIVF):
         structure.nprobe = 1  # a file may hold more than a GPU takes; every search sets it
     return faiss.index_cpu_to_gpu(_gpu_resources(), gpu, structure, options)
@@ -303,22 +308,22 @@ def _empty(faiss: ModuleType, kind: str, width: int, count: int, seed: int) -> A
     if kind == "flat":
         return faiss.IndexFlatIP(width)
     if kind == "hnsw":
-        graph = faiss.IndexHNSWSQ(width, faiss.ScalarQuantizer.QT_fp16, LINKS, product)
-        graph.hnsw.efConstruction = CONSTRUCTION
+        graph = faiss.IndexHNSWSQ(width, faiss.ScalarQuantizer.QT_fp16, HNSW_LINKS, product)
+        graph.hnsw.efConstruction = HNSW_CONSTRUCTION
         return graph
     cells = faiss.IndexFlatIP(width)
     if kind == "ivf":
         half = faiss.ScalarQuantizer.QT_fp16
-        made = faiss.IndexIVFScalarQuantizer(cells, width, _cells(count), half, product, False)
+        made = faiss.IndexIVFScalarQuantizer(cells, width, _n_lists(count), half, product, False)
     else:
-        made = faiss.IndexIVFPQ(cells, width, _cells(count), width // BYTE_OF, _bits(count), product)
+        made = faiss.IndexIVFPQ(cells, width, _n_lists(count), width // PQ_NUMBERS_PER_BYTE, _bits(count), product)
         made.pq.cp.min_points_per_centroid = 1
-    made.cp.niter, made.cp.seed, made.cp.spherical = ROUNDS, seed + 1, True
-    made.cp.max_points_per_centroid, made.cp.min_points_per_centroid = PER_CELL, 1
+    made.cp.niter, made.cp.seed, made.cp.spherical = KMEANS_ITERATIONS, seed + 1, True
+    made.cp.max_points_per_centroid, made.cp.min_points_per_centroid = KMEANS_SAMPLES_PER_LIST, 1
     return made
 
 
-def _cells(count: int) -> int:
+def _n_lists(count: int) -> int:
     return max(1, int(2 * np.sqrt(count)))
 
 

@@ -1,19 +1,19 @@
-"""Keys: one vector per item from any mix of modalities, and the query of a partial bundle.
+"""Item vectors to search by: one vector per item from any mix of modalities, and the query of a partial bundle.
 
 Two metrics, each right for what made the vectors:
 
-- ``cosine`` (pictures, sounds, texts, fused tokens, and every mix): the key of an item is the concatenation of
-  its unit vectors, each scaled by the root of its weight, brought to length 1 as a whole. An inner product of
-  two keys is then the weighted mean of the modalities' cosines. The query of a partial bundle is the mean of
-  its members' unit vectors, modality by modality, made the same way.
-- ``inner product`` (on request, for graph factors alone): LightGCN, ALS and BPR score a user and an item by the
-  inner product of their vectors, and a user is about the mean of their items, so the query is the mean of the
-  members' vectors as they are. Lengths then count, which favours popular items. The cosine is taken all the
-  same unless something else is asked for: on the demo's bundles the two tell nothing apart (LightGCN on bundles,
-  443 test bundles: Recall@20 .280 and .284, MRR .165 and .162), and it is the one that mixes.
+- ``cosine`` (pictures, sounds, texts, fused tokens, and every mix): the vector of an item is the concatenation of its
+  modalities' unit vectors, each scaled by the root of its weight, then brought to length 1. An inner product of two of
+  them is the weighted mean of the modalities' cosines. The query of a partial bundle is the mean of its members' unit
+  vectors, modality by modality, made the same way.
+- ``inner product`` (on request, for graph factors alone): LightGCN, ALS and BPR score a user and an item by the inner
+  product of their vectors, and a user is about the mean of their items, so the query is the mean of the members' vectors
+  as they are. Lengths then count, which favours popular items. The default is the cosine: on the demo's bundles both are
+  equally good (LightGCN on bundles, 443 test bundles: Recall@20 .280 and .284, MRR .165 and .162), and only the cosine
+  can mix modalities.
 
-Vectors stay where they are, memory-mapped: keys are made block by block when they are needed, so that a
-catalogue of a million items costs no [I, D] array.
+The stored vectors stay memory-mapped: item vectors are made block by block when they are needed, so that a catalogue of
+a million items costs no [I, D] array.
 """
 
 from __future__ import annotations
@@ -32,39 +32,29 @@ if TYPE_CHECKING:
     from ..store.store import Matrix
 
 METRICS = ("cosine", "inner product")
-BLOCK = 16_384  # items whose keys are made at once
+BLOCK_ITEMS = 16_384  # items whose vectors are made at once
 
 
 @dataclass(frozen=True)
-class Part:
-    """One modality of the keys: its vectors, the length of each (0 where there is none) and, on request, z-scores."""
+class ModalityVectors:
+    """The vectors of one modality, its weight, and the length of each vector (0 where there is none)."""
 
     matrix: Matrix
     weight: float
     lengths: np.ndarray  # float32 [I]
-    scores: tuple[np.ndarray, np.ndarray] | None = None  # float64 [d] mean and deviation of every dimension
 
     @classmethod
-    def of(cls, matrix: Matrix, weight: float, *, zscore: bool) -> Part:
-        """Look at every vector once for its length, and twice before for z-scores."""
-        there = np.flatnonzero(matrix.mask)
+    def of(cls, matrix: Matrix, weight: float) -> ModalityVectors:
+        """Read every vector once for its length."""
         lengths = np.zeros(len(matrix.mask), np.float32)
         part = cls(matrix, weight, lengths)
-        if zscore and len(there):
-            mean = sum(part.raw(items).sum(0, dtype=np.float64) for items in _blocks(there)) / len(there)
-            spread = sum(((part.raw(items) - mean) ** 2).sum(0) for items in _blocks(there)) / len(there)
-            part = cls(matrix, weight, lengths, (mean, np.maximum(np.sqrt(spread), 1e-6)))
-        for items in _blocks(there):
+        for items in _blocks(np.flatnonzero(matrix.mask)):
             lengths[items] = lengths_of(part.raw(items))
         return part
 
     def raw(self, items: np.ndarray, dtype: type[np.floating[Any]] = np.float32) -> np.ndarray:
-        """[n, d]: the vectors as they are stored, or their z-scores."""
-        vectors = np.asarray(self.matrix.vectors[items], dtype)
-        if self.scores is None:
-            return vectors
-        mean, deviation = self.scores
-        return ((vectors - mean) / deviation).astype(dtype)
+        """[n, d]: the vectors as they are stored."""
+        return np.asarray(self.matrix.vectors[items], dtype)
 
     def units(self, items: np.ndarray) -> np.ndarray:
         """float32 [n, d]: unit vectors; rows of zeros where there is none."""
@@ -76,16 +66,16 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Keys:
-    """The keys of I items, of width D. ``gain`` float32 [I] is what brings an item's mixed vector to its key.
+class ItemVectors:
+    """The vectors of I items, of width D. ``scale`` float32 [I] brings an item's concatenation to its length.
 
-    ``rows`` int32 [c] are the items that have at least one of the modalities; the others have keys of zeros.
+    ``rows`` int32 [c] are the items that have at least one of the modalities; the others have vectors of zeros.
     """
 
     names: tuple[str, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[ModalityVectors, ...]
     metric: str
-    gain: np.ndarray
+    scale: np.ndarray
     rows: np.ndarray
 
     @classmethod
@@ -94,10 +84,9 @@ class Keys:
         matrices: Mapping[str, Matrix] | Sequence[Matrix],
         *,
         weights: Mapping[str, float] | None = None,
-        zscore: bool = False,
         metric: str = "cosine",
-    ) -> Keys:
-        """Keys from vectors whose rows are in the order of the catalogue.
+    ) -> ItemVectors:
+        """ItemVectors from vectors whose rows are in the order of the catalogue.
 
         Parameters
         ----------
@@ -105,8 +94,6 @@ class Keys:
             By name, or as `by_name` names them.
         weights
             By modality, 1 where not given; 0 leaves a modality out.
-        zscore
-            Bring every dimension to mean 0 and deviation 1 over the items first.
         metric
             ``cosine``, or ``inner product``, which needs one matrix alone.
 
@@ -145,7 +132,7 @@ class Keys:
                     "a search needs one vector an item.",
                     hint="bundlecache status lists the encoders; choose one without tokens",
                 )
-        parts = tuple(Part.of(matrix, weights.get(name, 1.0), zscore=zscore) for name, matrix in used.items())
+        parts = tuple(ModalityVectors.of(matrix, weights.get(name, 1.0)) for name, matrix in used.items())
         there = np.stack([part.lengths > 0 for part in parts])  # [m, I]
         rows = np.flatnonzero(there.any(0)).astype(np.int32)
         if not len(rows):
@@ -154,13 +141,13 @@ class Keys:
             )
         if metric == "cosine":
             squares = sum(part.weight * mine for part, mine in zip(parts, there.astype(np.float64), strict=True))
-            gain = np.where(squares > 0, 1 / np.sqrt(np.where(squares > 0, squares, 1)), 0)
+            scale = np.where(squares > 0, 1 / np.sqrt(np.where(squares > 0, squares, 1)), 0)
         else:  # the longest vector gets length 1: the order stays, and scores keep to one scale
-            gain = parts[0].lengths / parts[0].lengths.max() / np.sqrt(parts[0].weight)
-        return cls(tuple(used), parts, metric, gain.astype(np.float32), rows)
+            scale = parts[0].lengths / parts[0].lengths.max() / np.sqrt(parts[0].weight)
+        return cls(tuple(used), parts, metric, scale.astype(np.float32), rows)
 
     def __len__(self) -> int:
-        return len(self.gain)
+        return len(self.scale)
 
     @property
     def width(self) -> int:
@@ -183,20 +170,20 @@ class Keys:
         return {name: version_of(part.matrix) for name, part in zip(self.names, self.parts, strict=True)}
 
     def take(self, items: np.ndarray) -> np.ndarray:
-        """float32 [n, D]: the keys of these items."""
-        return self._mixed(items) * self.gain[items, None]
+        """float32 [n, D]: the vectors of these items."""
+        return self._mixed(items) * self.scale[items, None]
 
     def scores(self, items: np.ndarray, query: np.ndarray) -> np.ndarray:
-        """float32 [n]: inner products of the keys of ``items`` with one query [D], added up in double precision."""
+        """float32 [n]: inner products of ``items`` with one query [D], added up in double precision."""
         total = np.zeros(len(items))
         for part, low, high in zip(self.parts, self.offsets[:-1], self.offsets[1:], strict=True):
             lengths = part.lengths[items].astype(np.float64)
             products = (part.raw(items, np.float64) * query[low:high]).sum(1)
             total += np.sqrt(part.weight) * np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1), 0)
-        return (total * self.gain[items]).astype(np.float32)
+        return (total * self.scale[items]).astype(np.float32)
 
     def blocks(self, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Items [<= BLOCK] and their keys, one block after the other; of all ``rows`` when none are given."""
+        """Items [<= BLOCK_ITEMS] and their vectors, one block after the other; of all ``rows`` when none are given."""
         for items in _blocks(self.rows if rows is None else rows):
             yield items, self.take(items)
 
@@ -250,4 +237,4 @@ def lengths_of(vectors: np.ndarray) -> np.ndarray:
 
 
 def _blocks(items: np.ndarray) -> Iterator[np.ndarray]:
-    return (items[start : start + BLOCK] for start in range(0, len(items), BLOCK))
+    return (items[start : start + BLOCK_ITEMS] for start in range(0, len(items), BLOCK_ITEMS))

@@ -13,7 +13,7 @@ from .run import Run
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..candidates.search import Candidates
+    from ..candidates.file import Candidates
     from .session import Session
 
 
@@ -75,6 +75,7 @@ def candidates(
         When what is searched is not stored, or an option is none that is allowed.
     """
     from ..candidates import ann, search
+    from ..candidates.index_file import open_index
 
     if device != "auto":
         from ..features import registry
@@ -83,7 +84,7 @@ def candidates(
     matrices = _searched(session, modalities, encoders, run, device)
     began = time.perf_counter()
     with session.say.bar("index") as bar:
-        built, kept = search.open_index(
+        built, kept = open_index(
             session.folder,
             session.catalogue,
             matrices,

@@ -17,7 +17,7 @@ from ..catalogue.model import SPLITS
 from ..errors import QuestionsError
 from .file import assemble
 from .hard_negatives import HardNegatives, label
-from .negatives import KINDS, Elsewhere, cells, shuffled
+from .negatives import KINDS, OtherAnswers, shuffled, stratify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -51,7 +51,7 @@ def freeze(
     """Draw one question from every bundle of a split.
 
     The same catalogue, seed and arguments give the same SHA-256 on every machine (for ``hard`` by
-    ``vectors``, as far as these are the same). Where a cell of `negatives.cells` is too small, options
+    ``vectors``, as far as these are the same). Where a stratum is too small (`negatives.stratify`), options
     come from the items that are as seen or unseen in training as the truth, then from all; how many did
     stands in the header as ``filled``, and how often the most popular option is right as ``popularity_hit@1``:
     where a few items make up most bundles, no choice of options hides them.
@@ -73,7 +73,7 @@ def freeze(
     if n_options < 2:
         raise QuestionsError(f"{n_options} options are no choice; at least 2 are needed.", hint="--options 10")
     harder = None if negatives in KINDS else HardNegatives(catalogue, negatives, difficulty, matrices, n_options)
-    drawn_from = harder.cells if harder else cells(catalogue, negatives, vectors, n_options + 4)
+    strata = harder.strata if harder else stratify(catalogue, negatives, vectors, n_options + 4)
     named = label(negatives, difficulty) if harder else negatives
     held = splits.hold_out(catalogue, split, seed)
     if not held:
@@ -82,17 +82,17 @@ def freeze(
             hint="a catalogue needs a few dozen bundles, of several groups: add rows to the bundles table, or mend its split column",
         )
     positions = _positions([catalogue.bundles.ids[b] for b, _, _ in held], n_options, seed)
-    cell, seen = drawn_from.cell, drawn_from.seen
-    pools = {int(c): np.flatnonzero(cell == c) for c in np.unique(cell)}
+    number, seen = strata.number, strata.seen
+    pools = {int(s): np.flatnonzero(number == s) for s in np.unique(number)}
     alike = {bool(s): np.flatnonzero(seen == s) for s in (True, False)}
     everything = np.arange(len(catalogue))
-    elsewhere = Elsewhere(catalogue.bundles.items, catalogue.titles)
+    others = OtherAnswers(catalogue.bundles.items, catalogue.titles)
     options = np.zeros((len(held), n_options), np.int32)
     filled = 0
     for row, (b, partial, truth) in enumerate(held):
         rng = random.Random(f"{seed}/{named}{n_options}/{catalogue.bundles.ids[b]}")
-        taken = set(catalogue.bundles.items[b].tolist()) | elsewhere.rivals(b, partial, truth)
-        tiers = [pools[int(cell[truth])], alike[bool(seen[truth])], everything]
+        taken = set(catalogue.bundles.items[b].tolist()) | others.of(b, partial, truth)
+        tiers = [pools[int(number[truth])], alike[bool(seen[truth])], everything]
         if harder:
             tiers.insert(0, harder.pick(rng, partial, truth, n_options - 1, taken))
         drawn, extra = _draw(rng, tiers, n_options - 1, taken)
@@ -115,7 +115,7 @@ def freeze(
             "seed": seed,
             "passed_over": int((splits.assign(catalogue) == split).sum()) - len(held),
             "filled": filled,
-            "popularity_hit@1": _right_by(drawn_from.popularity, options, positions),
+            "popularity_hit@1": _right_by(strata.popularity, options, positions),
             "matched_on": "in training bundles or not, popularity"
             + (", category or nearness" if negatives == "hard" else ""),
         },

@@ -8,10 +8,10 @@ co-occurring        items in training bundles and baskets with members of the pa
 ==================  =======================================================================================
 
 Of kinds joined by ``+`` every question draws one: with options of several kinds, the truth, which is like all of
-them, would stand in their middle. Whatever the kind, options come from the truth's cell of `negatives.cells` (as seen
+them, would stand in their middle. Whatever the kind, options come from the truth's stratum of `negatives.stratify` (as seen
 or unseen in training, about as popular), cut wide enough to choose in. The dial: at ``difficulty`` 0 any item of the
-cell is as good as another, at 1 the n - 1 hardest are taken, and between them they are drawn from the hardest
-``(n-1)^difficulty * cell^(1-difficulty)``.
+stratum is as good as another, at 1 the n - 1 hardest are taken, and between them they are drawn from the hardest
+``(n-1)^difficulty * stratum^(1-difficulty)``.
 
 Neighbours of the truth itself would give it away: it would be the one in the middle. So ``nearest`` draws a hidden
 item near the truth, which is not shown, and takes that one's neighbours. Its nearest ones would give the truth away
@@ -20,7 +20,7 @@ many places before and behind it as chance says.
 
 What would be right too is never wrong: items of the truth's title, and items that stand in another bundle with the
 whole partial bundle. For frozen questions all bundles count, else a second truth could stand among the options; for
-training only training bundles do, else the absence of an option would tell of the others (`negatives.Elsewhere`).
+training only training bundles do, else the absence of an option would tell of the others (`negatives.OtherAnswers`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..candidates import ann
-from ..candidates.item_vectors import Keys, version_of
+from ..candidates.item_vectors import ItemVectors, version_of
 from ..catalogue import splits
 from ..catalogue.category import PATH_SEPARATOR
 from ..errors import QuestionsError
@@ -49,10 +49,14 @@ if TYPE_CHECKING:
     from ..store.store import Matrix
 
 KINDS = ("nearest:MODALITY", "same-category", "popularity-matched", "co-occurring")
-ROOM = 20  # a cell holds at least so many times as many items as a question has options, where there are so many
-MOST = 8192  # items that compete to be hardest: a larger cell is cut at random, so that all pairs can be compared
-FAR = 8  # times as many neighbours of an item are looked at as options are drawn from
-SAME = 1e-5  # similarities that differ by less are the same on another machine
+ITEMS_PER_OPTION = (
+    20  # a stratum holds at least so many times as many items as a question has options, where there are so many
+)
+MAX_POOL_ITEMS = (
+    8192  # items that compete to be hardest: a larger stratum is cut at random, so that all pairs can be compared
+)
+NEIGHBOURS_PER_ITEM = 8  # times as many neighbours of an item are looked at as options are drawn from
+SIMILARITY_STEP = 1e-5  # similarities that differ by less are the same on another machine
 
 
 class Asked(NamedTuple):
@@ -90,9 +94,9 @@ class HardNegatives:
                 hint="--difficulty 0.5",
             )
         self.difficulty = difficulty
-        self.cells = negatives.cells(catalogue, "random", None, ROOM * n_options)
+        self.strata = negatives.stratify(catalogue, "random", None, ITEMS_PER_OPTION * n_options)
         self.vectors: dict[str, dict[str, Any]] = {}  # what names the vectors that were looked at
-        self._pools, self._pool_of = _pools(self.cells.cell)
+        self._pools, self._pool_of = _pools(self.strata.number)
         self._orders = [self._order(catalogue, name, matrices or {}) for name in kind.split("+")]
 
     def pick(
@@ -125,7 +129,7 @@ class HardNegatives:
                 )
             return _SameCategory(self._pools, self._pool_of, catalogue.column("category"))
         if kind == "popularity-matched":
-            return _AsPopular(self._pools, self._pool_of, self.cells.popularity)
+            return _AsPopular(self._pools, self._pool_of, self.strata.popularity)
         if kind == "co-occurring":
             return _Together(self._pools, self._pool_of, _baskets(catalogue))
         if kind in negatives.KINDS:
@@ -213,9 +217,9 @@ class _Nearest:
     """Neighbours of a hidden neighbour of the truth; all items of a pool are compared when it is first asked for one."""
 
     def __init__(self, matrix: Matrix, pools: Sequence[np.ndarray], pool_of: np.ndarray) -> None:
-        self._keys = Keys.of({"near": matrix})
-        self._able = np.zeros(len(self._keys), bool)
-        self._able[self._keys.rows] = True
+        self._vectors = ItemVectors.of({"near": matrix})
+        self._able = np.zeros(len(self._vectors), bool)
+        self._able[self._vectors.rows] = True
         self._pools, self._pool_of = pools, pool_of
         self._near: dict[int, tuple[np.ndarray, dict[int, int], np.ndarray]] = {}
 
@@ -239,7 +243,7 @@ class _Nearest:
 
     def _ranked(self, item: int, size: int, banned: set[int]) -> list[int]:
         """The nearest items of a pool first, a few times ``size`` of them, those ``banned`` left out."""
-        members, place, near = self._table(int(self._pool_of[item]), FAR * size + len(banned))
+        members, place, near = self._table(int(self._pool_of[item]), NEIGHBOURS_PER_ITEM * size + len(banned))
         return [i for i in members[near[place[item]]].tolist() if i not in banned]
 
     def _table(self, number: int, depth: int) -> tuple[np.ndarray, dict[int, int], np.ndarray]:
@@ -249,10 +253,10 @@ class _Nearest:
             return made
         members = self._pools[number]
         members = members[self._able[members]]
-        keys = self._keys.take(members)
+        keys = self._vectors.take(members)
         ask = min(len(members), depth + depth // 2)  # the next question may have a few more banned
         scores, near, _ = ann.exact([(np.arange(len(members)), keys)], keys, ask)
-        order = np.lexsort((near, -np.round(scores / SAME)), axis=1)
+        order = np.lexsort((near, -np.round(scores / SIMILARITY_STEP)), axis=1)
         near = np.take_along_axis(near, order, 1).astype(np.int16)
         self._near[number] = members, {item: p for p, item in enumerate(members.tolist())}, near
         return self._near[number]
@@ -267,16 +271,16 @@ def _size(count: int, pool: int, difficulty: float) -> int:
     return min(pool, max(count, round(count**difficulty * pool ** (1 - difficulty))))
 
 
-def _pools(cell: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """The cells as lists of items, those of more than `MOST` cut; and for every item [I] the number of its list.
+def _pools(stratum: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """The strata as lists of items, those of more than `MAX_POOL_ITEMS` cut; and for every item [I] the number of its list.
 
-    An item's index is a hash of its id, so every s-th item of a cell is a random part of it.
+    An item's index is a hash of its id, so every s-th item of a stratum is a random part of it.
     """
     pools: list[np.ndarray] = []
-    pool_of = np.zeros(len(cell), np.int64)
-    for number in np.unique(cell):
-        members = np.flatnonzero(cell == number)
-        parts = -(-len(members) // MOST)
+    pool_of = np.zeros(len(stratum), np.int64)
+    for number in np.unique(stratum):
+        members = np.flatnonzero(stratum == number)
+        parts = -(-len(members) // MAX_POOL_ITEMS)
         for start in range(parts):
             pool_of[members[start::parts]] = len(pools)
             pools.append(members[start::parts])

@@ -1,10 +1,9 @@
-"""Which wrong options stand beside a truth.
+"""Chooses which wrong options stand beside a truth.
 
-Everything that tells the truth from the options, and is not what is asked, is a way to cheat. So the
-items are cut into fixed cells, and all options of a question come from the cell of its truth: within a
-cell, items are exchangeable, and neither "the popular one", nor "the one never bundled before", nor "the
-one in the middle of the others" is right more often than chance. Negatives around the truth (its nearest
-neighbours, say) would not have that property.
+Everything that tells the truth from the options, and is not what is asked, is a way to cheat. So the items are cut into
+fixed strata, and all options of a question come from the stratum of its truth: within a stratum items are exchangeable,
+and neither "the popular one", nor "the one that no bundle has had", nor "the one in the middle of the others" is right
+more often than chance. Negatives around the truth (its nearest neighbours, say) would not have that property.
 """
 
 from __future__ import annotations
@@ -29,16 +28,19 @@ KINDS = ("random", "hard")
 
 
 @dataclass(frozen=True)
-class Cells:
-    """``cell`` int64 [I]; ``seen`` bool [I], stands in a training bundle; ``popularity`` int64 [I], edges in training."""
+class Strata:
+    """The stratum of every item, and what it follows from.
 
-    cell: np.ndarray
+    ``number`` int64 [I]; ``seen`` bool [I], stands in a training bundle; ``popularity`` int64 [I], edges in training.
+    """
+
+    number: np.ndarray
     seen: np.ndarray
     popularity: np.ndarray
 
 
-def cells(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimum: int) -> Cells:
-    """Cut the items into cells of at least ``minimum`` items, as far as the catalogue allows.
+def stratify(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimum: int) -> Strata:
+    """Cut the items into strata of at least ``minimum`` items, as far as the catalogue allows.
 
     Both kinds separate items that stand in training bundles from those that do not, and items of
     different popularity (training bundles and training users, in steps of a fifth). ``hard`` cuts each part
@@ -65,8 +67,8 @@ def cells(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimum: 
     popularity = bundled + bought
     level = np.floor(4 * np.log2(1 + popularity) + 1e-9).astype(np.int64)  # log2(8) is 3 on every machine
     seen = bundled > 0
-    cell = np.zeros(len(catalogue), np.int64)
-    number = 0
+    number = np.zeros(len(catalogue), np.int64)
+    count = 0
     for part in (np.flatnonzero(seen), np.flatnonzero(~seen)):
         if kind == "random":
             groups = [part]
@@ -77,12 +79,12 @@ def cells(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimum: 
             groups = _by_cluster(part, vectors, minimum)
         for group in groups:
             for members in _by_level(group, level, minimum):
-                cell[members] = number
-                number += 1
-    return Cells(cell, seen, popularity)
+                number[members] = count
+                count += 1
+    return Strata(number, seen, popularity)
 
 
-class Elsewhere:
+class OtherAnswers:
     """Items that would be right too: of the truth's title, or in another of ``bundles`` with the whole partial one."""
 
     def __init__(self, bundles: Sequence[np.ndarray], titles: Sequence[str]) -> None:
@@ -96,7 +98,7 @@ class Elsewhere:
         for i, title in enumerate(self._titles):
             self._titled[title].add(i)
 
-    def rivals(self, b: int, partial: np.ndarray, truth: int) -> set[int]:
+    def of(self, b: int, partial: np.ndarray, truth: int) -> set[int]:
         """What may be no wrong option of bundle number ``b``, from which ``truth`` is held out."""
         others = set.intersection(*(self._of[i] for i in partial.tolist())) - {b}
         together = {i for other in others for i in self._bundles[other].tolist()}
@@ -151,7 +153,7 @@ def _by_category(items: np.ndarray, categories: Sequence[str | None], minimum: i
 
 def _by_cluster(items: np.ndarray, vectors: np.ndarray, minimum: int) -> list[np.ndarray]:
     """Cut by spherical k-means; items without a vector, and clusters too small, join the nearest large one."""
-    from ..candidates.index import faiss_module
+    from ..candidates.ann import faiss_module
 
     if len(items) < 2 * minimum:
         return [items]

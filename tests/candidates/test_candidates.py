@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from helpers.matrices import catalogue_and_matrices, matrix, unit
 
-from bundlecache.candidates import search as candidates
-from bundlecache.candidates.index import Index, faiss_module
+from bundlecache.candidates import file
+from bundlecache.candidates.ann import faiss_module
+from bundlecache.candidates.index import Index
+from bundlecache.candidates.search import complete, for_bundles
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.errors import BundlecacheError, QuestionsError
@@ -95,17 +97,6 @@ def test_a_partial_bundle_without_vectors_finds_nothing_and_absent_members_do_no
     assert items[0].tolist() == [-1, -1, -1]
 
 
-def test_zscore_removes_what_all_items_share():
-    rng = np.random.default_rng(3)
-    vectors = rng.normal(size=(50, 4)) + 100
-    assert (
-        Index.build([matrix(vectors)]).search(Index.build([matrix(vectors)]).query([np.array([0])]), 5)[1].min() > 0.99
-    )
-    centred = Index.build([matrix(vectors)], zscore=True)
-    _, scores = centred.search(centred.query([np.array([0])]), 49)
-    assert scores.min() < 0
-
-
 def test_rank_is_the_place_in_the_whole_catalogue():
     rng = np.random.default_rng(4)
     index = Index.build([matrix(rng.normal(size=(80, 7)), np.arange(80) != 9)])
@@ -121,7 +112,7 @@ def test_rank_is_the_place_in_the_whole_catalogue():
 
 def test_candidates_of_bundles_hold_no_member_and_recall_counts_every_bundle(workspace):
     catalogue, matrices, even = catalogue_and_matrices(workspace)
-    made = candidates.for_bundles(catalogue, matrices, 8, "test")
+    made = for_bundles(catalogue, matrices, 8, "test")
     held = splits.hold_out(catalogue, "test")
     assert made.table.num_rows == len(held) == made.header["metrics"]["n"]
     for row, (b, partial, truth) in zip(made.table.to_pylist(), held, strict=True):
@@ -141,51 +132,51 @@ def test_candidates_of_bundles_hold_no_member_and_recall_counts_every_bundle(wor
 
 def test_a_saved_set_comes_back_and_is_refused_beside_other_vectors(workspace):
     catalogue, matrices, _ = catalogue_and_matrices(workspace)
-    made = candidates.for_bundles(catalogue, list(matrices.values()), 5)
+    made = for_bundles(catalogue, list(matrices.values()), 5)
     path = made.save(workspace)
     assert path == workspace.candidates / "text-k5.parquet"
-    again = candidates.load(path, matrices)
+    again = file.load(path, matrices)
     assert again.table.equals(made.table)
     assert again.header == made.header
     newer = {"text": matrix(matrices["text"].vectors, version=2)}
     for other in (newer, {}):
         with pytest.raises(QuestionsError, match="was made from the text vectors"):
-            candidates.load(path, other)
+            file.load(path, other)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(QuestionsError, match="damaged"):
-        candidates.load(path, matrices)
+        file.load(path, matrices)
     with pytest.raises(QuestionsError, match=r"bundlecache candidates --k 5"):
-        candidates.load(path.with_name("image-k5.parquet"), matrices)
+        file.load(path.with_name("image-k5.parquet"), matrices)
 
 
 def test_recall_is_told_no_deeper_than_the_catalogue_and_a_mix_has_a_file_of_its_own(workspace):
     catalogue, matrices, _ = catalogue_and_matrices(workspace)
-    metrics = candidates.for_bundles(catalogue, matrices, 500).header["metrics"]
+    metrics = for_bundles(catalogue, matrices, 500).header["metrics"]
     assert [name for name in metrics if "@" in name] == ["recall@1", "recall@5", "recall@10", "recall@20"]
     both = {**matrices, "image": matrix(matrices["text"].vectors[:, ::-1], modality="image")}
     paths = [
-        candidates.for_bundles(catalogue, both, 5, weights=weights).save(workspace)
+        for_bundles(catalogue, both, 5, weights=weights).save(workspace)
         for weights in (None, {"text": 2.0, "image": 2.0}, {"image": 3.0})
     ]
     assert paths[0] == paths[1] == workspace.candidates / "text+image-k5.parquet"
     assert paths[2] != paths[0]
     with pytest.raises(QuestionsError, match=r"bundlecache candidates --k 5"):
-        candidates.load(paths[2].with_name(paths[2].name.replace("text", "audio")), both)
+        file.load(paths[2].with_name(paths[2].name.replace("text", "audio")), both)
 
 
 def test_complete_leaves_the_given_items_out_and_says_when_it_cannot(workspace):
     catalogue, matrices, even = catalogue_and_matrices(workspace)
     given = np.flatnonzero(even)[:2]
-    found = candidates.complete(catalogue, matrices, given, 6)
+    found = complete(catalogue, matrices, given, 6)
     assert len(found) == 6
     assert even[found].all()
     assert not set(found.tolist()) & set(given.tolist())
-    assert len(candidates.complete(catalogue, matrices, given, 100)) == 22
+    assert len(complete(catalogue, matrices, given, 100)) == 22
     with pytest.raises(QuestionsError, match="No item was given"):
-        candidates.complete(catalogue, matrices, given[:0])
+        complete(catalogue, matrices, given[:0])
     nothing = {"text": matrix(matrices["text"].vectors, np.arange(24) != given[0])}
     with pytest.raises(QuestionsError, match="has a vector of text"):
-        candidates.complete(catalogue, nothing, given[:1])
+        complete(catalogue, nothing, given[:1])
 
 
 @pytest.mark.parametrize(
@@ -213,4 +204,4 @@ def test_without_faiss_the_error_names_the_extra(monkeypatch):
 def test_a_bundle_of_all_items_has_no_completion_and_says_so():
     catalogue = Catalogue(list("abc"), ["", "", ""], {}, Bundles(), Interactions())
     with pytest.raises(QuestionsError, match="holds all 3"):
-        candidates.complete(catalogue, [matrix(np.eye(3))], np.arange(3, dtype=np.int32))
+        complete(catalogue, [matrix(np.eye(3))], np.arange(3, dtype=np.int32))

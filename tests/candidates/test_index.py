@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from helpers.matrices import catalogue_and_matrices, matrix, unit
 
-from bundlecache.candidates import ann
-from bundlecache.candidates import search as candidates
+from bundlecache.candidates import ann, file, index_file
 from bundlecache.candidates.index import Index
-from bundlecache.candidates.item_vectors import Keys
+from bundlecache.candidates.index_file import open_index
+from bundlecache.candidates.item_vectors import ItemVectors
+from bundlecache.candidates.search import for_bundles
 from bundlecache.catalogue.filters import matching_items
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.errors import BundlecacheError, CatalogueError, QuestionsError
@@ -100,7 +101,7 @@ def test_the_plan_follows_size_and_memory():
 
 def test_a_gpu_is_never_asked_to_look_into_more_cells_than_it_can():
     assert ann.efforts("ivf", 4_000_000)[-1] == 4000
-    assert ann.efforts("ivf", 4_000_000, gpu=True)[-1] == ann.GPU_MOST
+    assert ann.efforts("ivf", 4_000_000, gpu=True)[-1] == ann.GPU_MAX_RESULTS
 
 
 def test_a_gpu_is_planned_with_by_what_is_free_there_and_what_faiss_has_there():
@@ -151,8 +152,8 @@ def test_on_a_gpu_the_same_is_found_as_on_the_cpu(clumps, tmp_path, kind):
     np.testing.assert_array_equal(whole, here.search(query[:3], COUNT, given[:3])[0])
     ids = [str(i) for i in range(COUNT)]
     for index, device in ((there, "cpu"), (here, "auto")):  # what is kept is searched on either
-        index.save(tmp_path / "kept.faiss", ids)
-        again = Index.load(tmp_path / "kept.faiss", [clumps], ids, device=device)
+        index_file.save(index, tmp_path / "kept.faiss", ids)
+        again = index_file.load(tmp_path / "kept.faiss", [clumps], ids, device=device)
         assert again.report["device"] == {"cpu": "cpu", "auto": "gpu"}[device]
         assert (again.search(query, 20, given)[0] == index.search(query, 20, given)[0]).mean() > 0.98
     full = Index.build([clumps], kind="flat", memory=1000)
@@ -163,7 +164,7 @@ def test_on_a_gpu_the_same_is_found_as_on_the_cpu(clumps, tmp_path, kind):
 def test_the_memory_that_is_told_is_what_faiss_takes(clumps, tmp_path):
     for kind in ("ivf", "hnsw", "pq"):
         index = Index.build([clumps], kind=kind, target=0.5)
-        index.save(tmp_path / f"{kind}.faiss", [str(i) for i in range(COUNT)])
+        index_file.save(index, tmp_path / f"{kind}.faiss", [str(i) for i in range(COUNT)])
         told = index.report["size_bytes"]
         assert (tmp_path / f"{kind}.faiss").stat().st_size == pytest.approx(told, rel=0.35)
 
@@ -186,20 +187,20 @@ def test_an_index_that_the_disk_refuses_is_one_sentence(clumps, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # Python ignores the signal that comes with it
     try:
         with pytest.raises(BundlecacheError, match=r"kept.faiss cannot be written: File too large\."):
-            index.save(tmp_path / "kept.faiss", ids)
+            index_file.save(index, tmp_path / "kept.faiss", ids)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list(tmp_path.iterdir()), "neither a part of it nor a header"
     (tmp_path / "file").write_text("")
     with pytest.raises(BundlecacheError, match="cannot be written"):
-        index.save(tmp_path / "file" / "kept.faiss", ids)
+        index_file.save(index, tmp_path / "file" / "kept.faiss", ids)
 
 
 def test_a_kept_exact_index_takes_no_more_memory_than_it_may_either(clumps, tmp_path):
     ids = [str(i) for i in range(COUNT)]
-    Index.build([clumps]).save(tmp_path / "kept.faiss", ids)
-    assert Index.load(tmp_path / "kept.faiss", [clumps], ids, memory=0).structure is None
-    assert Index.load(tmp_path / "kept.faiss", [clumps], ids).structure is not None
+    index_file.save(Index.build([clumps]), tmp_path / "kept.faiss", ids)
+    assert index_file.load(tmp_path / "kept.faiss", [clumps], ids, memory=0).structure is None
+    assert index_file.load(tmp_path / "kept.faiss", [clumps], ids).structure is not None
 
 
 def test_banned_items_that_are_not_indexed_do_not_stand_for_ones_that_were_found(clumps):
@@ -220,7 +221,7 @@ def test_queries_that_cannot_measure_recall_are_replaced_by_single_items(clumps,
 
 
 def test_a_target_out_of_reach_is_said(monkeypatch):
-    monkeypatch.setattr(ann, "REFINE", (2,))
+    monkeypatch.setattr(ann, "REFINEMENTS", (2,))
     vectors = np.random.default_rng(1).normal(
         size=(600, 64)
     )  # nothing is near to anything: a byte for eight numbers is little
@@ -231,21 +232,21 @@ def test_a_target_out_of_reach_is_said(monkeypatch):
     assert Index.build([matrix(vectors)], target=1.0).report["reached"]
 
 
-def test_keys_of_z_scores_and_of_an_inner_product():
+def test_an_inner_product_counts_lengths_and_a_cosine_does_not():
     rng = np.random.default_rng(2)
     vectors = rng.normal(size=(40, 6)) * np.arange(1, 41)[:, None]
-    product = Keys.of([matrix(vectors, modality="graph")], metric="inner product")
+    product = ItemVectors.of([matrix(vectors, modality="graph")], metric="inner product")
     query = product.query([np.array([3, 30])])[0]
     scores = product.take(np.arange(40)) @ query
     expected = vectors @ vectors[[3, 30]].mean(0)
     assert np.argsort(-scores).tolist() == np.argsort(-expected).tolist()
-    cosine = Keys.of([matrix(vectors)])
+    cosine = ItemVectors.of([matrix(vectors)])
     assert np.allclose(np.linalg.norm(cosine.take(np.arange(40)), axis=1), 1)
     with pytest.raises(BundlecacheError, match="inner product one modality alone"):
-        Keys.of([matrix(vectors), matrix(vectors, modality="image")], metric="inner product")
+        ItemVectors.of([matrix(vectors), matrix(vectors, modality="image")], metric="inner product")
     tokens = matrix(np.zeros((40, 2, 3)))
     with pytest.raises(BundlecacheError, match="token features, 2 an item"):
-        Keys.of([tokens])
+        ItemVectors.of([tokens])
 
 
 @pytest.fixture
@@ -262,59 +263,71 @@ def many(count=300):
     return catalogue, {"text": matrix(rng.normal(size=(count, 12)))}
 
 
-def test_a_kept_index_is_used_again_and_refused_beside_other_vectors_items_or_weights(tmp_path):
+def test_a_kept_index_is_used_again_or_built_for_other_vectors_and_items(tmp_path):
     workspace = WorkspaceFolder(tmp_path)
     catalogue, matrices = many()
-    built, kept = candidates.open_index(workspace, catalogue, matrices, kind="ivf")
-    again, reused = candidates.open_index(workspace, catalogue, matrices, kind="ivf")
+    built, kept = open_index(workspace, catalogue, matrices, kind="ivf")
+    again, reused = open_index(workspace, catalogue, matrices, kind="ivf")
     assert (kept, reused) == (False, True)
     assert again.effort == built.effort
     assert again.report["recall@20"] == built.report["recall@20"]
     query = built.query([np.array([1, 2])])
     np.testing.assert_array_equal(again.search(query, 20)[0], built.search(query, 20)[0])
-    file = candidates.index_path(workspace, matrices, kind="ivf")
+    file = index_file.index_path(workspace, matrices, kind="ivf")
     newer = {"text": matrix(matrices["text"].vectors, version=2)}
-    with pytest.raises(
-        QuestionsError, match=r"from the text vectors text--x, version 1; now it is text--x, version 2"
-    ) as stale:
-        candidates.open_index(workspace, catalogue, newer, kind="ivf")
-    assert "--rebuild" in str(stale.value)
-    fresh, reused = candidates.open_index(workspace, catalogue, newer, kind="ivf", rebuild=True)
+    fresh, reused = open_index(workspace, catalogue, newer, kind="ivf")
     assert not reused
+    assert "from the text vectors text--x, version 1; now it is text--x, version 2" in fresh.report["remark"]
     assert json.loads(file.with_suffix(".json").read_text())["vectors"]["text"]["version"] == 2
     renamed = dataclasses.replace(catalogue, item_ids=["other", *catalogue.item_ids[1:]])
     with pytest.raises(QuestionsError, match="another list of items"):
-        candidates.open_index(workspace, renamed, newer, kind="ivf")
+        index_file.load(file, newer, renamed.item_ids)
+    assert "another list of items" in open_index(workspace, renamed, newer, kind="ivf")[0].report["remark"]
     with pytest.raises(QuestionsError, match="other weights"):
-        Index.load(file, newer, catalogue.item_ids, weights={"text": 2.0})
+        index_file.load(file, newer, renamed.item_ids, weights={"text": 2.0})
     with pytest.raises(QuestionsError, match="now there is none"):
-        Index.load(file, {"image": newer["text"]}, catalogue.item_ids)
+        index_file.load(file, {"image": newer["text"]}, renamed.item_ids)
     assert fresh.report["kind"] == "ivf"
 
 
-@pytest.mark.parametrize("harm", ["cut", "header", "gone", "format"])
-def test_a_damaged_index_is_one_sentence(tmp_path, harm):
+HARMS = {
+    "cut": lambda file, _: file.write_bytes(file.read_bytes()[:-100]),
+    "gone": lambda file, _: file.unlink(),
+    "a list": lambda _, header: header.write_text("[]"),
+    "deep": lambda _, header: header.write_text("[" * 20_000 + "]" * 20_000),
+    "no text": lambda _, header: header.write_bytes(b"\xff\xfe"),
+    "format": lambda _, header: edit(header, format_version=9),
+    "kind": lambda _, header: edit(header, kind="ivf"),
+    "effort": lambda _, header: edit(header, effort="far"),
+    "vectors": lambda _, header: edit(header, vectors={"text": 3}),
+    "no vectors": lambda _, header: edit(header, vectors=[]),
+    "recall": lambda _, header: edit(header, **{"recall@20": None}),
+}
+
+
+def edit(header, **changes):
+    header.write_text(json.dumps(json.loads(header.read_text()) | changes))
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_damaged_index_is_built_again_and_said(tmp_path, harm):
     workspace = WorkspaceFolder(tmp_path)
     catalogue, matrices = many()
-    candidates.open_index(workspace, catalogue, matrices, kind="hnsw")
-    file = candidates.index_path(workspace, matrices, kind="hnsw")
-    header = file.with_suffix(".json")
-    if harm == "cut":
-        file.write_bytes(file.read_bytes()[:-100])
-    elif harm == "gone":
-        file.unlink()
-    elif harm == "header":
-        header.write_text("[]")
-    else:
-        header.write_text(json.dumps(json.loads(header.read_text()) | {"format_version": 9}))
-    with pytest.raises(QuestionsError, match=r"damaged|another format"):
-        candidates.open_index(workspace, catalogue, matrices, kind="hnsw")
-    assert candidates.open_index(workspace, catalogue, matrices, kind="hnsw", rebuild=True)[0].kind == "hnsw"
+    whole, _ = open_index(workspace, catalogue, matrices, kind="hnsw")
+    file = index_file.index_path(workspace, matrices, kind="hnsw")
+    HARMS[harm](file, file.with_suffix(".json"))
+    with pytest.raises(QuestionsError, match=r"damaged|another format|weights|built from"):
+        index_file.load(file, matrices, catalogue.item_ids)
+    again, kept = open_index(workspace, catalogue, matrices, kind="hnsw")
+    assert not kept
+    assert again.report["remark"].startswith("The index is built again: ")
+    assert again.words.partition(",")[0] == whole.words.partition(",")[0]
+    assert open_index(workspace, catalogue, matrices, kind="hnsw")[1], "it is whole once more"
 
 
 def test_a_flat_index_leaves_no_file(kept):
     workspace, catalogue, matrices, _ = kept
-    index, reused = candidates.open_index(workspace, catalogue, matrices)
+    index, reused = open_index(workspace, catalogue, matrices)
     assert index.exact
     assert not reused
     assert not (workspace.candidates / "indexes").exists()
@@ -392,7 +405,7 @@ def test_a_filtered_search_is_exact_whatever_the_index(clumps, kind):
 
 def test_filtered_candidates_fulfil_the_filter_and_have_a_file_of_their_own(kept):
     workspace, catalogue, matrices, _ = kept
-    made = candidates.for_bundles(catalogue, matrices, 4, where=["category=lamp"])
+    made = for_bundles(catalogue, matrices, 4, where=["category=lamp"])
     lamps = np.array(catalogue.column("category")) == "lamp"
     for row in made.table.to_pylist():
         assert lamps[catalogue.indices(row["candidates"])].all()
@@ -402,13 +415,13 @@ def test_filtered_candidates_fulfil_the_filter_and_have_a_file_of_their_own(kept
         not lamps[catalogue.index[t]] for t in made.table["truth"].to_pylist()
     )
     path = made.save(workspace)
-    assert path != candidates.path(workspace, ["text"], 4)
-    assert candidates.load(path, matrices).header["where"] == ["category=lamp"]
+    assert path != file.path(workspace, ["text"], 4)
+    assert file.load(path, matrices).header["where"] == ["category=lamp"]
 
 
 def test_copies_of_the_truth_are_neither_offered_nor_counted_against_it(kept):
     _, catalogue, matrices, even = kept
-    before = candidates.for_bundles(catalogue, matrices, 20)
+    before = for_bundles(catalogue, matrices, 20)
     assert before.header["copies_excluded"] == 0
     truths = [catalogue.index[t] for t in before.table["truth"].to_pylist()]
     truth = truths[0]
@@ -419,13 +432,13 @@ def test_copies_of_the_truth_are_neither_offered_nor_counted_against_it(kept):
     vectors = matrices["text"].vectors.copy()
     vectors[rivals[1]] = vectors[truth]
     copied = dataclasses.replace(catalogue, titles=titles)
-    made = candidates.for_bundles(copied, {"text": matrix(vectors)}, 20)
+    made = for_bundles(copied, {"text": matrix(vectors)}, 20)
     offered = made.table["candidates"].to_pylist()[0]
     assert catalogue.item_ids[rivals[0]] not in offered
     assert catalogue.item_ids[rivals[1]] not in offered
     assert catalogue.item_ids[rivals[2]] in offered
     assert made.header["copies_excluded"] >= 2
-    graph = candidates.for_bundles(catalogue, {"graph": matrix(vectors, modality="graph")}, 20)
+    graph = for_bundles(catalogue, {"graph": matrix(vectors, modality="graph")}, 20)
     assert catalogue.item_ids[rivals[1]] in graph.table["candidates"].to_pylist()[0], "graph vectors tell no content"
 
 
@@ -436,8 +449,8 @@ def test_approximate_candidates_say_where_they_stopped_looking():
     bundles = Bundles([f"b{b}" for b in range(40)], members, ["test"] * 40, [f"b{b}" for b in range(40)], [None] * 40)
     catalogue = Catalogue([f"i{i}" for i in range(count)], [f"t{i}" for i in range(count)], {}, bundles, Interactions())
     vectors = matrix(rng.normal(size=(count, 16)))
-    exact = candidates.for_bundles(catalogue, [vectors], 5)
-    near = candidates.for_bundles(catalogue, Index.build([vectors], kind="ivf", target=1.0), 5)
+    exact = for_bundles(catalogue, [vectors], 5)
+    near = for_bundles(catalogue, Index.build([vectors], kind="ivf", target=1.0), 5)
     for mine, theirs in zip(near.table["rank"].to_pylist(), exact.table["rank"].to_pylist(), strict=True):
         assert mine == theirs or (mine == -1 and theirs > 90)
     assert near.header["metrics"]["unreachable"] == 0

@@ -13,7 +13,7 @@ from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.errors import QuestionsError
 from bundlecache.questions.freeze import freeze, name_of
 from bundlecache.questions.hard_negatives import HardNegatives
-from bundlecache.questions.negatives import Elsewhere
+from bundlecache.questions.negatives import OtherAnswers
 from bundlecache.recipes.settings import Data
 from bundlecache.store.store import Matrix
 from bundlecache.train.training.sampler import QuestionSampler
@@ -79,7 +79,7 @@ def test_options_of_the_same_category_share_all_of_its_path_or_as_much_as_there_
     assert (category[asked.options] == category[truth][:, None]).all()
     few = HardNegatives(catalogue, "same-category", 1.0, n_options=100)
     pool = len(np.flatnonzero(category == category[7])) - 1
-    cell = np.flatnonzero(few.cells.cell == few.cells.cell[7])
+    cell = np.flatnonzero(few.strata.number == few.strata.number[7])
     near = [i for i in cell.tolist() if category[i] == category[7] and i != 7]
     picked = few.pick(random.Random(0), np.array([1]), 7, min(pool, len(near)) + 20, set())
     assert set(near) <= set(picked.tolist()), "the leaf first"
@@ -94,7 +94,7 @@ def test_popularity_matched_options_are_the_closest_in_popularity(world):
     popularity = np.log2(1 + hard.cells.popularity)
     for truth in (3, 50, 201):
         picked = hard.pick(random.Random(1), np.array([9]), truth, 9, {9})
-        cell = np.setdiff1d(np.flatnonzero(hard.cells.cell == hard.cells.cell[truth]), [truth, 9])
+        cell = np.setdiff1d(np.flatnonzero(hard.strata.number == hard.strata.number[truth]), [truth, 9])
         gaps = np.sort(np.abs(popularity[cell] - popularity[truth]))
         assert np.allclose(np.sort(np.abs(popularity[picked] - popularity[truth])), gaps[:9])
 
@@ -193,7 +193,7 @@ def test_training_draws_hard_options_and_knows_training_bundles_only(world):
     settings = Data(options=6, batch=16, negatives="nearest:image")
     supply = QuestionSampler(catalogue, settings, _lengths, 0, matrices=matrices)
     again = QuestionSampler(catalogue, settings, _lengths, 0, matrices=matrices)
-    guard = Elsewhere(supply.bundles, catalogue.titles)
+    guard = OtherAnswers(supply.bundles, catalogue.titles)
     alike = []
     for step in range(20):
         drawn = supply.batch(step)
@@ -202,7 +202,7 @@ def test_training_draws_hard_options_and_knows_training_bundles_only(world):
             wrong = np.delete(row, right)
             assert len(set(row.tolist()) | set(given.tolist())) == len(row) + len(given)
             number = next(b for b, items in enumerate(supply.bundles) if {*given.tolist(), row[right]} <= set(items))
-            assert not guard.rivals(number, given, int(row[right])) & set(wrong.tolist())
+            assert not guard.of(number, given, int(row[right])) & set(wrong.tolist())
             alike.append((clump[wrong] == clump[row[right]]).mean())
     assert np.mean(alike) > 0.9
 

@@ -160,8 +160,8 @@ def test_small_categories_join_along_their_path_and_no_item_is_lost():
     catalogue = random_catalogue(120, 30)
     paths = ["a > b"] * 50 + ["a > c"] * 4 + ["a > d > e"] * 4 + ["a > f"] * 22 + ["g"] * 37 + [None] * 3
     catalogue.columns["category"] = paths
-    made = negatives.cells(catalogue, "hard", None, 5)
-    cell, seen = made.cell, made.seen
+    made = negatives.stratify(catalogue, "hard", None, 5)
+    cell, seen = made.number, made.seen
     assert len(cell) == len(seen) == 120
     assert all(size >= 5 for size in np.bincount(cell) if size)
     unseen = ~seen

@@ -86,10 +86,10 @@ class QuestionSampler:
         self._pools: list[_Pools | _Hard]
         if settings.negatives in (*negatives.KINDS, "mixed"):
             kinds = negatives.KINDS if settings.negatives == "mixed" else (settings.negatives,)
-            self._pools = [_Pools(negatives.cells(catalogue, kind, vectors, 3 * settings.options)) for kind in kinds]
+            self._pools = [_Pools(negatives.stratify(catalogue, kind, vectors, 3 * settings.options)) for kind in kinds]
         else:
             hard = HardNegatives(catalogue, settings.negatives, settings.difficulty, matrices, settings.options)
-            self._pools = [_Hard(hard, negatives.Elsewhere(self.bundles, catalogue.titles))]
+            self._pools = [_Hard(hard, negatives.OtherAnswers(self.bundles, catalogue.titles))]
         largest = max(map(len, self.bundles))
         if len(catalogue) < settings.options - 1 + largest:
             raise QuestionsError(
@@ -153,8 +153,8 @@ class _Case(NamedTuple):
 class _Pools:
     """Draws wrong options from the truth's stratum; when it is too small, from items with the same seen flag, then from all."""
 
-    def __init__(self, cells: negatives.Cells) -> None:
-        cell, seen = cells.cell, cells.seen
+    def __init__(self, strata: negatives.Strata) -> None:
+        cell, seen = strata.number, strata.seen
         order = np.argsort(cell, kind="stable")
         starts = np.flatnonzero(np.r_[True, np.diff(cell[order]) > 0])
         self._members = dict(zip(cell[order][starts].tolist(), np.split(order, starts[1:]), strict=True))
@@ -184,13 +184,13 @@ class _Hard:
     Items that are a right answer to the same partial bundle in another training bundle are excluded.
     """
 
-    def __init__(self, hard: HardNegatives, elsewhere: negatives.Elsewhere) -> None:
-        self._hard, self._elsewhere, self._rest = hard, elsewhere, _Pools(hard.cells)
+    def __init__(self, hard: HardNegatives, elsewhere: negatives.OtherAnswers) -> None:
+        self._hard, self._elsewhere, self._rest = hard, elsewhere, _Pools(hard.strata)
 
     def draw(self, rng: np.random.Generator, case: _Case, count: int) -> np.ndarray:
         """See `_Pools.draw`."""
         truth = int(case.bundle[0])
-        excluded = set(case.bundle.tolist()) | self._elsewhere.rivals(case.number, case.partial, truth)
+        excluded = set(case.bundle.tolist()) | self._elsewhere.of(case.number, case.partial, truth)
         drawn = self._hard.pick(rng, case.partial, truth, count, excluded)
         if len(drawn) < count:
             for banned in (excluded, set[int]()):  # in a small catalogue every item may be excluded
