@@ -91,7 +91,7 @@ def test_options_of_the_same_category_share_all_of_its_path_or_as_much_as_there_
 def test_popularity_matched_options_are_the_closest_in_popularity(world):
     catalogue, _, _, _ = world
     hard = HardNegatives(catalogue, "popularity-matched")
-    popularity = np.log2(1 + hard.cells.popularity)
+    popularity = np.log2(1 + hard.strata.popularity)
     for truth in (3, 50, 201):
         picked = hard.pick(random.Random(1), np.array([9]), truth, 9, {9})
         cell = np.setdiff1d(np.flatnonzero(hard.strata.number == hard.strata.number[truth]), [truth, 9])
