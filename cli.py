@@ -324,28 +324,34 @@ def bench_(
 
     ways = chosen(by or ())
     shop = _open(data)
-    made = (shop.bench_full if full else shop.bench)(
-        questions=question_sets or (),
-        runs=runs or (),
-        models=models,
-        history=history,
-        permutations=permutations,
-        at_once=at_once,
-        batch_size=batch_size,
-        device=device,
-        out=output,
-    )
+    asked: dict[str, Any] = {
+        "questions": question_sets or (),
+        "runs": runs or (),
+        "models": models,
+        "history": history,
+        "permutations": permutations,
+        "at_once": at_once,
+        "batch_size": batch_size,
+        "device": device,
+        "out": output,
+    }
+    if full:
+        among_all = shop.bench_full(**asked)
+        if as_json:
+            show({"path": str(among_all.path), "results": among_all.result.to_dict()}, as_json, [])
+            return
+        show_full(among_all.result)
+        show_slices(among_all.result, ways, "Full catalogue")
+        say(f"Page: {among_all.path}; full.csv and full.json beside it.")
+        return
+    made = shop.bench(**asked)
     if as_json:
-        show({"path": str(made.path), "results": made.results[0] if full else made.results}, as_json, [])
-    elif full:
-        show_full(made.results[0])
-        show_slices(made.results[0], ways, "recall@20", "Full catalogue")
-        say(f"Page: {made.path}; full.csv and full.json beside it.")
-    else:
-        show_leaderboard(made.results)
-        for result in made.results:
-            show_slices(result, ways, "hit@1", result["questions"]["name"])
-        say(f"Page: {made.path}; table.csv and results.json beside it.")
+        show({"path": str(made.path), "results": [result.to_dict() for result in made.results]}, as_json, [])
+        return
+    show_leaderboard(made.results)
+    for result in made.results:
+        show_slices(result, ways, result.questions.name)
+    say(f"Page: {made.path}; table.csv and results.json beside it.")
 
 
 @app.command(cls=Verb)

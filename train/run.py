@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bundlecache.baselines import registry
 from bundlecache.baselines.rankers import ModelRanker
-from bundlecache.bench import benchmark, leakage_probes
+from bundlecache.bench import benchmark, result_files
+from bundlecache.bench.benchmark import BenchSetup, ModelAnswers
+from bundlecache.bench.results import AskedHow
 from bundlecache.bench.rows import ZERO_SHOT
-from bundlecache.bench.slices import Slicer
 from bundlecache.errors import BundlecacheError, Command
 from bundlecache.store import maintenance
 from bundlecache.workspace import read_manifest
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bundlecache.baselines.sources import Sources
+    from bundlecache.bench.results import QuestionSetResult
     from bundlecache.catalogue.model import Catalogue
     from bundlecache.console.reporter import Reporter
     from bundlecache.questions.file import Questions
@@ -192,52 +193,48 @@ def evaluate(
     how: Mapping[str, Any],
     baselines: bool = True,
     ablation: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[QuestionSetResult]:
     """Answer question sets with a run, beside the baselines; results and answers are saved in the run's folder.
 
     ``how`` holds batch_size, permutations and at_once, see `scoring.score`.
     """
-    catalogue = sources.catalogue
-    model_ranker = loaded.ranker(MODEL, **how)
-    rankers = [*sources.rankers(*registry.REGISTRY), *registry.reranked(model_ranker, sources)] if baselines else []
-    probes = leakage_probes.all_probes(sources) if baselines else []
-    leaks, slicer = benchmark.leaks_of(sources), Slicer(catalogue)
+    asked_how = AskedHow(how.get("permutations", 1), how.get("at_once"))
+    setup = BenchSetup.of(sources, [loaded.ranker(MODEL, **how)], baselines=baselines, how=asked_how)
     results = []
     for asked in sets:
         with say.bar(asked.name) as bar:
             variants = scoring.score_variants(loaded.model, asked, ablation=ablation, progress=bar.step, **how)
-        model_ranker.given[asked.sha256] = variants.answers[MODEL]
         result = benchmark.compare(
-            rankers,
+            setup,
             asked,
-            variants.answers,
+            [
+                ModelAnswers(
+                    name,
+                    answers,
+                    variants.seconds[name],
+                    loaded.training_seconds if name == MODEL else None,
+                )
+                for name, answers in variants.answers.items()
+            ],
+            model=MODEL,
             ablation=variants.ablation,
-            seconds=variants.seconds,
-            training_seconds={MODEL: loaded.training_seconds},
-            probes=probes,
-            leaks=leaks,
-            slicer=slicer,
-            how={name: value for name, value in how.items() if name != "batch_size"},
+            attention=scoring.attention(loaded.model, asked),
         )
-        result["attention"] = scoring.attention(loaded.model, asked)
-        benchmark.save(loaded.folder, result, asked, variants.answers[MODEL], catalogue.item_ids)
+        result_files.save(loaded.folder, result, asked, variants.answers[MODEL], sources.catalogue.item_ids)
         results.append(result)
     return results
 
 
-def answers_of_runs(
-    loaded: Mapping[str, LoadedRun], rankers: Mapping[str, ModelRanker], asked: Questions, how: Mapping[str, Any]
-) -> list[Any]:
-    """The answers of every run, and those of its base model as it was before training, as the bench takes them."""
-    answers, seconds, trained = {}, {}, {}
+def answers_of_runs(loaded: Mapping[str, LoadedRun], asked: Questions, how: Mapping[str, Any]) -> list[ModelAnswers]:
+    """The answers of every run, and those of its base model as it was before training, as the benchmark takes them."""
+    found = []
     bases: set[str] = set()
     for name, run in loaded.items():
         variants = scoring.score_variants(run.model, asked, ablation=False, **how)
-        rankers[name].given[asked.sha256] = answers[name] = variants.answers[MODEL]
-        seconds[name], trained[name] = variants.seconds[MODEL], run.training_seconds
+        found.append(ModelAnswers(name, variants.answers[MODEL], variants.seconds[MODEL], run.training_seconds))
         base = (read_manifest(run.folder)["base"] or {}).get("spec", "embedded")
         if base not in bases:
             bases.add(base)
             zero = ZERO_SHOT if len(bases) == 1 else f"{ZERO_SHOT} ({base})"
-            answers[zero], seconds[zero] = variants.answers[ZERO_SHOT], variants.seconds[ZERO_SHOT]
-    return benchmark.score([], asked, answers, seconds=seconds, training_seconds=trained)
+            found.append(ModelAnswers(zero, variants.answers[ZERO_SHOT], variants.seconds[ZERO_SHOT]))
+    return found

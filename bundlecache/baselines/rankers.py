@@ -1,7 +1,8 @@
 """What it takes to stand in the table of methods, and the shapes that most simple methods have.
 
 A ranker has a name, a kind and one method, ``scores(questions) -> [q, n]``, higher is better. Fitting is
-lazy: the first ``scores`` pays for it, and the time that the bench prints is the whole price.
+lazy: the first ``scores`` pays for it; the benchmark fits before it answers, and prints both times. A ranker that stands on
+others names them in ``parts`` (a sequence), ``ranker`` or ``model``, so that their fitting counts as its own too.
 
 An item that a ranker knows nothing about **ties**: it gets the same score as every other such item, never
 that of a random vector. Scores are rounded to six digits, so that equal items stay equal whatever the
@@ -208,19 +209,27 @@ class ZScoreSum:
 class ModelRanker:
     """A trained model as a ranker: the log probabilities that it gives to the options.
 
-    ``given`` holds its answers by the SHA-256 of the questions, so that none is answered twice.
+    Questions that it was asked already are not asked again; answers that were given elsewhere are told by `remember`.
     """
 
     name: str
     answer: Callable[[Questions], Answers]
     kind: Kind = "model"
-    given: dict[str, Answers] = field(default_factory=dict)
+    _answered: dict[tuple[str, int], Answers] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def remember(self, questions: Questions, answers: Answers) -> None:
+        """Take over the answers to these questions."""
+        self._answered[questions.sha256, len(questions)] = answers
+
+    def answers(self, questions: Questions) -> Answers:
+        """The model's answers; it is asked once."""
+        if (questions.sha256, len(questions)) not in self._answered:
+            self.remember(questions, self.answer(questions))
+        return self._answered[questions.sha256, len(questions)]
 
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] log probabilities."""
-        if questions.sha256 not in self.given:
-            self.given[questions.sha256] = self.answer(questions)
-        return np.log(np.maximum(self.given[questions.sha256].probabilities(), 1e-12)).astype(np.float64)
+        return np.log(np.maximum(self.answers(questions).probabilities(), 1e-12)).astype(np.float64)
 
 
 def all_scores(parts: Sequence[Ranker], questions: Questions) -> np.ndarray:

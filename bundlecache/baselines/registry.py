@@ -1,15 +1,22 @@
 """The simple methods that stand beside every model, on the same questions.
 
-Each baseline is a function in ``REGISTRY`` that looks at what is there and gives the rankers it can make,
-so a new one is a function and a line, and the contract test picks it up. All of them see training
-bundles and the interactions of training users only; what is tuned is tuned on validation bundles.
+Each baseline is a function that looks at what is there and gives the rankers it can make: those of ``REGISTRY``, and
+those that installed packages name under the entry point ``bundlecache.baselines``, so that a new one needs no fork::
+
+    [project.entry-points."bundlecache.baselines"]
+    my_baseline = "my_package.ranking:my_baseline"    # def my_baseline(sources: Sources) -> Iterator[Ranker]
+
+All of them see training bundles and the interactions of training users only; what is tuned is tuned on validation bundles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, cast
 
+from ..errors import BundlecacheError, first_line
 from .content import all_words, category_overlap, category_slots, cosine_sum, cosines, title_words, z_sum
 from .graphs import als, bpr, chance, co_occurrence, item_knn, lightgcn, popularity, ppmi
 from .learned import injected, reranked, stack, weighted_cosine
@@ -22,9 +29,12 @@ if TYPE_CHECKING:
     from ..store.store import Matrix
     from .rankers import Ranker
 
-__all__ = ["PERSONAL", "REGISTRY", "Sources", "all_baselines", "reranked"]
+__all__ = ["PERSONAL", "REGISTRY", "Sources", "all_baselines", "all_makers", "reranked"]
 
-REGISTRY: list[Callable[[Sources], Iterable[Ranker]]] = [
+Maker = Callable[[Sources], "Iterable[Ranker]"]
+ENTRY_POINTS = "bundlecache.baselines"
+
+REGISTRY: list[Maker] = [
     chance,
     popularity,
     category_slots,
@@ -45,7 +55,7 @@ REGISTRY: list[Callable[[Sources], Iterable[Ranker]]] = [
     stack,
 ]
 
-PERSONAL: list[Callable[[Sources], Iterable[Ranker]]] = [title_words, co_occurrence, item_knn, cosines, z_sum, stack]
+PERSONAL: list[Maker] = [title_words, co_occurrence, item_knn, cosines, z_sum, stack]
 """Those that are worth asking for a user's history too."""
 
 
@@ -61,4 +71,26 @@ def all_baselines(
     ``matrices`` may be keyed by anything: a vector's name comes from its own modality and spec, and
     several graph or image matrices give several rankers.
     """
-    return Sources(catalogue, matrices, seed, learners).rankers(*REGISTRY)
+    return Sources(catalogue, matrices, seed, learners).rankers(*all_makers())
+
+
+@cache
+def all_makers() -> tuple[Maker, ...]:
+    """``REGISTRY``, then the baselines of installed packages by the names of their entry points.
+
+    Raises
+    ------
+    BundlecacheError
+        When one of them cannot be imported.
+    """
+    return (*REGISTRY, *map(_loaded, sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name)))
+
+
+def _loaded(point: EntryPoint) -> Maker:
+    try:
+        return cast("Maker", point.load())
+    except Exception as error:  # a package of somebody else may raise anything
+        raise BundlecacheError(
+            f"The baseline {point.name} ({point.value}) cannot be imported: {first_line(error)}",
+            hint="repair or uninstall its package",
+        ) from error

@@ -31,7 +31,7 @@ from ..errors import RecipeError
 from ..files import write_text
 from ..recipes import recipe as recipes
 from ..recipes.recipe import Recipe
-from . import metrics
+from .bootstrap import seeds_interval
 
 KEYS = {"recipe": str, "seeds": list, "negatives": list, "cross": bool, "set": dict, "vary": dict}
 
@@ -137,28 +137,14 @@ def row(cell: Cell, results: Sequence[Mapping[str, Any]], reference: Sequence[Ma
     made: dict[str, Any] = {"changed": cell.words, "seeds": len(results), "seconds": sum(r["seconds"] for r in results)}
     for name in results[0]["hits"] if results else ():
         values = np.array([r["hits"][name] for r in results], np.float64)  # [seeds, q]
-        low, high = _interval(values)
+        low, high = seeds_interval(values)
         made[name] = {"mean": float(values.mean()), "each": values.mean(1).tolist(), "interval": [low, high]}
         asked = [(r["seed"], r["questions"][name]) for r in results]
         if cell.changed and asked == [(r["seed"], r["questions"].get(name)) for r in reference]:
             apart = values - np.array([r["hits"][name] for r in reference], np.float64)
-            low, high = _interval(apart)
+            low, high = seeds_interval(apart)
             made[name] |= {"change": float(apart.mean()), "change_interval": [low, high]}
     return made
-
-
-def _interval(values: np.ndarray, draws: int = 1000) -> tuple[float, float]:
-    """The percentile interval of the mean of ``values`` [seeds, q] when seeds and questions are drawn again."""
-    if len(values) == 1:
-        return metrics.bootstrap(values[0])
-    rng = np.random.default_rng(0)
-    seeds, questions = values.shape
-    means = np.empty(draws)
-    for k in range(draws):
-        chosen = values[rng.integers(seeds, size=seeds)].mean(0)
-        means[k] = chosen[rng.integers(questions, size=questions)].mean()
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def shown(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -1,68 +1,90 @@
-"""All methods on the same frozen questions: one table, paired differences, and a verdict in words.
+"""All methods on the same frozen questions: scores, paired differences and findings, as `results.QuestionSetResult`.
 
-The results of a question set are one JSON file, ``runs/RUN/results/NAME.json``::
-
-    {"format_version": 1,
-     "questions": {"name", "sha256", "n_questions", "n_options", "split", "negatives"},
-     "methods":   [{"name", "kind", "n", "hit@1", "hit@3", "hit@5", "mrr", "hit@1_interval", "valid_ratio",
-                    "hit@1_valid_only", "seconds", "training_seconds", "versus_model": {"delta", "interval", "p"},
-                    "on_top_of": {"name", "delta", "interval", "p"}}],
-     "ablation":  [{"without", "hit@1", "hit@1_interval", "delta", "delta_interval"}],
-     "attention": {"names", "items", "present", "weight", "even", "matrix", "residual"}, see `bundlecache.train.inference.scoring.attention`
-     "how":       {"permutations": orders of its options in which models were asked a question,
-                   "at_once": options per forward},
-     "model_answers": {"positions": [{"position", "n", "hit@1"}], "calibration": {"ece", "confidence", ...}},
-                  positions are those of the file, which say nothing of letters where several orders were asked
-     "probes":    [{"name", "words", "hit@1", "hit@1_interval", "succeeds"}],
-     "leaks":     ["..."],
-     "slices":    the methods by category, length, popularity and cold or seen; see `slices`
-     "verdict":   ["..."],
-     "worth":     ["..."]}             what the model's seconds buy; apart, because it differs from run to run
-
-Methods stand best first. ``versus_model.delta`` is the model's HitRate@1 minus the method's, ``on_top_of.delta``
-what reranking the named method's scores adds to it, and
-``ablation.delta`` the HitRate@1 without a modality minus the one with all, each with the 95 % interval of
-a paired bootstrap. ``NAME.parquet`` beside it holds the model's answer to every question (question,
-bundle_id, partial, options, truth, probabilities, valid, predicted).
+Methods stand best first. ``versus_model.delta`` is the model's HitRate@1 minus the method's, ``on_top_of.delta`` what
+reranking the named method's scores adds to it, and ``ablation.delta`` the HitRate@1 without a modality minus the one with
+all, each with the 95 % interval of a paired bootstrap.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..baselines.registry import all_makers, reranked
 from ..catalogue import splits
-from ..errors import CheckpointError
-from ..files import replacing, write_text
 from ..questions.importing import family
+from . import leakage_probes
+from .bootstrap import bootstrap
+from .costs import FittingCosts, models_of, of_models
 from .findings import ablated, near_a_leak, sentences, worth
-from .leakage_probes import graph_leaks
-from .leakage_probes import row as probe_row
-from .leakage_probes import run as run_probes
-from .metrics import bootstrap, by_position, calibration, evaluate, hits, mcnemar, paired_difference, reciprocal_ranks
+from .metrics import by_position, calibration, mcnemar, measure, paired_difference, reciprocal_ranks, strict_hits
+from .results import ASKED_ONCE, AskedHow, QuestionSetInfo, QuestionSetResult
+from .rows import AblationRow, Difference, MethodResult, ProbeResult
+from .slices import Slicer
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from ..baselines.rankers import Answers, Ranker
-    from ..baselines.registry import Sources
+    from ..baselines.rankers import Answers, ModelRanker, Ranker
+    from ..baselines.sources import Sources
     from ..questions.file import Questions
     from .leakage_probes import Probe
-    from .slices import Slicer
-
-FORMAT_VERSION = 1
-PARTS = {"questions": dict, "methods": list, "ablation": list, "verdict": list}  # of a results file
+    from .rows import Slices
 
 
 @dataclass(frozen=True)
-class Scored:
+class BenchSetup:
+    """What every question set is scored with: rankers, leakage probes, known leaks, and how models are asked."""
+
+    rankers: Sequence[Ranker] = ()
+    probes: Sequence[Probe] = ()
+    leaks: Sequence[str] = ()
+    slicer: Slicer | None = None
+    how: AskedHow = ASKED_ONCE
+    seed: int = 0
+    costs: FittingCosts = field(default_factory=FittingCosts, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        sources: Sources,
+        models: Sequence[ModelRanker] = (),
+        more: Sequence[Ranker] = (),
+        *,
+        baselines: bool = True,
+        how: AskedHow = ASKED_ONCE,
+        seed: int = 0,
+    ) -> BenchSetup:
+        """Every baseline, every model on top of the learned ranker, and ``more`` rankers; without ``baselines`` none."""
+        rankers: list[Ranker] = []
+        if baselines:
+            rankers += sources.rankers(*all_makers())
+            rankers += [both for model in models for both in reranked(model, sources)]
+        return cls(
+            rankers=[*rankers, *more],
+            probes=leakage_probes.all_probes(sources) if baselines else (),
+            leaks=leaks_of(sources),
+            slicer=Slicer(sources.catalogue),
+            how=how,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class ModelAnswers:
+    """What a trained model answered to a question set, and the seconds that answering and its training took."""
+
+    name: str
+    answers: Answers
+    seconds: float | None = None
+    training_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class MethodScores:
     """What one method gave to q questions: scores [q, n], which were valid [q], and the seconds it took."""
 
     name: str
@@ -73,81 +95,84 @@ class Scored:
     valid: np.ndarray | None = None
     on_top_of: str | None = None  # the method whose scores it reranks
 
-    def hits(self, truth: np.ndarray) -> np.ndarray:
-        """[q] strict hits at the first place."""
-        right = hits(self.scores, truth)
-        return right if self.valid is None else right * self.valid
+    def hits(self, truth: np.ndarray, k: int = 1) -> np.ndarray:
+        """[q] strict hits among the first k places."""
+        return strict_hits(self.scores, truth, self.valid, k)
 
 
 def compare(
-    rankers: Sequence[Ranker],
+    setup: BenchSetup,
     questions: Questions,
-    answers: Mapping[str, Answers] | None = None,
+    models: Sequence[ModelAnswers] = (),
     *,
+    model: str | None = None,
     ablation: Mapping[str, Answers] | None = None,
-    seconds: Mapping[str, float] | None = None,
-    training_seconds: Mapping[str, float] | None = None,
-    probes: Sequence[Probe] = (),
-    leaks: Sequence[str] = (),
-    slicer: Slicer | None = None,
-    how: Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
+    attention: dict[str, Any] | None = None,
+    trained_on: int = 0,
+) -> QuestionSetResult:
     """Score every method on ``questions`` and say how the model stands.
 
     Parameters
     ----------
-    answers
-        Name -> answers of a trained model. The first one is the model that the others are compared with.
+    models, model
+        Answers of trained models, and the name of the one that all others are compared with.
     ablation
-        Modality -> the model's answers without it.
-    seconds, training_seconds
-        Name in ``answers`` -> what answering and training took; rankers are timed here, fitting included.
-    probes, leaks, slicer
-        See `probes.all_probes`, `leaks_of`, `slices.Slicer`.
-    how
-        What stands above as ``how``: the answers' own way, for the reader to know.
+        Modality -> that model's answers without it.
+    attention
+        That of `bundlecache.train.inference.scoring.attention`, to stand in the results.
+    trained_on
+        How many questions were left out because a model was trained on their bundle, see `bundlecache.bench.unseen`.
 
     Raises
     ------
     ValueError
-        When answers do not have the shape of the questions, or two methods share a name.
+        When answers do not have the shape of the questions, two methods share a name, or ``model`` did not answer.
     """
-    answers, ablation = answers or {}, ablation or {}
-    scored = score(rankers, questions, answers, seconds=seconds, training_seconds=training_seconds)
-    model = next(iter(answers), None)
-    known: dict[str, Any] = {"probes": probes, "leaks": leaks, "slicer": slicer, "how": how, "seed": seed}
-    results = summarise([questions], [scored], model=model, **known)
-    if model is not None:
-        for name, answer in ablation.items():
-            _check_shape(name, answer, questions)
-        right = _strict_hits(answers[model], questions)
-        rows = [_without(modality, answer, right, questions, seed) for modality, answer in ablation.items()]
-        results["ablation"] = rows
-        results["model_answers"] = _answered(answers[model], right, questions)
-        results["verdict"] += [ablated(row) for row in rows]
-    return results
+    results = summarise(setup, [questions], [score(setup, questions, models)], model=model, trained_on=trained_on)
+    if model is None:
+        return results
+    ours = next(each.answers for each in models if each.name == model)
+    right = strict_hits(ours.logits, questions.truth, ours.valid)  # [q]
+    rows = []
+    for modality, answers in (ablation or {}).items():
+        _check_shape(modality, answers, questions)
+        rows.append(_ablation_row(modality, answers, right, questions, setup.seed))
+    return replace(
+        results,
+        ablation=rows,
+        findings=[*results.findings, *map(ablated, rows)],
+        model_answers=_model_answers(ours, right, questions),
+        attention=attention,
+    )
 
 
-def score(
-    rankers: Sequence[Ranker],
-    questions: Questions,
-    answers: Mapping[str, Answers] | None = None,
-    *,
-    seconds: Mapping[str, float] | None = None,
-    training_seconds: Mapping[str, float] | None = None,
-) -> list[Scored]:
-    """Models, then rankers, on one set of questions; what rankers share is paid for by the first of them."""
+def score(setup: BenchSetup, questions: Questions, models: Sequence[ModelAnswers] = ()) -> list[MethodScores]:
+    """Models, then rankers, on one set of questions; a ranker is fitted before its answering is timed.
+
+    Rankers that stand on a trained model take its answers from ``models``, and its seconds count as theirs too.
+    """
     out = []
-    for name, answer in (answers or {}).items():
-        _check_shape(name, answer, questions)
-        taken, trained = (seconds or {}).get(name), (training_seconds or {}).get(name)
-        out.append(Scored(name, "model", answer.logits, taken, trained, np.asarray(answer.valid, bool)))
-    for ranker in rankers:
+    for each in models:
+        _check_shape(each.name, each.answers, questions)
+        valid = np.asarray(each.answers.valid, bool)
+        out.append(
+            MethodScores(each.name, "model", each.answers.logits, each.seconds, each.training_seconds, valid=valid)
+        )
+    by_name = {each.name: each for each in models}
+    answering = {each.name: each.seconds for each in models}
+    training = {each.name: each.training_seconds for each in models}
+    for ranker in setup.rankers:
+        for used in models_of(ranker):
+            if used.name in by_name:
+                used.remember(questions, by_name[used.name].answers)
+    for ranker in setup.rankers:
+        fitting = setup.costs.fit(ranker, questions)
         start = time.perf_counter()
         scores = ranker.scores(questions)
-        taken = time.perf_counter() - start
-        out.append(Scored(ranker.name, ranker.kind, scores, taken, on_top_of=getattr(ranker, "on_top_of", None)))
+        seconds = time.perf_counter() - start + of_models(ranker, answering)
+        fitting += of_models(ranker, training)
+        on_top_of = getattr(ranker, "on_top_of", None)
+        out.append(MethodScores(ranker.name, ranker.kind, scores, seconds, round(fitting, 4), on_top_of=on_top_of))
     names = [method.name for method in out]
     if len(set(names)) < len(names):
         raise ValueError(f"two methods are called {next(name for name in names if names.count(name) > 1)!r}")
@@ -155,187 +180,92 @@ def score(
 
 
 def summarise(
+    setup: BenchSetup,
     sets: Sequence[Questions],
-    scored: Sequence[Sequence[Scored]],
+    scored: Sequence[Sequence[MethodScores]],
     *,
     model: str | None = None,
-    probes: Sequence[Probe] = (),
-    leaks: Sequence[str] = (),
-    slicer: Slicer | None = None,
-    how: Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
+    trained_on: int = 0,
+) -> QuestionSetResult:
     """The results of several sets that differ by their seed, as of one: ``scored[s]`` are the methods on ``sets[s]``.
 
     Intervals are over bundles: a bundle that every set asks about counts once, with the mean of its questions.
     """
-    first = sets[0]
     truth = np.concatenate([asked.truth for asked in sets])
     unit = _units(sets)
     methods = [_joined([methods[m] for methods in scored]) for m in range(len(scored[0]))]
     right = {method.name: _mean_by(unit, method.hits(truth)) for method in methods}  # [bundles]
-    rows = [_row(method, truth, right[method.name], seed) for method in methods]
-    if model is not None:
-        for row in rows:
-            if row["name"] != model:
-                row["versus_model"] = _versus(right[model], right[row["name"]], seed)
-    for method in methods:
-        if method.on_top_of in right:
-            row = next(row for row in rows if row["name"] == method.name)
-            row["on_top_of"] = {"name": method.on_top_of, **_versus(right[method.name], right[method.on_top_of], seed)}
-    rows.sort(key=lambda row: -row["hit@1"])
-    names = [method.name for method in methods]
-    tried = [
-        run_probes(probes, asked, [each.scores for each in methods], names, seed=seed)
-        for asked, methods in zip(sets, scored, strict=True)
-    ]
-    probed = [
-        probe_row(
-            name,
-            words,
-            _mean_by(unit, np.concatenate([t[p][2] for t in tried])),
-            first.n_options,
-            len(tried[0]),
-            seed=seed,
-        )
-        for p, (name, words, _) in enumerate(tried[0])
-    ]
-    suspects = [name for probe in probes for name in probe.suspects]
-    results: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "questions": {
-            "name": first.name if len(sets) == 1 else family(first.name),
-            "sha256": first.sha256,
-            "n_questions": len(truth),
-            "n_options": first.n_options,
-            "split": first.split,
-            "negatives": first.negatives,
-        },
-        "model": model,
-        "how": {"permutations": 1, "at_once": None, **(how or {})},
-        "methods": rows,
-        "ablation": [],
-        "probes": probed,
-        "leaks": [*leaks, *near_a_leak(rows, probed, suspects)],
-    }
-    if len(sets) > 1:
-        results["questions"] |= {"sets": [asked.name for asked in sets], "sha256s": [asked.sha256 for asked in sets]}
-    if slicer is not None:
-        results["slices"] = _sliced(slicer, sets, methods, unit, seed)
-    results["verdict"], results["worth"] = sentences(results), worth(results)
-    return results
+    if model is not None and model not in right:
+        raise ValueError(f"{model} answered nothing; there are answers of {', '.join(right) or 'no method'}")
+    rows = [_method_row(method, truth, right, model, setup.seed) for method in methods]
+    rows.sort(key=lambda row: -row.hit1)
+    probes = _probe_rows(setup, sets, scored, unit)
+    suspects = [name for probe in setup.probes for name in probe.suspects]
+    results = QuestionSetResult(
+        questions=_described(sets, trained_on),
+        methods=rows,
+        model=model,
+        how=setup.how,
+        probes=probes,
+        leaks=[*setup.leaks, *near_a_leak(rows, probes, suspects)],
+        slices=_sliced(setup.slicer, sets, methods, unit, setup.seed) if setup.slicer is not None else {},
+    )
+    return replace(results, findings=sentences(results), worth=worth(results))
 
 
 def run(
+    setup: BenchSetup,
     sets: Sequence[Questions],
-    rankers: Sequence[Ranker],
-    models: Callable[[Questions], Sequence[Scored]] = lambda _: (),
+    models: Callable[[Questions], Sequence[ModelAnswers]] = lambda _: (),
     *,
     model: str | None = None,
-    probes: Sequence[Probe] = (),
-    leaks: Sequence[str] = (),
-    slicer: Slicer | None = None,
-    how: Mapping[str, Any] | None = None,
+    trained_on: Mapping[str, int] | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
+) -> list[QuestionSetResult]:
     """All methods on all sets: one result per family of sets that differ by their seed; see `summarise`.
 
     ``models(questions)`` gives the trained models' answers, ``model`` names the one others are compared with.
+    ``trained_on`` is, by name of the set, how many questions were left out of it.
     """
-    known: dict[str, Any] = {"probes": probes, "leaks": leaks, "slicer": slicer, "how": how, "seed": seed}
     families: dict[str, list[Questions]] = {}
     for asked in sets:
         families.setdefault(family(asked.name), []).append(asked)
+    order = sorted(families.values(), key=lambda m: (m[0].negatives != "random", m[0].negatives, m[0].n_options))
     results, done = [], 0
-    for members in sorted(
-        families.values(), key=lambda m: (m[0].negatives != "random", m[0].negatives, m[0].n_options)
-    ):
+    for members in order:
         scored = []
         for asked in members:
-            scored.append([*models(asked), *score(rankers, asked)])
+            scored.append(score(setup, asked, models(asked)))
             done += 1
             progress(done, len(sets))
-        results.append(summarise(members, scored, model=model, **known))
+        left_out = sum((trained_on or {}).get(asked.name, 0) for asked in members)
+        results.append(summarise(setup, members, scored, model=model, trained_on=left_out))
     return results
 
 
 def leaks_of(sources: Sources) -> list[str]:
-    """What the bench knows to be leaking before anything is scored: the split, and stored graph vectors."""
-    return [*splits.leaks(sources.catalogue), *graph_leaks(sources)]
+    """What is known to leak before anything is scored: the split, and stored graph vectors."""
+    return [*splits.leaks(sources.catalogue), *leakage_probes.graph_leaks(sources)]
 
 
-def save(
-    run: Path,
-    results: dict[str, Any],
-    questions: Questions,
-    answers: Answers | None = None,
-    item_ids: Sequence[str] = (),
-) -> Path:
-    """Write ``results/NAME.json`` of a run and, with the model's ``answers``, ``NAME.parquet``; the JSON last.
-
-    ``item_ids`` [I] are the catalogue's: files name items by id.
-    """
-    path = run / "results" / f"{questions.name}.json"
-    if answers is not None:
-        import pyarrow.parquet as pq
-
-        with replacing(path.with_suffix(".parquet")) as temporary:
-            pq.write_table(_answer_table(questions, answers, item_ids), temporary)
-    write_text(path, json.dumps(results, indent=1) + "\n")
-    return path
+def _check_shape(name: str, answers: Answers, questions: Questions) -> None:
+    if answers.logits.shape != questions.options.shape:
+        raise ValueError(f"{name} answered {answers.logits.shape}, the questions are {questions.options.shape}")
 
 
-def load(run: Path) -> dict[str, dict[str, Any]]:
-    """Question set -> results of a run, test questions first; empty when nothing was evaluated yet.
-
-    Raises
-    ------
-    CheckpointError
-        When a results file is damaged or of a later version.
-    """
-    found = {}
-    for path in sorted(
-        (run / "results").glob("*.json"), key=lambda p: (not p.name.startswith("test"), "random" not in p.name, p.name)
-    ):
-        try:
-            results = json.loads(path.read_text("utf-8"))
-            version = results["format_version"]
-            whole = all(isinstance(results.get(name), kind) for name, kind in PARTS.items())
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"{path} is damaged or no results file.", hint="bundlecache evaluate") from error
-        if version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path} has the format {version}; this bundlecache reads {FORMAT_VERSION}.",
-                hint="bundlecache evaluate",
-            )
-        if not whole:
-            raise CheckpointError(f"{path} was changed by hand or is damaged.", hint="bundlecache evaluate")
-        found[path.stem] = results
-    return found
-
-
-def load_answers(run: Path, name: str) -> pa.Table | None:
-    """The model's answers to the questions ``name``, or None when only baselines were scored."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = run / "results" / f"{name}.parquet"
-    if not path.is_file():
-        return None
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise CheckpointError(f"{path} is damaged.", hint="bundlecache evaluate") from error
-
-
-def _check_shape(name: str, answer: Answers, questions: Questions) -> None:
-    if answer.logits.shape != questions.options.shape:
-        raise ValueError(f"{name} answered {answer.logits.shape}, the questions are {questions.options.shape}")
-
-
-def _strict_hits(answer: Answers, questions: Questions) -> np.ndarray:
-    return hits(answer.logits, questions.truth) * answer.valid  # [q]
+def _described(sets: Sequence[Questions], trained_on: int) -> QuestionSetInfo:
+    first, several = sets[0], len(sets) > 1
+    return QuestionSetInfo(
+        name=family(first.name) if several else first.name,
+        sha256=first.sha256,
+        n_questions=sum(map(len, sets)),
+        n_options=first.n_options,
+        split=first.split,
+        negatives=first.negatives,
+        sets=tuple(asked.name for asked in sets) if several else (),
+        sha256s=tuple(asked.sha256 for asked in sets) if several else (),
+        trained_on=trained_on,
+    )
 
 
 def _units(sets: Sequence[Questions]) -> np.ndarray:
@@ -354,22 +284,7 @@ def _mean_by(unit: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.bincount(unit, weights=values) / np.bincount(unit)
 
 
-def _sliced(
-    slicer: Slicer, sets: Sequence[Questions], methods: Sequence[Scored], unit: np.ndarray, seed: int
-) -> dict[str, Any]:
-    """The methods' figures by groups of questions."""
-    truth = np.concatenate([asked.truth for asked in sets])
-    item = np.concatenate([asked.options[np.arange(len(asked)), asked.truth] for asked in sets])
-    length = np.array([len(partial) + 1 for asked in sets for partial in asked.partial])
-    figures = {}
-    for method in methods:
-        valid = 1.0 if method.valid is None else method.valid
-        figures[method.name] = {f"hit@{k}": hits(method.scores, truth, k) * valid for k in (1, 3, 5)}
-        figures[method.name]["mrr"] = reciprocal_ranks(method.scores, truth) * valid
-    return slicer.slices(item, length, figures, main="hit@1", unit=unit, seed=seed)
-
-
-def _joined(parts: Sequence[Scored]) -> Scored:
+def _joined(parts: Sequence[MethodScores]) -> MethodScores:
     """One method's answers to several sets, as to one; seconds add up, training is paid for once."""
     taken = [part.seconds for part in parts if part.seconds is not None]
     valid = None if parts[0].valid is None else np.concatenate([part.valid for part in parts if part.valid is not None])
@@ -377,59 +292,87 @@ def _joined(parts: Sequence[Scored]) -> Scored:
     return replace(parts[0], scores=scores, valid=valid, seconds=sum(taken) if taken else None)
 
 
-def _row(method: Scored, truth: np.ndarray, right: np.ndarray, seed: int) -> dict[str, Any]:
-    figures = evaluate(method.scores, truth, method.valid, seed=seed).to_dict()
-    return {
-        "name": method.name,
-        "kind": method.kind,
-        **figures,
-        "hit@1_interval": list(bootstrap(right, seed=seed)),
-        "seconds": None if method.seconds is None else round(method.seconds, 4),
-        "training_seconds": method.training_seconds,
-    }
+def _method_row(
+    method: MethodScores, truth: np.ndarray, right: Mapping[str, np.ndarray], model: str | None, seed: int
+) -> MethodResult:
+    """``right`` holds every method's hits by bundle."""
+    figures, mine = measure(method.scores, truth, method.valid, seed=seed), right[method.name]
+    versus = on_top_of = None
+    if model is not None and method.name != model:
+        versus = _difference(right[model], mine, seed)
+    if method.on_top_of is not None and method.on_top_of in right:
+        on_top_of = replace(_difference(mine, right[method.on_top_of], seed), name=method.on_top_of)
+    return MethodResult(
+        name=method.name,
+        kind=method.kind,
+        n=figures.n,
+        hit1=figures.hit1,
+        hit3=figures.hit3,
+        hit5=figures.hit5,
+        mrr=figures.mrr,
+        hit1_interval=bootstrap(mine, seed=seed),
+        valid_ratio=figures.valid_ratio,
+        hit1_valid_only=figures.hit1_valid_only,
+        seconds=None if method.seconds is None else round(method.seconds, 4),
+        training_seconds=method.training_seconds,
+        versus_model=versus,
+        on_top_of=on_top_of,
+    )
 
 
-def _answered(answer: Answers, right: np.ndarray, questions: Questions) -> dict[str, Any]:
+def _difference(a: np.ndarray, b: np.ndarray, seed: int) -> Difference:
+    delta, low, high = paired_difference(a, b, seed=seed)
+    return Difference(delta, (low, high), mcnemar(a, b))
+
+
+def _probe_rows(
+    setup: BenchSetup, sets: Sequence[Questions], scored: Sequence[Sequence[MethodScores]], unit: np.ndarray
+) -> list[ProbeResult]:
+    names = [method.name for method in scored[0]]
+    tried = [
+        leakage_probes.run(setup.probes, asked, [each.scores for each in methods], names, seed=setup.seed)
+        for asked, methods in zip(sets, scored, strict=True)
+    ]
+    return [
+        leakage_probes.row(
+            name,
+            words,
+            _mean_by(unit, np.concatenate([t[p][2] for t in tried])),
+            sets[0].n_options,
+            len(tried[0]),
+            seed=setup.seed,
+        )
+        for p, (name, words, _) in enumerate(tried[0])
+    ]
+
+
+def _sliced(
+    slicer: Slicer, sets: Sequence[Questions], methods: Sequence[MethodScores], unit: np.ndarray, seed: int
+) -> Slices:
+    """The methods' figures by groups of questions."""
+    truth = np.concatenate([asked.truth for asked in sets])
+    item = np.concatenate([asked.options[np.arange(len(asked)), asked.truth] for asked in sets])
+    length = np.array([len(partial) + 1 for asked in sets for partial in asked.partial])
+    figures = {}
+    for method in methods:
+        valid = 1.0 if method.valid is None else method.valid
+        figures[method.name] = {f"hit@{k}": method.hits(truth, k) for k in (1, 3, 5)}
+        figures[method.name]["mrr"] = reciprocal_ranks(method.scores, truth) * valid
+    return slicer.slices(item, length, figures, main="hit@1", unit=unit, seed=seed)
+
+
+def _model_answers(answers: Answers, right: np.ndarray, questions: Questions) -> dict[str, Any]:
+    """HitRate@1 by the position of the truth, and the calibration."""
     rate, count = by_position(right, questions.truth, questions.n_options)
     positions = [
         {"position": p, "n": int(n), "hit@1": float(r)} for p, (r, n) in enumerate(zip(rate, count, strict=True)) if n
     ]
-    return {"positions": positions, "calibration": vars(calibration(answer.probabilities(), questions.truth))}
+    return {"positions": positions, "calibration": vars(calibration(answers.probabilities(), questions.truth))}
 
 
-def _versus(model: np.ndarray, other: np.ndarray, seed: int) -> dict[str, Any]:
-    delta, low, high = paired_difference(model, other, seed=seed)
-    return {"delta": delta, "interval": [low, high], "p": mcnemar(model, other)}
-
-
-def _without(modality: str, answer: Answers, full: np.ndarray, questions: Questions, seed: int) -> dict[str, Any]:
-    figures = evaluate(answer.logits, questions.truth, answer.valid, seed=seed)
-    delta, low, high = paired_difference(_strict_hits(answer, questions), full, seed=seed)
-    return {
-        "without": modality,
-        "hit@1": figures.hit1,
-        "hit@1_interval": list(figures.hit1_interval),
-        "delta": delta,
-        "delta_interval": [low, high],
-    }
-
-
-def _answer_table(questions: Questions, answers: Answers, item_ids: Sequence[str]) -> pa.Table:
-    import pyarrow as pa
-
-    def named(rows: Sequence[np.ndarray] | np.ndarray) -> list[list[str]]:
-        return [[item_ids[i] for i in row] for row in rows]
-
-    return pa.table(
-        {
-            "question": pa.array(np.arange(len(questions)), pa.int32()),
-            "bundle_id": pa.array(questions.bundle_ids, pa.string()),
-            "partial": pa.array(named(questions.partial), pa.list_(pa.string())),
-            "options": pa.array(named(questions.options), pa.list_(pa.string())),
-            "truth": pa.array(questions.truth, pa.int32()),
-            "probabilities": pa.array(answers.probabilities().astype(np.float32).tolist(), pa.list_(pa.float32())),
-            "valid": pa.array(np.asarray(answers.valid, bool), pa.bool_()),
-            "predicted": pa.array(answers.logits.argmax(axis=1), pa.int32()),
-        },
-        metadata={"questions": questions.name, "sha256": questions.sha256},
-    )
+def _ablation_row(modality: str, answers: Answers, full: np.ndarray, questions: Questions, seed: int) -> AblationRow:
+    """``full`` [q] are the hits of the whole model."""
+    figures = measure(answers.logits, questions.truth, answers.valid, seed=seed)
+    right = strict_hits(answers.logits, questions.truth, answers.valid)
+    delta, low, high = paired_difference(right, full, seed=seed)
+    return AblationRow(modality, figures.hit1, figures.hit1_interval, delta, (low, high))

@@ -6,8 +6,13 @@ told apart". A model that loses is said to lose.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .results import QuestionSetResult
+    from .rows import AblationRow, Difference, MethodResult, ProbeResult
 
 SHORTCUTS = {
     "popularity": "picking the most popular option",
@@ -19,35 +24,38 @@ NAMES = {"image": "picture", "audio": "sound"}
 SPLITS = {"valid": "validation", "test": "test"}
 
 
-def sentences(results: dict[str, Any]) -> list[str]:
+class OnTopRow(Protocol):
+    """A method that may stand on top of another one."""
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def on_top_of(self) -> Difference | None: ...  # noqa: D102
+
+
+def sentences(results: QuestionSetResult) -> list[str]:
     """The verdict on one question set, from its methods; see `bench` for their layout."""
-    methods = results["methods"]
-    by_name = {row["name"]: row for row in methods}
-    model = by_name.get(results.get("model"))
+    methods = results.methods
+    by_name, model = results.by_name(), results.model_row
     out = [_opening(results, model)] if model else [_no_model(results)]
-    out += chosen_on(results["questions"]["split"])
+    out += chosen_on(results.questions.split)
     if model is not None:
         cosines = [row for row in methods if is_single_cosine(row)]
-        collaborative = [row for row in methods if row["kind"] == "collaborative"]
-        rest = [row for row in methods if row["kind"] == "content" and row not in cosines]
+        collaborative = [row for row in methods if row.kind == "collaborative"]
+        rest = [row for row in methods if row.kind == "content" and row not in cosines]
         out += _against(cosines, "every cosine of a single modality", "the best cosine of a single modality")
         out += _against(collaborative, "every baseline of who took what", "the best baseline of who took what")
         out += _against(rest, "every other baseline", "the best other baseline")
-        rungs = [row for row in methods if row["kind"] == "model" and row is not model]
-        out += [_together(row) if "on_top_of" in row else _rung(row) for row in rungs]
-        if model["valid_ratio"] < 1:
-            share = _percent(1 - model["valid_ratio"])
+        variants = [row for row in methods if row.kind == "model" and row is not model]
+        out += [_together(row) if row.on_top_of is not None else _variant(row) for row in variants]
+        if model.valid_ratio < 1:
+            share = _percent(1 - model.valid_ratio)
             out.append(f"In {share} of the questions the model's answer was no option letter; these count as misses.")
-    if (orders := permutations(results)) > 1 and any(row["kind"] == "model" for row in methods):
+    if (orders := results.how.permutations) > 1 and any(row.kind == "model" for row in methods):
         out.append(
             f"Models were asked every question in {orders} orders of its options; their probabilities are averaged."
         )
-    return out + personal(methods) + _shortcuts(by_name, results) + _probes(results) + list(results.get("leaks", ()))
-
-
-def permutations(results: dict[str, Any]) -> int:
-    """In how many orders of its options models were asked a question."""
-    return int(results.get("how", {}).get("permutations", 1))
+    return out + personal(methods) + _shortcuts(by_name, results) + _probes(results) + results.leaks
 
 
 def chosen_on(split: str) -> list[str]:
@@ -60,51 +68,49 @@ def chosen_on(split: str) -> list[str]:
     ]
 
 
-def near_a_leak(rows: list[dict[str, Any]], probes: list[dict[str, Any]], suspects: Sequence[str]) -> list[str]:
+def near_a_leak(rows: Sequence[MethodResult], probes: Sequence[ProbeResult], suspects: Sequence[str]) -> list[str]:
     """A sentence per stored graph that answers as only one with the held-out edges in it can.
 
     It does when it has come half the way from the best method on the training graph to the leaking one.
     """
-    leak = next((row for row in probes if row["name"] == LEAK), None)
-    fair = [row["hit@1"] for row in rows if row["kind"] == "collaborative" and row["name"] not in suspects]
-    if leak is None or not fair or leak["hit@1"] - max(fair) < 0.1:
+    leak = next((row for row in probes if row.name == LEAK), None)
+    fair = [row.hit1 for row in rows if row.kind == "collaborative" and row.name not in suspects]
+    if leak is None or not fair or leak.hit1 - max(fair) < 0.1:
         return []
     return [
-        f"{row['name']} looks as if it had seen the held-out edges: it finds {_percent(row['hit@1'])}, where a graph that "
-        f"holds them finds {_percent(leak['hit@1'])} and training edges alone give {_percent(max(fair))}."
+        f"{row.name} looks as if it had seen the held-out edges: it finds {_percent(row.hit1)}, where a graph that "
+        f"holds them finds {_percent(leak.hit1)} and training edges alone give {_percent(max(fair))}."
         for row in rows
-        if row["name"] in suspects and row["hit@1_interval"][0] > (max(fair) + leak["hit@1"]) / 2
+        if row.name in suspects and row.hit1_interval[0] > (max(fair) + leak.hit1) / 2
     ]
 
 
-def worth(results: dict[str, Any]) -> list[str]:
+def worth(results: QuestionSetResult) -> list[str]:
     """Whether the model is worth its seconds beside the best method that is no model; empty where no time was taken."""
-    methods, chance = results["methods"], 1 / results["questions"]["n_options"]
-    model = next((row for row in methods if row["name"] == results.get("model")), None)
+    methods, chance = results.methods, results.questions.chance
+    model = results.model_row
     if model is None:
         return []
-    rival = next((row for row in methods if row["kind"] not in ("model", "chance", "personal")), None)
-    if rival is None or model["seconds"] is None or rival["seconds"] is None:
+    rival = next((row for row in methods if row.kind not in ("model", "chance", "personal")), None)
+    if rival is None or rival.versus_model is None:
         return []
-    cost = model["seconds"] + (model.get("training_seconds") or 0.0)
-    took = (
-        f"{_seconds(cost)} of training and answering"
-        if model.get("training_seconds")
-        else f"{_seconds(cost)} to answer"
-    )
-    gain, stands = model["hit@1"] - rival["hit@1"], standing(rival["versus_model"]["interval"])
+    cost, other = model.cost_seconds, rival.cost_seconds
+    if cost is None or other is None:
+        return []
+    took = f"{_seconds(cost)} {'of training and answering' if model.training_seconds else 'to answer'}"
+    gain, stands = model.hit1 - rival.hit1, rival.versus_model.standing
     rates = ", ".join(
-        f"{max(row['hit@1'] - chance, 0) * 100 / max(seconds, 1e-3):,.2g} for {row['name']}"
-        for row, seconds in ((model, cost), (rival, rival["seconds"]))
+        f"{max(row.hit1 - chance, 0) * 100 / max(seconds, 1e-3):,.2g} for {row.name}"
+        for row, seconds in ((model, cost), (rival, other))
     )
     if stands != "better":
         return [
-            f"It is not worth its cost here: it took {took}, and {rival['name']} answers "
-            f"{'as well' if stands == 'level' else 'better'} in {_seconds(rival['seconds'])}."
+            f"It is not worth its cost here: it took {took}, and {rival.name} answers "
+            f"{'as well' if stands == 'level' else 'better'} in {_seconds(other)}, fitting included."
         ]
-    each = (cost - rival["seconds"]) / (gain * 100)
+    each = (cost - other) / (gain * 100)
     return [
-        f"It took {took}, {rival['name']} {_seconds(rival['seconds'])}: each point gained costs {_seconds(max(each, 0))}. "
+        f"It took {took}, {rival.name} {_seconds(other)}, fitting included: each point gained costs {_seconds(max(each, 0))}. "
         f"Points above chance per second: {rates}."
     ]
 
@@ -118,131 +124,139 @@ def left_out(name: str) -> str:
     return "user's history" if name == "history" else f"{NAMES.get(name, name)} vectors"
 
 
-def ablated(row: dict[str, Any]) -> str:
+def ablated(row: AblationRow) -> str:
     """What the vectors of one modality are worth, or the user's history."""
-    (low, high), told = row["delta_interval"], row["without"] == "history"
-    without = f"Without the {left_out(row['without'])}"
+    (low, high), told = row.delta_interval, row.without == "history"
+    without = f"Without the {left_out(row.without)}"
     if high < 0:
-        worth = f"{'it is' if told else 'they are'} worth {_points(-row['delta'])} {_range(-high, -low)}"
-        return f"{without} it finds {_percent(row['hit@1'])}: {worth}."
+        worth = f"{'it is' if told else 'they are'} worth {_points(-row.delta)} {_range(-high, -low)}"
+        return f"{without} it finds {_percent(row.hit1)}: {worth}."
     if low > 0:
-        harm = f"{'it does' if told else 'they do'} harm, {_points(row['delta'])} {_range(low, high)}"
-        return f"{without} it finds {_percent(row['hit@1'])}: {harm}."
+        harm = f"{'it does' if told else 'they do'} harm, {_points(row.delta)} {_range(low, high)}"
+        return f"{without} it finds {_percent(row.hit1)}: {harm}."
     return f"{without} nothing measurable changes: {_open(-high, -low)}."
 
 
-def is_single_cosine(row: dict[str, Any]) -> bool:
+def is_single_cosine(row: MethodResult) -> bool:
     """Whether a row is the cosine of one content modality."""
-    return row["kind"] == "content" and row["name"].startswith("cosine ") and row["name"] != "cosine sum"
+    return row.kind == "content" and row.name.startswith("cosine ") and row.name != "cosine sum"
 
 
-def standing(interval: list[float]) -> str:
-    """``better``, ``worse`` or ``level``: where the model stands by the interval of its difference."""
-    low, high = interval
-    return "better" if low > 0 else "worse" if high < 0 else "level"
+def measured(difference: Difference | None) -> Difference:
+    """A difference that must have been measured for this row."""
+    if difference is None:
+        raise ValueError("no difference was measured for this row")
+    return difference
 
 
-def _opening(results: dict[str, Any], model: dict[str, Any]) -> str:
-    questions = results["questions"]
+def _standing(row: MethodResult) -> str:
+    """How the model stands against a row: ``better``, ``worse`` or ``level``."""
+    return measured(row.versus_model).standing
+
+
+def _opening(results: QuestionSetResult, model: MethodResult) -> str:
+    questions = results.questions
     return (
-        f"{model['name']} finds the missing item at its first attempt in {_percent(model['hit@1'])} of "
-        f"{questions['n_questions']:,} {SPLITS.get(questions['split'], '')} questions {_range(*model['hit@1_interval'])}; guessing finds "
-        f"{_percent(1 / questions['n_options'])}. Brackets hold 95% intervals."
+        f"{model.name} finds the missing item at its first attempt in {_percent(model.hit1)} of "
+        f"{questions.n_questions:,} {SPLITS.get(questions.split, '')} questions {_range(*model.hit1_interval)}; guessing finds "
+        f"{_percent(1 / questions.n_options)}. Brackets hold 95% intervals."
     )
 
 
-def _no_model(results: dict[str, Any]) -> str:
-    questions, best = results["questions"], results["methods"][0]
+def _no_model(results: QuestionSetResult) -> str:
+    questions, best = results.questions, results.methods[0]
     return (
-        f"No trained model was evaluated on these {questions['n_questions']:,} questions; the best baseline is "
-        f"{best['name']} with {_percent(best['hit@1'])}."
+        f"No trained model was evaluated on these {questions.n_questions:,} questions; the best baseline is "
+        f"{best.name} with {_percent(best.hit1)}."
     )
 
 
-def _against(rows: list[dict[str, Any]], every: str, best_of: str) -> list[str]:
+def _against(rows: Sequence[MethodResult], every: str, best_of: str) -> list[str]:
     """How the model stands against a family of baselines; ``rows`` are best first."""
     if not rows:
         return []
-    unbeaten = [row for row in rows if standing(row["versus_model"]["interval"]) != "better"]
+    unbeaten = [row for row in rows if _standing(row) != "better"]
     row = (unbeaten or rows)[0]
     if not unbeaten:
         return [f"It beats {every}; the strongest is {_seen(row)}."]
-    if standing(row["versus_model"]["interval"]) == "worse":
+    if _standing(row) == "worse":
         return [f"It loses to {best_of}: {_seen(row)}."]
     return [f"It cannot be told apart from {best_of}: {_seen(row)}."]
 
 
-def _rung(row: dict[str, Any]) -> str:
+def _variant(row: MethodResult) -> str:
     words = {"better": "It beats", "worse": "It falls behind", "level": "It cannot be told apart from"}
-    return f"{words[standing(row['versus_model']['interval'])]} {_seen(row)}."
+    return f"{words[_standing(row)]} {_seen(row)}."
 
 
-def _together(row: dict[str, Any]) -> str:
+def _together(row: MethodResult) -> str:
     """What the model adds to the ranker that it reranks."""
-    base, delta, (low, high) = (row["on_top_of"][key] for key in ("name", "delta", "interval"))
-    model = row["name"].removesuffix(f" + {base}")
+    gain = measured(row.on_top_of)
+    base, delta, (low, high) = gain.name, gain.delta, gain.interval
+    model = row.name.removesuffix(f" + {base}")
     adds = {
         "better": f"adds {_points(delta)} {_range(low, high)} to it",
         "worse": f"costs it {_points(-delta)} {_range(-high, -low)}",
         "level": "adds nothing that can be told from chance",
-    }[standing(row["on_top_of"]["interval"])]
-    return f"Reranking what the {base} scores by {model} {adds}: together they find {_percent(row['hit@1'])}."
+    }[gain.standing]
+    return f"Reranking what the {base} scores by {model} {adds}: together they find {_percent(row.hit1)}."
 
 
-def personal(methods: list[dict[str, Any]]) -> list[str]:
+def personal(methods: Sequence[OnTopRow]) -> list[str]:
     """What the history of a bundle's user adds to the methods that know no user."""
-    rows = [row["on_top_of"] for row in methods if row["kind"] == "personal" and "on_top_of" in row]
+    rows = [row.on_top_of for row in methods if row.kind == "personal" and row.on_top_of is not None]
     said = {
         "better": (
             "adds to",
-            [f"{r['name']} ({_points(r['delta'])})" for r in rows if standing(r["interval"]) == "better"],
+            [f"{r.name} ({_points(r.delta)})" for r in rows if r.standing == "better"],
         ),
         "worse": (
             "harms",
-            [f"{r['name']} ({_points(-r['delta'])})" for r in rows if standing(r["interval"]) == "worse"],
+            [f"{r.name} ({_points(-r.delta)})" for r in rows if r.standing == "worse"],
         ),
-        "level": ("changes nothing measurable for", [r["name"] for r in rows if standing(r["interval"]) == "level"]),
+        "level": ("changes nothing measurable for", [f"{r.name}" for r in rows if r.standing == "level"]),
     }
     return [f"What the bundle's user took elsewhere {does} {'; '.join(whom)}." for does, whom in said.values() if whom]
 
 
-def _seen(row: dict[str, Any]) -> str:
+def _seen(row: MethodResult) -> str:
     """A method's figure and how far it is from the model's: less where the model is better."""
-    delta, (low, high) = row["versus_model"]["delta"], row["versus_model"]["interval"]
+    versus = measured(row.versus_model)
+    delta, (low, high) = versus.delta, versus.interval
     side = {
         "better": f"{_points(delta)} less {_range(low, high)}",
         "worse": f"{_points(-delta)} more {_range(-high, -low)}",
         "level": _open(low, high),
-    }[standing(row["versus_model"]["interval"])]
-    return f"{row['name']} with {_percent(row['hit@1'])}, {side}"
+    }[_standing(row)]
+    return f"{row.name} with {_percent(row.hit1)}, {side}"
 
 
-def _shortcuts(by_name: dict[str, dict[str, Any]], results: dict[str, Any]) -> list[str]:
+def _shortcuts(by_name: dict[str, MethodResult], results: QuestionSetResult) -> list[str]:
     """Baselines that know little of the bundle, and still answer well: then the questions are easy."""
-    chance = 1 / results["questions"]["n_options"]
-    probed = any(row["name"] == "most popular" for row in results.get("probes", ()))
+    chance = results.questions.chance
+    probed = any(row.name == "most popular" for row in results.probes)
     return [
-        f"A shortcut solves part of these questions: {words} finds {_percent(by_name[name]['hit@1'])}."
+        f"A shortcut solves part of these questions: {words} finds {_percent(by_name[name].hit1)}."
         for name, words in SHORTCUTS.items()
         if name in by_name
-        and by_name[name]["hit@1_interval"][0] > 1.5 * chance
+        and by_name[name].hit1_interval[0] > 1.5 * chance
         and not (name == "popularity" and probed)  # the probe says it
     ]
 
 
-def _probes(results: dict[str, Any]) -> list[str]:
+def _probes(results: QuestionSetResult) -> list[str]:
     """Which leak probes succeed; or that none does."""
-    probes = [row for row in results.get("probes", ()) if row["name"] != LEAK]
+    probes = [row for row in results.probes if row.name != LEAK]
     if len(probes) < 2:
         return []
-    chance, best = _percent(1 / results["questions"]["n_options"]), results["methods"][0]["hit@1"]
+    chance, best = _percent(results.questions.chance), results.methods[0].hit1
     out = [
-        f"A leak probe succeeds: {row['words']} finds {_percent(row['hit@1'])} {_range(*row['hit@1_interval'])}, where guessing "
-        f"finds {chance}." + (" These questions are solved by it." if row["hit@1"] > 0.8 * best else "")
-        for row in sorted(probes, key=lambda row: -row["hit@1"])
-        if row["succeeds"]
+        f"A leak probe succeeds: {row.words} finds {_percent(row.hit1)} {_range(*row.hit1_interval)}, where guessing "
+        f"finds {chance}." + (" These questions are solved by it." if row.hit1 > 0.8 * best else "")
+        for row in sorted(probes, key=lambda row: -row.hit1)
+        if row.succeeds
     ]
-    return out or [f"All {len(probes)} leak probes stand at chance: {', '.join(row['name'] for row in probes)}."]
+    return out or [f"All {len(probes)} leak probes stand at chance: {', '.join(row.name for row in probes)}."]
 
 
 def _seconds(seconds: float) -> str:

@@ -18,13 +18,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from ..baselines.rankers import ItemScoreRanker, Kind, Ranker, SparseFeatureRanker
-from .metrics import bootstrap, hits
+from .bootstrap import bootstrap
+from .metrics import hits
+from .rows import ProbeResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,16 +133,10 @@ def run(
     return found
 
 
-def row(name: str, words: str, right: np.ndarray, n_options: int, count: int, *, seed: int = 0) -> dict[str, Any]:
+def row(name: str, words: str, right: np.ndarray, n_options: int, count: int, *, seed: int = 0) -> ProbeResult:
     """A probe's figures; ``right`` [q] hits, ``count`` how many probes are run together."""
     low, high = bootstrap(right, seed=seed, level=1 - 0.05 / count)
-    return {
-        "name": name,
-        "words": words,
-        "hit@1": float(right.mean()),
-        "hit@1_interval": [low, high],
-        "succeeds": name != LEAK and low > 1 / n_options,
-    }
+    return ProbeResult(name, words, float(right.mean()), (low, high), name != LEAK and low > 1 / n_options)
 
 
 def graph_leaks(sources: Sources) -> list[str]:

@@ -13,14 +13,14 @@ Intervals are 95 % percentile bootstraps over questions.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from .bootstrap import bootstrap
+
 Ties = Literal["average", "min", "unique"]
-DRAWS = 10_000  # bootstrap resamples; cheap, because only the distinct values are resampled
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Metrics:
         }
 
 
-def evaluate(
+def measure(
     scores: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None, *, ties: Ties = "average", seed: int = 0
 ) -> Metrics:
     """All figures of ``scores`` [q, n] (higher is better) against the options' index ``truth`` [q].
@@ -60,7 +60,7 @@ def evaluate(
     but is no letter. Strictly that is 2 of 4, of the valid answers it is 2 of 3:
 
     >>> scores = np.array([[1, 0], [3, 9], [1, 0], [5, 2]])
-    >>> m = evaluate(scores, truth=np.array([0, 1, 1, 0]), valid=np.array([True, True, True, False]))
+    >>> m = measure(scores, truth=np.array([0, 1, 1, 0]), valid=np.array([True, True, True, False]))
     >>> m.hit1, round(m.hit1_valid_only, 3), m.valid_ratio, m.mrr
     (0.5, 0.667, 0.75, 0.625)
 
@@ -188,57 +188,6 @@ def reciprocal_ranks(scores: np.ndarray, truth: np.ndarray, ties: Ties = "averag
     return np.where(np.isnan(scores).any(axis=1), 0.0, Places.of(scores, truth).reciprocal(ties))
 
 
-def bootstrap(values: np.ndarray, *, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of the mean of ``values`` [q] when questions are drawn again.
-
-    Drawing q questions with replacement draws how often each distinct value occurs from a multinomial, so
-    only those counts are drawn: the same distribution, without a [draws, q] matrix.
-
-    >>> low, high = bootstrap(np.repeat([0.0, 1.0], 50))  # 50 of 100: about 0.5 +- 1.96 * 0.05
-    >>> round(low, 2), round(high, 2)
-    (0.4, 0.6)
-    >>> bootstrap(np.full(30, 0.1))
-    (0.1, 0.1)
-    """
-    levels, counts = np.unique(np.asarray(values, np.float64), return_counts=True)
-    if len(levels) == 1:
-        return float(levels[0]), float(levels[0])
-    total = int(counts.sum())
-    rng = np.random.default_rng(seed)
-    draws = min(DRAWS, max(1_000, 50_000_000 // len(levels)))
-    drawn = rng.multinomial(total, counts / total, size=draws)  # [draws, levels]
-    tail = (1 - level) / 2
-    low, high = np.quantile(drawn @ levels / total, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def intervals(
-    values: np.ndarray, size: np.ndarray | None = None, *, seed: int = 0, level: float = 0.95, draws: int = 1_000
-) -> np.ndarray:
-    """The percentile intervals [f, 2] of the means of ``values`` [q, f]: `bootstrap` of many figures at once.
-
-    All columns see the same draws. With ``size`` [q], row q is the sum of so many questions that are drawn
-    together, such as those about one bundle, and the mean is that of questions.
-
-    >>> always, half = np.ones(100), np.repeat([0.0, 1.0], 50)
-    >>> intervals(np.stack([always, half], axis=1)).round(1).tolist()
-    [[1.0, 1.0], [0.4, 0.6]]
-    >>> intervals(np.array([[4.0], [0.5]]), np.array([4, 1])).tolist()  # 4 of 4, or half of 1
-    [[0.5, 1.0]]
-    """
-    values = np.asarray(values, np.float64)
-    count = len(values)
-    size = np.ones(count) if size is None else np.asarray(size, np.float64)
-    rng = np.random.default_rng(seed)
-    block = max(1, 4_000_000 // max(count, 1))
-    means = []
-    for done in range(0, draws, block):
-        times = rng.multinomial(count, np.full(count, 1 / count), size=min(block, draws - done))  # [block, q]
-        means.append(times @ values / (times @ size)[:, None])
-    tail = (1 - level) / 2
-    return np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0).T  # [f, 2]
-
-
 def paired_difference(a_hits: np.ndarray, b_hits: np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:
     """Mean of ``a_hits - b_hits`` [q] on the same questions, with its 95 % interval: (delta, low, high).
 
@@ -267,13 +216,14 @@ def mcnemar(a_hits: np.ndarray, b_hits: np.ndarray) -> float:
     >>> mcnemar(np.array([1, 0]), np.array([0, 1]))
     1.0
     """
+    from scipy.stats import binomtest  # slow to import
+
     a, b = np.asarray(a_hits) > 0.5, np.asarray(b_hits) > 0.5
     if a.shape != b.shape:
         raise ValueError(f"paired methods answer the same questions, not {a.shape} and {b.shape}")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     flips = only_a + only_b
-    tail = sum(math.comb(flips, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**flips)
+    return float(binomtest(only_a, flips).pvalue) if flips else 1.0
 
 
 def by_position(right: np.ndarray, truth: np.ndarray, n_options: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .rows import AblationRow, Group, MethodResult, ProbeResult, renamed
+from .rows import AblationRow, Group, MethodResult, ProbeResult, Slices, renamed
 
 FORMAT_VERSION = 1
 
@@ -58,9 +58,6 @@ class QuestionSetInfo:
         return cls(**plain, sets=sets, sha256s=sha256s, trained_on=row.get("trained_on", 0))
 
 
-Slices = dict[str, list[Group]]  # way to group -> its groups
-
-
 @dataclass(frozen=True)
 class AskedHow:
     """How models were asked: in how many orders of the options, and about how many options per forward (None: all)."""
@@ -78,6 +75,9 @@ class AskedHow:
         return cls(int(row.get("permutations", 1)), row.get("at_once"))
 
 
+ASKED_ONCE = AskedHow()
+
+
 @dataclass(frozen=True)
 class QuestionSetResult:
     """All methods on one question set, best first; the model is the one that the others are compared with.
@@ -90,7 +90,7 @@ class QuestionSetResult:
     questions: QuestionSetInfo
     methods: list[MethodResult]
     model: str | None = None
-    how: AskedHow = AskedHow()
+    how: AskedHow = ASKED_ONCE
     ablation: list[AblationRow] = field(default_factory=list)
     probes: list[ProbeResult] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)

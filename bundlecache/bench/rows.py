@@ -223,6 +223,9 @@ class Group:
         return cls(row["group"], row["n"], row["small"], [GroupMethod.from_dict(each) for each in row["methods"]])
 
 
+Slices = dict[str, list[Group]]  # way to group -> its groups
+
+
 def interval_of(ends: Sequence[float]) -> Interval:
     """The two ends as read from JSON."""
     low, high = ends

@@ -13,14 +13,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ..catalogue import splits
 from ..catalogue.category import PATH_SEPARATOR
 from ..errors import QuestionsError
-from .metrics import intervals
+from .bootstrap import intervals
+from .rows import Group, GroupMethod, Slices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,27 +72,36 @@ class Slicer:
         main: str,
         unit: np.ndarray | None = None,
         seed: int = 0,
-    ) -> dict[str, list[dict[str, Any]]]:
+    ) -> Slices:
         """Every method's ``figures`` (method -> figure -> values [q]) per group of every way.
 
         ``main`` is the figure that gets an interval, over bundles: ``unit`` [q] numbers the questions' bundles.
         """
         numbers, names = self.labels(truth, length)
         unit = np.arange(len(truth)) if unit is None else unit
-        out: dict[str, list[dict[str, Any]]] = {}
+        out: Slices = {}
         for way in WAYS:
             rows = [(name, np.flatnonzero(numbers[way] == g)) for g, name in enumerate(names[way])]
             out[way] = [_group(name, at, figures, main, unit[at], seed) for name, at in rows if len(at)]
         return out
 
 
-def leading(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The methods to look at by groups: models first, then the best of the others.
+class Method(Protocol):
+    """A row of a table of methods."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+
+
+def leading(methods: Sequence[Method]) -> list[Method]:
+    """The methods to look at by groups: models first, then the best of the others; ``methods`` are best first.
 
     Those that put the first few of another method into a new order are left out: they find what it finds.
     """
-    rows = [row for row in results["methods"] if "first" not in row]
-    return sorted(rows, key=lambda row: row["kind"] != "model")[:COMPARED]
+    rows = [row for row in methods if getattr(row, "first", None) is None]
+    return sorted(rows, key=lambda row: row.kind != "model")[:COMPARED]
 
 
 def ends(names: Sequence[str]) -> list[str]:
@@ -179,18 +189,19 @@ def in_order(values: np.ndarray, cut: np.ndarray, smallest: int = SMALL) -> tupl
 
 def _group(
     name: str, at: np.ndarray, figures: Mapping[str, Mapping[str, np.ndarray]], main: str, unit: np.ndarray, seed: int
-) -> dict[str, Any]:
+) -> Group:
     """One group's row: every method's means over the questions ``at``, the interval of the main one over bundles."""
     _, bundle = np.unique(unit, return_inverse=True)
     sums = [np.bincount(bundle, weights=values[main][at]) for values in figures.values()]
     ranges = intervals(np.stack(sums, axis=1), np.bincount(bundle), seed=seed)  # [methods, 2]
-    methods: list[dict[str, Any]] = [
-        {
-            "name": method,
-            **{figure: round(float(of[at].mean()), 6) for figure, of in values.items()},
-            f"{main}_interval": [round(float(end), 6) for end in ends],
-        }
-        for (method, values), ends in zip(figures.items(), ranges, strict=True)
+    methods = [
+        GroupMethod(
+            method,
+            {figure: round(float(of[at].mean()), 6) for figure, of in values.items()},
+            main,
+            (round(low, 6), round(high, 6)),
+        )
+        for (method, values), (low, high) in zip(figures.items(), ranges.tolist(), strict=True)
     ]
-    methods.sort(key=lambda row: -row[main])
-    return {"group": name, "n": len(at), "small": len(at) < SMALL, "methods": methods}
+    methods.sort(key=lambda row: -row.value)
+    return Group(name, len(at), len(at) < SMALL, methods)

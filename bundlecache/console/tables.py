@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..bench import leaderboard
 from ..bench.slices import ends, leading
-from ..report import leaderboard
 from .output import columns_in_pieces, out, plain, say, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ..bench.full_results import FullCatalogueResult
+    from ..bench.results import QuestionSetResult
+    from ..bench.rows import GroupMethod
 
 
 def show_status(status: dict[str, Any], data: object, as_json: bool) -> None:
@@ -41,102 +45,107 @@ def _is_used(row: dict[str, Any]) -> bool:
     return bool(row["current"] or row["tokens"] or not row["rows"])
 
 
-def show_results(results: Sequence[dict[str, Any]]) -> None:
+def show_results(results: Sequence[QuestionSetResult]) -> None:
     """Per question set: the methods' table, the ablation, and the findings in words."""
     for result in results:
-        asked = result["questions"]
+        asked = result.questions
         rows = [
             {
-                "method": row["name"],
-                "HitRate@1": f"{row['hit@1']:.3f}",
-                "95 %": "{:.3f}-{:.3f}".format(*row["hit@1_interval"]),
-                "@3": f"{row['hit@3']:.3f}",
-                "@5": f"{row['hit@5']:.3f}",
-                "MRR": f"{row['mrr']:.3f}",
-                "valid": f"{row['valid_ratio']:.2f}",
+                "method": row.name,
+                "HitRate@1": f"{row.hit1:.3f}",
+                "95 %": "{:.3f}-{:.3f}".format(*row.hit1_interval),
+                "@3": f"{row.hit3:.3f}",
+                "@5": f"{row.hit5:.3f}",
+                "MRR": f"{row.mrr:.3f}",
+                "valid": f"{row.valid_ratio:.2f}",
             }
-            for row in result["methods"]
+            for row in result.methods
         ]
-        title = f"{asked['name']}: {asked['n_questions']:,} questions of {asked['n_options']} options, sha256 {asked['sha256'][:12]}"
+        title = (
+            f"{asked.name}: {asked.n_questions:,} questions of {asked.n_options} options, sha256 {asked.sha256[:12]}"
+        )
         show(None, False, rows, title=title)
         ablation = [
             {
-                "without": row["without"],
-                "HitRate@1": f"{row['hit@1']:.3f}",
-                "change": f"{row['delta']:+.3f}",
-                "95 %": "{:+.3f} to {:+.3f}".format(*row["delta_interval"]),
+                "without": row.without,
+                "HitRate@1": f"{row.hit1:.3f}",
+                "change": f"{row.delta:+.3f}",
+                "95 %": "{:+.3f} to {:+.3f}".format(*row.delta_interval),
             }
-            for row in result["ablation"]
+            for row in result.ablation
         ]
         if ablation:
             show(None, False, ablation, title="The model without one part")
-        _show_findings(result)
+        _show_findings([*result.findings, *result.worth])
 
 
-def show_leaderboard(results: list[dict[str, Any]]) -> None:
+def show_leaderboard(results: Sequence[QuestionSetResult]) -> None:
     """The bench's table, in pieces of as many question sets as fit, and the findings on each family of them."""
     names, table = leaderboard.headings(results), leaderboard.rows(results)
     rows = [
         {
-            "method": row["method"],
-            **{name: f"{row[name]:.3f}" if name in row else "-" for name in names},
-            "seconds": f"{row['seconds']:.1f}",
-            "training": f"{row['training_seconds']:,.0f}" if row["training_seconds"] else "",
+            "method": row.method,
+            **{name: f"{row.hit1[name]:.3f}" if name in row.hit1 else "-" for name in names},
+            "seconds": f"{row.seconds:.1f}",
+            "training": f"{row.training_seconds:,.1f}" if row.training_seconds else "",
         }
         for row in table
     ]
-    widest = max(row[f"{name} ±"] for row in table for name in names if name in row)
+    widest = max(half for row in table for half in row.half.values())
     times = ["seconds", *(["training"] if any(row["training"] for row in rows) else [])]
     longest = min(max(len(row["method"]) for row in rows), out.width // 2)
     title = f"HitRate@1; 95% intervals of up to ±{widest:.3f} stand in the files"
     for piece in columns_in_pieces([*names, *times], out.width - longest):
         only_times = set(piece) <= set(times)
-        show(None, False, rows, title="Seconds to fit and answer" if only_times else title, columns=["method", *piece])
+        heading = "Seconds to answer, and before that to train or fit" if only_times else title
+        show(None, False, rows, title=heading, columns=["method", *piece])
         title = "HitRate@1 on more questions"
     for name, result in zip(names, results, strict=True):
-        out.print(f"[bold]{plain(name)}[/]: {result['questions']['n_questions']:,} questions", highlight=False)
-        _show_findings(result)
+        out.print(f"[bold]{plain(name)}[/]: {result.questions.n_questions:,} questions", highlight=False)
+        _show_findings([*result.findings, *result.worth])
 
 
-def show_full(result: dict[str, Any]) -> None:
+def show_full(result: FullCatalogueResult) -> None:
     """The table of full-catalogue ranking, and the findings."""
-    held = result["held_out"]
+    held = result.held_out
     rows = [
         {
-            "method": row["name"],
-            **{f"R@{k}": f"{row[f'recall@{k}']:.3f}" for k in (1, 5, 20)},
-            "95% of R@20": "{:.3f}-{:.3f}".format(*row["recall@20_interval"]),
-            "R@100": f"{row['recall@100']:.3f}",
-            "NDCG@20": f"{row['ndcg@20']:.3f}",
-            "MRR": f"{row['mrr']:.3f}",
+            "method": row.name,
+            **{f"R@{k}": f"{row.figures[f'recall@{k}']:.3f}" for k in (1, 5, 20)},
+            "95% of R@20": "{:.3f}-{:.3f}".format(*row.intervals["recall@20"]),
+            "R@100": f"{row.figures['recall@100']:.3f}",
+            "NDCG@20": f"{row.figures['ndcg@20']:.3f}",
+            "MRR": f"{row.figures['mrr']:.3f}",
         }
-        for row in result["methods"]
+        for row in result.methods
     ]
-    title = f"{held['n_questions']:,} held-out items of {held['n_bundles']:,} bundles among {held['n_items']:,}: Recall, NDCG, MRR"
+    title = (
+        f"{held.n_questions:,} held-out items of {held.n_bundles:,} bundles among {held.n_items:,}: Recall, NDCG, MRR"
+    )
     show(None, False, rows, title=title)
-    _show_findings(result)
+    _show_findings(result.findings)
 
 
-def show_slices(result: dict[str, Any], ways: Sequence[str], figure: str, title: str) -> None:
-    """The leading methods' ``figure`` by groups of questions: models first, then the best of the others."""
-    methods = leading(result)
+def show_slices(result: QuestionSetResult | FullCatalogueResult, ways: Sequence[str], title: str) -> None:
+    """The leading methods' main figure by groups of questions: models first, then the best of the others."""
+    names_shown = [row.name for row in leading(result.methods)]
     for way in ways:
         rows = []
-        groups = result["slices"][way]
-        for name, group in zip(ends([group["group"] for group in groups]), groups, strict=True):
-            by_name = {row["name"]: row for row in group["methods"]}
-            figures = {row["name"]: _with_interval(by_name[row["name"]], figure) for row in methods}
-            rows.append({way: name, "n": f"{group['n']:,}{'*' if group['small'] else ''}", **figures})
-        marked = "; * too few to say much" if any(group["small"] for group in groups) else ""
-        show(None, False, rows, title=f"{title} by {way}: {figure}{marked}")
+        groups = result.slices[way]
+        for name, group in zip(ends([group.group for group in groups]), groups, strict=True):
+            by_name = group.by_name()
+            figures = {method: _with_interval(by_name[method]) for method in names_shown}
+            rows.append({way: name, "n": f"{group.n:,}{'*' if group.small else ''}", **figures})
+        marked = "; * too few to say much" if any(group.small for group in groups) else ""
+        show(None, False, rows, title=f"{title} by {way}: {groups[0].methods[0].main}{marked}")
 
 
-def _with_interval(row: dict[str, Any], figure: str) -> str:
-    low, high = row[f"{figure}_interval"]
-    return f"{row[figure]:.3f} ±{(high - low) / 2:.2f}"
+def _with_interval(row: GroupMethod) -> str:
+    low, high = row.interval
+    return f"{row.value:.3f} ±{(high - low) / 2:.2f}"
 
 
-def _show_findings(result: dict[str, Any]) -> None:
-    for sentence in [*result["verdict"], *result.get("worth", ())]:
+def _show_findings(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
         out.print(f"- {plain(sentence, 10_000)}", highlight=False, markup=False)
     out.print()

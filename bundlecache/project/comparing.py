@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from ..baselines.learned import Reranked
     from ..baselines.rankers import ModelRanker
     from ..baselines.sources import Sources
+    from ..bench.benchmark import ModelAnswers
+    from ..bench.full_results import FullCatalogueResult
+    from ..bench.results import QuestionSetResult
     from ..questions.file import Questions
     from ..train.run import LoadedRun
     from .session import Session
@@ -22,10 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Results per family of question sets (of the full catalogue: one), and the page that shows them."""
+    """Results per family of question sets, and the page that shows them."""
 
     path: Path
-    results: list[dict[str, Any]]
+    results: list[QuestionSetResult]
+
+
+@dataclass(frozen=True)
+class FullBenchResult:
+    """All methods among the whole catalogue, and the page that shows them."""
+
+    path: Path
+    result: FullCatalogueResult
 
 
 @dataclass(frozen=True)
@@ -70,26 +82,22 @@ def bench(
     BundlecacheError
         When questions or runs are missing or do not fit, or ``out`` cannot be written.
     """
-    from ..bench import benchmark, leakage_probes
-    from ..bench.slices import Slicer
-    from ..report import leaderboard
+    from ..bench import benchmark, leaderboard
+    from ..bench.results import AskedHow
+    from ..report import bench_pages
 
     folder, sets = _folder_and_sets(session, questions, out)
     field = _Field(session, sets, runs if models else None, device, permutations, at_once, batch_size)
-    newest = field.newest()
+    setup = benchmark.BenchSetup.of(
+        field.sources,
+        list(field.models.values()),
+        field.personal(history, field.strangers),
+        how=AskedHow(permutations, at_once),
+    )
     with session.say.bar("bench") as bar:
-        results = benchmark.run(
-            sets,
-            [*field.rankers, *field.reranked, *field.personal(history, field.strangers)],
-            field.answers,
-            model=newest,
-            probes=leakage_probes.all_probes(field.sources),
-            leaks=benchmark.leaks_of(field.sources),
-            slicer=Slicer(session.catalogue),
-            how={"permutations": permutations, "at_once": at_once},
-            progress=bar.step,
-        )
-    return BenchResult(leaderboard.save(folder, results), results)
+        results = benchmark.run(setup, sets, field.answers, model=field.newest(), progress=bar.step)
+    leaderboard.save(folder, results)
+    return BenchResult(bench_pages.write_bench(folder, results), results)
 
 
 def bench_full(
@@ -104,15 +112,17 @@ def bench_full(
     batch_size: int = 32,
     device: str = "auto",
     out: Path | None = None,
-) -> BenchResult:
+) -> FullBenchResult:
     """Rank every held-out item among the whole catalogue; the options are those of :func:`bench`."""
-    from ..bench import full_catalogue
+    from ..bench import full_catalogue, full_results
+    from ..bench.held_out import HeldOut
     from ..bench.slices import Slicer
+    from ..report import bench_pages
 
     folder, sets = _folder_and_sets(session, questions, out)
     field = _Field(session, sets, runs if models else None, device, permutations, at_once, batch_size)
     personal = field.personal(history, [])
-    held = full_catalogue.HeldOut.of(sets, session.catalogue, personal[0].histories if personal else None)
+    held = HeldOut.of(sets, session.catalogue, personal[0].histories if personal else None)
     few = [
         full_catalogue.FirstFew(both.ranker, second, session.catalogue)
         for both in field.reranked
@@ -124,7 +134,8 @@ def bench_full(
         ranked = full_catalogue.run(
             [*field.rankers, *personal], held, Slicer(session.catalogue), few, progress=bar.step
         )
-    return BenchResult(full_catalogue.save(folder, ranked), [ranked])
+    full_results.save(folder, ranked)
+    return FullBenchResult(bench_pages.write_full(folder, ranked), ranked)
 
 
 def _folder_and_sets(session: Session, questions: Sequence[str], out: Path | None) -> tuple[Path, list[Questions]]:
@@ -166,8 +177,14 @@ class _Field:
         self.models: dict[str, ModelRanker] = {
             name: loaded.ranker(name, **self.how) for name, loaded in self.loaded.items()
         }
-        self.rankers = self.sources.rankers(*registry.REGISTRY)
-        self.reranked = [both for model in self.models.values() for both in registry.reranked(model, self.sources)]
+        self.rankers = self.sources.rankers(*registry.all_makers())
+
+    @property
+    def reranked(self) -> list[Reranked]:
+        """Every model on top of the learned ranker, where there is one."""
+        from ..baselines.registry import reranked
+
+        return [both for model in self.models.values() for both in reranked(model, self.sources)]
 
     @property
     def strangers(self) -> list[ModelRanker]:
@@ -181,11 +198,11 @@ class _Field:
         latest = self.session.folder.run()
         return next((name for name, loaded in self.loaded.items() if loaded.folder == latest), list(self.loaded)[-1])
 
-    def answers(self, asked: Questions) -> list[Any]:
+    def answers(self, asked: Questions) -> list[ModelAnswers]:
         """Every run's answers and those of its untrained base model, as `benchmark.run` takes them."""
         from ..train import run as stage_b
 
-        return stage_b.answers_of_runs(self.loaded, self.models, asked, self.how)
+        return stage_b.answers_of_runs(self.loaded, asked, self.how)
 
     def personal(self, latest: int, models: Sequence[ModelRanker]) -> list[Any]:
         """Methods that look at the ``latest`` items of a bundle's user too; none where no question has such items."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from ..bench.results import QuestionSetResult
     from ..train.run import LoadedRun
     from ..train.training.loop import TrainResult
     from .session import Session
@@ -58,37 +59,30 @@ class MethodScore:
 class Evaluation(Rows[MethodScore]):
     """A row per method and question set, best first in each; ``sets`` holds all there is, as it is saved in JSON."""
 
-    def __init__(self, sets: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, sets: Sequence[QuestionSetResult]) -> None:
         self.sets = list(sets)
         super().__init__(
             MethodScore(
-                questions=made["questions"]["name"],
-                method=row["name"],
-                kind=row["kind"],
-                hit_1=row["hit@1"],
-                hit_1_low=row["hit@1_interval"][0],
-                hit_1_high=row["hit@1_interval"][1],
-                hit_3=row["hit@3"],
-                hit_5=row["hit@5"],
-                mrr=row["mrr"],
-                valid_ratio=row["valid_ratio"],
-                seconds=row.get("seconds"),
-                training_seconds=row.get("training_seconds"),
+                questions=made.questions.name,
+                method=row.name,
+                kind=row.kind,
+                hit_1=row.hit1,
+                hit_1_low=row.hit1_interval[0],
+                hit_1_high=row.hit1_interval[1],
+                hit_3=row.hit3,
+                hit_5=row.hit5,
+                mrr=row.mrr,
+                valid_ratio=row.valid_ratio,
+                seconds=row.seconds,
+                training_seconds=row.training_seconds,
             )
             for made in self.sets
-            for row in made["methods"]
+            for row in made.methods
         )
 
     def without_seconds(self) -> list[dict[str, Any]]:
         """``sets`` without what each method took: the same evaluation then prints the same digits."""
-        timed = ("seconds", "training_seconds", "worth")
-        return [
-            {
-                **{key: value for key, value in made.items() if key not in timed},
-                "methods": [{key: value for key, value in row.items() if key not in timed} for row in made["methods"]],
-            }
-            for made in self.sets
-        ]
+        return [made.to_dict(timed=False) for made in self.sets]
 
 
 class Run:

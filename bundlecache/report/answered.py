@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bench import benchmark as bench
-from ..errors import BundlecacheError, CheckpointError
+from ..bench import result_files
+from ..errors import BundlecacheError, CheckpointError, Command
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ..bench.results import QuestionSetResult
 
 PER_MODALITY = ("names", "present", "weight", "even")
 COLUMNS = ("bundle_id", "partial", "options", "truth", "probabilities", "valid", "predicted")
@@ -59,7 +61,7 @@ def letter(k: int) -> str:
     return chr(ord("A") + k) if k < 26 else str(k + 1)
 
 
-def read(run: Path, results: dict[str, Any]) -> Answered | None:
+def read(run: Path, results: QuestionSetResult) -> Answered | None:
     """The answers that belong to ``results`` of a run; None when no model's answers are kept.
 
     Raises
@@ -69,12 +71,14 @@ def read(run: Path, results: dict[str, Any]) -> Answered | None:
     BundlecacheError
         When they belong to other questions than the results.
     """
-    name, sha256 = results["questions"]["name"], results["questions"]["sha256"]
-    table = bench.load_answers(run, name)
+    name, sha256 = results.questions.name, results.questions.sha256
+    table = result_files.load_answers(run, name)
     if table is None or not len(table):
         return None
     if (table.schema.metadata or {}).get(b"sha256", b"").decode() != sha256:
-        raise BundlecacheError(f"{name}.parquet of {run.name} answers other questions.", hint="bundlecache evaluate")
+        raise BundlecacheError(
+            f"{name}.parquet of {run.name} answers other questions.", hint=Command("evaluate", "--run", run.name)
+        )
     try:
         columns = {column: table.column(column).to_pylist() for column in COLUMNS}
         arrays = {
@@ -83,7 +87,7 @@ def read(run: Path, results: dict[str, Any]) -> Answered | None:
             "valid": np.array(columns["valid"], bool),
             "predicted": np.array(columns["predicted"], np.int64),
         }
-        shape = (len(table), results["questions"]["n_options"])
+        shape = (len(table), results.questions.n_options)
         whole = arrays["probabilities"].shape == shape and all(len(row) == shape[1] for row in columns["options"])
         within = whole and all(arrays[k].min() >= 0 and arrays[k].max() < shape[1] for k in ("truth", "predicted"))
     except (KeyError, ValueError, TypeError) as error:
@@ -93,17 +97,17 @@ def read(run: Path, results: dict[str, Any]) -> Answered | None:
     return Answered(columns["bundle_id"], columns["partial"], columns["options"], **arrays)
 
 
-def attention(results: dict[str, Any]) -> dict[str, Any] | None:
+def attention(results: QuestionSetResult) -> dict[str, Any] | None:
     """The mean attention over modalities in ``results``, as `bundlecache.train.inference.scoring.attention` gives it; None where it is not whole."""
-    found = results.get("attention")
+    found = results.attention
     if not isinstance(found, dict) or not {*PER_MODALITY, "matrix", "items", "residual"} <= found.keys():
         return None
     m = len(found["names"])
     whole = all(len(found[part]) == m for part in (*PER_MODALITY, "matrix")) and all(
         len(r) == m for r in found["matrix"]
     )
-    return {**found, "questions": results["questions"]["name"]} if whole else None
+    return {**found, "questions": results.questions.name} if whole else None
 
 
 def _damaged(run: Path, name: str) -> CheckpointError:
-    return CheckpointError(f"{name}.parquet of {run.name} is damaged.", hint=f"bundlecache evaluate --run {run.name}")
+    return CheckpointError(f"{name}.parquet of {run.name} is damaged.", hint=Command("evaluate", "--run", run.name))

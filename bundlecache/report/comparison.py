@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bench import benchmark as bench
-from ..bench.findings import left_out, permutations, standing
-from ..bench.metrics import evaluate, hits, mcnemar, paired_difference, reciprocal_ranks
-from ..errors import BundlecacheError, RecipeError
+from ..bench import result_files
+from ..bench.findings import left_out
+from ..bench.metrics import hits, mcnemar, measure, paired_difference, reciprocal_ranks
+from ..bench.rows import Difference
+from ..errors import BundlecacheError, Command, RecipeError
 from ..recipes.recipe import describe
 from ..workspace import read_manifest
 from . import answered as answers
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ..bench.results import QuestionSetResult
     from ..catalogue.model import Catalogue
     from ..workspace import WorkspaceFolder
     from .answered import Answered
@@ -90,7 +92,7 @@ def paired(a: Answered, b: Answered) -> dict[str, Any]:
     """The figures of both on the same questions, their paired differences, and McNemar's p of the first places."""
     rows = []
     both = [(np.where(each.valid[:, None], each.probabilities, np.nan), each) for each in (a, b)]
-    figures = [evaluate(scores, each.truth, each.valid).to_dict() for scores, each in both]
+    figures = [measure(scores, each.truth, each.valid).to_dict() for scores, each in both]
     for name, key, value in FIGURES:
         of = [value(scores, each.truth) for scores, each in both]
         delta, low, high = paired_difference(*of)
@@ -110,7 +112,7 @@ def sentence(a: str, b: str, figures: dict[str, Any]) -> str:
     low, high = (f"{abs(x) * 100:.1f}" if first["delta"] else "0" for x in first["interval"])
     found = f"{a} finds {first['a']:.1%} of {figures['n']:,} questions at its first attempt, {b} {first['b']:.1%}"
     p = f"McNemar p = {figures['p']:.3f}" if figures["p"] >= 0.001 else "McNemar p < 0.001"
-    where = standing(first["interval"])
+    where = Difference(first["delta"], tuple(first["interval"])).standing
     if where == "level":
         span = f"{first['interval'][0] * 100:+.1f} to {first['interval'][1] * 100:+.1f}".replace("-", "\u2212")
         return f"{found}: the two cannot be told apart (difference {span} points, {p})."
@@ -123,7 +125,7 @@ def _sets(
     run: Path, against: Path, catalogue: Catalogue, media: Media
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Question sets that both answered, and for every other one a sentence why it is not compared."""
-    left, right = bench.load(run), bench.load(against)
+    left, right = result_files.load(run), result_files.load(against)
     sets: list[dict[str, Any]] = []
     others: list[dict[str, str]] = []
     for name in dict.fromkeys([*left, *right]):
@@ -138,32 +140,36 @@ def _sets(
             sets.append(_set(left[name], right[name], a, b, (run.name, against.name), catalogue, media))
     if not sets:
         told = others[0]["why"] if others else f"Neither {run.name} nor {against.name} was evaluated yet."
-        raise BundlecacheError(told, hint=f"bundlecache evaluate --run {run.name}, and --run {against.name}")
+        raise BundlecacheError(
+            told, hint=[Command("evaluate", "--run", run.name), "and", Command("evaluate", "--run", against.name)]
+        )
     return sets, others
 
 
-def _apart(name: str, left: dict[str, Any] | None, right: dict[str, Any] | None, a: str, b: str) -> str | None:
+def _apart(name: str, left: QuestionSetResult | None, right: QuestionSetResult | None, a: str, b: str) -> str | None:
     if left is None or right is None:
         return f"{name} was answered by {a if right is None else b} only."
-    shas = left["questions"]["sha256"], right["questions"]["sha256"]
+    shas = left.questions.sha256, right.questions.sha256
     if shas[0] != shas[1]:
         return (
             f"{a} and {b} answered different questions under the name {name} (SHA-256 {shas[0][:12]} and {shas[1][:12]}), "
             "so their figures cannot be compared."
         )
+    if left.questions.n_questions != right.questions.n_questions:
+        return f"{a} and {b} answered different parts of {name}: questions that a run was trained on are left out."
     return None
 
 
 def _set(
-    left: dict[str, Any],
-    right: dict[str, Any],
+    left: QuestionSetResult,
+    right: QuestionSetResult,
     a: Answered,
     b: Answered,
     names: tuple[str, str],
     catalogue: Catalogue,
     media: Media,
 ) -> dict[str, Any]:
-    figures, orders = paired(a, b), [permutations(each) for each in (left, right)]
+    figures, orders = paired(a, b), [each.how.permutations for each in (left, right)]
     said = sentence(*names, figures)
     if orders[0] != orders[1]:
         said += f" {names[0]} was asked every question in {orders[0]} orders of its options, {names[1]} in {orders[1]}."
@@ -178,7 +184,7 @@ def _set(
         groups.append({"title": way["title"], "rows": rows})
     gained, lost = (a.right & ~b.right), (b.right & ~a.right)
     return {
-        "questions": left["questions"],
+        "questions": left.questions,
         "figures": figures,
         "sentence": said,
         "groups": groups,
@@ -221,18 +227,20 @@ def _pair(a: Answered, b: Answered, q: int, media: Media) -> dict[str, Any]:
     return both
 
 
-def _hidden(left: dict[str, Any], right: dict[str, Any]) -> list[dict[str, Any]]:
+def _hidden(left: QuestionSetResult, right: QuestionSetResult) -> list[dict[str, Any]]:
     """What hiding each part cost either run."""
-    costs = [{row["without"]: row for row in each["ablation"]} for each in (left, right)]
+    costs = [{row.without: row for row in each.ablation} for each in (left, right)]
     return [
         {"name": left_out(name), "a": costs[0].get(name), "b": costs[1].get(name)}
         for name in dict.fromkeys([*costs[0], *costs[1]])
     ]
 
 
-def _seconds(results: dict[str, Any]) -> dict[str, float | None]:
-    row: dict[str, Any] = next((row for row in results["methods"] if row["name"] == results.get("model")), {})
-    return {"answering": row.get("seconds"), "training": row.get("training_seconds")}
+def _seconds(results: QuestionSetResult) -> dict[str, float | None]:
+    row = results.model_row
+    if row is None:
+        return {"answering": None, "training": None}
+    return {"answering": row.seconds, "training": row.training_seconds}
 
 
 def _flat(manifest: dict[str, Any]) -> dict[str, Any]:

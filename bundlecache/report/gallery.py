@@ -18,6 +18,7 @@ from .answered import letter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..bench.results import QuestionSetResult
     from ..catalogue.model import Catalogue
     from ..workspace import WorkspaceFolder
     from .answered import Answered
@@ -80,20 +81,20 @@ class Media:
 
 
 def by_kind(
-    workspace: WorkspaceFolder, catalogue: Catalogue, answered: Answered, results: dict[str, Any]
+    workspace: WorkspaceFolder, catalogue: Catalogue, answered: Answered, results: QuestionSetResult
 ) -> dict[str, Any]:
     """Cards of some questions by kind, with their media; no question stands twice."""
     media = Media(workspace, catalogue)
     kinds = [
         {"key": key, "title": title, "note": note, "cards": [{**card(answered, q, media), "kind": key} for q in rows]}
-        for key, title, note, rows in _chosen(answered, results["questions"]["sha256"])
+        for key, title, note, rows in _chosen(answered, results.questions.sha256)
         if rows
     ]
     return {
         "kinds": kinds,
         "sounds": media.sounds,
         "pictures": any(catalogue.column("image")),
-        "questions": results["questions"]["name"],
+        "questions": results.questions.name,
     }
 
 

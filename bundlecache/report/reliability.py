@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bench.metrics import bootstrap
+from ..bench.bootstrap import bootstrap
 from ..bench.slices import Slicer
 from .answered import letter
 
 if TYPE_CHECKING:
+    from ..bench.results import QuestionSetResult
     from ..catalogue.model import Catalogue
     from .answered import Answered
 
@@ -105,15 +106,15 @@ def trust(calibration: dict[str, Any]) -> dict[str, Any]:
     return {**calibration, "sure": sure, "right": right, "gap": gap, "told": told}
 
 
-def rivals(ways: list[dict[str, Any]], results: dict[str, Any]) -> None:
-    """Put beside every row of ``ways`` the best method of the results file that is no model; their names in ``rivals``."""
-    kinds = {row["name"]: row["kind"] for row in results["methods"]}
+def rivals(ways: list[dict[str, Any]], results: QuestionSetResult) -> None:
+    """Put beside every row of ``ways`` the best method of the results that is no model; their names in ``rivals``."""
+    kinds = {row.name: row.kind for row in results.methods}
     for way in ways:
-        slices = {row["group"]: row["methods"] for row in results.get("slices", {}).get(way["way"], [])}
+        slices = {group.group: group.methods for group in results.slices.get(way["way"], [])}
         for row in way["rows"]:
-            others = [m for m in slices.get(row["name"], []) if kinds.get(m["name"]) not in ("model", "chance")]
-            row["rival"] = max(others, key=lambda method: method["hit@1"], default=None)
-        way["rivals"] = sorted({row["rival"]["name"] for row in way["rows"] if row["rival"]})
+            others = [m for m in slices.get(row["name"], []) if kinds.get(m.name) not in ("model", "chance")]
+            row["rival"] = max(others, key=lambda method: method.value, default=None)
+        way["rivals"] = sorted({row["rival"].name for row in way["rows"] if row["rival"]})
 
 
 def _ways(answered: Answered, catalogue: Catalogue) -> list[tuple[str, str, str, np.ndarray, list[str]]]:

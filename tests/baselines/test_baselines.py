@@ -6,12 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.bench_setup import compare
 from helpers.parity_catalogue import FITTED, ITEMS, OPTIONS, UNSEEN, parity_catalogue, parity_matrices, parity_questions
 
 from bundlecache.baselines.registry import REGISTRY, all_baselines
-from bundlecache.bench import benchmark as bench
-from bundlecache.bench.findings import sentences, standing
+from bundlecache.bench import result_files
+from bundlecache.bench.findings import sentences
 from bundlecache.bench.metrics import hits
+from bundlecache.bench.results import QuestionSetInfo, QuestionSetResult
+from bundlecache.bench.rows import Difference, MethodResult
 from bundlecache.catalogue.model import Bundles, Interactions
 from bundlecache.errors import CheckpointError
 from bundlecache.questions.file import Questions
@@ -146,16 +149,16 @@ def answers(asked: Questions, right: float, seed: int = 0, invalid: int = 0) -> 
 
 
 def words(results):
-    return " ".join(results["verdict"])
+    return " ".join(results.findings)
 
 
 def test_a_good_model_is_said_to_beat_and_a_bad_one_to_lose():
     asked, rankers = parity_questions(), all_baselines(parity_catalogue(), parity_matrices(), learners=LEARNERS)
     weak = [r for r in rankers if r.name in ("random", "popularity")]
-    good = bench.compare(weak, asked, {"LLM": answers(asked, 1.0)})
-    assert good["methods"][0]["name"] == "LLM"
+    good = compare(weak, asked, {"LLM": answers(asked, 1.0)})
+    assert good.methods[0].name == "LLM"
     assert "It beats every baseline of who took what" in words(good)
-    bad = bench.compare(rankers, asked, {"LLM": answers(asked, 0.1)})
+    bad = compare(rankers, asked, {"LLM": answers(asked, 0.1)})
     assert "It loses to the best cosine of a single modality" in words(bad)
     assert "It loses to the best baseline of who took what" in words(bad)
     assert "beats" not in words(bad)
@@ -166,14 +169,14 @@ def test_no_difference_is_claimed_inside_its_interval():
     twin = next(
         r for r in all_baselines(parity_catalogue(), parity_matrices(), learners=LEARNERS) if r.name == "cosine text"
     )
-    results = bench.compare([twin], asked, {"LLM": answers(asked, 0.97, seed=3)})
-    row = next(r for r in results["methods"] if r["name"] == "cosine text")
-    assert standing(row["versus_model"]["interval"]) == "level"
+    results = compare([twin], asked, {"LLM": answers(asked, 0.97, seed=3)})
+    row = next(r for r in results.methods if r.name == "cosine text")
+    assert row.versus_model.standing == "level"
     assert "cannot be told apart" in words(results)
 
 
 def test_standing_needs_an_interval_without_zero():
-    assert [standing(i) for i in ([0.01, 0.2], [-0.2, -0.01], [-0.1, 0.2], [0.0, 0.1])] == [
+    assert [Difference(0.0, ends).standing for ends in ((0.01, 0.2), (-0.2, -0.01), (-0.1, 0.2), (0.0, 0.1))] == [
         "better",
         "worse",
         "level",
@@ -193,31 +196,31 @@ def test_standing_needs_an_interval_without_zero():
     ],
 )
 def test_a_difference_is_said_from_the_side_of_the_other_method(interval, said):
-    row = {"name": "cosine text", "kind": "content", "hit@1": 0.3, "hit@1_interval": [0.2, 0.4]}
-    model = {"name": "LLM", "kind": "model", "hit@1": 0.3, "hit@1_interval": [0.2, 0.4], "valid_ratio": 1.0}
-    row["versus_model"] = {"delta": sum(interval) / 2, "interval": interval}
-    asked = {"n_questions": 9, "n_options": 5, "split": "test"}
-    verdict = sentences({"questions": asked, "model": "LLM", "methods": [model, row], "ablation": []})
+    figures = {"n": 9, "hit1": 0.3, "hit3": 0.3, "hit5": 0.3, "mrr": 0.3, "hit1_interval": (0.2, 0.4)}
+    model = MethodResult("LLM", "model", **figures)
+    row = MethodResult("cosine text", "content", **figures, versus_model=Difference(sum(interval) / 2, tuple(interval)))
+    asked = QuestionSetInfo("q", "0" * 64, 9, 5, "test", "random")
+    verdict = sentences(QuestionSetResult(asked, [model, row], model="LLM"))
     assert verdict[1].endswith(f"cosine text with 30.0%, {said}.")
 
 
 def test_invalid_answers_count_as_misses_and_are_mentioned():
     asked = parity_questions()
     chance = all_baselines(parity_catalogue(), {})[:1]
-    results = bench.compare(chance, asked, {"LLM": answers(asked, 1.0, invalid=15)})
-    assert results["methods"][0]["hit@1"] == pytest.approx(0.75)
-    assert results["methods"][1]["versus_model"]["delta"] == pytest.approx(0.75 - 1 / OPTIONS)
+    results = compare(chance, asked, {"LLM": answers(asked, 1.0, invalid=15)})
+    assert results.methods[0].hit1 == pytest.approx(0.75)
+    assert results.methods[1].versus_model.delta == pytest.approx(0.75 - 1 / OPTIONS)
     assert "25.0% of the questions the model's answer was no option letter" in words(results)
 
 
 def test_ablation_says_which_modality_is_worth_something():
     asked = parity_questions()
     full, without = answers(asked, 1.0), answers(asked, 0.3, seed=1)
-    results = bench.compare([], asked, {"LLM": full}, ablation={"image": without, "text": full})
-    image, text = results["ablation"]
-    assert image["delta"] < -0.3
-    assert image["delta_interval"][1] < 0
-    assert text["delta"] == 0
+    results = compare([], asked, {"LLM": full}, ablation={"image": without, "text": full})
+    image, text = results.ablation
+    assert image.delta < -0.3
+    assert image.delta_interval[1] < 0
+    assert text.delta == 0
     assert "Without the picture vectors it finds" in words(results)
     assert "Without the text vectors nothing measurable changes" in words(results)
 
@@ -230,30 +233,30 @@ def test_popularity_that_answers_alone_is_called_a_shortcut():
         kind="collaborative",
         scores=lambda q: np.eye(OPTIONS)[q.truth] * (np.arange(60) % 2)[:, None],
     )
-    assert "shortcut" in words(bench.compare([popular], asked))
-    assert "shortcut" not in words(bench.compare(all_baselines(shop, {})[:2], parity_questions()))
+    assert "shortcut" in words(compare([popular], asked))
+    assert "shortcut" not in words(compare(all_baselines(shop, {})[:2], parity_questions()))
 
 
 def test_results_round_trip_and_name_items_by_id(tmp_path):
     asked, shop = parity_questions(), parity_catalogue()
     given = answers(asked, 0.6)
-    results = bench.compare(all_baselines(shop, {})[:2], asked, {"LLM": given}, seconds={"LLM": 1.5})
-    path = bench.save(tmp_path, results, asked, given, shop.item_ids)
-    assert json.loads(path.read_text()) == results == bench.load(tmp_path)[asked.name]
-    table = bench.load_answers(tmp_path, asked.name)
+    results = compare(all_baselines(shop, {})[:2], asked, {"LLM": given}, seconds={"LLM": 1.5})
+    path = result_files.save(tmp_path, results, asked, given, shop.item_ids)
+    assert json.loads(path.read_text()) == results.to_dict() == result_files.load(tmp_path)[asked.name].to_dict()
+    table = result_files.load_answers(tmp_path, asked.name)
     assert table.column("options")[3].as_py() == [f"i{i}" for i in asked.options[3]]
     assert table.column("predicted").to_pylist() == given.logits.argmax(1).tolist()
     assert np.allclose(np.sum(table.column("probabilities").to_pylist(), axis=1), 1, atol=1e-5)
-    assert bench.load_answers(tmp_path, "valid-random5") is None
+    assert result_files.load_answers(tmp_path, "valid-random5") is None
 
 
 def test_the_same_run_twice_gives_the_same_digits():
     def figures():
         asked = parity_questions()
-        results = bench.compare(
+        results = compare(
             all_baselines(parity_catalogue(), parity_matrices(), learners=LEARNERS), asked, {"LLM": answers(asked, 0.6)}
         )
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in results["methods"]], results["verdict"]
+        return results.to_dict(timed=False)
 
     assert figures() == figures()
 
@@ -262,9 +265,9 @@ def test_damaged_results_and_answers_of_other_questions_are_refused(tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "test-random5.json").write_text('{"format_version": 1')
     with pytest.raises(CheckpointError, match="damaged"):
-        bench.load(tmp_path)
+        result_files.load(tmp_path)
     (tmp_path / "results" / "test-random5.json").write_text('{"format_version": 99}')
     with pytest.raises(CheckpointError, match="format 99"):
-        bench.load(tmp_path)
+        result_files.load(tmp_path)
     with pytest.raises(ValueError, match="answered"):
-        bench.compare([], parity_questions(), {"LLM": answers(parity_questions(10), 1.0)})
+        compare([], parity_questions(), {"LLM": answers(parity_questions(10), 1.0)})

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.bench_setup import compare, summarise
 from helpers.random_catalogue import random_catalogue
 from rich.console import Console
 
@@ -17,10 +18,12 @@ from bundlecache.baselines.learned import Reranked
 from bundlecache.baselines.rankers import ModelRanker
 from bundlecache.baselines.registry import all_baselines
 from bundlecache.bench import benchmark as bench
+from bundlecache.bench import leaderboard
 from bundlecache.bench.findings import worth
+from bundlecache.bench.results import AskedHow
 from bundlecache.console import output, tables
 from bundlecache.questions import freeze as questions
-from bundlecache.report import leaderboard
+from bundlecache.report import bench_pages
 
 
 def oracle(asked, share: float, name="known", seconds=0.1, seed=0, kind="content", training=None):
@@ -29,7 +32,7 @@ def oracle(asked, share: float, name="known", seconds=0.1, seed=0, kind="content
     scores = rng.random(asked.options.shape)
     knows = rng.random(len(asked)) < share
     scores[np.flatnonzero(knows), asked.truth[knows]] += 5
-    return bench.Scored(name, kind, scores, seconds, training)
+    return bench.MethodScores(name, kind, scores, seconds, training)
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +48,21 @@ def sets(catalogue):
 
 
 def test_sets_that_differ_by_their_seed_are_one_family_and_random_ones_stand_first(catalogue, sets):
-    results = bench.run(sets, all_baselines(catalogue, {}))
+    results = bench.run(bench.BenchSetup(all_baselines(catalogue, {})), sets)
     assert leaderboard.headings(results) == ["random10", "hard10"]
-    assert results[0]["questions"]["sets"] == ["test-random10", "test-random10-seed1", "test-random10-seed2"]
-    assert results[0]["questions"]["n_questions"] == 3 * len(sets[0])
-    random = next(row for row in results[0]["methods"] if row["name"] == "random")
-    assert random["hit@1"] == pytest.approx(0.1)
+    assert results[0].questions.sets == ("test-random10", "test-random10-seed1", "test-random10-seed2")
+    assert results[0].questions.n_questions == 3 * len(sets[0])
+    random = next(row for row in results[0].methods if row.name == "random")
+    assert random.hit1 == pytest.approx(0.1)
 
 
 def test_asking_the_same_thrice_makes_no_interval_narrower(sets):
     asked = sets[0]
-    once = bench.summarise([asked], [[oracle(asked, 0.5)]])["methods"][0]
-    thrice = bench.summarise([asked] * 3, [[oracle(asked, 0.5)]] * 3)["methods"][0]
-    assert thrice["hit@1"] == pytest.approx(once["hit@1"])
-    assert thrice["hit@1_interval"] == pytest.approx(once["hit@1_interval"])
-    assert thrice["seconds"] == pytest.approx(0.3)
+    once = summarise([asked], [[oracle(asked, 0.5)]]).methods[0]
+    thrice = summarise([asked] * 3, [[oracle(asked, 0.5)]] * 3).methods[0]
+    assert thrice.hit1 == pytest.approx(once.hit1)
+    assert thrice.hit1_interval == pytest.approx(once.hit1_interval)
+    assert thrice.seconds == pytest.approx(0.3)
 
 
 def test_bundles_are_paired_by_their_id_whatever_the_order_of_a_set(sets):
@@ -74,8 +77,8 @@ def test_bundles_are_paired_by_their_id_whatever_the_order_of_a_set(sets):
     )
     method = oracle(asked, 0.5)
     other = dataclasses.replace(method, scores=method.scores[back])
-    both = bench.summarise([asked, turned], [[method], [other]])["methods"][0]
-    assert both["hit@1_interval"] == pytest.approx(bench.summarise([asked], [[method]])["methods"][0]["hit@1_interval"])
+    both = summarise([asked, turned], [[method], [other]]).methods[0]
+    assert both.hit1_interval == pytest.approx(summarise([asked], [[method]]).methods[0].hit1_interval)
 
 
 @pytest.fixture
@@ -85,72 +88,73 @@ def results(sets):
         oracle(asked, 0.6, "LLM <b>", 20.0, kind="model", training=180.0),
         oracle(asked, 0.2, "cosine text", 0.5, seed=1),
     ]
-    return [bench.summarise([asked], [methods], model="LLM <b>")]
+    return [summarise([asked], [methods], model="LLM <b>")]
 
 
 def test_a_model_that_gains_is_priced_by_the_point_and_one_that_does_not_is_not_worth_it(sets, results):
-    (said,) = results[0]["worth"]
-    assert said.startswith("It took 200 s of training and answering, cosine text 0.5 s: each point gained costs")
+    (said,) = results[0].worth
+    assert said.startswith(
+        "It took 200 s of training and answering, cosine text 0.5 s, fitting included: each point gained costs"
+    )
     assert "Points above chance per second" in said
     asked = sets[3]
     twin = [oracle(asked, 0.4, "LLM", 9.0, kind="model"), oracle(asked, 0.42, "cosine text", 0.5, seed=1)]
-    level = bench.summarise([asked], [twin], model="LLM")
-    assert level["worth"] == [
-        "It is not worth its cost here: it took 9.0 s to answer, and cosine text answers as well in 0.5 s."
+    level = summarise([asked], [twin], model="LLM")
+    assert level.worth == [
+        "It is not worth its cost here: it took 9.0 s to answer, and cosine text answers as well in 0.5 s, fitting included."
     ]
-    assert worth({**level, "model": None}) == []
+    assert worth(dataclasses.replace(level, model=None)) == []
 
 
 def test_the_table_stands_on_disk_as_json_csv_and_a_page_that_escapes_names(tmp_path, results):
-    path = leaderboard.save(tmp_path / "bench", results)
-    assert json.loads((path.parent / "results.json").read_text()) == results
+    leaderboard.save(tmp_path / "bench", results)
+    path = bench_pages.write_bench(tmp_path / "bench", results)
+    assert json.loads((path.parent / "results.json").read_text()) == [result.to_dict() for result in results]
     with (path.parent / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     model = next(row for row in rows if row["method"] == "LLM <b>")
-    assert float(model["hit@1"]) == pytest.approx(results[0]["methods"][0]["hit@1"], abs=1e-4)
+    assert float(model["hit@1"]) == pytest.approx(results[0].methods[0].hit1, abs=1e-4)
     assert float(model["low"]) < float(model["hit@1"]) < float(model["high"])
     assert {row["kind"] for row in rows} == {"model", "content", "probe"}
     page = path.read_text()
     assert "LLM &lt;b&gt;" in page
     assert "<b>" not in page
     assert not re.search(r"https?://", page)
-    assert results[0]["worth"][0].replace("<b>", "&lt;b&gt;") in page
+    assert results[0].worth[0].replace("<b>", "&lt;b&gt;") in page
 
 
 def test_rows_are_best_first_over_all_families_and_say_what_everything_took(sets):
     hard, easy = sets[0], sets[3]
-    made = [
-        bench.summarise([asked], [[oracle(asked, 0.3, "a"), oracle(asked, 0.8, "b", seed=5)]]) for asked in (easy, hard)
-    ]
+    made = [summarise([asked], [[oracle(asked, 0.3, "a"), oracle(asked, 0.8, "b", seed=5)]]) for asked in (easy, hard)]
     table = leaderboard.rows(made)
-    assert [row["method"] for row in table] == ["b", "a"]
-    assert table[0]["seconds"] == pytest.approx(0.2)
-    assert 0 < table[0]["random10 ±"] < 0.2
+    assert [row.method for row in table] == ["b", "a"]
+    assert table[0].seconds == pytest.approx(0.2)
+    assert 0 < table[0].half["random10"] < 0.2
 
 
 def test_what_weights_were_chosen_on_is_no_test_and_the_verdict_says_so(catalogue, sets):
     asked = questions.freeze(catalogue, split="valid")
     methods = [oracle(asked, 0.6, "LLM", kind="model"), oracle(asked, 0.2, "cosine text", seed=1)]
     for model in ("LLM", None):
-        verdict = bench.summarise([asked], [methods], model=model)["verdict"]
+        verdict = summarise([asked], [methods], model=model).findings
         assert verdict[1].startswith("These are validation questions")
-    test = bench.summarise(sets[:1], [[oracle(sets[0], 0.6)]])["verdict"]
+    test = summarise(sets[:1], [[oracle(sets[0], 0.6)]]).findings
     assert not any("validation" in sentence for sentence in test)
 
 
 def test_in_how_many_orders_models_were_asked_stands_in_results_and_verdict(sets):
     scored = [[oracle(sets[0], 0.6, "LLM", kind="model")]]
-    results = bench.summarise(sets[:1], scored, model="LLM", how={"permutations": 3})
-    assert results["how"] == {"permutations": 3, "at_once": None}
-    assert any("in 3 orders of its options" in sentence for sentence in results["verdict"])
-    assert not any("orders" in s for s in bench.summarise(sets[:1], scored, model="LLM")["verdict"])
+    results = summarise(sets[:1], scored, model="LLM", how=AskedHow(3))
+    assert results.how == AskedHow(3)
+    assert any("in 3 orders of its options" in sentence for sentence in results.findings)
+    assert not any("orders" in s for s in summarise(sets[:1], scored, model="LLM").findings)
 
 
 def test_seven_question_sets_are_read_in_80_columns(sets, capsys, monkeypatch):
     kinds = ("random", "hard", "same-category", "popularity-matched", "nearest:image", "co-occurring", "alike")
     named = [dataclasses.replace(sets[0], name=f"test-{kind}-10", negatives=kind) for kind in kinds]
     methods = [oracle(sets[0], 0.6, "cosine open_clip:ViT-B-16-SigLIP/webli"), oracle(sets[0], 0.3, "popularity")]
-    results = bench.run(named, [], lambda _: methods)
+    results = [bench.summarise(bench.BenchSetup(), [asked], [methods]) for asked in named]
     screen = Console(width=80)
     monkeypatch.setattr(output, "out", screen)
     monkeypatch.setattr(tables, "out", screen)
@@ -170,7 +174,7 @@ def test_positions_and_calibration_of_the_model_stand_in_its_results(sets):
         valid=np.ones(len(asked), bool),
         probabilities=lambda: np.tile([0.91, *[0.01] * 9], (len(asked), 1)),
     )
-    told = bench.compare([], asked, {"LLM": given})["model_answers"]
+    told = compare([], asked, {"LLM": given}).model_answers
     assert [row["hit@1"] for row in told["positions"]] == [1.0, *[0.0] * 9]
     assert told["calibration"]["ece"] == pytest.approx(0.91 - np.mean(asked.truth == 0), abs=1e-4)
 
@@ -194,13 +198,13 @@ def test_a_model_that_knows_what_a_ranker_does_not_adds_to_it_and_each_set_is_an
         return knowing(given, np.arange(0, len(given), 2))
 
     reranked = Reranked(ModelRanker("Bundle-MLLM", answer), as_ranker(0.5), lambda: [asked])
-    results = bench.summarise(sets[:1], [bench.score([as_ranker(0.5), reranked], sets[0])])
-    row = next(row for row in results["methods"] if row["name"] == "Bundle-MLLM + learned ranker")
-    assert row["hit@1"] > 0.7
-    assert row["on_top_of"]["name"] == "learned ranker"
-    assert row["on_top_of"]["interval"][0] > 0.1
+    results = summarise(sets[:1], [bench.score(bench.BenchSetup([as_ranker(0.5), reranked]), sets[0])])
+    row = next(row for row in results.methods if row.name == "Bundle-MLLM + learned ranker")
+    assert row.hit1 > 0.7
+    assert row.on_top_of.name == "learned ranker"
+    assert row.on_top_of.interval[0] > 0.1
     reranked.scores(sets[0])
-    assert sorted(calls) == sorted([asked.sha256, sets[0].sha256])
+    assert sorted(calls) == sorted([asked.sha256, sets[0].sha256, f"{sets[0].sha256}/first"])
 
 
 def test_a_model_that_knows_nothing_leaves_the_ranker_as_it_is(catalogue, sets):
@@ -225,22 +229,22 @@ def test_the_verdict_says_what_the_model_adds_to_the_ranker_it_reranks(sets):
         both = dataclasses.replace(
             oracle(asked, share, "Bundle-MLLM + learned ranker", kind="model", seed=2), on_top_of="learned ranker"
         )
-        results = bench.summarise([asked], [[model, alone, both]], model="Bundle-MLLM")
-        sentence = next(s for s in results["verdict"] if s.startswith("Reranking"))
+        results = summarise([asked], [[model, alone, both]], model="Bundle-MLLM")
+        sentence = next(s for s in results.findings if s.startswith("Reranking"))
         assert said in sentence
 
 
 def test_sets_of_5_10_20_and_50_options_stand_in_one_table_each_against_its_own_chance():
     shop = random_catalogue()
     sets = [questions.freeze(shop, split="test", n_options=n) for n in (50, 5, 20, 10)]
-    results = bench.run(sets, all_baselines(shop, {}))
-    assert [r["questions"]["name"] for r in results] == [
+    results = bench.run(bench.BenchSetup(all_baselines(shop, {})), sets)
+    assert [r.questions.name for r in results] == [
         "test-random5",
         "test-random10",
         "test-random20",
         "test-random50",
     ]
     for result, n in zip(results, (5, 10, 20, 50), strict=True):
-        random = next(row for row in result["methods"] if row["name"] == "random")
-        assert [random[f"hit@{k}"] for k in (1, 3, 5)] == pytest.approx([1 / n, 3 / n, 5 / n])
-        assert not any(row["succeeds"] for row in result["probes"])
+        random = next(row for row in result.methods if row.name == "random")
+        assert [random.hit1, random.hit3, random.hit5] == pytest.approx([1 / n, 3 / n, 5 / n])
+        assert not any(row.succeeds for row in result.probes)

@@ -15,13 +15,14 @@ from helpers.random_catalogue import personal_catalogue
 from bundlecache.baselines.personal import PersonalRanker
 from bundlecache.baselines.rankers import CosineRanker, ItemScoreRanker
 from bundlecache.bench import benchmark as bench
-from bundlecache.bench import full_catalogue
-from bundlecache.bench.full_catalogue import FirstFew, HeldOut
+from bundlecache.bench import full_catalogue, full_results, held_out
+from bundlecache.bench.full_catalogue import FirstFew
+from bundlecache.bench.held_out import HeldOut
 from bundlecache.bench.slices import Slicer
 from bundlecache.questions import freeze as questions
 from bundlecache.questions.file import Questions
 from bundlecache.questions.user_history import UserHistories
-from bundlecache.report import leaderboard
+from bundlecache.report import bench_pages
 
 
 def known(name, score):
@@ -78,7 +79,7 @@ def naive(ranker, held, n):
 @pytest.mark.parametrize("name", list(FITTED))
 def test_every_method_ranks_the_catalogue_in_chunks_as_it_does_question_by_question(name, shop, held, monkeypatch):
     ranker = FITTED[name]
-    monkeypatch.setattr(full_catalogue, "CELLS", 7 * len(shop))  # seven questions at once
+    monkeypatch.setattr(held_out, "MAX_SCORES", 7 * len(shop))  # seven questions at once
     some = dataclasses.replace(
         held, bundle_ids=held.bundle_ids[:20], partial=[p[: 1 + r % 3] for r, p in enumerate(held.partial[:20])],
         truth=held.truth[:20], history=held.history[:20],
@@ -100,22 +101,22 @@ def test_who_knows_finds_all_who_guesses_finds_a_share_and_the_partial_bundle_is
         ItemScoreRanker("random", "chance", lambda: np.zeros(n)),
     ]
     results = full_catalogue.run(rankers, held, Slicer(shop))
-    rows = {row["name"]: row for row in results["methods"]}
+    rows = {row.name: row for row in results.methods}
     for name in ("knows", "partial first"):
-        assert [rows[name][figure] for figure in full_catalogue.FIGURES] == pytest.approx([1.0] * 13)
+        assert [rows[name].figures[figure] for figure in full_results.FIGURES] == pytest.approx([1.0] * 13)
     left = n - 3  # less the partial bundle
-    assert rows["random"]["recall@20"] == pytest.approx(20 / left)
-    assert rows["random"]["recall@100"] == 1.0
-    assert rows["random"]["mrr"] == pytest.approx((1 / np.arange(1, left + 1)).mean())
-    assert rows["random"]["ndcg@5"] == pytest.approx((1 / np.log2(np.arange(2, 7))).sum() / left)
-    assert results["methods"][-1]["name"] == "random"
-    assert "guessing puts 50.0% there" in results["verdict"][0]
+    assert rows["random"].figures["recall@20"] == pytest.approx(20 / left)
+    assert rows["random"].figures["recall@100"] == 1.0
+    assert rows["random"].figures["mrr"] == pytest.approx((1 / np.arange(1, left + 1)).mean())
+    assert rows["random"].figures["ndcg@5"] == pytest.approx((1 / np.log2(np.arange(2, 7))).sum() / left)
+    assert results.methods[-1].name == "random"
+    assert "guessing puts 50.0% there" in results.findings[0]
 
 
 def test_the_interval_is_over_bundles_so_that_asking_more_of_each_makes_none_narrower(shop, sets):
     def interval(held):
         half = ItemScoreRanker("half", "content", lambda: np.arange(len(shop)) % 2 * 1.0)
-        return np.diff(full_catalogue.run([half], held, Slicer(shop))["methods"][0]["recall@20_interval"])[0]
+        return np.diff(full_catalogue.run([half], held, Slicer(shop)).methods[0].intervals["recall@20"])[0]
 
     once = HeldOut.of(sets[:1], shop)
     again = dataclasses.replace(
@@ -164,17 +165,16 @@ def test_the_same_run_twice_gives_the_same_file_and_the_csv_holds_its_figures(sh
     def made():
         ranker = [known("by row", lambda _partial, options: -options)]
         results = full_catalogue.run(ranker, held, Slicer(shop))
-        for row in results["methods"]:
-            row["seconds"] = 0.0
-        return results
+        return dataclasses.replace(results, methods=[dataclasses.replace(row, seconds=0.0) for row in results.methods])
 
-    page = full_catalogue.save(tmp_path, made())
-    assert json.loads(page.with_suffix(".json").read_text()) == json.loads(json.dumps(made()))
-    head, line = page.with_suffix(".csv").read_text().splitlines()
+    path = full_results.save(tmp_path, made())
+    assert json.loads(path.read_text()) == json.loads(json.dumps(made().to_dict()))
+    assert full_results.FullCatalogueResult.from_dict(json.loads(path.read_text())) == made()
+    head, line = path.with_suffix(".csv").read_text().splitlines()
     cells = dict(zip(head.split(","), line.split(","), strict=True))
-    row = made()["methods"][0]
-    assert float(cells["recall@20"]) == pytest.approx(row["recall@20"], abs=1e-6)
-    assert float(cells["mrr low"]) == pytest.approx(row["mrr_interval"][0], abs=1e-6)
+    row = made().methods[0]
+    assert float(cells["recall@20"]) == pytest.approx(row.figures["recall@20"], abs=1e-6)
+    assert float(cells["mrr low"]) == pytest.approx(row.intervals["mrr"][0], abs=1e-6)
 
 
 def test_the_page_shows_every_figure_with_its_interval_and_is_linked_with_the_bench_where_both_exist(
@@ -187,24 +187,24 @@ def test_the_page_shows_every_figure_with_its_interval_and_is_linked_with_the_be
     ]
     few = FirstFew(rankers[0], dataclasses.replace(rankers[0], name="model", kind="model"), shop)
     results = full_catalogue.run(rankers, held, Slicer(shop), [few])
-    page = full_catalogue.save(tmp_path, results)
+    page = bench_pages.write_full(tmp_path, results)
     text = page.read_text("utf-8")
     shown = HtmlPage(text)
     assert shown.open == shown.crooked == []
     assert "<b>" not in text
-    for row in results["methods"]:
-        assert row["name"] in shown.text
-        for figure in full_catalogue.FIGURES:
-            low, high = row[f"{figure}_interval"]
-            assert f"{row[figure]:.3f} {low:.3f}\u2013{high:.3f}" in shown.text
-    assert all(sentence in shown.text for sentence in results["verdict"])
-    for group in results["slices"]["popularity"]:
-        assert f" {group['group']} " in shown.text
+    for row in results.methods:
+        assert row.name in shown.text
+        for figure in full_results.FIGURES:
+            low, high = row.intervals[figure]
+            assert f"{row.figures[figure]:.3f} {low:.3f}\u2013{high:.3f}" in shown.text
+    assert all(sentence in shown.text for sentence in results.findings)
+    for group in results.slices["popularity"]:
+        assert f" {group.group} " in shown.text
     assert "<nav hidden>" in text
-    board = leaderboard.save(tmp_path, bench.run(sets[:1], rankers))
+    board = bench_pages.write_bench(tmp_path, bench.run(bench.BenchSetup(rankers), sets[:1]))
     for one, other in ((page, board), (board, page)):
         assert f'<nav><a href="{other.name}">' in one.read_text("utf-8")
-    full_catalogue.save(tmp_path, results)
+    bench_pages.write_full(tmp_path, results)
     assert f'<nav><a href="{board.name}">' in page.read_text("utf-8")
 
 
@@ -223,11 +223,13 @@ def test_among_the_whole_catalogue_a_history_is_no_option_and_is_worth_what_it_t
         seen += ([h.tolist() for h in method.histories.of(chunk)] == [held.history[row].tolist() for row in rows],)
     assert all(seen)
     results = full_catalogue.run([parity, method], held, Slicer(shop))
-    rows = {row["name"]: row for row in results["methods"]}
-    told = rows["parity + history"]["on_top_of"]
-    assert told["name"] == "parity"
-    assert told["delta"] == pytest.approx(rows["parity + history"]["recall@20"] - rows["parity"]["recall@20"])
-    assert told["interval"][0] > 0
-    assert rows["parity + history"]["recall@100"] == pytest.approx(1.0, abs=0.03)
-    assert any("elsewhere adds to parity (" in sentence for sentence in results["verdict"])
-    assert any("In 100 of the queries up to 5 items" in sentence for sentence in results["verdict"])
+    rows = {row.name: row for row in results.methods}
+    told = rows["parity + history"].on_top_of
+    assert told.name == "parity"
+    assert told.delta == pytest.approx(
+        rows["parity + history"].figures["recall@20"] - rows["parity"].figures["recall@20"]
+    )
+    assert told.interval[0] > 0
+    assert rows["parity + history"].figures["recall@100"] == pytest.approx(1.0, abs=0.03)
+    assert any("elsewhere adds to parity (" in sentence for sentence in results.findings)
+    assert any("In 100 of the queries up to 5 items" in sentence for sentence in results.findings)

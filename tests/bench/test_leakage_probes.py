@@ -7,6 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from helpers.bench_setup import compare, summarise
 from helpers.random_catalogue import random_catalogue
 
 from bundlecache.baselines.graphs import co_occurrence, item_knn, popularity
@@ -27,7 +28,7 @@ SIMPLE = (popularity, co_occurrence, item_knn)
 def verdict(catalogue, asked, matrices=None, makers=SIMPLE) -> str:
     sources = Sources(catalogue, matrices or {})
     known = {"probes": probes.all_probes(sources), "leaks": bench.leaks_of(sources)}
-    return " ".join(bench.compare(sources.rankers(*makers), asked, **known)["verdict"])
+    return " ".join(compare(sources.rankers(*makers), asked, **known).findings)
 
 
 def with_options(asked, options, truth=None):
@@ -129,10 +130,10 @@ def test_a_truth_that_loves_a_position_is_found_by_position_and_by_shuffled_answ
     options[rows, first], options[rows, asked.truth] = asked.options[rows, asked.truth], asked.options[rows, first]
     moved = with_options(asked, options, first)
     assert "picking the position at which the truth stood most often" in verdict(catalogue, moved)
-    lazy = bench.Scored("lazy", "content", np.tile([1.0, *[0.0] * 9], (len(asked), 1)))
-    results = bench.summarise([moved], [[lazy]])
-    assert results["probes"][-1]["words"] == "lazy against shuffled answers"
-    assert results["probes"][-1]["succeeds"]
+    lazy = bench.MethodScores("lazy", "content", np.tile([1.0, *[0.0] * 9], (len(asked), 1)))
+    results = summarise([moved], [[lazy]])
+    assert results.probes[-1].words == "lazy against shuffled answers"
+    assert results.probes[-1].succeeds
 
 
 def pairs_catalogue():
@@ -259,12 +260,12 @@ def test_a_learned_ranker_learns_nothing_from_labels_that_were_shuffled():
     rng = np.random.default_rng(2)
     text = Matrix("text", "t:t", "t", "f", 1, rng.normal(size=(400, 8)).astype(np.float32), np.ones(400, bool))
     asked = questions.freeze(catalogue, split="test", n_options=4)
-    rows = bench.compare(all_baselines(catalogue, {"text": text}, learners=LEARNERS), asked)["methods"]
-    learned = [row for row in rows if row["name"] in ("learned ranker", "set encoder", "weighted cosines")]
+    rows = compare(all_baselines(catalogue, {"text": text}, learners=LEARNERS), asked).methods
+    learned = [row for row in rows if row.name in ("learned ranker", "set encoder", "weighted cosines")]
     assert len(learned) >= 2
     assert len(rows) > len(REGISTRY) - 3
     for row in learned:
-        assert row["hit@1_interval"][0] < 0.25 < row["hit@1_interval"][1] + 0.05, row["name"]
+        assert row.hit1_interval[0] < 0.25 < row.hit1_interval[1] + 0.05, row.name
 
 
 def test_the_position_probe_answers_no_question_by_its_own_truth():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bundlecache.bench.metrics import Places, bootstrap, evaluate, hits, mcnemar, paired_difference, reciprocal_ranks
+from bundlecache.bench.metrics import Places, bootstrap, measure, hits, mcnemar, paired_difference, reciprocal_ranks
 
 
 def by_lot(scores: np.ndarray, truth: np.ndarray, draws: int = 4000) -> tuple[float, float]:
@@ -38,21 +38,21 @@ def test_unique_is_never_above_average_nor_average_above_min(levels):
 
 
 def test_a_method_that_ties_everything_scores_exactly_chance():
-    metrics = evaluate(np.zeros((40, 10)), np.arange(40) % 10)
+    metrics = measure(np.zeros((40, 10)), np.arange(40) % 10)
     assert (metrics.hit1, metrics.hit3, metrics.hit5) == (pytest.approx(0.1), pytest.approx(0.3), pytest.approx(0.5))
     assert metrics.mrr == pytest.approx(sum(1 / r for r in range(1, 11)) / 10)
 
 
 def test_invalid_answers_stay_in_the_denominator():
     scores, truth = np.eye(4), np.arange(4)
-    metrics = evaluate(scores, truth, np.array([True, False, False, True]))
+    metrics = measure(scores, truth, np.array([True, False, False, True]))
     assert (metrics.hit1, metrics.valid_ratio, metrics.hit1_valid_only) == (0.5, 0.5, 1.0)
-    assert evaluate(scores, truth, np.zeros(4, bool)).hit1_valid_only == 0.0
+    assert measure(scores, truth, np.zeros(4, bool)).hit1_valid_only == 0.0
 
 
 def test_nan_scores_are_misses_and_invalid_never_hits():
     scores = np.array([[np.nan, 1.0], [np.nan, np.nan], [2.0, 1.0]])
-    metrics = evaluate(scores, np.array([0, 0, 0]))
+    metrics = measure(scores, np.array([0, 0, 0]))
     assert (metrics.hit1, metrics.valid_ratio) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert hits(scores, np.array([1, 0, 0])).tolist() == [0.0, 0.0, 1.0]
 
@@ -85,7 +85,7 @@ def test_paired_interval_is_narrower_than_the_methods_own_where_they_agree():
 )
 def test_impossible_input_is_refused(scores, truth):
     with pytest.raises(ValueError, match=r"question|options|\[q, n\]"):
-        evaluate(scores, truth)
+        measure(scores, truth)
 
 
 def test_places_beyond_k_gain_nothing_and_ties_share():

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from helpers.bench_setup import summarise
 from helpers.random_catalogue import random_catalogue
 
 from bundlecache.bench import benchmark as bench
@@ -43,19 +44,19 @@ def test_a_method_that_is_right_on_one_category_alone_shows_it():
     held = asked.options[np.arange(len(asked)), asked.truth]
     kind = np.array([int(c[-1]) for c in shop.column("category")])
     scores = np.eye(5)[np.where(kind[held] == 3, asked.truth, (asked.truth + 1) % 5)]
-    result = bench.summarise([asked], [[bench.Scored("threes", "content", scores)]], slicer=Slicer(shop))
-    groups = {group["group"]: group for group in result["slices"]["category"]}
+    result = summarise([asked], [[bench.MethodScores("threes", "content", scores)]], slicer=Slicer(shop))
+    groups = {group.group: group for group in result.slices["category"]}
     large = {name for name, count in zip(*np.unique(kind[held], return_counts=True), strict=True) if count >= 20}
     for name, group in groups.items():
-        row = group["methods"][0]
+        row = group.methods[0]
         if name.startswith("all > "):
             assert int(name[-1]) in large
-            assert row["hit@1"] == (name == "all > kind 3")
-            assert row["hit@1_interval"] == [row["hit@1"]] * 2
-    assert sum(group["n"] for group in groups.values()) == len(asked)
+            assert row.value == (name == "all > kind 3")
+            assert row.interval == (row.value,) * 2
+    assert sum(group.n for group in groups.values()) == len(asked)
     for way in slices.WAYS:
-        told = sum(group["n"] * group["methods"][0]["hit@1"] for group in result["slices"][way])
-        assert told / len(asked) == pytest.approx(result["methods"][0]["hit@1"], abs=1e-5)
+        told = sum(group.n * group.methods[0].value for group in result.slices[way])
+        assert told / len(asked) == pytest.approx(result.methods[0].hit1, abs=1e-5)
 
 
 def test_small_categories_join_the_step_above_and_what_stays_small_is_marked():
@@ -65,9 +66,9 @@ def test_small_categories_join_the_step_above_and_what_stays_small_is_marked():
     assert np.bincount(number).tolist() == [25, 24, 5]
     shop = random_catalogue()
     made = Slicer(shop).slices(np.zeros(54, int), np.full(54, 2), {"m": {"f": np.ones(54)}}, main="f")
-    assert [group["small"] for group in made["length"]] == [False]
+    assert [group.small for group in made["length"]] == [False]
     few = Slicer(shop).slices(np.zeros(5, int), np.full(5, 2), {"m": {"f": np.ones(5)}}, main="f")
-    assert [group["small"] for way in slices.WAYS for group in few[way]] == [True] * 4
+    assert [group.small for way in slices.WAYS for group in few[way]] == [True] * 4
 
 
 def test_lengths_too_rare_join_their_neighbours_and_are_called_so():

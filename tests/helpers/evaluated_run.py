@@ -9,13 +9,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from bundlecache.baselines.registry import all_baselines
-from bundlecache.bench import benchmark as bench
+from bundlecache.bench import result_files
 from bundlecache.catalogue.model import Catalogue
 from bundlecache.encode.run import run as encode
 from bundlecache.errors import MediaError
 from bundlecache.questions import freeze as questions
 from bundlecache.report import run_page as report
 from bundlecache.store.store import Store
+
+from .bench_setup import compare
 
 
 class ColourEncoder:
@@ -90,13 +92,13 @@ def write_run(workspace, *, evaluated=True, encoded=True):
     if evaluated:
         asked = questions.freeze(catalogue, split="test", n_options=5)
         model = random_answers(asked)
-        results = bench.compare(
+        results = compare(
             all_baselines(catalogue, matrices),
             asked,
             {"Bundle-MLLM": model},
             ablation={"image": random_answers(asked, 0.1)},
         )
-        bench.save(folder, results, asked, model, catalogue.item_ids)
+        result_files.save(folder, results, asked, model, catalogue.item_ids)
     return folder
 
 
@@ -129,7 +131,7 @@ def write_second_run(workspace, name, *, right=0.2, seed=7, recipe=None, version
     catalogue = Catalogue.read(workspace)
     asked = questions.freeze(catalogue, split="test", n_options=5)
     model = random_answers(asked, right, seed=1)
-    bench.save(folder, bench.compare([], asked, {"Bundle-MLLM": model}), asked, model, catalogue.item_ids)
+    result_files.save(folder, compare([], asked, {"Bundle-MLLM": model}), asked, model, catalogue.item_ids)
     return folder
 
 

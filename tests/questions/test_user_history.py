@@ -11,6 +11,7 @@ from helpers.random_catalogue import personal_catalogue
 from bundlecache.baselines.personal import PersonalRanker
 from bundlecache.baselines.rankers import CosineRanker
 from bundlecache.bench import benchmark as bench
+from bundlecache.bench.metrics import hits
 from bundlecache.questions import freeze as questions
 from bundlecache.questions.user_history import UserHistories
 
@@ -47,20 +48,20 @@ def test_a_history_is_worth_what_it_tells_and_bundles_alone_leave_none():
     parity = CosineRanker("parity", "content", lambda: (np.eye(2)[np.arange(200) % 2], np.ones(200, bool)))
     asked, valid = (questions.freeze(shop, split=part, n_options=4) for part in ("test", "valid"))
     method = PersonalRanker(parity, UserHistories(shop, 5), lambda: [valid])
-    results = bench.run([asked], [parity, method])[0]
-    rows = {row["name"]: row for row in results["methods"]}
+    results = bench.run(bench.BenchSetup([parity, method]), [asked])[0]
+    rows = results.by_name()
     held = asked.options[np.arange(len(asked)), asked.truth]
     alike = (asked.options % 2 == held[:, None] % 2).sum(axis=1)
-    assert rows["parity + history"]["hit@1"] == pytest.approx((1 / alike).mean(), abs=0.02)
-    assert rows["parity + history"]["on_top_of"]["interval"][0] > 0.05
+    assert rows["parity + history"].hit1 == pytest.approx((1 / alike).mean(), abs=0.02)
+    assert rows["parity + history"].on_top_of.interval[0] > 0.05
     assert method.weights[1] > 4 * method.weights[0]
     assert any(
-        sentence.startswith("What the bundle's user took elsewhere adds to parity (") for sentence in results["verdict"]
+        sentence.startswith("What the bundle's user took elsewhere adds to parity (") for sentence in results.findings
     )
     nothing = personal_catalogue(of_bundles_only=True)
     assert not any(len(history) for history in UserHistories(nothing, 5).of(asked))
     alone = PersonalRanker(parity, UserHistories(nothing, 5), lambda: [valid])
-    right = (bench.hits(method.scores(asked), asked.truth).mean() for method in (alone, parity))
+    right = (hits(method.scores(asked), asked.truth).mean() for method in (alone, parity))
     assert next(right) == pytest.approx(next(right))
 
 

@@ -21,9 +21,10 @@ from helpers.random_catalogue import random_catalogue
 from bundlecache.baselines.rankers import ItemScoreRanker
 from bundlecache.bench import benchmark as bench
 from bundlecache.bench import full_catalogue
+from bundlecache.bench.held_out import HeldOut
 from bundlecache.bench.slices import Slicer
 from bundlecache.questions import freeze as questions
-from bundlecache.report import leaderboard
+from bundlecache.report import bench_pages
 from bundlecache.workspace import WorkspaceFolder
 
 pytestmark = pytest.mark.skipif(find() is None, reason="no Chromium here: apt-get install chromium")
@@ -56,10 +57,10 @@ def boards(tmp_path_factory):
         ItemScoreRanker("by row", "content", lambda: -np.arange(n)),
         ItemScoreRanker(LONG, "collaborative", lambda: np.ones(n)),
     ]
-    full = full_catalogue.run(rankers, full_catalogue.HeldOut.of(sets, shop), Slicer(shop))
+    full = full_catalogue.run(rankers, HeldOut.of(sets, shop), Slicer(shop))
     return [
-        leaderboard.save(folder, bench.run(sets, rankers, slicer=Slicer(shop))),
-        full_catalogue.save(folder, full),
+        bench_pages.write_bench(folder, bench.run(bench.BenchSetup(rankers, slicer=Slicer(shop)), sets)),
+        bench_pages.write_full(folder, full),
     ]
 
 

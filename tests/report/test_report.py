@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers.bench_setup import compare
 from helpers.evaluated_run import (
     add_attention,
     compare_runs,
@@ -16,8 +17,9 @@ from helpers.evaluated_run import (
 from helpers.html_page import HtmlPage
 
 from bundlecache.baselines.registry import all_baselines
-from bundlecache.bench import benchmark as bench
-from bundlecache.bench import metrics
+from bundlecache.bench import metrics, result_files
+from bundlecache.bench.results import QuestionSetInfo, QuestionSetResult
+from bundlecache.bench.rows import Group, GroupMethod, MethodResult
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.model import Catalogue
 from bundlecache.errors import BundlecacheError, CheckpointError, MediaError
@@ -26,6 +28,7 @@ from bundlecache.report import answered as answers_of
 from bundlecache.report import charts, comparison, gallery, reliability, thumbnails
 from bundlecache.report import run_page as report
 from bundlecache.report.answered import Answered
+from bundlecache.report.render import percent
 
 NASTY = '<script>alert("x")</script></title>&"quoted"'
 
@@ -57,15 +60,15 @@ def test_what_a_user_typed_is_text_and_never_markup(workspace):
 
 def test_figures_verdict_and_questions_stand_on_the_page(workspace):
     folder = write_run(workspace)
-    results = next(iter(bench.load(folder).values()))
+    results = next(iter(result_files.load(folder).values()))
     text = HtmlPage(report_html(workspace, folder)).text
-    for row in results["methods"]:
-        assert row["name"] in text
-        assert report.percent(row["hit@1"]) in text
-    for sentence in results["verdict"][:-1]:
+    for row in results.methods:
+        assert row.name in text
+        assert percent(row.hit1) in text
+    for sentence in results.findings[:-1]:
         assert sentence in text
     assert "picture vectors" in text
-    assert results["questions"]["sha256"] in text
+    assert results.questions.sha256 in text
     assert "no letter" in text
     assert "descriptor:colour" in text
     assert "cheap descriptors, not a pretrained network" in text
@@ -183,7 +186,7 @@ def test_after_several_orders_the_place_in_the_file_is_not_called_a_preference_f
 def test_breakdowns_cover_every_question_once_and_know_cold_from_seen(workspace):
     folder = write_run(workspace)
     catalogue = Catalogue.read(workspace)
-    results = next(iter(bench.load(folder).values()))
+    results = next(iter(result_files.load(folder).values()))
     given = answers_of.read(folder, results)
     ways = {way["title"]: way for way in reliability.breakdowns(given, catalogue)}
     for way in ways.values():
@@ -197,24 +200,24 @@ def test_breakdowns_cover_every_question_once_and_know_cold_from_seen(workspace)
 
 def test_the_best_other_method_of_a_group_stands_beside_the_model(workspace):
     def of(rate, name):
-        return {"name": name, "hit@1": rate}
+        return GroupMethod(name, {"hit@1": rate}, "hit@1", (0.0, 1.0))
 
     ways = [{"way": "cold", "rows": [{"name": "cold"}, {"name": "seen"}]}]
-    results = {
-        "methods": [
-            {"name": n, "kind": k} for n, k in (("a", "model"), ("b", "content"), ("c", "chance"), ("d", "content"))
-        ],
-        "slices": {"cold": [{"group": "cold", "methods": [of(0.9, "a"), of(0.8, "c"), of(0.3, "b"), of(0.2, "d")]}]},
-    }
+    kinds = (("a", "model"), ("b", "content"), ("c", "chance"), ("d", "content"))
+    results = QuestionSetResult(
+        QuestionSetInfo("q", "0" * 64, 9, 5, "test", "random"),
+        [MethodResult(n, k, 9, 0.1, 0.1, 0.1, 0.1, (0.0, 1.0)) for n, k in kinds],
+        slices={"cold": [Group("cold", 9, True, [of(0.9, "a"), of(0.8, "c"), of(0.3, "b"), of(0.2, "d")])]},
+    )
     reliability.rivals(ways, results)
-    assert [row["rival"] and row["rival"]["name"] for row in ways[0]["rows"]] == ["b", None]
+    assert [row["rival"] and row["rival"].name for row in ways[0]["rows"]] == ["b", None]
     assert ways[0]["rivals"] == ["b"]
 
 
 def test_how_sure_a_model_is_and_how_often_right_are_said_and_drawn(workspace):
     folder = write_run(workspace)
     context = report.context(workspace, folder, Catalogue.read(workspace))
-    bins = next(iter(bench.load(folder).values()))["model_answers"]["calibration"]
+    bins = next(iter(result_files.load(folder).values())).model_answers["calibration"]
     assert len(context["trust"]["chart"].dots) == len(bins["count"])
     assert context["trust"]["ece"] == pytest.approx(bins["ece"], abs=1e-3)
     sure = reliability.trust({"ece": 0.3, "confidence": [0.9], "accuracy": [0.6], "count": [10]})
@@ -245,13 +248,13 @@ def test_two_runs_are_compared_in_pairs_by_the_same_arithmetic_as_the_bench(work
     folder, other = write_run(workspace), write_second_run(workspace, "second")
     catalogue = Catalogue.read(workspace)
     figures = comparison.compare(workspace, folder, other, catalogue)["sets"][0]["figures"]
-    given = [answers_of.read(run, next(iter(bench.load(run).values()))) for run in (folder, other)]
+    given = [answers_of.read(run, next(iter(result_files.load(run).values()))) for run in (folder, other)]
     hits = [each.right.astype(float) for each in given]
     assert (figures["rows"][0]["delta"], *figures["rows"][0]["interval"]) == metrics.paired_difference(*hits)
     assert figures["p"] == metrics.mcnemar(*hits)
     assert sum(figures["counts"].values()) == figures["n"] == len(given[0])
     for run, key in ((folder, "a"), (other, "b")):
-        row = next(r for r in next(iter(bench.load(run).values()))["methods"] if r["name"] == "Bundle-MLLM")
+        row = next(iter(result_files.load(run).values())).model_row.to_dict()
         for name, of in (("HitRate@1", "hit@1"), ("HitRate@3", "hit@3"), ("HitRate@5", "hit@5"), ("MRR", "mrr")):
             assert next(r for r in figures["rows"] if r["name"] == name)[key] == pytest.approx(row[of], abs=1e-6)
 
@@ -330,7 +333,7 @@ def test_damaged_answers_are_one_sentence(workspace):
 
 def test_an_item_that_left_the_catalogue_does_not_stop_the_report(workspace):
     folder = write_run(workspace)
-    table = bench.load_answers(folder, "test-random5")
+    table = result_files.load_answers(folder, "test-random5")
     gone = table.column("options")[0].as_py()[0]
     rewrite_items(workspace, lambda items: items.filter([i != gone for i in items.column("item_id").to_pylist()]))
     assert "bundlecache report" in report_html(workspace, folder)
@@ -346,7 +349,7 @@ def test_a_run_with_baselines_only_claims_no_model(workspace):
     folder = write_run(workspace, evaluated=False)
     catalogue = Catalogue.read(workspace)
     asked = questions.freeze(catalogue, split="test", n_options=5)
-    bench.save(folder, bench.compare(all_baselines(catalogue, {}), asked), asked)
+    result_files.save(folder, compare(all_baselines(catalogue, {}), asked), asked)
     text = HtmlPage(report_html(workspace, folder)).text
     assert "No trained model was evaluated" in text
     assert "Look at some questions" not in text

@@ -1,0 +1,67 @@
+"""What it costs to fit a ranker, with everything it stands on: measured once, counted for each that needs it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ..baselines.rankers import ModelRanker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ..baselines.rankers import Ranker
+    from ..questions.file import Questions
+
+
+@dataclass
+class FittingCosts:
+    """Seconds of fitting by ranker; one object serves all question sets, because a ranker is fitted once."""
+
+    _own: dict[int, tuple[Ranker, float]] = field(default_factory=dict)  # by id; the ranker is held, so ids stay theirs
+
+    def fit(self, ranker: Ranker, questions: Questions) -> float:
+        """Fit a ranker and what it stands on, by having it answer one question; seconds of all of them together.
+
+        What a trained model took is not in it: it answers questions that others time.
+        """
+        used = {id(each): each for each in (*parts_of(ranker), ranker)}
+        for key, each in used.items():
+            if key not in self._own:
+                start = time.perf_counter()
+                if not isinstance(each, ModelRanker):
+                    each.scores(_first(questions))
+                self._own[key] = each, time.perf_counter() - start
+        return sum(self._own[key][1] for key in used)
+
+
+def parts_of(ranker: Ranker) -> Iterator[Ranker]:
+    """The rankers that a ranker stands on, those deepest down first."""
+    named = [getattr(ranker, name, None) for name in ("model", "ranker", "first", "second")]
+    for part in [*getattr(ranker, "parts", ()), *(each for each in named if hasattr(each, "scores"))]:
+        yield from parts_of(part)
+        yield part
+
+
+def models_of(ranker: Ranker) -> list[ModelRanker]:
+    """The trained models that a ranker stands on, itself among them."""
+    found = {id(each): each for each in (*parts_of(ranker), ranker) if isinstance(each, ModelRanker)}
+    return list(found.values())
+
+
+def of_models(ranker: Ranker, seconds: Mapping[str, float | None]) -> float:
+    """The seconds, by name, of the trained models that a ranker stands on."""
+    return sum(seconds.get(model.name) or 0.0 for model in models_of(ranker))
+
+
+def _first(questions: Questions) -> Questions:
+    """The first question alone, under a hash of its own."""
+    return replace(
+        questions,
+        bundle_ids=questions.bundle_ids[:1],
+        partial=questions.partial[:1],
+        options=questions.options[:1],
+        truth=questions.truth[:1],
+        sha256=f"{questions.sha256}/first",
+    )
