@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bundlecache.bench.metrics import Places, bootstrap, measure, hits, mcnemar, paired_difference, reciprocal_ranks
+from bundlecache.bench.metrics import Places, bootstrap, hits, mcnemar, measure, paired_difference, reciprocal_ranks
 
 
 def by_lot(scores: np.ndarray, truth: np.ndarray, draws: int = 4000) -> tuple[float, float]:
