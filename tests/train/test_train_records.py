@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from helpers import train_shop as world
 
+from bundlecache.bench.unseen import unseen
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.seen import FILE_NAME
-from bundlecache.errors import CheckpointError, RecipeError
+from bundlecache.errors import CheckpointError, QuestionsError, RecipeError
 from bundlecache.train import checkpoint
 from bundlecache.train.training import loop
 
@@ -172,3 +173,23 @@ def test_the_recipes_seed_trains_unless_another_is_given(cat, valid, base, tmp_p
     loop.train(cat, world.matrices(), valid, recipe, tmp_path / "own", stage="fusion")
     loop.train(cat, world.matrices(), valid, recipe, tmp_path / "given", stage="fusion", seed=0)
     assert [checkpoint.read_manifest(tmp_path / name)["seed"] for name in ("own", "given")] == [5, 0]
+
+
+def test_questions_about_bundles_that_a_run_has_seen_are_left_out_and_counted(cat, valid, trained):
+    run, _, _ = trained
+    seen = {"run": checkpoint.seen(run)}
+    test = world.questions(cat, "test")
+    assert unseen(test, seen, cat, {"run": True}) == (test, 0)
+    both = dataclasses.replace(
+        test,
+        bundle_ids=valid.bundle_ids[:3] + test.bundle_ids[3:],  # a changed split: validation bundles are tested
+        partial=valid.partial[:3] + test.partial[3:],
+        options=np.concatenate([valid.options[:3], test.options[3:]]),
+        truth=np.concatenate([valid.truth[:3], test.truth[3:]]),
+    )
+    kept, left_out = unseen(both, seen, cat)
+    assert (left_out, kept.bundle_ids) == (3, test.bundle_ids[3:])
+    assert (kept.truth == test.truth[3:]).all()
+    assert kept.sha256 != both.sha256, "its answers are not those of the whole file"
+    with pytest.raises(QuestionsError, match=r"All .* questions"):
+        unseen(dataclasses.replace(valid, split="test"), seen, cat)
