@@ -12,6 +12,7 @@ from bundlecache.bench.benchmark import BenchSetup, ModelAnswers
 from bundlecache.bench.results import AskedHow
 from bundlecache.bench.rows import ZERO_SHOT
 from bundlecache.errors import BundlecacheError, Command
+from bundlecache.names import check_name
 from bundlecache.store import maintenance
 from bundlecache.workspace import read_manifest
 
@@ -175,8 +176,8 @@ def check_new_name(folder: WorkspaceFolder, name: str | None) -> None:
     """
     if name is None:
         return
-    if not name or name.startswith(".") or "/" in name or "\\" in name or name == "latest":
-        raise BundlecacheError(f"A run cannot be called {name!r}; a plain folder name is needed.", hint="--name second")
+    if check_name(name) == "latest":
+        raise BundlecacheError("'latest' names the newest run, so no run can be called so.", hint="--name second")
     if (folder.runs / name / "manifest.json").is_file():
         raise BundlecacheError(
             f"There is a finished run {name!r} already, and its results belong to its weights.",

@@ -11,12 +11,9 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
+from ..limits import MAX_K, MAX_OPTIONS, MAX_PERMUTATIONS, MAX_SEED
 from .reporter import DEFAULT_DATA
 
-MAX_SEED = 2**32 - 1
-MAX_OPTIONS = 1000  # of a question
-MAX_K = 100_000
-MAX_PERMUTATIONS = 1000
 MAX_BATCH = 1_000_000
 
 
