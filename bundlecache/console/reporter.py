@@ -123,14 +123,16 @@ class ProgressBar:
         parts = [] if progress.phase == "train" else [progress.phase]
         if progress.loss is not None:
             parts.append(f"loss {progress.loss:.3f}")
+        found = []
         if progress.hit1 is not None:
-            parts.append(f"valid HitRate@1 {progress.hit1:.3f}, best {progress.best:.3f}")
+            found.append(f"valid HitRate@1 {progress.hit1:.3f}, best {progress.best:.3f}")
         if progress.valid_ratio is not None and progress.valid_ratio < 1:
-            parts.append(f"among letters {progress.hit1_letters:.3f}, valid answers {progress.valid_ratio:.2f}")
+            found.append(f"among letters {progress.hit1_letters:.3f}, valid answers {progress.valid_ratio:.2f}")
         self._update(
             progress.step,
             progress.steps,
             note="  ".join(parts),
+            below="; ".join(found),
             name=progress.stage,
             seconds_left=progress.seconds_left,
         )
@@ -162,7 +164,8 @@ class ProgressBar:
         )
         if self.lines and now - self._printed >= LINE_SECONDS:
             self._printed = now
-            parts = [f"{self.name}: {done:,} of {total:,}" if total else f"{self.name}: {done:,}", left, note]
+            counts = f"{self.name}: {done:,} of {total:,}" if total else f"{self.name}: {done:,}"
+            parts = [counts, left, note, below]
             output.log.print(", ".join(part for part in parts if part), highlight=False, soft_wrap=True, markup=False)
 
 
