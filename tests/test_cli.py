@@ -525,3 +525,22 @@ def test_an_empty_argument_is_refused_and_nothing_is_written(words: list[str], t
     assert done.returncode == 1
     assert "is empty" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_completions_fulfil_conditions_and_leave_out_what_is_excluded(trained: WorkspaceFolder):
+    ask = ["complete", "item-02", "--data", trained.root, "--json", "--k", "20", "--options", "20"]
+    category = dict(zip(*_items(trained, "category"), strict=True))
+    wanted = next(cell for cell in category.values() if cell)
+    rows = json.loads(succeed(*ask, "--where", f"category={wanted}").stdout)
+    assert rows
+    assert {category[row["item_id"]] for row in rows} == {wanted}
+    banned = rows[0]["item_id"]
+    rows = json.loads(succeed(*ask, "--where", f"category={wanted}", "--exclude", banned).stdout)
+    assert banned not in {row["item_id"] for row in rows}
+
+
+def _items(folder: WorkspaceFolder, column: str) -> tuple[list[str], list[str | None]]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder.root / "items.parquet")
+    return table["item_id"].to_pylist(), table[column].to_pylist()

@@ -176,6 +176,8 @@ class Run:
         *,
         options: int | None = None,
         user: str | None = None,
+        where: Sequence[str] = (),
+        exclude: Sequence[str] = (),
         permutations: int = 1,
         at_once: int | None = None,
         device: str = "auto",
@@ -190,6 +192,8 @@ class Run:
             How many candidates the model chooses among; by default as many as it was trained on.
         user
             Whose history the prompt tells, for a run trained with ``prompt.history``.
+        where, exclude
+            Conditions that a completion fulfils, such as ``"price<50"``; ids that are never offered.
 
         Raises
         ------
@@ -204,7 +208,11 @@ class Run:
         loaded = self.load(device)
         model = loaded.model
         searched = loaded.matrices or self._session.matrices()  # a model of titles alone fuses no vectors
-        proposed = search.complete(catalogue, searched, partial, options or model.max_options)
+        allowed = None
+        if where or exclude:
+            allowed = search.allowed_items(catalogue, where, exclude)
+            self._session.say.note(f"{int(allowed.sum()):,} of {len(catalogue):,} items may be offered")
+        proposed = search.complete(catalogue, searched, partial, options or model.max_options, allowed=allowed)
         how: dict[str, Any] = {"permutations": permutations, "at_once": at_once}
         if user is not None:
             if model.histories is None:
@@ -222,6 +230,10 @@ class Run:
             Completion(rank, catalogue.item_ids[i], catalogue.titles[i], round(p, 4))
             for rank, (i, p) in enumerate(chosen, start=1)
         )
+
+    def complete_many(self, bundles: Sequence[Sequence[str]], k: int = 5, **options: Any) -> list[Rows[Completion]]:
+        """:meth:`complete` for every bundle (item ids), with the same options; the model is loaded once."""
+        return [self.complete(items, k, **options) for items in self._session.say.each("complete", list(bundles))]
 
     def report(self, against: str | None = None, out: Path | None = None) -> Page:
         """Write one self-contained HTML page about the run, or about it and another one.
