@@ -95,7 +95,9 @@ def bench(
         how=AskedHow(permutations, at_once),
     )
     with session.say.bar("bench") as bar:
-        results = benchmark.run(setup, sets, field.answers, model=field.newest(), progress=bar.step)
+        results = benchmark.run(
+            setup, field.sets, field.answers, model=field.newest(), trained_on=field.trained_on, progress=bar.step
+        )
     leaderboard.save(folder, results)
     return BenchResult(bench_pages.write_bench(folder, results), results)
 
@@ -122,7 +124,7 @@ def bench_full(
     folder, sets = _folder_and_sets(session, questions, out)
     field = _Field(session, sets, runs if models else None, device, permutations, at_once, batch_size)
     personal = field.personal(history, [])
-    held = HeldOut.of(sets, session.catalogue, personal[0].histories if personal else None)
+    held = HeldOut.of(field.sets, session.catalogue, personal[0].histories if personal else None)
     few = [
         full_catalogue.FirstFew(both.ranker, second, session.catalogue)
         for both in field.reranked
@@ -132,7 +134,12 @@ def bench_full(
         session.say.note("A language model answers by letters; without a learned ranker to rerank it is left out.")
     with session.say.bar("bench") as bar:
         ranked = full_catalogue.run(
-            [*field.rankers, *personal], held, Slicer(session.catalogue), few, progress=bar.step
+            [*field.rankers, *personal],
+            held,
+            Slicer(session.catalogue),
+            few,
+            trained_on=sum(field.trained_on.values()),
+            progress=bar.step,
         )
     full_results.save(folder, ranked)
     return FullBenchResult(bench_pages.write_full(folder, ranked), ranked)
@@ -165,7 +172,7 @@ class _Field:
         from ..baselines import registry
         from ..train import run as stage_b
 
-        self.session, self.sets = session, sets
+        self.session = session
         names = [] if runs is None else list(runs) or sorted(session.folder.run_names())
         self.how = {"batch_size": batch_size, "permutations": permutations, "at_once": at_once}
         self.loaded: dict[str, LoadedRun] = {}
@@ -173,6 +180,11 @@ class _Field:
             loaded = Run(session, name).load(device)
             shown = stage_b.MODEL if len(names) == 1 else f"{stage_b.MODEL} ({loaded.folder.name})"
             self.loaded[shown] = loaded
+        self.sets, self.trained_on = list(sets), dict.fromkeys((asked.name for asked in sets), 0)
+        if self.loaded:
+            asked = stage_b.unseen_questions(self.loaded, sets, session.catalogue, session.say)
+            self.sets = [kept for kept, _ in asked]
+            self.trained_on = {kept.name: left_out for kept, left_out in asked}
         self.sources: Sources = session.sources(session.every_matrix())
         self.models: dict[str, ModelRanker] = {
             name: loaded.ranker(name, **self.how) for name, loaded in self.loaded.items()
