@@ -42,7 +42,8 @@ from bundlecache.store.store import Store
 from bundlecache.workspace import WorkspaceFolder
 
 if TYPE_CHECKING:
-    from bundlecache.encode.run import Encoder, Receipt
+    from bundlecache.encode.encoder import Encoder
+    from bundlecache.encode.run import Receipt
 
 VIT = {"image_size": 224, "layers": 12, "width": 384, "head_width": 64, "patch_size": 16}  # ViT-S/16
 SPECK = {"image_size": 224, "layers": 1, "width": 64, "head_width": 64, "patch_size": 56}

@@ -29,7 +29,7 @@ from .options import PRECISIONS, Options
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
-    from bundlecache.encode.run import Encoder
+    from bundlecache.encode.encoder import Encoder
 
 ENTRY_POINT_GROUP = "bundlecache.encoders"
 STORED_DTYPES = ("float16", "float32")

@@ -165,13 +165,13 @@ def encode(
     with say.bar(modality) as bar, ExitStack() as leaving:
         pool: Any = None
         if machines.engine == "ray" and not graph:
-            from bundlecache.encode.ray_pool import Ray
+            from bundlecache.encode.ray_pool import RayPool
 
-            pool = leaving.enter_context(Ray(loader, workers, machines.ray_address, machines.devices[0]))
+            pool = leaving.enter_context(RayPool(loader, workers, machines.ray_address, machines.devices[0]))
         elif len(machines.devices) > 1 and not graph:
-            from bundlecache.encode.process_pool import Processes
+            from bundlecache.encode.process_pool import ProcessPool
 
-            pool = leaving.enter_context(Processes(loader, list(machines.devices), workers))
+            pool = leaving.enter_context(ProcessPool(loader, list(machines.devices), workers))
         encoders: Any = pool.encoders if pool else loader(machines.devices[0])
         receipts = run_all(
             encoders,
@@ -179,7 +179,7 @@ def encode(
             folder,
             store,
             progress=bar.encoding,
-            crew=pool,
+            pool=pool,
             workers=workers,
             retry_failed=retry_failed,
             max_errors=max_errors,

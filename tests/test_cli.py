@@ -313,14 +313,14 @@ def test_exported_vectors_are_read_by_pyarrow_in_three_lines(trained: WorkspaceF
 
 
 def test_what_a_model_was_trained_on_is_kept_and_evaluating_says_what_changed(trained: WorkspaceFolder, tmp_path: Path):
-    from bundlecache.store import maintenance as upkeep
+    from bundlecache.store import maintenance
     from bundlecache.store.store import Store
 
     root = shutil.copytree(trained.root, tmp_path / "shop")
     store = Store(root / "store")
     info = store.current("image")
     trained_on = store.matrix(["item-00"], "image").vectors.copy()
-    assert upkeep.tags(store, info)["run-first"] == info.version
+    assert maintenance.tags(store, info)["run-first"] == info.version
     shutil.copy(root / "images" / "1.png", root / "images" / "0.png")  # another picture of item-00
     succeed("encode", "--modality", "image", "--data", root)
     succeed("compact", "--data", root)

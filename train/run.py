@@ -80,7 +80,7 @@ def load(
     matrices = {e["name"]: store.matrix(catalogue.item_ids, e["modality"], e["spec"], e["table"]) for e in encoders}
     for e in encoders:
         info = store.current(e["modality"], e["spec"], e["table"])
-        if others := maintenance.moved(store, info, e["version"]):
+        if others := maintenance.changed_items(store, info, e["version"]):
             say.note(
                 f"note: {others:,} {e['name']} vectors are others than when {run.name} was trained",
                 Command("drift", "--modality", e["modality"], "--from", run.name),

@@ -107,7 +107,7 @@ class ProgressBar:
         self._update(done, total)
 
     def encoding(self, progress: Any) -> None:
-        """Show how far an encode run is (`bundlecache.encode.run.Progress`), and where its time goes."""
+        """Show how far an encode run is (`bundlecache.encode.progress.Progress`), and where its time goes."""
         note = "looking"
         if progress.stage == "encode":
             note = f"{progress.items_per_second:,.0f}/s"

@@ -1,10 +1,12 @@
-"""One encoder of a run with its table: batches, failures and commits; encoders of one run share only what is read."""
+"""One encoder of a run with its table: makes batches, records failures, commits rows.
+
+The encoders of one run share only what is read; each has a batcher of its own.
+"""
 
 from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,51 +14,22 @@ import numpy as np
 from ..errors import BundlecacheError, EncoderError, MediaError, counted
 from ..store.failures import Failure
 from ..store.vectors import as_stored, flaws
+from .messages import MAX_FAILURES_IN_A_ROW, Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor, Future
 
     from ..store.tables import TableWriter
-    from .run import Encoder
-    from .scan import Source
-    from .worker_pool import Found
+    from .encoder import Encoder
+    from .messages import Limits, PartResult, Unit
 
 COMMIT_BYTES = 64 << 20  # open rows, those of the running commit and its copy stand in memory at the same time
-HOPELESS = 32  # items in a row that fail inside the encoder: then it is the encoder that is broken
-STARVED = ("out of memory", "can't allocate memory", "alloc_failed")  # how torch and its libraries say it
+OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "alloc_failed")  # of torch and its libraries
 
 
-@dataclass(frozen=True)
-class Unit:
-    """One content and the items that share it: one sample, one vector, a row for each item.
-
-    ``place`` is that of the first of them in the catalogue.
-    """
-
-    source: Source
-    item_ids: list[str]
-    place: int
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """What stands in the place of a sample that could not be made. The exception itself would keep the file's pixels."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When to commit, and how many failures an encoder may have."""
-
-    commit_rows: int
-    commit_seconds: float
-    max_errors: int | None
-
-
-class Lane:
-    """Takes the samples of one encoder in batches, and commits what it makes of them in ``committer``'s thread."""
+class EncoderBatcher:
+    """Encodes the samples of one encoder in batches, and commits the rows in the thread of ``committer``."""
 
     def __init__(
         self, encoder: Encoder, table: TableWriter, limits: Limits, committer: Executor, changed: Callable[[], None]
@@ -68,9 +41,9 @@ class Lane:
         self.failed: dict[str, Failure] = {}
         self.note = ""
         self.seconds = {"forward": 0.0, "write": 0.0}
-        self._too_large = False  # whether the open batch had a sample that does not even fit alone
-        self._doubted: dict[str, Failure] = {}  # items that failed inside the encoder since it last worked
-        self._misses = 0  # and how many contents they are
+        self._too_large = False  # whether the open batch has a sample that does not fit even alone
+        self._unconfirmed: dict[str, Failure] = {}  # failures inside the encoder since it last succeeded
+        self._failures_in_a_row = 0  # contents among them
         self._batch: list[tuple[Unit, Any]] = []
         self._open: list[tuple[Unit, np.ndarray]] = []
         self._open_rows = 0
@@ -78,17 +51,17 @@ class Lane:
         self._commit: Future[None] | None = None
 
     @property
-    def misses(self) -> int:
+    def failures(self) -> int:
         """Items that failed so far."""
-        return len(self.failed) + len(self._doubted)
+        return len(self.failed) + len(self._unconfirmed)
 
-    def refuse(self, failures: Mapping[str, Failure]) -> None:
-        """Record items that failed before they came here."""
+    def add_failures(self, failures: Mapping[str, Failure]) -> None:
+        """Record items that could not be read or hashed."""
         self.failed |= failures
         self._count_errors()
 
-    def copy(self, copies: Sequence[tuple[str, str, str]]) -> None:
-        """Give items (item, content hash, holder) the stored vector of the item that holds it."""
+    def copy_rows(self, copies: Sequence[tuple[str, str, str]]) -> None:
+        """Write rows for items (item_id, content hash, item_id of a stored row with the same content)."""
         rows = {item_id: row for row, item_id in enumerate(self.table.content)}
         for low in range(0, len(copies), self.commit_rows):
             part = copies[low : low + self.commit_rows]
@@ -100,7 +73,7 @@ class Lane:
             self.changed()
 
     def take(self, unit: Unit, sample: Any) -> None:
-        """A sample, or what stands in its place; a full batch is encoded at once."""
+        """Add a sample, or the reason why there is none; a full batch is encoded at once."""
         if isinstance(sample, Unusable):
             self._fail(unit, "decode", sample.reason)
             return
@@ -109,23 +82,23 @@ class Lane:
             self.encode()
 
     def encode(self) -> None:
-        """Encode what has been taken."""
+        """Encode the open batch."""
         batch, self._batch = self._batch, []
         if not batch:
             return
         size, self._too_large = self.batch_size, False
         self._forward(batch)
         if self._too_large:
-            self.batch_size = size  # that sample was to blame
+            self.batch_size = size  # one large sample was the reason, not the batch size
         elif self.batch_size < size:
             self.note = f"memory ran out: {self.encoder.spec} goes on with --batch-size {self.batch_size}"
             self.changed()
 
     def finish(self, *, whole: bool) -> None:
-        """Commit what is done; after an error (``whole`` is false) as far as that goes."""
+        """Commit the open rows; after an error (``whole`` is false) as far as possible, without a second error."""
         try:
             if whole:
-                self.failed |= self._doubted
+                self.failed |= self._unconfirmed
             self._flush()
             self._wait()
         except BundlecacheError:
@@ -133,43 +106,43 @@ class Lane:
                 raise
 
     def _forward(self, batch: list[tuple[Unit, Any]]) -> None:
-        """Encode a batch; when it fails, its halves, down to the single sample that is to blame."""
+        """Encode a batch; when it fails, its halves, down to the single sample that causes the failure."""
         try:
             with self._spent_on("forward"):
                 self.forwards += 1
                 vectors = np.asarray(self.encoder.encode([sample for _, sample in batch]))
         except Exception as error:
-            reason, starved = reason_of(error), _out_of_memory(error)
+            reason, out_of_memory = reason_of(error), _out_of_memory(error)
         else:
             self._keep(batch, vectors)
             return
-        # Out here, because an exception that is being handled keeps the tensors of the failed forward alive.
+        # Outside of the except block: an exception that is being handled keeps the tensors of the failed forward alive.
         if len(batch) == 1:
-            self._too_large |= starved
-            self._doubt(batch[0][0], reason)
+            self._too_large |= out_of_memory
+            self._record_failure(batch[0][0], reason)
             return
         half = (len(batch) + 1) // 2
-        if starved:
+        if out_of_memory:
             self.batch_size = half
         while batch:
             count = min(half, self.batch_size)
             self._forward(batch[:count])
             batch = batch[count:]
 
-    def _doubt(self, unit: Unit, reason: str) -> None:
-        self._doubted |= dict.fromkeys(unit.item_ids, Failure("encode", reason, unit.source.content_hash))
-        self._misses += 1
-        if self._misses >= HOPELESS:
+    def _record_failure(self, unit: Unit, reason: str) -> None:
+        self._unconfirmed |= dict.fromkeys(unit.item_ids, Failure("encode", reason, unit.source.content_hash))
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
             raise EncoderError(
-                f"{self.encoder.spec} failed on {self._misses} items in a row: {reason}.",
+                f"{self.encoder.spec} failed on {self._failures_in_a_row} items in a row: {reason}.",
                 hint="nothing was recorded against these items; mend the encoder and type the same command",
             )
         self._count_errors()
         self.changed()
 
     def _keep(self, batch: list[tuple[Unit, Any]], vectors: np.ndarray) -> None:
-        self.failed |= self._doubted
-        self._doubted, self._misses = {}, 0
+        self.failed |= self._unconfirmed
+        self._unconfirmed, self._failures_in_a_row = {}, 0
         needed = (len(batch), *self.table.identity.shape)
         if vectors.shape != needed:
             raise EncoderError(
@@ -185,15 +158,15 @@ class Lane:
             self._hold(unit, rows[row])
         self._commit_when_due()
 
-    def merge(self, units: Sequence[Unit], found: Found, workers: int) -> None:
-        """Take over what one of ``workers`` other processes made: the rows of ``units``, its failures and counts."""
-        for unit, row in zip(units, found.rows.values(), strict=True):
+    def add_result(self, units: Sequence[Unit], result: PartResult, workers: int) -> None:
+        """Add the result of one of ``workers`` other processes: the rows of ``units``, its failures and counts."""
+        for unit, row in zip(units, result.rows.values(), strict=True):
             self._hold(unit, row)
-        self.failed |= found.failed
-        self.forwards += found.forwards
-        self.seconds["forward"] += found.forward / workers
-        self.batch_size = min(self.batch_size, found.batch_size)
-        self.note = found.note or self.note
+        self.failed |= result.failed
+        self.forwards += result.forwards
+        self.seconds["forward"] += result.forward / workers
+        self.batch_size = min(self.batch_size, result.batch_size)
+        self.note = result.note or self.note
         self._commit_when_due()
         self._count_errors()
 
@@ -210,7 +183,7 @@ class Lane:
         self.changed()
 
     def _flush(self) -> None:
-        """Hand what is open to the committing thread, once that has finished the commit before."""
+        """Hand the open rows to the committing thread, once the commit before is done."""
         self._wait()
         units, self._open, self._open_rows = self._open, [], 0
         self._commit = self.committer.submit(self._write, units, dict(self.failed))
@@ -232,7 +205,7 @@ class Lane:
 
     @contextmanager
     def _spent_on(self, name: str) -> Iterator[None]:
-        """Count the time of the block."""
+        """Add the seconds of the block to ``seconds[name]``."""
         start = time.monotonic()
         try:
             yield
@@ -246,10 +219,10 @@ class Lane:
 
     def _count_errors(self) -> None:
         allowed = self.limits.max_errors
-        if allowed is not None and self.misses > allowed:
-            item_id, failure = next(iter((self.failed | self._doubted).items()))
+        if allowed is not None and self.failures > allowed:
+            item_id, failure = next(iter((self.failed | self._unconfirmed).items()))
             raise EncoderError(
-                f"{counted(self.misses, 'item')} failed and {counted(allowed, 'was', 'were')} allowed; the first was {item_id!r}: {failure.reason}.",
+                f"{counted(self.failures, 'item')} failed and {counted(allowed, 'was', 'were')} allowed; the first was {item_id!r}: {failure.reason}.",
                 hint="what was encoded is stored; bundlecache status --errors lists the failures",
             )
 
@@ -260,12 +233,12 @@ def _out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, MemoryError)
         or "OutOfMemory" in type(error).__name__
-        or (isinstance(error, RuntimeError) and any(words in text for words in STARVED))
+        or (isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY_TEXTS))
     )
 
 
 def reason_of(error: Exception) -> str:
-    """Why an item has no vector, in one line.
+    """Why an item has no vector, in one line, for the errors table.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The three overlapping parts of an encode run: threads that decode, the encoders, one thread that commits."""
+"""The three overlapping stages of an encode run: threads that decode, the encoders, one thread that commits."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 from threadpoolctl import threadpool_limits
 
 from ..errors import MediaError
-from .batcher import HOPELESS, Lane, Unusable, reason_of
+from .batcher import EncoderBatcher, reason_of
+from .messages import MAX_FAILURES_IN_A_ROW, Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from ..store.tables import TableWriter
-    from .batcher import Limits, Unit
-    from .run import Encoder
+    from .encoder import Encoder
+    from .messages import Limits, Unit, WorkerPool
     from .scan import Source
-    from .worker_pool import Crew
 
-PART_BATCHES = 8  # of a part for another process: while it encodes one batch, it decodes the next
+PART_BATCHES = 8  # batches of a part for another process, so that it decodes one while it encodes another
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Parts of the time since the start that were spent waiting for samples, encoding, waiting for the disk."""
+    """Shares of the seconds since the start: waiting for decoded samples, encoding, waiting for the disk."""
 
     seconds: float
     decode: float
@@ -44,29 +44,29 @@ class Job:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.units: dict[Lane, Unit] = {}
+        self.units: dict[EncoderBatcher, Unit] = {}
 
-    def samples(self) -> dict[Lane, Any]:
-        """The sample of each encoder, or why there is none; in a worker thread."""
+    def samples(self) -> dict[EncoderBatcher, Any]:
+        """The sample of each encoder, or why there is none; called in a decoding thread."""
         raws: dict[str, Any] = {}
-        found: dict[Lane, Any] = {}
-        for lane in self.units:
-            encoder = lane.encoder
+        found: dict[EncoderBatcher, Any] = {}
+        for batcher in self.units:
+            encoder = batcher.encoder
             if encoder.reading not in raws:
-                raws[encoder.reading] = _tried(self._read, encoder)
+                raws[encoder.reading] = _result_or_reason(self._read, encoder)
             raw = raws[encoder.reading]
-            found[lane] = raw if isinstance(raw, Unusable) else _tried(encoder.prepare, raw)
+            found[batcher] = raw if isinstance(raw, Unusable) else _result_or_reason(encoder.prepare, raw)
         return found
 
     def _read(self, encoder: Encoder) -> Any:
         raw = encoder.read(self.source.value)
         if not self.source.unchanged():
-            raise MediaError("the file changed while it was read; the next run looks again")
+            raise MediaError("the file changed while it was read; the next run reads it again")
         return raw
 
 
 class Pipeline:
-    """``with Pipeline(...) as p: p.encode(units)``; leaving the block commits what is done, also after an error."""
+    """``with Pipeline(...) as p: p.encode(units)``; leaving the block commits the open rows, also after an error."""
 
     def __init__(
         self,
@@ -77,10 +77,10 @@ class Pipeline:
         progress: Callable[[Pipeline], None],
     ) -> None:
         self.workers = max(1, workers)
-        self._decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="decode", initializer=_alone)
+        self._decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="decode", initializer=_limit_threads)
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        self.lanes = [
-            Lane(encoder, table, limits, self._committer, lambda: progress(self))
+        self.batchers = [
+            EncoderBatcher(encoder, table, limits, self._committer, lambda: progress(self))
             for encoder, table in zip(encoders, tables, strict=True)
         ]
         self._began, self._ended = time.monotonic(), 0.0
@@ -95,60 +95,63 @@ class Pipeline:
         self._decoders.shutdown(wait=error is None, cancel_futures=True)
         with ExitStack() as leaving:
             leaving.callback(self._committer.shutdown)
-            for lane in self.lanes:
-                leaving.callback(lane.finish, whole=error is None)
+            for batcher in self.batchers:
+                leaving.callback(batcher.finish, whole=error is None)
         self._ended = time.monotonic()
 
-    def shares(self, lanes: Sequence[Lane] | None = None) -> Shares:
-        """Where the time went, with the forwards and writes of these lanes; of all, if left out."""
-        lanes = self.lanes if lanes is None else lanes
+    def shares(self, batchers: Sequence[EncoderBatcher] | None = None) -> Shares:
+        """Where the time went, with the forwards and writes of these batchers; of all, if left out."""
+        batchers = self.batchers if batchers is None else batchers
         seconds = max((self._ended or time.monotonic()) - self._began, 1e-9)
-        forward, write = (sum(lane.seconds[name] for lane in lanes) for name in ("forward", "write"))
+        forward, write = (sum(batcher.seconds[name] for batcher in batchers) for name in ("forward", "write"))
         return Shares(seconds, *(min(1.0, part / seconds) for part in (self.waited, forward, write)))
 
-    def encode(self, units: Sequence[Iterable[Unit]], crew: Crew | None = None) -> None:
-        """Decode, encode and commit the units of each lane; failures stand in the lanes afterwards.
+    def encode(self, units: Sequence[Iterable[Unit]], pool: WorkerPool | None = None) -> None:
+        """Decode, encode and commit the units of each encoder; its batcher holds the failures afterwards.
 
-        With a crew, its workers decode and encode, and what they find is committed here.
+        With a ``pool``, its workers decode and encode, and their rows are committed here.
         """
-        if crew is not None:
-            self._hand_out(self._jobs(units), crew)
+        if pool is not None:
+            self._encode_elsewhere(self._jobs(units), pool)
             return
         for job, samples in self._samples(self._jobs(units)):
-            for lane, sample in samples.items():
-                lane.take(job.units[lane], sample)
-        for lane in self.lanes:
-            lane.encode()
+            for batcher, sample in samples.items():
+                batcher.take(job.units[batcher], sample)
+        for batcher in self.batchers:
+            batcher.encode()
 
-    def _hand_out(self, jobs: Sequence[Job], crew: Crew) -> None:
+    def _encode_elsewhere(self, jobs: Sequence[Job], pool: WorkerPool) -> None:
         known = {job.source.content_hash: job for job in jobs}
-        batches = max(lane.batch_size for lane in self.lanes) * PART_BATCHES
-        size = max(HOPELESS, min(batches, -(-len(jobs) // crew.size)))
+        batches = max(batcher.batch_size for batcher in self.batchers) * PART_BATCHES
+        size = max(MAX_FAILURES_IN_A_ROW, min(batches, -(-len(jobs) // pool.size)))
         parts = (jobs[low : low + size] for low in range(0, len(jobs), size))
-        for result in crew.map(
-            [[job.units[lane] for job in part if lane in job.units] for lane in self.lanes] for part in parts
+        for result in pool.map(
+            [[job.units[batcher] for job in part if batcher in job.units] for batcher in self.batchers]
+            for part in parts
         ):
-            self.waited += result[0].waited / crew.size
-            for lane, found in zip(self.lanes, result, strict=True):
-                lane.merge([known[content].units[lane] for content in found.rows], found, crew.size)
+            self.waited += result[0].waited / pool.size
+            for batcher, part_result in zip(self.batchers, result, strict=True):
+                batcher.add_result(
+                    [known[content].units[batcher] for content in part_result.rows], part_result, pool.size
+                )
 
     def _jobs(self, units: Sequence[Iterable[Unit]]) -> list[Job]:
-        """The units of all lanes by content, in the order of the catalogue."""
+        """The units of all encoders by content, in the order of the catalogue."""
         jobs: dict[str, Job] = {}
-        for lane, wanted in zip(self.lanes, units, strict=True):
+        for batcher, wanted in zip(self.batchers, units, strict=True):
             for unit in wanted:
                 job = jobs.setdefault(unit.source.content_hash, Job(unit.source))
-                job.units[lane] = unit
-        return sorted(jobs.values(), key=lambda job: min(unit.place for unit in job.units.values()))
+                job.units[batcher] = unit
+        return sorted(jobs.values(), key=lambda job: min(unit.position for unit in job.units.values()))
 
-    def _samples(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[Lane, Any]]]:
-        """Decoded samples in the order of the jobs, two batches ahead of the encoders."""
-        # Several items a task: handing over one costs more than decoding a title.
-        batch_size = max(lane.batch_size for lane in self.lanes)
+    def _samples(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[EncoderBatcher, Any]]]:
+        """Decoded samples in the order of the jobs; decoding runs two batches ahead of the encoders."""
+        # Several items a task: handing over one item costs more than decoding a title.
+        batch_size = max(batcher.batch_size for batcher in self.batchers)
         size = max(1, min(16, batch_size // self.workers))
         ahead = 2 * (batch_size // size + self.workers)
         todo = iter(jobs)
-        queue: deque[tuple[list[Job], Future[list[dict[Lane, Any]]]]] = deque()
+        queue: deque[tuple[list[Job], Future[list[dict[EncoderBatcher, Any]]]]] = deque()
         while True:
             while len(queue) < ahead and (part := list(islice(todo, size))):
                 queue.append((part, self._decoders.submit(_decode, part)))
@@ -161,20 +164,20 @@ class Pipeline:
             yield from zip(part, samples, strict=True)
 
 
-def _alone() -> None:
-    """Let a decoding thread compute alone: its neighbours decode too, and the other cores are the encoders'."""
-    torch = sys.modules.get("torch")  # not imported for this: who does not use it has no such threads
+def _limit_threads() -> None:
+    """Let a decoding thread use one core: other threads decode too, and the other cores are for the encoders."""
+    torch = sys.modules.get("torch")  # not imported here: without torch there are no such threads
     if torch is not None:
         torch.get_num_threads()  # else torch would set its own number at its first use in this thread
         threadpool_limits(1, user_api="openmp")
 
 
-def _decode(jobs: list[Job]) -> list[dict[Lane, Any]]:
+def _decode(jobs: list[Job]) -> list[dict[EncoderBatcher, Any]]:
     return [job.samples() for job in jobs]
 
 
-def _tried(action: Callable[[Any], Any], value: Any) -> Any:
-    """What the action gives, or why it gives nothing."""
+def _result_or_reason(action: Callable[[Any], Any], value: Any) -> Any:
+    """The result of the action, or the reason why there is none."""
     try:
         return action(value)
     except Exception as error:

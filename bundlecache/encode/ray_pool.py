@@ -1,7 +1,7 @@
 """``--engine ray``: the workers are actors of Ray Data, on this machine or on a cluster.
 
-On a cluster the workspace must be at the same path everywhere, because the workers read its files; what is
-written is written here.
+On a cluster the workspace must be at the same path on every machine, because the workers read its files; only this
+process writes.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError, EncoderError
-from .worker_pool import Worker
+from .worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .worker_pool import Described, Found, Load, Part
+    from .encoder import EncoderInfo
+    from .messages import Load, Part, PartResult
 
 CONNECT_SECONDS = 10.0
 
 
-class Ray:
-    """``with Ray(load, workers, address) as crew``; without an address, a cluster of this machine's own.
+class RayPool:
+    """``with RayPool(load, workers, address) as pool``; without an address, a cluster of this machine's own.
 
     One actor per GPU of the cluster, or per ``workers`` cores where it has none.
 
@@ -58,7 +59,7 @@ class Ray:
                 "num_gpus": 1 if gpus else 0,
             }
             describe = ray.remote(**self._needs)(_described)
-            self.encoders: list[Described] = _opened(self._raised(ray.get, describe.remote(load, device)))
+            self.encoders: list[EncoderInfo] = _opened(self._raised(ray.get, describe.remote(load, device)))
         except BaseException:
             self.__exit__()
             raise
@@ -66,25 +67,27 @@ class Ray:
     def _connect(self, address: str | None) -> None:
         local: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         try:
-            if told := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address or ""):
-                # Ray itself would try for a quarter of an hour.
-                socket.create_connection((told[1], int(told[2])), CONNECT_SECONDS).close()
+            if parts := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address or ""):
+                # Ray itself would try for 15 minutes.
+                socket.create_connection((parts[1], int(parts[2])), CONNECT_SECONDS).close()
             self._ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
         except (RuntimeError, ValueError, OSError) as error:
             raise EncoderError(
-                f"Ray cannot be reached at {address}: {_first(error)}." if address else f"Ray: {_first(error)}.",
+                f"Ray cannot be reached at {address}: {_last_line(error)}."
+                if address
+                else f"Ray: {_last_line(error)}.",
                 hint="--ray-address is HOST:PORT of a cluster's head (ray start --head); left out, Ray runs here",
             ) from error
 
-    def __enter__(self) -> Ray:
+    def __enter__(self) -> RayPool:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._ours:
             self._ray.shutdown()
 
-    def map(self, parts: Iterable[Part]) -> Iterator[list[Found]]:
-        """See `Crew.map`."""
+    def map(self, parts: Iterable[Part]) -> Iterator[list[PartResult]]:
+        """See `WorkerPool.map`."""
         data = self._ray.data
         data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -98,29 +101,29 @@ class Ray:
             compute=data.ActorPoolStrategy(size=min(self.size, len(rows))),
             **self._needs,
         )
-        found = iter(encoded.iter_rows())
-        while (row := self._raised(next, found, None)) is not None:
-            yield _opened(row["found"])
+        rows_out = iter(encoded.iter_rows())
+        while (row := self._raised(next, rows_out, None)) is not None:
+            yield _opened(row["results"])
 
     def _raised(self, action: Any, *args: Any) -> Any:
-        """What an action gives; what Ray raises, in one sentence."""
+        """The result of an action; an error of Ray becomes one sentence."""
         try:
             return action(*args)
         except self._ray.exceptions.RayError as error:
             raise EncoderError(
-                f"Ray gave up: {_first(error)}.",
+                f"Ray gave up: {_last_line(error)}.",
                 hint="what was encoded is stored; type the same command again, perhaps with a smaller --batch-size",
             ) from error
 
 
 class _Actor:
-    """A worker as Ray Data wants it: batches of parts in, batches of what was found out."""
+    """A worker as Ray Data calls it: batches of parts in, batches of results out."""
 
     def __init__(self, load: Load, device: str, workers: int) -> None:
         self.worker = Worker(load, device, workers)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        return {"found": [_packed(self.worker.encode, pickle.loads(part)) for part in batch["part"]]}
+        return {"results": [_packed(self.worker.encode, pickle.loads(part)) for part in batch["part"]]}
 
 
 def _described(load: Load, device: str) -> bytes:
@@ -128,7 +131,7 @@ def _described(load: Load, device: str) -> bytes:
 
 
 def _packed(action: Any, *args: Any) -> bytes:
-    """What an action gives, or an error meant for the user: Ray would wrap it up in errors of its own."""
+    """The pickled result of an action, or an error meant for the user: Ray would wrap that in errors of its own."""
     try:
         return pickle.dumps(action(*args))
     except BundlecacheError as error:
@@ -142,6 +145,6 @@ def _opened(packed: bytes) -> Any:
     return given
 
 
-def _first(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__).rstrip(".")[:300]

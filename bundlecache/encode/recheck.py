@@ -1,4 +1,4 @@
-"""Does an encoder still give what it once gave? A sample of the stored vectors, made again and compared."""
+"""Encode a sample of the stored items again and compare: does the encoder still give the same vectors?"""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..errors import BundlecacheError, EncoderError
 from ..store.tables import among
 from ..store.vectors import Identity, as_numpy, as_stored
 from .batcher import reason_of
-from .scan import survey
+from .scan import scan_items
 
 if TYPE_CHECKING:
     from ..catalogue.model import Catalogue
     from ..store.store import Store, TableInfo
     from ..workspace import WorkspaceFolder
-    from .run import Encoder
+    from .encoder import Encoder
     from .scan import Source
 
 # What other devices, batch shapes and library versions may change: the least cosine, and the largest
@@ -29,7 +29,7 @@ TOLERANCES = {"float16": (0.999, 0.02), "float32": (0.9999, 0.005)}
 
 @dataclass(frozen=True)
 class Recheck:
-    """What came of a sample: the least cosine and the largest difference (see TOLERANCES) over ``compared`` items.
+    """The least cosine and the largest difference (see TOLERANCES) over a sample of ``compared`` items.
 
     ``differing`` items are beyond the tolerances, or could be encoded once and cannot any more. ``preprocess``
     is the encoder's now: it may name other libraries than the table's does.
@@ -67,7 +67,7 @@ def recheck(
     rows = store.dataset(info).to_table(columns=["item_id", "content_hash"], filter="live")
     content = dict(zip(rows["item_id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True))
     columns = EncoderSpec.parse(info.spec).columns
-    present = survey(info.modality, catalogue, workspace, workers=4, columns=columns).seen_by(encoder).present
+    present = scan_items(info.modality, catalogue, workspace, workers=4, columns=columns).for_encoder(encoder).present
     same = [item_id for item_id, source in present.items() if content.get(item_id) == source.content_hash]
     picks = np.random.default_rng(seed).permutation(len(same))[:sample]
     item_ids = [same[pick] for pick in np.sort(picks)]

@@ -1,4 +1,4 @@
-"""What there is to encode: each item's picture, sound, text or node, and the hash of its content.
+"""Find what there is to encode: each item's picture, sound, text or graph node, and the hash of its content.
 
 ========  ==================  ===============================
 modality  source              absent when
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 Stamp = tuple[int, int, int]  # a file's size, time of writing, time of change
 CHUNK_BYTES = 1 << 20
-SETTLED_NS = 2_000_000_000  # a file changed less than this ago may change again without its time telling
+STABLE_AFTER_NS = 2_000_000_000  # a file changed later than this ago may change again within the same time stamp
 SAVE_SECONDS = 30.0
-MEMO_SCHEMA = pa.schema(
+HASH_SCHEMA = pa.schema(
     [
         ("uri", pa.string()),
         ("size", pa.int64()),
         ("mtime_ns", pa.int64()),
-        ("ctime_ns", pa.int64()),  # tells a file that was replaced by one of equal size and time
+        ("ctime_ns", pa.int64()),  # differs when a file was replaced by one of equal size and mtime
         ("content_hash", pa.string()),
     ]
 )
@@ -53,7 +53,7 @@ MEMO_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Source:
-    """What one item gives to the encoder: ``value`` for ``read``, the hash of its bytes, a file's stamp."""
+    """The input of one item: ``value`` for `Encoder.read`, the hash of its bytes, the stamp of a file."""
 
     value: Path | str
     content_hash: str
@@ -68,23 +68,23 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What was found, by item_id: sources, failures to read, and items with nothing to encode."""
+class Scan:
+    """What was found, by item_id: sources, files that cannot be read, and items with nothing to encode."""
 
     present: dict[str, Source] = field(default_factory=dict)
     failed: dict[str, Failure] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
 
-    def seen_by(self, encoder: Any) -> Survey:
-        """The same without the items that the encoder says it does not know (``has``): they are absent for it."""
+    def for_encoder(self, encoder: Any) -> Scan:
+        """The same for one encoder: items that its graph lacks (``has``) are absent."""
         has = getattr(encoder, "has", None)
         if has is None:
             return self
         known = {item_id: source for item_id, source in self.present.items() if has(item_id)}
-        return Survey(known, self.failed, self.absent + [item_id for item_id in self.present if item_id not in known])
+        return Scan(known, self.failed, self.absent + [item_id for item_id in self.present if item_id not in known])
 
 
-def survey(
+def scan_items(
     modality: str,
     catalogue: Catalogue,
     workspace: WorkspaceFolder,
@@ -92,11 +92,12 @@ def survey(
     workers: int,
     limit: int | None = None,
     columns: Sequence[str] = TITLE,
-    looked: Callable[[int], None] = lambda _: None,
-) -> Survey:
-    """Find and hash the sources of the first ``limit`` items; ``looked`` is told how many are done.
+    scanned: Callable[[int], None] = lambda _: None,
+) -> Scan:
+    """Find and hash the sources of the first ``limit`` items; ``scanned`` is called with the number of items done.
 
-    Files whose path, size and time are known from an earlier look are not read again. ``columns`` are those of a text.
+    Files whose path, size and times are known from an earlier scan are not read again. ``columns`` are those that make
+    the text of an item.
 
     Raises
     ------
@@ -107,11 +108,11 @@ def survey(
     item_ids = catalogue.item_ids[:count]
     if modality in ("image", "audio"):
         cells = catalogue.column(modality)[:count]
-        return _files(dict(zip(item_ids, cells, strict=True)), modality, workspace, workers, looked)
+        return _files(dict(zip(item_ids, cells, strict=True)), modality, workspace, workers, scanned)
     if modality == "text":
         catalogue.check_text_columns(columns)
     texts = dict(zip(item_ids, catalogue.texts(columns) if modality == "text" else item_ids, strict=False))
-    return Survey(
+    return Scan(
         present={item_id: Source(text, hash_text(text)) for item_id, text in texts.items() if text},
         absent=[item_id for item_id, text in texts.items() if not text],
     )
@@ -132,16 +133,20 @@ def hash_file(path: Path) -> str:
 
 
 def _files(
-    cells: dict[str, str | None], modality: str, workspace: WorkspaceFolder, workers: int, looked: Callable[[int], None]
-) -> Survey:
-    memo = _Memo(workspace.store / "hashes" / f"{modality}.parquet")
-    found = Survey()
+    cells: dict[str, str | None],
+    modality: str,
+    workspace: WorkspaceFolder,
+    workers: int,
+    scanned: Callable[[int], None],
+) -> Scan:
+    cache = _HashCache(workspace.store / "hashes" / f"{modality}.parquet")
+    found = Scan()
 
-    def look(uri: str) -> Source | Failure:
+    def hash_one(uri: str) -> Source | Failure:
         try:
             path = workspace.media(uri)
             stamp = _stamp(path)
-            return Source(path, memo.get(uri, stamp) or memo.put(uri, stamp, hash_file(path)), stamp)
+            return Source(path, cache.get(uri, stamp) or cache.put(uri, stamp, hash_file(path)), stamp)
         except MediaError as error:
             return Failure("read", str(error), "")
         except (OSError, ValueError) as error:
@@ -153,14 +158,14 @@ def _files(
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="hash") as pool:
         todo = iter(wanted.items())
         while part := list(islice(todo, 1024)):
-            for (item_id, _), source in zip(part, pool.map(look, [uri for _, uri in part]), strict=True):
+            for (item_id, _), source in zip(part, pool.map(hash_one, [uri for _, uri in part]), strict=True):
                 if isinstance(source, Source):
                     found.present[item_id] = source
                 else:
                     found.failed[item_id] = source
-            looked(len(found.present) + len(found.failed))
-            memo.save(at_least_seconds=SAVE_SECONDS)
-    memo.save()
+            scanned(len(found.present) + len(found.failed))
+            cache.save(at_least_seconds=SAVE_SECONDS)
+    cache.save()
     return found
 
 
@@ -171,7 +176,7 @@ def _stamp(path: Path) -> Stamp:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-class _Memo:
+class _HashCache:
     """Content hashes by address, size and time of change, kept in one Parquet file."""
 
     def __init__(self, path: Path) -> None:
@@ -180,9 +185,9 @@ class _Memo:
         self._saved = time.monotonic()
         self._known: dict[str, tuple[Stamp, str]] = {}
         try:
-            rows = zip(*pq.read_table(path, schema=MEMO_SCHEMA).to_pydict().values(), strict=True)
+            rows = zip(*pq.read_table(path, schema=HASH_SCHEMA).to_pydict().values(), strict=True)
         except (OSError, pa.ArrowException):
-            return  # nothing remembered: the files are read
+            return  # nothing is known: all files are read
         self._known = {uri: ((size, mtime, ctime), known) for uri, size, mtime, ctime, known in rows}
 
     def get(self, uri: str, stamp: Stamp) -> str | None:
@@ -190,7 +195,7 @@ class _Memo:
         return content_hash if known_stamp == stamp else None
 
     def put(self, uri: str, stamp: Stamp, content_hash: str) -> str:
-        if time.time_ns() - max(stamp[1:]) > SETTLED_NS:
+        if time.time_ns() - max(stamp[1:]) > STABLE_AFTER_NS:
             self._known[uri] = (stamp, content_hash)
             self._new = True
         return content_hash
@@ -199,8 +204,8 @@ class _Memo:
         if not self._new or time.monotonic() - self._saved < at_least_seconds:
             return
         rows = [(uri, *stamp, content_hash) for uri, (stamp, content_hash) in list(self._known.items())]
-        table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=MEMO_SCHEMA)
-        # What cannot be remembered is read again; a full disk is told by the vectors' own commits.
+        table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=HASH_SCHEMA)
+        # Without the cache the files are read again; a full disk becomes an error when vectors are committed.
         with suppress(BundlecacheError), replacing(self.path) as temporary:
             pq.write_table(table, temporary)
         self._new, self._saved = False, time.monotonic()

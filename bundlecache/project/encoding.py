@@ -25,7 +25,7 @@ def use_store(session: Session, address: str | None = None, options: Mapping[str
     from ..store import location
 
     if address is not None:
-        location.settle(session.folder.store, address, dict(options or {}))
+        location.set_location(session.folder.store, address, dict(options or {}))
     elif options:
         raise BundlecacheError("--store-option was given without --store.", hint="--store s3://BUCKET/PREFIX")
 

@@ -51,6 +51,7 @@ def status(session: Session) -> Status:
     """Counts of the catalogue, coverage per modality and encoder, and the runs."""
     from ..catalogue import splits
     from ..catalogue.model import SPLITS
+    from ..store.coverage import coverage
 
     catalogue = session.catalogue
     parts = splits.assign(catalogue)
@@ -61,7 +62,7 @@ def status(session: Session) -> Status:
         "interactions": len(catalogue.interactions),
         "users": len(catalogue.interactions.users),
     }
-    return Status(counts, session.store.status(catalogue), runs(session))
+    return Status(counts, coverage(session.store, catalogue), runs(session))
 
 
 def errors(session: Session) -> Rows[dict[str, Any]]:

@@ -114,10 +114,10 @@ class Session:
 
     def training_matrices(self, recipe: Recipe) -> dict[str, Matrix]:
         """What a training reads: the vectors by modality, other fields of the same encoder, and encoders that the recipe names."""
-        from ..store.coverage import standing
+        from ..store.coverage import current_tables
 
         matrices = self.matrices()
-        others = [info.spec for chosen in standing(self.store.tables()).values() for info in chosen[1:]]
+        others = [info.spec for chosen in current_tables(self.store.tables()).values() for info in chosen[1:]]
         encoders = list(dict.fromkeys([*others, *(name for name in recipe.fusion.modalities if ":" in name)]))
         return {**matrices, **dict(zip(encoders, self.matrices_of(encoders), strict=True))}
 

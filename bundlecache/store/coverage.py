@@ -1,4 +1,4 @@
-"""How much of a catalogue the store covers: what ``bundlecache status`` shows."""
+"""How much of a catalogue the store covers, per table: the rows of ``bundlecache status``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def coverage(store: Store, catalogue: Catalogue) -> list[dict[str, Any]]:
     """
     receipts = {receipt["table"]: receipt for receipt in store.receipts()}
     infos = store.tables()
-    current = {info.table for chosen in standing(infos).values() for info in chosen}
+    current = {info.table for chosen in current_tables(infos).values() for info in chosen}
     rows = [
         {
             **_table(store, info, catalogue, receipts.get(info.table, {})),
@@ -51,10 +51,10 @@ def coverage(store: Store, catalogue: Catalogue) -> list[dict[str, Any]]:
     return rows
 
 
-def standing(infos: Sequence[TableInfo]) -> dict[str, list[TableInfo]]:
-    """Modality -> the tables that stand for it, of all (the newest of a modality first): those of the encoder that ran last.
+def current_tables(infos: Sequence[TableInfo]) -> dict[str, list[TableInfo]]:
+    """Modality -> its current tables, of all (the newest of a modality first): those of the encoder that ran last.
 
-    They are several where it read several choices of fields: the newest table of each.
+    They are several where that encoder read several choices of columns: the newest table of each.
     """
     found: dict[str, list[TableInfo]] = {}
     for info in infos:
@@ -75,7 +75,7 @@ def _table(store: Store, info: TableInfo, catalogue: Catalogue, receipt: dict[st
     waiting = int((source & ~row & ~bad).sum())
     absent = int((~source & ~row & ~bad).sum())
     if info.modality == "graph":
-        # Which items have a training edge is known to the encoder alone; its last run counted them.
+        # Only the encoder knows which items have a training edge; its last run counted those without.
         moved = min(waiting, max(0, receipt.get("absent", 0) - absent))
         waiting, absent = waiting - moved, absent + moved
     counts = {"rows": int(row.sum()), "missing": waiting, "failed": int(bad.sum()), "absent": absent}

@@ -12,7 +12,7 @@ from ..errors import StoreError
 from ..vector_math import unit_rows
 from .maintenance import PREFIX, tags
 from .tables import opening
-from .vectors import BATCH_ROWS, Identity, as_numpy, told
+from .vectors import BATCH_ROWS, Identity, as_numpy, vector_checksums
 
 if TYPE_CHECKING:
     from .store import Store, TableInfo
@@ -122,7 +122,7 @@ def snapshot(store: Store, info: TableInfo, version: int | str | None = None) ->
         columns = ["item_id", "content_hash", "checksum", "vector"]
         for batch in dataset.to_batches(columns=columns, filter="live", batch_size=identity.batch_rows):
             item_ids += batch["item_id"].to_pylist()
-            sums.append(told(batch, dataset.schema))
+            sums.append(vector_checksums(batch, dataset.schema))
             rows = as_numpy(batch["vector"]).reshape(len(batch), -1, identity.dim)  # [n, t or 1, d]
             vectors.append(
                 rows.mean(axis=1, dtype=np.float32).astype(identity.dtype) if identity.tokens else rows[:, 0]

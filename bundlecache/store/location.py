@@ -1,4 +1,4 @@
-"""Where a store's tables are: in its folder, or on an object store that several machines share.
+"""The location of a store's tables: its folder, or an object store that several machines share.
 
 A store whose folder holds ``place.json`` (the address, and options without secrets) has its Lance tables
 there; keys come from the environment (``AWS_ACCESS_KEY_ID`` and kin). Failures, receipts, locks, hashes and
@@ -14,19 +14,19 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from ..errors import StoreError
-from ..files import write_text
+from ..errors import Command, StoreError
+from ..files import read_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-NOTE = "place.json"
+LOCATION_FILE = "place.json"
 ADDRESS = re.compile(r"(s3|gs|az)://[^/\s]+(/[^\s]*)?")
 SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
 
 
-class Place:
+class StoreLocation:
     """The tables of the store in folder ``root``, by name.
 
     Attributes
@@ -41,16 +41,20 @@ class Place:
         self.root = root
         self.address: str | None = None
         self.options: dict[str, str] = {}
-        note = root / NOTE
+        note = root / LOCATION_FILE
         try:
-            told = json.loads(note.read_text("utf-8"))
-            self.address, self.options = told["address"], dict(told["options"])
+            held = read_json(note)
+            address, options = held["address"], dict(held["options"])
+            texts = all(isinstance(text, str) for text in (address, *options, *options.values()))
+            if not texts or not ADDRESS.fullmatch(address):
+                raise TypeError("a value of another kind")
+            self.address, self.options = address, options
         except (FileNotFoundError, NotADirectoryError):
             return
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"{note} does not say where the tables are.",
-                hint=f"delete it, and type bundlecache encode --store with the address of {root}",
+                hint=["delete it, then", Command("encode", "--store", "ADDRESS")],
             ) from error
 
     def __str__(self) -> str:
@@ -73,7 +77,7 @@ class Place:
         return lancedb.connect(str(self), storage_options=self.options or None)
 
     def names(self) -> list[str]:
-        """The tables whose making was completed, or was begun."""
+        """The tables that were created, completely or not."""
         if self.address is None:
             return sorted(path.stem for path in self.root.glob("*.lance"))
         names: list[str] = []
@@ -88,7 +92,7 @@ class Place:
                     return sorted(names)
 
     def has(self, name: str) -> bool:
-        """Whether there is a table whose making was completed."""
+        """Whether there is a table that was completely created."""
         if self.address is None:
             return any((self.root / f"{name}.lance" / "_versions").glob("*.manifest"))
         with reaching(self):
@@ -127,8 +131,8 @@ class Place:
             self.database().drop_table(name)
 
 
-def settle(root: Path, address: str, options: Mapping[str, str]) -> None:
-    """Note that the tables of the store in ``root`` are at ``address`` from now on.
+def set_location(root: Path, address: str, options: Mapping[str, str]) -> None:
+    """Record that the tables of the store in ``root`` are at ``address`` from now on.
 
     Raises
     ------
@@ -146,37 +150,37 @@ def settle(root: Path, address: str, options: Mapping[str, str]) -> None:
             f"The option {secrets[0]} is a secret, and options are written to a file.",
             hint="set it in the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
         )
-    place = Place(root)
-    if place.address not in (None, address):
+    location = StoreLocation(root)
+    if location.address not in (None, address):
         raise StoreError(
-            f"The tables of {root} are at {place.address} already.",
-            hint=f"choose another workspace with --data, or delete {root / NOTE}, which deletes no vector",
+            f"The tables of {root} are at {location.address} already.",
+            hint=f"choose another workspace with --data, or delete {root / LOCATION_FILE}, which deletes no vector",
         )
-    if place.address is None and place.names():
+    if location.address is None and location.names():
         raise StoreError(
             f"{root} holds tables of its own, which --store {address} would hide.",
             hint=f"copy {root}/*.lance to {address}/ and delete them here, or choose another workspace with --data",
         )
-    place.address, place.options = address, {**place.options, **options}
-    place.names()  # raises when nothing answers
-    write_text(root / NOTE, json.dumps({"address": place.address, "options": place.options}, indent=1))
+    location.address, location.options = address, {**location.options, **options}
+    location.names()  # raises when nothing answers
+    write_text(root / LOCATION_FILE, json.dumps({"address": location.address, "options": location.options}, indent=1))
 
 
 @contextmanager
-def reaching(place: Place) -> Iterator[None]:
-    """Turn what an object store refuses into one sentence; other errors pass."""
+def reaching(location: StoreLocation) -> Iterator[None]:
+    """Turn an object store's refusal into one sentence; other errors pass."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
         if reason := refusal(error):
-            raise unreachable(place, reason) from error
+            raise unreachable(location, reason) from error
         raise
 
 
-def unreachable(place: Place | Path | str, reason: str) -> StoreError:
+def unreachable(location: StoreLocation | Path | str, reason: str) -> StoreError:
     """The one sentence about an object store that refuses."""
     return StoreError(
-        f"The store {place} cannot be used: {reason}. What it held before is unharmed.",
+        f"The store {location} cannot be used: {reason}. What it held before is unharmed.",
         hint="check the address, --store-option endpoint=... and the AWS_ variables, then type the same command",
     )
 
@@ -184,8 +188,8 @@ def unreachable(place: Place | Path | str, reason: str) -> StoreError:
 def refusal(error: BaseException) -> str | None:
     """Why an object store did not do what it was asked, in a few words; None for errors of another kind."""
     text = str(error)
-    if told := re.search(r"<Code>(\w+)</Code>(?:.*?<Message>([^<]*))?", text, re.DOTALL):
-        return f"{told[1]}, {told[2]}".rstrip(" .,") if told[2] else told[1]
+    if code := re.search(r"<Code>(\w+)</Code>(?:.*?<Message>([^<]*))?", text, re.DOTALL):
+        return f"{code[1]}, {code[2]}".rstrip(" .,") if code[2] else code[1]
     if "get AWS credentials" in text:
         return "no credentials were found"
     if "error sending request" in text or "HttpError" in text:

@@ -12,11 +12,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
-from .coverage import standing
+from .coverage import current_tables
 from .location import folder_bytes
 from .matrices import matrix_folder
 from .tables import clean, locked, rewrite, storing
-from .vectors import Identity, told
+from .vectors import Identity, vector_checksums
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -36,7 +36,7 @@ def tag(store: Store, run: str, matrices: Iterable[Matrix]) -> None:
     """
     name = f"{PREFIX}{run}"
     for matrix in matrices:
-        known = store.place.dataset(matrix.table).tags
+        known = store.location.dataset(matrix.table).tags
         try:
             with storing(store.path):
                 (known.update if name in known.list() else known.create)(name, matrix.version)
@@ -47,7 +47,7 @@ def tag(store: Store, run: str, matrices: Iterable[Matrix]) -> None:
             ) from error
 
 
-def moved(store: Store, info: TableInfo, version: int) -> int | None:
+def changed_items(store: Store, info: TableInfo, version: int) -> int | None:
     """How many items of an older version have another vector now, or none; None when that version is no more."""
     if version == info.version:
         return 0
@@ -60,7 +60,7 @@ def moved(store: Store, info: TableInfo, version: int) -> int | None:
 
 def _sums(dataset: Any) -> set[tuple[str, int]]:
     rows = dataset.to_table(columns=["item_id", "content_hash", "checksum"], filter="live")
-    return set(zip(rows["item_id"].to_pylist(), told(rows, dataset.schema).tolist(), strict=True))
+    return set(zip(rows["item_id"].to_pylist(), vector_checksums(rows, dataset.schema).tolist(), strict=True))
 
 
 def tags(store: Store, info: TableInfo) -> dict[str, int]:
@@ -80,14 +80,14 @@ def compact(store: Store, info: TableInfo, item_ids: Sequence[str], runs: Collec
     StoreError
         When another process writes to the table, or the disk refuses or is too small; nothing is lost then.
     """
-    place, matrices = store.place, store.path / "matrices" / info.table
-    before = place.size(info.table) + folder_bytes(matrices)
+    location, matrices = store.location, store.path / "matrices" / info.table
+    before = location.size(info.table) + folder_bytes(matrices)
     with locked(store.path, info.table), storing(store.path):
-        dataset = place.dataset(info.table)
+        dataset = location.dataset(info.table)
         for name in dataset.tags.list():
             if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in runs:
                 dataset.tags.delete(name)
-        if not place.has_room(info.table):
+        if not location.has_room(info.table):
             raise StoreError(
                 f"The disk of {store.path} has no room to write {info.table} anew beside the old one.",
                 hint=f"free {(2 * info.size_bytes >> 20) + 1:,} MiB, then type the same command",
@@ -96,15 +96,15 @@ def compact(store: Store, info: TableInfo, item_ids: Sequence[str], runs: Collec
         identity = Identity.read(dataset.schema)
         assert identity is not None  # noqa: S101 - it is one of store.tables()
         rewrite(dataset, identity)
-        clean(place, dataset, timedelta(0))
-        version = place.dataset(info.table).version
+        clean(location, dataset, timedelta(0))
+        version = location.dataset(info.table).version
     wanted = matrix_folder(store.path, info.table, version, item_ids)
     if made != wanted and made.is_dir():  # the same rows in other files
         made.rename(wanted)
     for other in matrices.iterdir() if matrices.is_dir() else ():
         if other != wanted:
             shutil.rmtree(other, ignore_errors=True)
-    return before, place.size(info.table) + folder_bytes(matrices)
+    return before, location.size(info.table) + folder_bytes(matrices)
 
 
 def drop(store: Store, info: TableInfo, runs: Collection[str]) -> int:
@@ -121,11 +121,11 @@ def drop(store: Store, info: TableInfo, runs: Collection[str]) -> int:
             f"{info.table} is what {', '.join(holders)} was trained on, so it is not dropped.",
             hint=f"delete the folder of the run {holders[0]} first",
         )
-    place, matrices = store.place, store.path / "matrices" / info.table
+    location, matrices = store.location, store.path / "matrices" / info.table
     files = [store.path / "errors" / f"{info.table}.parquet", *(store.path / "receipts").glob(f"*--{info.table}.json")]
-    size = place.size(info.table) + folder_bytes(matrices)
+    size = location.size(info.table) + folder_bytes(matrices)
     with locked(store.path, info.table), storing(store.path):
-        place.remove(info.table)
+        location.remove(info.table)
         with suppress(FileNotFoundError):
             shutil.rmtree(matrices)
         for file in files:
@@ -146,7 +146,7 @@ def choose(infos: Sequence[TableInfo], names: Sequence[str], *, old_encoders: bo
             raise StoreError(
                 f"There is no table and no encoder {name!r} in the store.", hint="bundlecache status --json names them"
             )
-    current = {info.table for chosen in standing(infos).values() for info in chosen}
+    current = {info.table for chosen in current_tables(infos).values() for info in chosen}
     old = {info.table for info in infos if old_encoders and info.rows and not info.tokens} - current
     return [info for info in infos if info.table in old or info.table in names or info.spec in names]
 

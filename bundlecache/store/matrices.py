@@ -1,9 +1,10 @@
-"""From a table's rows to what training and other programs read: a matrix on disk, a Parquet file."""
+"""Write a table's rows as files that training and other programs read: a memory-mapped matrix, Parquet, npy."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import secrets
 import shutil
@@ -15,16 +16,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import StoreError, counted
-from ..files import replacing, write_text
+from ..errors import BundlecacheError, StoreError, counted
+from ..files import read_json, replacing, write_text
 from .tables import opening
-from .vectors import Identity, as_numpy, checksum, told
+from .vectors import BATCH_ROWS, Identity, as_numpy, checksum, flaws, vector_checksums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 ABANDONED_SECONDS = 3600.0
+RECORD = "made.json"  # of a matrix folder: the hash of its content, and size and time of its files
 
 
 def matrix_folder(root: Path, table: str, version: int, item_ids: Sequence[str]) -> Path:
@@ -33,23 +35,69 @@ def matrix_folder(root: Path, table: str, version: int, item_ids: Sequence[str])
     return root / "matrices" / table / f"{version}-{ids}"
 
 
-def load(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Vectors [I, d] or [I, t, d], memory-mapped, and mask [I]; None when they are not there. What is damaged is removed."""
+def load_matrix(folder: Path, items: int, identity: Identity) -> tuple[np.ndarray, np.ndarray] | None:
+    """Vectors [I, d] or [I, t, d], memory-mapped, and mask [I]; None when they are missing or not as they were made.
+
+    A damaged folder is removed, so that the caller makes it again. Files that nobody touched are recognised by their
+    size and time; others (copied, edited) are read once and compared with the checksums of the rows they were made from.
+    """
     if not folder.is_dir():
         return None
     try:
-        return np.load(folder / "vectors.npy", mmap_mode="r"), np.load(folder / "mask.npy")
-    except (OSError, ValueError, EOFError):
+        vectors, mask = open_matrix(folder)
+        if vectors.dtype != identity.dtype or vectors.shape != (items, *identity.shape):
+            raise ValueError("vectors.npy has another shape or type")
+        if mask.dtype != np.bool_ or mask.shape != (items,):
+            raise ValueError("mask.npy has another shape or type")
+        _check_content(folder, vectors.reshape(items, identity.width), mask)
+    except (OSError, ValueError, EOFError, TypeError, KeyError, SyntaxError, OverflowError):
         shutil.rmtree(folder, ignore_errors=True)
         return None
+    return vectors, mask
+
+
+def open_matrix(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays of a matrix folder as they are, without a check."""
+    arrays: list[Any] = [np.load(folder / "vectors.npy", mmap_mode="r"), np.load(folder / "mask.npy")]
+    if not all(isinstance(array, np.ndarray) for array in arrays):
+        raise ValueError("an .npz archive is no matrix")
+    return arrays[0], arrays[1]
+
+
+def _check_content(folder: Path, rows: np.ndarray, mask: np.ndarray) -> None:
+    """Raise ValueError when rows [I, w] or mask are not those that were written."""
+    known: Any = read_json(folder / RECORD) if (folder / RECORD).is_file() else None  # older folders have none
+    stamps = _stamps(folder)
+    if known is not None and known["stamps"] == stamps:
+        return
+    sums = np.zeros(len(rows), np.uint64)
+    for low in range(0, len(rows), BATCH_ROWS):
+        sums[low : low + BATCH_ROWS] = checksum(rows[low : low + BATCH_ROWS])
+    content = _content(sums, mask)
+    if known is not None and known["content"] != content:
+        raise ValueError("the matrix was changed")
+    if known is None and (set(flaws(rows)) != set(np.flatnonzero(~mask).tolist()) or sums[~mask].any()):
+        raise ValueError("a row is not finite, or contradicts the mask")
+    with suppress(BundlecacheError):  # a folder that cannot be written is read again next time
+        write_text(folder / RECORD, json.dumps({"content": content, "stamps": stamps}))
+
+
+def _content(sums: np.ndarray, mask: np.ndarray) -> str:
+    """The hash of all rows, by their checksums uint64 [I], and of the mask [I]."""
+    return hashlib.blake2b(sums.tobytes() + mask.tobytes(), digest_size=16).hexdigest()
+
+
+def _stamps(folder: Path) -> list[list[int]]:
+    """Size and time of both files."""
+    found = [(folder / name).stat() for name in ("vectors.npy", "mask.npy")]
+    return [[status.st_size, status.st_mtime_ns] for status in found]
 
 
 def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Write vectors.npy [I, d] or [I, t, d] and mask.npy [I] for these items into ``folder``, and load them.
 
-    The folder appears whole or not at all.
-
-    Matrices of other versions of the same table are removed: nothing asks for them again.
+    The folder appears whole or not at all. Matrices of other versions of the same table are removed: nothing asks for
+    them again.
 
     Raises
     ------
@@ -59,6 +107,7 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np
     identity = _identity(dataset)
     row = _rows(dataset, item_ids)  # [I]
     order = np.argsort(row, kind="stable")  # the items in the order of their rows
+    sums = np.zeros(len(item_ids), np.uint64)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
@@ -72,21 +121,24 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np
             start = file.tell()
             file.truncate(start + len(item_ids) * identity.row_bytes)  # items without a vector are a hole of zeros
             low = 0
-            for vectors, _ in _checked(dataset):
+            for vectors, batch in _checked(dataset):
                 first, last = np.searchsorted(row[order], [low, low + len(vectors)])
-                for place, part in _runs(order[first:last], row[order[first:last]] - low):
-                    file.seek(start + place * identity.row_bytes)
+                sums[order[first:last]] = vector_checksums(batch, dataset.schema)[row[order[first:last]] - low]
+                for position, part in _runs(order[first:last], row[order[first:last]] - low):
+                    file.seek(start + position * identity.row_bytes)
                     _write(file, vectors[part])
                 low += len(vectors)
             os.fsync(file.fileno())
         with (temporary / "mask.npy").open("rb+") as file:
             os.fsync(file.fileno())
+        record = {"content": _content(sums, row >= 0), "stamps": _stamps(temporary)}
+        (temporary / RECORD).write_text(json.dumps(record), "utf-8")
         with suppress(FileExistsError):  # another process was faster with the same matrix
             _rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sweep(folder)
-    made = load(folder)
+    made = load_matrix(folder, len(item_ids), identity)
     if made is None:
         raise StoreError(f"{folder} vanished while it was made.", hint="type the same command again")
     return made
@@ -103,13 +155,13 @@ def _rows(dataset: Any, item_ids: Sequence[str]) -> np.ndarray:
     return np.append(live, -1)[found.fill_null(len(live)).to_numpy()]
 
 
-def _runs(places: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, slice]]:
-    """Where neighbouring rows go to neighbouring places: first place and rows, run by run."""
-    if not len(places):
+def _runs(positions: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, slice]]:
+    """Runs of rows that go to consecutive positions: the first position and the rows of each."""
+    if not len(positions):
         return
-    breaks = np.flatnonzero((np.diff(places) != 1) | (np.diff(rows) != 1)) + 1
-    for low, high in itertools.pairwise([0, *breaks.tolist(), len(places)]):
-        yield int(places[low]), slice(int(rows[low]), int(rows[low]) + high - low)
+    breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(rows) != 1)) + 1
+    for low, high in itertools.pairwise([0, *breaks.tolist(), len(positions)]):
+        yield int(positions[low]), slice(int(rows[low]), int(rows[low]) + high - low)
 
 
 def _write(file: Any, rows: np.ndarray) -> None:
@@ -119,7 +171,7 @@ def _write(file: Any, rows: np.ndarray) -> None:
         left = left[file.write(left) :]
 
 
-def export(dataset: Any, path: Path) -> None:
+def export_parquet(dataset: Any, path: Path) -> None:
     """Write item_id, content_hash and vector (fixed-size list of float32 [w]) of all valid rows as Parquet.
 
     The schema's metadata carries the identity, as in the store.
@@ -159,7 +211,7 @@ def _checked(dataset: Any) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Rows [r, w] of batch after batch, in the order of the rows, each compared with its checksum."""
     for batch in _batches(dataset, ["item_id", "content_hash", "checksum", "live", "vector"]):
         vectors = as_numpy(batch["vector"])
-        wrong = checksum(vectors) != told(batch, dataset.schema)
+        wrong = checksum(vectors) != vector_checksums(batch, dataset.schema)
         if wrong.any():
             raise StoreError(
                 f"{counted(int(wrong.sum()), 'row')} of {dataset.uri} did not pass the checksum.",

@@ -17,22 +17,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import StoreError
-from ..files import replacing, write_text
+from ..files import replacing
 from ..modalities import MODALITIES, check_modality
-from . import failures
-from .coverage import coverage
+from . import failures, receipts
 from .failures import Failure
-from .location import Place
-from .matrices import export, export_npy, load, materialise, matrix_folder
+from .location import StoreLocation
+from .matrices import export_npy, export_parquet, load_matrix, materialise, matrix_folder
 from .tables import TableWriter, opening, storing
 from .vectors import Identity, as_stored, checksum, flaws
 
@@ -41,27 +38,15 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from ..catalogue.model import Catalogue
 
-STAMP = "%Y%m%dT%H%M%S.%fZ"  # of a run, in the name of its receipt
-KEEP_RECEIPTS = 50  # of a table
+@dataclass(frozen=True, kw_only=True)
+class TableInfo(Identity):
+    """What one table holds: its identity, name, rows (valid ones), failed items, bytes and Lance version.
 
-
-@dataclass(frozen=True)
-class TableInfo:
-    """What one table holds: ``tokens`` vectors an item, or one where it is 0.
-
-    ``updated`` is the ISO time (UTC) of the last run that wrote to it or looked at it.
+    ``updated`` is the ISO time (UTC) of the last run that wrote to it or checked it.
     """
 
-    modality: str
-    spec: str
     table: str
-    fingerprint: str
-    preprocess: str
-    dtype: str
-    dim: int
-    tokens: int
     rows: int
     failed: int
     size_bytes: int
@@ -92,30 +77,30 @@ class Store:
         self.path = Path(path)
 
     @property
-    def place(self) -> Place:
-        """Where the tables are: in the folder, or on an object store."""
-        return Place(self.path)
+    def location(self) -> StoreLocation:
+        """Where the Lance tables are: in the folder, or on an object store."""
+        return StoreLocation(self.path)
 
     def tables(self, *, heads: bool = False) -> list[TableInfo]:
         """All tables, by modality, the newest of each first.
 
-        With ``heads`` no row is read, so that damaged files do not matter; rows that no longer hold count too.
+        With ``heads`` no row is read, so that damaged files do not matter; rows that are no longer valid count too.
 
         Raises
         ------
         StoreError
             When a table is damaged or was written by a newer bundlecache.
         """
-        infos = [info for name in self.place.names() if (info := self._info(name, heads=heads)) is not None]
+        infos = [info for name in self.location.names() if (info := self._info(name, heads=heads)) is not None]
         infos.sort(key=lambda info: info.updated, reverse=True)
         rank = {modality: i for i, modality in enumerate(MODALITIES)}
         return sorted(infos, key=lambda info: rank.get(info.modality, len(rank)))
 
     def current(self, modality: str, spec: str | None = None, table: str | None = None) -> TableInfo:
-        """The table of a modality (and encoder) that a run has last written to or looked at, if it has rows.
+        """The table of a modality (and encoder) that a run has last written to or checked, if it has rows.
 
-        One that is called ``table`` goes before the others. Token features are found by ``spec`` or ``table``
-        only: who asks for a modality wants one vector an item.
+        A table with the name ``table`` is preferred. Token features are found by ``spec`` or ``table`` only: a
+        modality alone means one vector an item.
 
         Raises
         ------
@@ -160,12 +145,14 @@ class Store:
             newer = self.current(modality, spec, table)
             if newer.version == info.version:
                 raise
-            return self._matrix(newer, item_ids)  # a run that has just ended took the older version away
+            return self._matrix(newer, item_ids)  # a run that has just ended removed the older version
 
     def _matrix(self, info: TableInfo, item_ids: Sequence[str]) -> Matrix:
         folder = matrix_folder(self.path, info.table, info.version, item_ids)
         with storing(self.path):
-            vectors, mask = load(folder) or materialise(self.dataset(info), item_ids, folder)
+            vectors, mask = load_matrix(folder, len(item_ids), info) or materialise(
+                self.dataset(info), item_ids, folder
+            )
         return Matrix(
             modality=info.modality,
             spec=info.spec,
@@ -178,11 +165,11 @@ class Store:
 
     def dataset(self, info: TableInfo, version: int | str | None = None) -> Any:
         """The Lance dataset of a table, as ``info`` saw it, or an older version by its number or tag."""
-        return self.place.dataset(info.table, version or info.version)
+        return self.location.dataset(info.table, version or info.version)
 
     def live_ids(self, info: TableInfo) -> set[str]:
         """The items with a valid vector in a table."""
-        with opening(self.place.uri(info.table)):
+        with opening(self.location.uri(info.table)):
             return set(self.dataset(info).to_table(columns=["item_id"], filter="live")["item_id"].to_pylist())
 
     def errors(self, table: str) -> pa.Table:
@@ -191,24 +178,7 @@ class Store:
 
     def receipts(self) -> list[dict[str, Any]]:
         """The newest finished run of every table, newest last."""
-        newest: dict[str, dict[str, Any]] = {}
-        for path in sorted((self.path / "receipts").glob("*.json")):
-            try:
-                receipt = json.loads(path.read_text("utf-8"))
-                table, finished = receipt["table"], receipt["finished"]
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # damaged: what it counted stands in the table itself
-            if finished:
-                newest.pop(table, None)
-                newest[table] = receipt
-        return list(newest.values())
-
-    def status(self, catalogue: Catalogue) -> list[dict[str, Any]]:
-        """Coverage of a catalogue per table: items = rows + missing + failed + absent, and the table's size.
-
-        A modality that the catalogue has and the store lacks gets a row of its own, with no spec.
-        """
-        return coverage(self, catalogue)
+        return receipts.newest(self.path)
 
     def export(self, out: Path, format: str = "parquet", item_ids: Sequence[str] = ()) -> list[Path]:  # noqa: A002
         """Every table with rows, as files that other programs read.
@@ -235,7 +205,7 @@ class Store:
         paths = [Path(out) / f"{info.table}.parquet" for info in infos]
         for info, path in zip(infos, paths, strict=True):
             with storing(path.parent), replacing(path) as temporary:
-                export(self.dataset(info), temporary)
+                export_parquet(self.dataset(info), temporary)
         return paths
 
     def writer(self, identity: Identity) -> TableWriter:
@@ -247,7 +217,8 @@ class Store:
     ) -> TableInfo:
         """Put vectors [n, d], or token features [n, t, d], made elsewhere into the store.
 
-        Those that are no direction go to the errors. ``hashes`` tell when content has changed; without them the vectors' own checksums do.
+        Vectors that are NaN, infinite or zero go to the errors. ``hashes`` say when content has changed; without them
+        the checksums of the vectors do.
 
         Raises
         ------
@@ -263,7 +234,7 @@ class Store:
         rows = as_stored(vectors, identity)
         content = hashes if hashes is not None else [f"vector:{value:016x}" for value in checksum(rows).tolist()]
         with self.writer(identity) as table:
-            run = self.begin_run(identity)
+            receipt = self.begin_run(identity)
             bad = flaws(rows)
             keep = [i for i in range(len(rows)) if i not in bad and table.content.get(item_ids[i]) != content[i]]
             whole = len(keep) == len(rows)
@@ -274,67 +245,39 @@ class Store:
                     rows if whole else rows[keep],
                 )
             flawed = {item_ids[i]: Failure("check", reason, content[i]) for i, reason in bad.items()}
-            table.settle(dict.fromkeys(item_ids) | flawed, dead=set(flawed))
+            table.update_status(dict.fromkeys(item_ids) | flawed, dead=set(flawed))
             table.tidy()
             figures = {"items": len(rows), "encoded": len(keep), "failed": len(bad), "absent": 0, "forwards": 0}
-            self.end_run(run, identity, figures | {"cached": len(rows) - len(keep) - len(bad)})
-        info = self._info(identity.table)
+            self.end_run(receipt, identity, figures | {"cached": len(rows) - len(keep) - len(bad)})
+        info = self._info(identity.table_name)
         assert info is not None  # noqa: S101 - it was just written
         return info
 
     def begin_run(self, identity: Identity) -> Path:
-        """Note that a run has started: this makes its table the current one of its modality."""
-        now = datetime.now(timezone.utc)
-        path = self.path / "receipts" / f"{now.strftime(STAMP)}--{identity.table}.json"
-        self._note(path, identity, now, None, {})
-        return path
+        """Write a receipt that a run has started: this makes its table the current one of its modality."""
+        return receipts.begin(self.path, identity)
 
-    def end_run(self, run: Path, identity: Identity, figures: dict[str, Any]) -> None:
-        """Complete the note of :meth:`begin_run` with the run's figures, and drop the oldest of many."""
-        started = datetime.fromisoformat(json.loads(run.read_text("utf-8"))["started"])
-        self._note(run, identity, started, datetime.now(timezone.utc), figures)
-        for old in self._runs(identity.table)[:-KEEP_RECEIPTS]:
-            old.unlink(missing_ok=True)
-
-    def _runs(self, table: str) -> list[Path]:
-        """The receipts of a table, oldest first."""
-        return sorted((self.path / "receipts").glob(f"*Z--{table}.json"))
-
-    def _note(
-        self, path: Path, identity: Identity, started: datetime, finished: datetime | None, figures: dict[str, Any]
-    ) -> None:
-        note = {**asdict(identity), "table": identity.table, **figures}
-        note |= {"started": started.isoformat(), "finished": finished.isoformat() if finished else None}
-        with storing(self.path):
-            write_text(path, json.dumps(note, indent=1))
+    def end_run(self, receipt: Path, identity: Identity, figures: dict[str, Any]) -> None:
+        """Complete the receipt of :meth:`begin_run` with the run's figures."""
+        receipts.end(self.path, receipt, identity, figures)
 
     def _info(self, name: str, *, heads: bool = False) -> TableInfo | None:
-        place = self.place
-        if not place.has(name):
+        location = self.location
+        if not location.has(name):
             return None  # a process died while it made the table
-        with opening(place.uri(name)):
-            dataset = place.dataset(name)
+        with opening(location.uri(name)):
+            dataset = location.dataset(name)
             identity = Identity.read(dataset.schema)
             if identity is None:
                 return None  # a table of somebody else
             rows = dataset.count_rows(None if heads else "live")
-        runs = self._runs(name)
-        if runs:
-            updated = datetime.strptime(runs[-1].name.partition("--")[0], STAMP).replace(tzinfo=timezone.utc)
-        else:
-            updated = place.written(name)
+        updated = receipts.last_started(self.path, name) or location.written(name)
         return TableInfo(
-            modality=identity.modality,
-            spec=identity.spec,
+            **asdict(identity),
             table=name,
-            fingerprint=identity.fingerprint,
-            preprocess=identity.preprocess,
-            dtype=identity.dtype,
-            dim=identity.dim,
-            tokens=identity.tokens,
             rows=rows,
             failed=len(failures.read(self.path, name)),
-            size_bytes=place.size(name),
+            size_bytes=location.size(name),
             version=dataset.version,
             updated=updated.isoformat(),
         )

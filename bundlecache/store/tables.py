@@ -1,9 +1,9 @@
 """The only code that writes a Lance table of vectors.
 
-Lance has traps that stand guarded here: sliced list columns may land on the wrong rows (arrays are built
-fresh and every commit is read back), upserts of two processes at once duplicate keys (one writer per
-table, by a lock file), and what a killed process left half-written stays on the disk (``tidy``). A killed
-process costs the open commit; Lance does not fsync, so what a power cut damages the checksums tell.
+It avoids three problems of Lance: sliced list columns may be written to the wrong rows (arrays are built anew, and
+every commit is read back), upserts of two processes at once duplicate keys (one writer per table, by a lock file), and
+files that a killed process wrote stay on the disk (``tidy``). A killed process loses the open commit. Lance does not
+fsync; the checksums show what a power cut damaged.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import pyarrow as pa
 from ..errors import BundlecacheError, StoreError, counted
 from . import failures
 from .failures import Failure
-from .location import Place, refusal, unreachable
-from .vectors import KEYS_COVERED, Identity, as_numpy, checksum, format_of, keys
+from .location import StoreLocation, refusal, unreachable
+from .vectors import CHECKSUM_COVERS_IDS, Identity, as_numpy, checksum, format_of, id_checksums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence, Set
@@ -34,7 +34,7 @@ PIECE_BYTES, WRITERS = 48 << 20, 4  # a commit is written in pieces of that size
 FRAGMENT_BYTES = 1 << 30  # pieces are written together up to this size
 COMPACT_FRAGMENTS = 16  # a table in more pieces than this is written together at the end of a run
 KEEP_VERSIONS = timedelta(minutes=10)  # long enough for a reader that has just opened an older version
-UNTOLD = Failure("", "", "")
+NOT_CHECKED = Failure("", "", "")
 
 
 @contextmanager
@@ -45,10 +45,10 @@ def storing(root: Path) -> Iterator[None]:
     except BundlecacheError as error:
         if type(error) is not BundlecacheError:
             raise
-        raise StoreError(error.message, hint=error.advice) from error  # from files.replacing
+        raise StoreError(error.message, hint=error.advice) from error  # raised by files.replacing
     except (OSError, RuntimeError) as error:
         if refused := refusal(error):
-            raise unreachable(Place(root), refused) from error
+            raise unreachable(StoreLocation(root), refused) from error
         text = str(error).splitlines()[0]
         if isinstance(error, RuntimeError) and "lance" not in text.lower():
             raise
@@ -116,9 +116,9 @@ class TableWriter:
     """
 
     def __init__(self, root: Path, identity: Identity) -> None:
-        self.root, self.identity, self.name = root, identity, identity.table
-        self.place = Place(root)
-        self.uri = self.place.uri(self.name)
+        self.root, self.identity, self.name = root, identity, identity.table_name
+        self.location = StoreLocation(root)
+        self.uri = self.location.uri(self.name)
         self.wrote = False
 
     def __enter__(self) -> TableWriter:
@@ -134,15 +134,15 @@ class TableWriter:
         self._held.close()
 
     def _open(self) -> None:
-        if not self.place.has(self.name):  # there is no table, or a process died while it made one
+        if not self.location.has(self.name):  # there is no table, or a process died while it made one
             with storing(self.root):
                 # Versions begin anew: a matrix of the table that was here before would pass for one of this.
                 shutil.rmtree(self.root / "matrices" / self.name, ignore_errors=True)
-                self.place.database().create_table(self.name, schema=self.identity.schema)
+                self.location.database().create_table(self.name, schema=self.identity.schema)
         with opening(self.uri):
-            self._opened = self.place.dataset(self.name)
+            self._opened = self.location.dataset(self.name)
             self._version = self._opened.version
-            self._keyed = format_of(self._opened.schema) >= KEYS_COVERED
+            self._keyed = format_of(self._opened.schema) >= CHECKSUM_COVERS_IDS
             rows = self._opened.to_table(columns=["item_id", "content_hash"])
         self.content: dict[str, str] = dict(
             zip(rows["item_id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
@@ -159,7 +159,7 @@ class TableWriter:
     def _unchanged(self) -> Any:
         """The table, which nobody else has written to: the lock keeps out this machine's processes only."""
         with opening(self.uri):
-            dataset = self.place.dataset(self.name)
+            dataset = self.location.dataset(self.name)
         if dataset.version != self._version:
             raise StoreError(
                 f"Another machine or program has written to {self.uri} meanwhile.",
@@ -199,7 +199,7 @@ class TableWriter:
             texts = [pa.array(column[low : low + size], pa.string()) for column in (item_ids, hashes)]
             columns = [
                 *texts,
-                pa.array(checksum(part) + keys(*texts) if self._keyed else checksum(part)),
+                pa.array(checksum(part) + id_checksums(*texts) if self._keyed else checksum(part)),
                 pa.array(np.ones(len(part), bool)),
                 pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), self.identity.width),
             ]
@@ -208,7 +208,7 @@ class TableWriter:
     def _append(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
         import lance
 
-        before, options = self._unchanged(), self.place.options or None
+        before, options = self._unchanged(), self.location.options or None
         rows = before.count_rows()
 
         def piece(low: int, high: int) -> list[Any]:
@@ -232,9 +232,9 @@ class TableWriter:
         before = self._unchanged()
         rows = pa.Table.from_batches(self._batches(item_ids, hashes, vectors))
         with storing(self.root):
-            table = self.place.database().open_table(self.name)
+            table = self.location.database().open_table(self.name)
             table.merge_insert("item_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
-        after = self.place.dataset(self.name)
+        after = self.location.dataset(self.name)
         self.wrote, self._version = True, after.version
         picks = self._sample(len(item_ids))
         got = after.to_table(
@@ -272,11 +272,11 @@ class TableWriter:
                 hint="no other program may write to the store meanwhile; type the same command again",
             )
 
-    def settle(self, outcome: Mapping[str, Failure | None], dead: Set[str] = frozenset()) -> None:
-        """Say how items stand now: with a failure or none, and which rows no longer hold (``dead``).
+    def update_status(self, outcome: Mapping[str, Failure | None], dead: Set[str] = frozenset()) -> None:
+        """Record how items are now: with a failure or none, and whose rows are no longer valid (``dead``).
 
-        A dead row keeps its vector, and lives again when its item is well. Rows of failed items that are
-        not dead, and of items that are not in ``outcome``, stay as they are.
+        A row that is not valid keeps its vector, and becomes valid again when its item has no failure and is not
+        in ``dead``. Rows of failed items that are not in ``dead``, and of items not in ``outcome``, are left alone.
         """
         errors = {item_id: failure for item_id, failure in self.errors.items() if item_id not in outcome}
         errors |= {item_id: failure for item_id, failure in outcome.items() if failure is not None}
@@ -288,18 +288,18 @@ class TableWriter:
         for item_id, live in zip(rows["item_id"].to_pylist(), rows["live"].to_pylist(), strict=True):
             if live and item_id in dead:
                 changed[False].append(item_id)
-            elif not live and item_id not in dead and outcome.get(item_id, UNTOLD) is None:
+            elif not live and item_id not in dead and outcome.get(item_id, NOT_CHECKED) is None:
                 changed[True].append(item_id)
         for live, item_ids in changed.items():
             for low in range(0, len(item_ids), SAMPLE_ROWS):
                 part = among(item_ids[low : low + SAMPLE_ROWS])
                 with storing(self.root):
-                    self.place.database().open_table(self.name).update(where=part, values={"live": live})
-                    self._version = self.place.dataset(self.name).version
+                    self.location.database().open_table(self.name).update(where=part, values={"live": live})
+                    self._version = self.location.dataset(self.name).version
                 self.wrote = True
 
     def note_errors(self, found: Mapping[str, Failure]) -> None:
-        """Record failures in the middle of a run."""
+        """Record failures during a run."""
         if any(self.errors.get(item_id) != failure for item_id, failure in found.items()):
             self._save_errors({**self.errors, **found})
 
@@ -311,10 +311,10 @@ class TableWriter:
     def tidy(self) -> None:
         """End of a run: write the pieces together if they are many, drop old versions and a dead process's files."""
         try:
-            dataset = self.place.dataset(self.name)
-            if self.wrote and len(dataset.get_fragments()) > COMPACT_FRAGMENTS and self.place.has_room(self.name):
+            dataset = self.location.dataset(self.name)
+            if self.wrote and len(dataset.get_fragments()) > COMPACT_FRAGMENTS and self.location.has_room(self.name):
                 rewrite(dataset, self.identity)
-            clean(self.place, dataset, KEEP_VERSIONS)
+            clean(self.location, dataset, KEEP_VERSIONS)
         except OSError:
             pass  # every row is stored already; the next run tidies up
 
@@ -327,13 +327,13 @@ def rewrite(dataset: Any, identity: Identity) -> None:
     )
 
 
-def clean(place: Place, dataset: Any, older_than: timedelta) -> None:
-    """Drop old versions that no tag holds, and what killed processes left; the caller holds the table's lock.
+def clean(location: StoreLocation, dataset: Any, older_than: timedelta) -> None:
+    """Drop old versions that no tag holds, and files that killed processes left; the caller holds the table's lock.
 
     That lock is this machine's: on an object store, files that belong to no version yet may be another's, and
     Lance drops them after a week.
     """
-    mine = place.address is None
+    mine = location.address is None
     dataset.cleanup_old_versions(older_than, delete_unverified=mine, error_if_tagged_old_versions=False)
 
 

@@ -5,7 +5,7 @@ column         type                            meaning
 =============  ==============================  ====================================================
 item_id        string                          the key: one row per item
 content_hash   string                          blake2b of the bytes that were encoded
-checksum       uint64                          :func:`checksum` of the vector + :func:`keys`, checked when it is read
+checksum       uint64                          :func:`checksum` of the vector + :func:`id_checksums`, checked when it is read
 live           bool                            false: the item has other content now, or none; row is kept
 vector         fixed_size_list<half|float>[w]  never null: items that failed stand in the errors file
 =============  ==============================  ====================================================
@@ -29,7 +29,7 @@ import pyarrow as pa
 from ..errors import EncoderError, StoreError
 
 FORMAT_VERSION = 3  # 2: tokens; 3: a row's checksum covers its id and hash, before that the vector alone
-KEYS_COVERED = 3
+CHECKSUM_COVERS_IDS = 3
 BATCH_ROWS = 8192  # Lance writes batches of this size several times as fast as one large chunk
 BATCH_BYTES = 16 << 20  # and token features take their memory by the batch
 MINIBLOCK_BYTES = 4093  # Lance refuses that encoding for wider rows
@@ -86,7 +86,7 @@ class Identity:
         return self.width * np.dtype(self.dtype).itemsize
 
     @property
-    def table(self) -> str:
+    def table_name(self) -> str:
         """The table's name, safe as a folder name everywhere: modality, a readable spec, 8 digits of the hash."""
         cause = json.dumps(
             [
@@ -154,16 +154,18 @@ def checksum(vectors: np.ndarray) -> np.ndarray:
     return np.einsum("nw,w->n", words, weights)  # [n]
 
 
-def keys(item_ids: pa.Array, hashes: pa.Array) -> np.ndarray:
-    """What the texts of rows add to their checksums, uint64 [n]: a row whose id or hash was damaged is told as well.
+def id_checksums(item_ids: pa.Array, hashes: pa.Array) -> np.ndarray:
+    """What ids and hashes add to the checksums of rows, uint64 [n]: a damaged id or hash is noticed as well.
 
-    >>> keys(pa.array(["ab", "a"]), pa.array(["c", "bc"])).tolist() == keys(pa.array(["a", "a"]), pa.array(["c", "bc"])).tolist()
+    >>> id_checksums(pa.array(["ab", "a"]), pa.array(["c", "bc"])).tolist() == id_checksums(pa.array(["a", "a"]), pa.array(["c", "bc"])).tolist()
     False
     """
-    return _texts(item_ids) * np.uint64(0xD6E8FEB86659FD93) + _texts(hashes) * np.uint64(0xA0761D6478BD642F)
+    return _text_checksums(item_ids) * np.uint64(0xD6E8FEB86659FD93) + _text_checksums(hashes) * np.uint64(
+        0xA0761D6478BD642F
+    )
 
 
-def _texts(column: pa.Array) -> np.ndarray:
+def _text_checksums(column: pa.Array) -> np.ndarray:
     """:func:`checksum` of strings and their lengths, uint64 [n], without making Python's of them."""
     _, offsets, buffer = column.buffers()
     starts = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
@@ -180,16 +182,20 @@ def _texts(column: pa.Array) -> np.ndarray:
     return sums
 
 
-def told(rows: pa.RecordBatch | pa.Table, schema: pa.Schema) -> np.ndarray:
-    """The checksums uint64 [n] of the vectors alone, as rows with item_id, content_hash and checksum tell them.
+def vector_checksums(rows: pa.RecordBatch | pa.Table, schema: pa.Schema) -> np.ndarray:
+    """The checksums uint64 [n] of the vectors alone, from the columns item_id, content_hash and checksum.
 
     ``schema`` is the table's: in tables of format 2 and older the checksum is the vector's alone.
     """
     if isinstance(rows, pa.Table):
         rows = rows.combine_chunks()
-        return np.concatenate([np.zeros(0, np.uint64), *(told(batch, schema) for batch in rows.to_batches())])
+        return np.concatenate(
+            [np.zeros(0, np.uint64), *(vector_checksums(batch, schema) for batch in rows.to_batches())]
+        )
     sums = rows["checksum"].to_numpy()
-    return sums - keys(rows["item_id"], rows["content_hash"]) if format_of(schema) >= KEYS_COVERED else sums
+    return (
+        sums - id_checksums(rows["item_id"], rows["content_hash"]) if format_of(schema) >= CHECKSUM_COVERS_IDS else sums
+    )
 
 
 def format_of(schema: pa.Schema) -> int:
@@ -198,7 +204,7 @@ def format_of(schema: pa.Schema) -> int:
 
 
 def flaws(vectors: np.ndarray) -> dict[int, str]:
-    """Row -> reason, for the rows [n, w] that are no direction: NaN, infinite or all zero.
+    """Row -> reason, for the rows [n, w] that cannot be compared by cosine: NaN, infinite or all zero.
 
     >>> flaws(np.array([[0, 0], [0, -1], [np.inf, 1]], np.float16))
     {0: 'the vector is all zero', 2: 'the vector is not finite in float16'}
@@ -206,7 +212,7 @@ def flaws(vectors: np.ndarray) -> dict[int, str]:
     found: dict[int, str] = {}
     kind, magnitude, infinity = BITS[vectors.dtype.name]
     for low in range(0, len(vectors), BATCH_ROWS):
-        # Without the sign bit, the largest bit pattern of a row tells all three cases in one pass.
+        # Without the sign bit, the largest bit pattern of a row shows all three cases in one pass.
         largest = (vectors[low : low + BATCH_ROWS].view(kind) & kind(magnitude)).max(axis=1)
         for row in np.flatnonzero((largest >= infinity) | (largest == 0)):
             bad = "all zero" if largest[row] == 0 else f"not finite in {vectors.dtype}"

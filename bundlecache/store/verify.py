@@ -1,4 +1,4 @@
-"""Is what is stored what was written? Every row against its checksum, every matrix against the rows."""
+"""Check that what is stored is what was written: rows against their checksums, matrices against the rows, tags."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import shutil
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import StoreError, counted
-from .matrices import load, matrix_folder
+from .matrices import matrix_folder, open_matrix
 from .tables import SAMPLE_ROWS, among, locked, opening, storing
-from .vectors import Identity, as_numpy, checksum, told
+from .vectors import Identity, as_numpy, checksum, vector_checksums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ def verify(
         with suppress(StoreError), opening(dataset.uri):
             for batch in fragment.to_batches(columns=COLUMNS, batch_size=identity.batch_rows):
                 ids, _ = batch["item_id"].to_pylist(), batch["content_hash"].to_pylist()  # both must be text
-                written = told(batch, dataset.schema)
+                written = vector_checksums(batch, dataset.schema)
                 bad = checksum(as_numpy(batch["vector"])) != written
                 wrong += [ids[row] for row in np.flatnonzero(bad)]
                 seen.update(ids)
@@ -119,15 +119,15 @@ def repair(store: Store, info: TableInfo, damage: Damage) -> None:
     """
     import lance
 
-    place = store.place
+    location = store.location
     with locked(store.path, info.table), storing(store.path):
         if damage.pieces:
-            dataset = place.dataset(info.table)
+            dataset = location.dataset(info.table)
             gone = lance.LanceOperation.Delete([], damage.pieces, "the file of these rows cannot be read")
             lance.LanceDataset.commit(dataset, gone, read_version=dataset.version)
         item_ids = [*damage.item_ids, *damage.doubled]
         for low in range(0, len(item_ids), SAMPLE_ROWS):
-            place.dataset(info.table).delete(among(item_ids[low : low + SAMPLE_ROWS]))
+            location.dataset(info.table).delete(among(item_ids[low : low + SAMPLE_ROWS]))
     for folder in damage.matrices:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -137,11 +137,15 @@ def _few(item_ids: Sequence[str]) -> str:
 
 
 def _same(folder: Path, identity: Identity, item_ids: Sequence[str], sums: dict[str, int]) -> bool:
-    """Whether a matrix holds what the table says, or there is none, or none that could be loaded."""
-    found: Any = load(folder)
-    if found is None:
+    """Whether a matrix holds what the table says, or there is none."""
+    if not folder.is_dir():
         return True
-    vectors, mask = found
+    try:
+        vectors, mask = open_matrix(folder)
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError):
+        return False
+    if vectors.dtype != identity.dtype or mask.dtype != np.bool_:
+        return False
     if vectors.shape != (len(item_ids), *identity.shape) or mask.shape != (len(item_ids),):
         return False
     if mask.tolist() != [item_id in sums for item_id in item_ids]:

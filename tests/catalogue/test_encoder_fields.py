@@ -12,8 +12,8 @@ from helpers.runner import printed_json
 
 from bundlecache import BundlecacheError, Catalogue, Store, cli
 from bundlecache.encoder_spec import EncoderSpec
-from bundlecache.store import maintenance as upkeep
-from bundlecache.store.coverage import standing
+from bundlecache.store import maintenance
+from bundlecache.store.coverage import current_tables
 from bundlecache.train.model.embeddings import EmbeddingTable
 from bundlecache.train.shipped import load_recipe
 
@@ -72,9 +72,11 @@ def test_a_modality_stands_for_all_fields_of_its_encoder_and_a_spec_for_one(work
 
     assert fused("text") == fused() == [TITLES, BOTH]
     assert fused(BOTH) == [BOTH]
-    assert upkeep.choose(Store(workspace.store).tables(), [], old_encoders=True) == [], "neither replaced the other"
+    assert maintenance.choose(Store(workspace.store).tables(), [], old_encoders=True) == [], (
+        "neither replaced the other"
+    )
     run(workspace, "encode", "--modality", "image")
-    assert [info.spec for info in standing(Store(workspace.store).tables())["text"]] == [BOTH, TITLES]
+    assert [info.spec for info in current_tables(Store(workspace.store).tables())["text"]] == [BOTH, TITLES]
 
 
 def test_a_wrong_field_is_one_sentence_that_names_the_columns(workspace: WorkspaceFolder) -> None:

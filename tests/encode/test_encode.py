@@ -16,8 +16,9 @@ import pytest
 from helpers.encode_shop import Nodes, Shop, Titles, Toy, stored
 
 from bundlecache.encode import scan as sources
-from bundlecache.encode.run import Progress
+from bundlecache.encode.progress import Progress
 from bundlecache.errors import EncoderError, StoreError
+from bundlecache.store.coverage import coverage
 from bundlecache.store.tables import COMPACT_FRAGMENTS
 from bundlecache.store.vectors import Identity
 
@@ -146,7 +147,7 @@ def test_a_file_that_is_missing_is_told_and_its_earlier_vector_stays(shop: Shop)
         "outside": "read",
     }
     assert "No such file" in shop.errors()["never there"][1]
-    row = next(row for row in shop.store.status(shop.catalogue) if row["modality"] == "image")
+    row = next(row for row in coverage(shop.store, shop.catalogue) if row["modality"] == "image")
     assert [row[name] for name in ("rows", "missing", "failed", "absent")] == [11, 0, 2, 0]
     assert (shop.vector("item-6") == stored("content 6")).all()
     path.write_text("content 6")
@@ -195,9 +196,9 @@ def test_every_cause_of_a_vector_is_part_of_its_identity(shop: Shop, cause: str)
     other = Toy(**{cause: "float32" if cause == "dtype" else "other"})
     assert shop.run(other).encoded == 11
     assert len(shop.store.tables()) == 2
-    assert shop.store.current("image").table == Identity.of(other).table
+    assert shop.store.current("image").table == Identity.of(other).table_name
     shop.run()
-    assert shop.store.current("image").table == Identity.of(Toy()).table, "the last run says which table counts"
+    assert shop.store.current("image").table == Identity.of(Toy()).table_name, "the last run says which table counts"
 
 
 def test_limit_looks_at_the_first_items_only(shop: Shop) -> None:
@@ -303,7 +304,7 @@ def test_known_files_are_not_read_again_but_a_replaced_one_of_equal_size_and_tim
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [shop.workspace.root / str(uri) for uri in shop.images.values()]
-    monkeypatch.setattr(sources, "SETTLED_NS", 0)  # else files of this second are not trusted, and read again
+    monkeypatch.setattr(sources, "STABLE_AFTER_NS", 0)  # else files of this second are not trusted, and read again
     shop.run()
     reads: list[Path] = []
     opened = Path.open

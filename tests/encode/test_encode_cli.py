@@ -20,7 +20,7 @@ from rich.console import Console
 from bundlecache import BundlecacheError
 from bundlecache.console import output as terminal
 from bundlecache.console.reporter import ProgressBar
-from bundlecache.encode.run import Progress
+from bundlecache.encode.progress import Progress
 
 if TYPE_CHECKING:
     from click.testing import Result

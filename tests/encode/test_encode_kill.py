@@ -33,7 +33,7 @@ from bundlecache.store import tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PHASES = ("look", "read", "forward", "write", "rewrite", "settle")
+PHASES = ("look", "read", "forward", "write", "rewrite", "update_status")
 ROUNDS = 4  # of each phase; a killed process may have been in several, for they overlap
 MORE = 40  # items that are new in each round
 EDITED = 5  # and such that have other content than the round before
@@ -143,9 +143,9 @@ def _main(root: Path) -> None:
 
         return told_action
 
-    encode.survey = telling("look", encode.survey)
+    encode.scan_items = telling("look", encode.scan_items)
     tables.rewrite = telling("rewrite", tables.rewrite)
-    for phase in ("write", "settle"):
+    for phase in ("write", "update_status"):
         setattr(tables.TableWriter, phase, telling(phase, getattr(tables.TableWriter, phase)))
     encoder = Logged(batch_size=BATCH, log=root / "encoded.log")
     Shop.reopen(root).run(encoder, commit_rows=COMMIT, workers=2)

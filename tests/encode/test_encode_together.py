@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.encode_shop import Nodes, Shop, Titles, Toy
 
-from bundlecache.encode.run import Progress
+from bundlecache.encode.progress import Progress
 from bundlecache.errors import EncoderError, MediaError
 from bundlecache.store.vectors import Identity
 
@@ -66,7 +66,7 @@ def test_one_pass_stores_what_separate_runs_store_and_reads_each_file_once(shop:
     assert set(shop.errors(b)) - set(shop.errors(a)) == {"item-2"}
     assert len(a.reads) == len(set(a.reads)) == 13, "each content once"
     assert b.reads == [], "what reads alike shares a read"
-    assert shop.store.current("image").table == Identity.of(b).table, "as if the last had run last"
+    assert shop.store.current("image").table == Identity.of(b).table_name, "as if the last had run last"
     assert [receipt["spec"] for receipt in shop.store.receipts()] == ["toy:a", "toy:b"]
 
 

@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import pool_encoders as crew_world
+from helpers import pool_encoders as pool_world
 from helpers.encode_shop import Shop
 from helpers.paths import TOP
 from helpers.runner import invoke, succeed
 from helpers.shop import make_shop
 
-from bundlecache.encode.process_pool import Processes
-from bundlecache.encode.run import Progress
+from bundlecache.encode.process_pool import ProcessPool
+from bundlecache.encode.progress import Progress
 from bundlecache.errors import BundlecacheError, EncoderError
 from bundlecache.store.store import Store
 
@@ -24,11 +24,11 @@ HERE = str(TOP / "tests")
 
 
 def test_several_processes_leave_the_rows_failures_and_receipts_of_one(tmp_path: Path):
-    with Processes(crew_world.toys, ["cpu", "cpu"], workers=1) as crew:
-        shop = crew_world.make(tmp_path / "crew")
-        crew_world.check_equal(crew_world.make(tmp_path / "alone"), shop, crew)
+    with ProcessPool(pool_world.toys, ["cpu", "cpu"], workers=1) as pool:
+        shop = pool_world.make(tmp_path / "pool")
+        pool_world.check_equal(pool_world.make(tmp_path / "alone"), shop, pool)
         shop.put("item-11", "edited")
-        assert [receipt.encoded for receipt in shop.run_all(*crew.encoders, crew=crew)] == [1, 1]
+        assert [receipt.encoded for receipt in shop.run_all(*pool.encoders, pool=pool)] == [1, 1]
         assert len(multiprocessing.active_children()) == 2
     assert not multiprocessing.active_children(), "they end before the block is left"
 
@@ -37,15 +37,15 @@ def test_a_process_that_dies_is_one_sentence_and_what_is_stored_stays(tmp_path: 
     shop = Shop(tmp_path, 100)
     shop.put("item-90", "DIE")
     with (
-        Processes(crew_world.deadly, ["cpu"], workers=1) as crew,
+        ProcessPool(pool_world.deadly, ["cpu"], workers=1) as pool,
         pytest.raises(EncoderError, match=r"process of cpu has died.*was encoded is stored"),
     ):
-        shop.run_all(*crew.encoders, crew=crew)
+        shop.run_all(*pool.encoders, pool=pool)
     before = len(shop.rows())
     assert 0 < before < 100
     shop.put("item-90", "harmless")
-    with Processes(crew_world.deadly, ["cpu"], workers=1) as crew:
-        (receipt,) = shop.run_all(*crew.encoders, crew=crew)
+    with ProcessPool(pool_world.deadly, ["cpu"], workers=1) as pool:
+        (receipt,) = shop.run_all(*pool.encoders, pool=pool)
     assert (receipt.cached, receipt.encoded) == (before, 100 - before)
 
 
@@ -59,26 +59,26 @@ def test_ctrl_c_waits_for_nobody_and_keeps_what_came_home(tmp_path: Path):
             raise KeyboardInterrupt
 
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), Processes(crew_world.slow, ["cpu"], workers=1) as crew:
-        shop.run_all(*crew.encoders, crew=crew, progress=interrupt)
+    with pytest.raises(KeyboardInterrupt), ProcessPool(pool_world.slow, ["cpu"], workers=1) as pool:
+        shop.run_all(*pool.encoders, pool=pool, progress=interrupt)
     assert time.monotonic() - began < 150
     assert not multiprocessing.active_children()
-    assert len(shop.rows(crew_world.Slow())) == 32
+    assert len(shop.rows(pool_world.Slow())) == 32
 
 
 def test_a_broken_encoder_is_told_once_and_nothing_is_held_against_the_items(tmp_path: Path):
     shop = Shop(tmp_path, 80)
     with (
-        Processes(crew_world.broken, ["cpu"], workers=1) as crew,
+        ProcessPool(pool_world.broken, ["cpu"], workers=1) as pool,
         pytest.raises(EncoderError, match=r"32 items in a row: ValueError: no kernel image"),
     ):
-        shop.run_all(*crew.encoders, crew=crew)
+        shop.run_all(*pool.encoders, pool=pool)
     assert shop.errors() == {}
     with pytest.raises(EncoderError, match="names no folder") as caught:
-        Processes(crew_world.missing, ["cpu"], workers=1)
+        ProcessPool(pool_world.missing, ["cpu"], workers=1)
     assert caught.value.hint == "type another"
     with pytest.raises(EncoderError, match="cpu and meta would make different vectors"):
-        Processes(crew_world.by_device, ["cpu", "meta"], workers=1)
+        ProcessPool(pool_world.by_device, ["cpu", "meta"], workers=1)
 
 
 def test_the_limit_of_errors_stops_a_crew_too(tmp_path: Path):
@@ -86,10 +86,10 @@ def test_the_limit_of_errors_stops_a_crew_too(tmp_path: Path):
     for place in range(40):
         shop.put(f"item-{place}", f"BAD {place}")
     with (
-        Processes(crew_world.toys, ["cpu"], workers=1) as crew,
+        ProcessPool(pool_world.toys, ["cpu"], workers=1) as pool,
         pytest.raises(EncoderError, match="5 were allowed"),
     ):
-        shop.run_all(*crew.encoders, crew=crew, max_errors=5)
+        shop.run_all(*pool.encoders, pool=pool, max_errors=5)
 
 
 def test_no_process_outlives_the_one_that_writes(tmp_path: Path):
@@ -140,7 +140,7 @@ def test_what_does_not_go_together_is_one_sentence(tmp_path: Path, options: list
 
 if __name__ == "__main__":
     sys.path.insert(0, HERE)
-    with Processes(crew_world.toys, ["cpu", "cpu"], workers=1):
+    with ProcessPool(pool_world.toys, ["cpu", "cpu"], workers=1):
         sys.stdout.write(" ".join(str(child.pid) for child in multiprocessing.active_children()) + "\n")
         sys.stdout.flush()
         time.sleep(60)

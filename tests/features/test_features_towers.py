@@ -20,7 +20,7 @@ from bundlecache.features.picture_files import read_picture
 from bundlecache.store.store import Store
 
 if TYPE_CHECKING:
-    from bundlecache.encode.run import Encoder
+    from bundlecache.encode.encoder import Encoder
     from bundlecache.workspace import WorkspaceFolder
 
 TITLES = ["Warm RED mug, with a bell!", "lamp", "cold blue wool coat " * 9, "Ünïcode 杯子"]

@@ -114,12 +114,12 @@ class Shop:
         return matrix.vectors[0] if matrix.mask[0] else None
 
     def errors(self, encoder: Toy | None = None) -> dict[str, tuple[str, str]]:
-        rows = self.store.errors(Identity.of(encoder or Toy()).table).to_pylist()
+        rows = self.store.errors(Identity.of(encoder or Toy()).table_name).to_pylist()
         return {row["item_id"]: (row["stage"], row["reason"]) for row in rows}
 
     def rows(self, encoder: Toy | None = None) -> list[dict[str, Any]]:
         """The whole table, by item id."""
-        table = self.store.place.dataset(Identity.of(encoder or Toy()).table).to_table()
+        table = self.store.location.dataset(Identity.of(encoder or Toy()).table_name).to_table()
         return sorted(table.to_pylist(), key=lambda row: row["item_id"])
 
     def start(self, script: str, *args: str) -> subprocess.Popen[str]:

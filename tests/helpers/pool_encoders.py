@@ -1,4 +1,4 @@
-"""Toy encoders for other processes, and what every crew must make of a shop."""
+"""Toy encoders for other processes, and what every pool must make of a shop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bundlecache.encode.worker_pool import Crew
+from bundlecache.encode.messages import WorkerPool
 from bundlecache.errors import EncoderError
 from helpers.encode_shop import Shop, Toy
 
@@ -82,10 +82,10 @@ def make(root: Path, count: int = 150) -> Shop:
     return shop
 
 
-def check_equal(alone: Shop, together: Shop, crew: Crew, **options: Any) -> None:
-    """A crew leaves the rows, failures and receipts of a run in one process, for each of two encoders."""
+def check_equal(alone: Shop, together: Shop, pool: WorkerPool, **options: Any) -> None:
+    """A pool leaves the rows, failures and receipts of a run in one process, for each of two encoders."""
     here = alone.run_all(Toy(), Wide())
-    there = together.run_all(*crew.encoders, crew=crew, **options)
+    there = together.run_all(*pool.encoders, pool=pool, **options)
     for one, other in zip(here, there, strict=True):
         assert {name: asdict(one)[name] for name in COUNTED} == {name: asdict(other)[name] for name in COUNTED}
         assert other.forwards > 1
@@ -93,5 +93,5 @@ def check_equal(alone: Shop, together: Shop, crew: Crew, **options: Any) -> None
         assert together.rows(toy) == alone.rows(toy)
         assert together.errors(toy) == alone.errors(toy)
         assert {stage for stage, _ in together.errors(toy).values()} == {"decode", "encode", "check"}
-    again = together.run_all(*crew.encoders, crew=crew, **options)
+    again = together.run_all(*pool.encoders, pool=pool, **options)
     assert [receipt.forwards for receipt in again] == [0, 0]

@@ -17,7 +17,7 @@ from helpers.runner import printed_json
 from helpers.shop import make_shop
 
 from bundlecache.errors import BundlecacheError, StoreError
-from bundlecache.store import location as place
+from bundlecache.store import location
 from bundlecache.store.store import Store
 from bundlecache.store.vectors import Identity
 from bundlecache.workspace import WorkspaceFolder
@@ -55,7 +55,7 @@ def address(tmp_path: Path) -> str:
 
 def test_rows_on_an_object_store_equal_those_in_a_folder(tmp_path: Path, options: dict[str, str], address: str):
     here, there = Shop(tmp_path / "here", 12), Shop(tmp_path / "there", 12)
-    place.settle(there.workspace.store, address, options)
+    location.set_location(there.workspace.store, address, options)
     for shop in (here, there):
         shop.put("item-3", "BAD")
         shop.put("item-5", "content 4")  # the same picture as another's
@@ -76,9 +76,9 @@ def test_rows_on_an_object_store_equal_those_in_a_folder(tmp_path: Path, options
 
 def test_a_second_machine_needs_the_address_alone(tmp_path: Path, options: dict[str, str], address: str):
     first, second = Shop(tmp_path / "first", 6), Shop(tmp_path / "second", 6)
-    place.settle(first.workspace.store, address, options)
+    location.set_location(first.workspace.store, address, options)
     first.run()
-    place.settle(second.workspace.store, f"{address}/", options)
+    location.set_location(second.workspace.store, f"{address}/", options)
     assert np.array_equal(second.vector("item-2"), stored("content 2"))
     receipt = second.run()
     assert (receipt.cached, receipt.forwards) == (6, 0)
@@ -87,7 +87,7 @@ def test_a_second_machine_needs_the_address_alone(tmp_path: Path, options: dict[
 def test_two_machines_at_once_double_no_item(tmp_path: Path, options: dict[str, str], address: str):
     first, second = Shop(tmp_path / "first", 8), Shop(tmp_path / "second", 8)
     for shop in (first, second):
-        place.settle(shop.workspace.store, address, options)
+        location.set_location(shop.workspace.store, address, options)
     vectors = np.ones((1, Toy.dim), np.float16)
     with first.store.writer(Identity.of(Toy())) as table:
         table.write(["item-0"], ["a hash"], vectors)
@@ -107,10 +107,10 @@ class Slow(Toy):
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, options: dict[str, str], address: str):
     shop, whole = Shop(tmp_path / "killed", 80), Shop(tmp_path / "whole", 80)
-    place.settle(shop.workspace.store, address, options)
+    location.set_location(shop.workspace.store, address, options)
     child = shop.start(__file__)
-    table, deadline = Identity.of(Toy()).table, time.monotonic() + 60
-    tables = place.Place(shop.workspace.store)
+    table, deadline = Identity.of(Toy()).table_name, time.monotonic() + 60
+    tables = location.StoreLocation(shop.workspace.store)
     while time.monotonic() < deadline and child.poll() is None:
         if tables.has(table) and tables.dataset(table).count_rows() >= 8:
             break
@@ -130,7 +130,7 @@ def test_every_verb_finds_the_tables_where_encode_put_them(tmp_path: Path, optio
     reach = [part for name, value in options.items() for part in ("--store-option", f"{name}={value}")]
     assert printed_json("encode", "--modality", "text", "--data", root, "--store", address, *reach)[0]["encoded"] > 0
     assert not list((root / "store").glob("*.lance"))
-    assert "secret" not in (root / "store" / place.NOTE).read_text()
+    assert "secret" not in (root / "store" / location.LOCATION_FILE).read_text()
     rows = printed_json("status", "--data", root)["store"][0]["rows"]
     assert rows > 0
     for verb in (("verify", "--sample", "0"), ("compact",), ("export", "--out", tmp_path / "out"), ("candidates",)):
@@ -148,15 +148,15 @@ def test_what_the_object_store_refuses_is_one_sentence_soon(tmp_path: Path, opti
     ):
         began = time.monotonic()
         with pytest.raises(StoreError, match=words):
-            place.settle(root, where, {**options, **changes})
+            location.set_location(root, where, {**options, **changes})
         assert time.monotonic() - began < 60  # minutes of retries would be more
-    assert not (root / place.NOTE).exists()
+    assert not (root / location.LOCATION_FILE).exists()
     shop = Shop(tmp_path, 3)
-    place.settle(root, address, options)
+    location.set_location(root, address, options)
     shop.run()
-    note = json.loads((root / place.NOTE).read_text())
+    note = json.loads((root / location.LOCATION_FILE).read_text())
     note["options"]["endpoint"] = "http://127.0.0.1:1"
-    (root / place.NOTE).write_text(json.dumps(note))
+    (root / location.LOCATION_FILE).write_text(json.dumps(note))
     for action in (shop.run, shop.store.tables):
         with pytest.raises(StoreError, match="nothing answers there"):
             action()
@@ -168,13 +168,13 @@ def test_addresses_that_cannot_be_are_refused(tmp_path: Path, options: dict[str,
         (address, {"secret_access_key": "x"}, "is a secret"),
     ):
         with pytest.raises(StoreError, match=words):
-            place.settle(tmp_path / "store", where, given)
+            location.set_location(tmp_path / "store", where, given)
     shop = Shop(tmp_path, 2)
     shop.run()
     with pytest.raises(StoreError, match="tables of its own"):
-        place.settle(shop.workspace.store, address, options)
+        location.set_location(shop.workspace.store, address, options)
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / place.NOTE).write_text("{")
+    (tmp_path / "other" / location.LOCATION_FILE).write_text("{")
     with pytest.raises(StoreError, match="does not say where"):
         Store(tmp_path / "other").tables()
     root = make_shop(tmp_path / "shop")

@@ -23,6 +23,7 @@ from bundlecache.errors import EncoderError, StoreError
 from bundlecache.files import replacing
 from bundlecache.modalities import MODALITIES
 from bundlecache.store import tables, verify
+from bundlecache.store.coverage import coverage
 from bundlecache.store.store import Store
 from bundlecache.store.tables import TableWriter
 from bundlecache.store.vectors import BATCH_ROWS, Identity, as_numpy, checksum, flaws
@@ -82,14 +83,14 @@ def test_a_matrix_has_the_order_asked_for_and_says_what_is_missing(store: Store)
     matrix = store.matrix(["item-3", "nobody", "item-0", "item-3"], "image")
     assert matrix.mask.tolist() == [True, False, True, True]
     assert np.array_equal(matrix.vectors, np.stack([given[3], 0 * given[0], given[0], given[3]]))
-    assert (matrix.spec, matrix.fingerprint, matrix.table) == (PICTURES.spec, PICTURES.fingerprint, PICTURES.table)
+    assert (matrix.spec, matrix.fingerprint, matrix.table) == (PICTURES.spec, PICTURES.fingerprint, PICTURES.table_name)
     assert np.array_equal(store.matrix(["item-0", "item-2", "item-3"], "image").vectors, given[[0, 2, 3]])
     assert store.matrix([], "image").vectors.shape == (0, 6)
 
 
 def test_a_matrix_is_made_once_per_version_then_mapped_and_the_old_one_is_removed(store: Store) -> None:
     store.write(PICTURES, names(5), vectors(5))
-    folder = store.path / "matrices" / PICTURES.table
+    folder = store.path / "matrices" / PICTURES.table_name
     first = store.matrix(names(5), "image")
     assert isinstance(first.vectors, np.memmap)
     assert not first.vectors.flags.writeable
@@ -128,7 +129,7 @@ def test_a_disk_that_is_full_while_a_matrix_is_made_is_one_sentence_and_leaves_n
             store.matrix(names(500), "image")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, most)
-    assert list((store.path / "matrices" / PICTURES.table).iterdir()) == []
+    assert list((store.path / "matrices" / PICTURES.table_name).iterdir()) == []
     assert np.array_equal(store.matrix(names(500), "image").vectors, vectors(500))
 
 
@@ -178,7 +179,7 @@ def test_vectors_made_elsewhere_are_checked_and_known_ones_cost_nothing(store: S
 
 def test_a_damaged_vector_is_found_before_it_trains_anything(store: Store) -> None:
     store.write(PICTURES, names(5), vectors(5))
-    table = lancedb.connect(str(store.path)).open_table(PICTURES.table)
+    table = lancedb.connect(str(store.path)).open_table(PICTURES.table_name)
     table.update(where="item_id = 'item-2'", values={"vector": [9.0] * 6})
     for ask in (lambda: store.matrix(names(5), "image"), lambda: store.export(store.path / "out")):
         with pytest.raises(StoreError, match=r"1 row of .* did not pass the checksum"):
@@ -205,7 +206,7 @@ def test_a_commit_that_does_not_read_back_is_taken_back(
 
 def test_rows_that_another_program_doubled_are_noticed(store: Store) -> None:
     store.write(PICTURES, names(5), vectors(5))
-    uri = str(store.path / f"{PICTURES.table}.lance")
+    uri = str(store.path / f"{PICTURES.table_name}.lance")
     lance.write_dataset(lance.dataset(uri).to_table().slice(0, 1), uri, mode="append")
     with pytest.raises(StoreError, match="1 item twice"):
         store.write(PICTURES, names(6), vectors(6))
@@ -238,11 +239,11 @@ def test_token_features_are_never_the_vectors_of_a_modality_unless_they_are_name
         store.current("image")
     store.write(PICTURES, names(2), vectors(2))
     store.write(TOKENS, names(2), patches(2))
-    assert store.current("image").table == PICTURES.table
-    assert store.current("image", "toy:patches").table == TOKENS.table
-    assert store.current("image", table=TOKENS.table).table == TOKENS.table
+    assert store.current("image").table == PICTURES.table_name
+    assert store.current("image", "toy:patches").table == TOKENS.table_name
+    assert store.current("image", table=TOKENS.table_name).table == TOKENS.table_name
     catalogue = Catalogue(names(2), ["a", "b"], {}, Bundles(), Interactions())
-    rows = {row["spec"]: row for row in store.status(catalogue)}
+    rows = {row["spec"]: row for row in coverage(store, catalogue)}
     assert [rows[spec]["current"] for spec in ("toy:pictures", "toy:patches")] == [True, False]
     assert [rows["toy:patches"][name] for name in ("tokens", "dim", "rows")] == [3, 6, 2]
 
@@ -263,17 +264,17 @@ def test_tables_from_before_there_were_tokens_are_read_under_the_same_name(store
     del header["tokens"]
     old = PICTURES.schema.with_metadata({"bundlecache": json.dumps({**header, "format_version": 1})})
     store.write(PICTURES, names(2), vectors(2))
-    rows = lancedb.connect(str(store.path)).open_table(PICTURES.table).to_arrow()
+    rows = lancedb.connect(str(store.path)).open_table(PICTURES.table_name).to_arrow()
     rows = rows.set_column(2, old.field("checksum"), pa.array(checksum(vectors(2))))  # of the vectors alone, then
-    lancedb.connect(str(store.path)).drop_table(PICTURES.table)
-    lance.write_dataset(rows.cast(old), str(store.path / f"{PICTURES.table}.lance"), schema=old)
+    lancedb.connect(str(store.path)).drop_table(PICTURES.table_name)
+    lance.write_dataset(rows.cast(old), str(store.path / f"{PICTURES.table_name}.lance"), schema=old)
     assert store.current("image").tokens == 0
-    assert PICTURES.table.endswith("e836d714"), "tables that stand on somebody's disk keep their names"
+    assert PICTURES.table_name.endswith("e836d714"), "tables that stand on somebody's disk keep their names"
     info = store.write(PICTURES, names(3), vectors(3))
     assert info.rows == 3
     assert np.array_equal(store.matrix(names(3), "image").vectors, vectors(3))
     assert not verify.verify(store, info, names(3))
-    lancedb.connect(str(store.path)).open_table(PICTURES.table).update(
+    lancedb.connect(str(store.path)).open_table(PICTURES.table_name).update(
         where="item_id = 'item-2'", values={"vector": [9.0] * 6}
     )
     assert verify.verify(store, store.current("image")).item_ids == ["item-2"]
@@ -283,17 +284,17 @@ def test_what_is_not_ours_or_not_whole_is_passed_over(store: Store) -> None:
     store.write(PICTURES, names(2), vectors(2))
     lancedb.connect(str(store.path)).create_table("somebody_else", pa.table({"x": [1]}))
     (store.path / "image--half-made--00000000.lance" / "data").mkdir(parents=True)
-    assert [info.table for info in store.tables()] == [PICTURES.table]
+    assert [info.table for info in store.tables()] == [PICTURES.table_name]
 
 
 def test_a_process_that_died_while_it_made_the_table_stops_nobody(store: Store) -> None:
-    (store.path / f"{PICTURES.table}.lance" / "data").mkdir(parents=True)
+    (store.path / f"{PICTURES.table_name}.lance" / "data").mkdir(parents=True)
     assert store.write(PICTURES, names(2), vectors(2)).rows == 2
 
 
 def test_the_end_of_a_run_removes_what_a_killed_one_left(store: Store) -> None:
     store.write(PICTURES, names(2), vectors(2))
-    orphan = store.path / f"{PICTURES.table}.lance" / "data" / "0123456789abcdef.lance"
+    orphan = store.path / f"{PICTURES.table_name}.lance" / "data" / "0123456789abcdef.lance"
     orphan.write_bytes(b"half a file")
     store.write(PICTURES, names(2), vectors(2))
     assert not orphan.exists()
@@ -324,7 +325,7 @@ def test_a_damaged_or_newer_table_is_one_sentence(store: Store) -> None:
 
 def test_writing_to_a_damaged_table_is_one_sentence_and_frees_the_lock(store: Store) -> None:
     store.write(PICTURES, names(2), vectors(2))
-    for path in (store.path / f"{PICTURES.table}.lance" / "_versions").iterdir():
+    for path in (store.path / f"{PICTURES.table_name}.lance" / "_versions").iterdir():
         path.write_bytes(b"garbage")
     for _ in range(2):
         with pytest.raises(StoreError, match="is damaged"):
@@ -336,7 +337,7 @@ def test_the_current_table_is_the_one_of_the_last_run_and_specs_can_be_asked_for
     store.write(PICTURES, names(2), vectors(2))
     store.write(other, names(2), vectors(2, dim=3))
     assert store.current("image").spec == "toy:other"
-    assert store.current("image", "toy:pictures").table == PICTURES.table
+    assert store.current("image", "toy:pictures").table == PICTURES.table_name
     with pytest.raises(StoreError, match="no image vectors of toy:none; it has those of toy:other, toy:pictures"):
         store.current("image", "toy:none")
     store.write(PICTURES, names(2), vectors(2))
@@ -378,7 +379,7 @@ def test_status_accounts_for_every_item_of_the_catalogue(store: Store) -> None:
     given = vectors(7)
     given[0] = 0
     store.write(PICTURES, [*names(6), "left the catalogue"], given)
-    rows = {row["modality"]: row for row in store.status(catalogue)}
+    rows = {row["modality"]: row for row in coverage(store, catalogue)}
     assert [rows["image"][name] for name in ("rows", "missing", "failed", "absent")] == [5, 3, 1, 1]
     assert [rows["text"][name] for name in ("rows", "missing", "failed", "absent")] == [0, 8, 0, 2]
     assert [rows["graph"][name] for name in ("rows", "missing", "failed", "absent")] == [0, 2, 0, 8]
@@ -389,7 +390,7 @@ def test_status_accounts_for_every_item_of_the_catalogue(store: Store) -> None:
 
 def test_table_names_are_folder_names_on_every_system() -> None:
     for spec in ("open_clip:local-dir:/a b/c", "x:\\\\y*?<>|", "a" * 300, "hf:org/name@rev.", "子"):
-        name = Identity("text", spec, "f", "p", "float16", 4).table
+        name = Identity("text", spec, "f", "p", "float16", 4).table_name
         assert len(name) < 90
         assert all(letter.isascii() and (letter.isalnum() or letter in "-.") for letter in name)
         assert name[-8:].isalnum()
@@ -444,19 +445,19 @@ def test_files_appear_with_the_rights_of_any_new_file_without_touching_the_umask
 
 
 def test_receipts_do_not_pile_up_and_a_table_keeps_its_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bundlecache.store.store.KEEP_RECEIPTS", 3)
+    monkeypatch.setattr("bundlecache.store.receipts.KEEP_RECEIPTS", 3)
     other = Identity("image", "toy:other", "f", "p", "float16", 6)
     store.write(other, names(2), vectors(2))
     for count in range(1, 6):
         store.write(PICTURES, names(count), vectors(count))
-    kept = sorted((store.path / "receipts").glob(f"*--{PICTURES.table}.json"))
+    kept = sorted((store.path / "receipts").glob(f"*--{PICTURES.table_name}.json"))
     assert [json.loads(path.read_text())["items"] for path in kept] == [3, 4, 5]
-    assert [receipt["table"] for receipt in store.receipts()] == [other.table, PICTURES.table]
+    assert [receipt["table"] for receipt in store.receipts()] == [other.table_name, PICTURES.table_name]
 
 
 def test_a_damaged_receipt_is_passed_over(store: Store) -> None:
     store.write(PICTURES, names(2), vectors(2))
-    (store.path / "receipts" / f"29991231T000000.000000Z--{PICTURES.table}.json").write_text("{")
+    (store.path / "receipts" / f"29991231T000000.000000Z--{PICTURES.table_name}.json").write_text("{")
     assert len(store.receipts()) == 1
     assert store.current("image").rows == 2
 
@@ -474,7 +475,7 @@ def test_bytes_that_flipped_on_the_disk_are_a_sentence_for_every_reader(store: S
     for read in (
         lambda: store.matrix(names(300), "image"),
         lambda: store.export(store.path.parent / "out"),
-        lambda: store.status(table),
+        lambda: coverage(store, table),
         lambda: store.write(PICTURES, names(2), vectors(2)),
     ):
         with suppress(StoreError):

@@ -142,7 +142,7 @@ def test_rows_that_are_no_vectors_are_errors_of_their_own_items(store: Store, tm
     rows[2, 3], rows[7] = np.nan, 0
     np.save(tmp_path / "v.npy", rows)
     found = imported(store, tmp_path / "v.npy", ids=lines(tmp_path / "order.txt", names(COUNT)))
-    reasons = store.errors(found.identity.table)
+    reasons = store.errors(found.identity.table_name)
     assert dict(zip(reasons["item_id"].to_pylist(), reasons["reason"].to_pylist(), strict=True)) == {
         "item-2": "the vector is not finite in float32",
         "item-7": "the vector is all zero",

@@ -15,8 +15,7 @@ from helpers.paths import TOP
 from helpers.toy_vectors import PICTURES, TOKENS, names, patches, vectors
 
 from bundlecache.errors import StoreError
-from bundlecache.store import drift, verify
-from bundlecache.store import maintenance as upkeep
+from bundlecache.store import drift, maintenance, verify
 from bundlecache.store.location import folder_bytes
 from bundlecache.store.store import Store, TableInfo
 from bundlecache.store.vectors import Identity
@@ -36,7 +35,7 @@ def head(store: Store) -> TableInfo:
 
 
 def uri(store: Store, identity: Identity = PICTURES) -> str:
-    return str(store.path / f"{identity.table}.lance")
+    return str(store.path / f"{identity.table_name}.lance")
 
 
 # --- verify ---------------------------------------------------------------------------------------------
@@ -56,7 +55,7 @@ def test_a_sound_table_is_sound_with_its_matrix(store: Store, identity: Identity
 @pytest.mark.parametrize("together", [False, True])
 def test_damaged_and_doubled_rows_are_named_taken_out_and_made_again(store: Store, together: bool) -> None:
     store.write(PICTURES, names(40), vectors(40))
-    lancedb.connect(str(store.path)).open_table(PICTURES.table).update(
+    lancedb.connect(str(store.path)).open_table(PICTURES.table_name).update(
         where="item_id IN ('item-2', 'item-30')", values={"vector": [9.0] * 6}
     )
     lance.write_dataset(lance.dataset(uri(store)).to_table().slice(0, 1), uri(store), mode="append")
@@ -78,7 +77,7 @@ def test_damaged_and_doubled_rows_are_named_taken_out_and_made_again(store: Stor
 def test_a_damaged_id_or_hash_is_found_too_and_leaves_no_phantom(store: Store, column: str, named: str) -> None:
     """A flipped byte in an id makes a row of no item, beside an item without a row."""
     store.write(PICTURES, names(40), vectors(40))
-    table = lancedb.connect(str(store.path)).open_table(PICTURES.table)
+    table = lancedb.connect(str(store.path)).open_table(PICTURES.table_name)
     table.update(where="item_id = 'item-2'", values={column: "item-2\x1b"})
     damage = verify.verify(store, store.current("image"))
     assert damage.item_ids == [named]
@@ -148,7 +147,7 @@ def test_compact_frees_space_and_keeps_the_rows_and_the_matrix(store: Store) -> 
     matrix = store.matrix(names(500), "image")
     store.matrix(names(3), "image")  # of other items: nobody asks for it
     info = store.current("image")
-    before, after = upkeep.compact(store, info, names(500), [])
+    before, after = maintenance.compact(store, info, names(500), [])
     folder = Path(uri(store))
     assert store.current("image").version > info.version
     assert after == folder_bytes(folder) + folder_bytes(store.path / "matrices" / info.table)
@@ -161,49 +160,49 @@ def test_compact_frees_space_and_keeps_the_rows_and_the_matrix(store: Store) -> 
     assert (made / "vectors.npy").stat().st_mtime_ns == stamp, "compaction alone makes no new matrix"
     assert np.array_equal(again.vectors, vectors(500, 3))
     assert np.array_equal(matrix.vectors, vectors(500, 3))
-    assert upkeep.compact(store, store.current("image"), names(500), [])[1] == after
+    assert maintenance.compact(store, store.current("image"), names(500), [])[1] == after
 
 
 def test_what_trained_a_model_survives_tidying_and_compacting_until_the_run_is_gone(store: Store) -> None:
     store.write(PICTURES, names(50), vectors(50))
     trained = store.matrix(names(50), "image")
-    upkeep.tag(store, "first", [trained])
+    maintenance.tag(store, "first", [trained])
     for seed in range(1, 4):
         info = store.write(PICTURES, names(50), vectors(50, seed))
-    assert upkeep.tags(store, info) == {"run-first": trained.version}
-    assert upkeep.moved(store, info, trained.version) == 50
+    assert maintenance.tags(store, info) == {"run-first": trained.version}
+    assert maintenance.changed_items(store, info, trained.version) == 50
     with store.writer(PICTURES) as table:
         table.wrote = True
         table.tidy()
-    upkeep.compact(store, info, names(50), ["first"])
+    maintenance.compact(store, info, names(50), ["first"])
     info = store.current("image")
     kept = drift.snapshot(store, info, "run-first")
     assert np.array_equal(kept.vectors, vectors(50))
     with pytest.raises(StoreError, match="is what first was trained on"):
-        upkeep.drop(store, info, ["first"])
-    upkeep.compact(store, info, names(50), [])
-    assert upkeep.tags(store, info) == {}
-    assert upkeep.moved(store, info, trained.version) is None
+        maintenance.drop(store, info, ["first"])
+    maintenance.compact(store, info, names(50), [])
+    assert maintenance.tags(store, info) == {}
+    assert maintenance.changed_items(store, info, trained.version) is None
     with pytest.raises(StoreError, match="has no version 'run-first' any more"):
         drift.snapshot(store, info, "run-first")
 
 
 def test_a_run_that_is_trained_again_holds_its_newest_version(store: Store) -> None:
     store.write(PICTURES, names(5), vectors(5))
-    upkeep.tag(store, "first", [store.matrix(names(5), "image")])
+    maintenance.tag(store, "first", [store.matrix(names(5), "image")])
     store.write(PICTURES, names(5), vectors(5, seed=1))
     second = store.matrix(names(5), "image")
-    upkeep.tag(store, "first", [second])
-    assert upkeep.tags(store, store.current("image")) == {"run-first": second.version}
+    maintenance.tag(store, "first", [second])
+    assert maintenance.tags(store, store.current("image")) == {"run-first": second.version}
 
 
 def test_a_version_that_is_gone_cannot_be_tagged(store: Store) -> None:
     store.write(PICTURES, names(5), vectors(5))
     old = store.matrix(names(5), "image")
     info = store.write(PICTURES, names(5), vectors(5, seed=1))
-    upkeep.compact(store, info, names(5), [])
+    maintenance.compact(store, info, names(5), [])
     with pytest.raises(StoreError, match="written anew just now"):
-        upkeep.tag(store, "first", [old])
+        maintenance.tag(store, "first", [old])
 
 
 def test_only_what_is_named_is_dropped(store: Store) -> None:
@@ -211,15 +210,15 @@ def test_only_what_is_named_is_dropped(store: Store) -> None:
     store.write(TOKENS, names(5), patches(5))
     store.write(OTHER, names(5), vectors(5, dim=3))
     infos = store.tables()
-    assert upkeep.choose(infos, [], old_encoders=False) == []
-    assert [info.spec for info in upkeep.choose(infos, [], old_encoders=True)] == ["toy:pictures"], "tokens stay"
-    assert [info.spec for info in upkeep.choose(infos, ["toy:patches"], old_encoders=False)] == ["toy:patches"]
+    assert maintenance.choose(infos, [], old_encoders=False) == []
+    assert [info.spec for info in maintenance.choose(infos, [], old_encoders=True)] == ["toy:pictures"], "tokens stay"
+    assert [info.spec for info in maintenance.choose(infos, ["toy:patches"], old_encoders=False)] == ["toy:patches"]
     with pytest.raises(StoreError, match="no table and no encoder 'toy:none'"):
-        upkeep.choose(infos, ["toy:none"], old_encoders=False)
+        maintenance.choose(infos, ["toy:none"], old_encoders=False)
     store.matrix(names(5), "image", "toy:pictures")
-    (info,) = upkeep.choose(infos, [PICTURES.table], old_encoders=False)
-    assert upkeep.drop(store, info, []) > 0
-    assert [path for path in store.path.rglob(f"*{PICTURES.table}*") if "locks" not in path.parts] == []
+    (info,) = maintenance.choose(infos, [PICTURES.table_name], old_encoders=False)
+    assert maintenance.drop(store, info, []) > 0
+    assert [path for path in store.path.rglob(f"*{PICTURES.table_name}*") if "locks" not in path.parts] == []
     assert {info.spec for info in store.tables()} == {"toy:patches", "toy:other"}
 
 
@@ -233,7 +232,7 @@ def test_matrices_of_a_deleted_table_never_pass_for_those_of_a_new_one(store: St
     store.write(PICTURES, names(5), vectors(5, seed=1))
     assert np.array_equal(store.matrix(names(5), "image").vectors, vectors(5, seed=1))
     shutil.rmtree(uri(store))
-    assert upkeep.sweep(store) > 0
+    assert maintenance.sweep(store) > 0
     assert list((store.path / "matrices").iterdir()) == []
 
 
@@ -244,7 +243,7 @@ def test_drift_counts_rows_and_measures_the_changed_ones(store: Store) -> None:
     given = vectors(60).astype(np.float32)
     identity = Identity("image", "toy:wide", "f", "p", "float32", 6)
     old = store.write(identity, names(50), given[:50])
-    upkeep.tag(store, "first", [store.matrix(names(50), "image")])
+    maintenance.tag(store, "first", [store.matrix(names(50), "image")])
     turned = given[:60].copy()
     turned[:10] = -given[:10]  # the opposite direction
     info = store.write(identity, names(60), turned)

@@ -1,0 +1,64 @@
+"""One worker of a pool: the encoders of one device, and the pipeline of any run over the parts it is given.
+
+A worker uses the same `Pipeline` as a run without workers, with a `BufferTable` instead of the table: batches, halved
+batches and failures are the same, and rows are sent back instead of being written.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..store.vectors import Identity
+from .encoder import EncoderInfo
+from .messages import Limits, PartResult
+from .pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    from ..store.failures import Failure
+    from .messages import Load, Part
+
+UNLIMITED = Limits(commit_rows=1 << 40, commit_seconds=math.inf, max_errors=None)
+
+
+@dataclass
+class BufferTable:
+    """Has the methods of `TableWriter` that a batcher calls, and keeps the rows in memory."""
+
+    identity: Identity
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def write(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:  # noqa: ARG002
+        """Keep one row for each content."""
+        self.rows.update(zip(hashes, vectors, strict=True))
+
+    def note_errors(self, failures: Mapping[str, Failure]) -> None:
+        """Nothing to do: the batcher's own record of failures is sent back."""
+
+
+class Worker:
+    """The encoders of one device, loaded once."""
+
+    def __init__(self, load: Load, device: str, workers: int) -> None:
+        self.encoders, self.workers = list(load(device)), workers
+
+    def describe(self) -> list[EncoderInfo]:
+        """What its encoders declare."""
+        return [EncoderInfo.of(encoder) for encoder in self.encoders]
+
+    def encode(self, part: Part) -> list[PartResult]:
+        """Read, prepare and encode a part."""
+        tables: list[Any] = [BufferTable(Identity.of(encoder)) for encoder in self.encoders]
+        with Pipeline(self.encoders, tables, self.workers, UNLIMITED, lambda _: None) as pipeline:
+            pipeline.encode(part)
+        results = []
+        for encoder, batcher, table in zip(self.encoders, pipeline.batchers, tables, strict=True):
+            encoder.batch_size = batcher.batch_size  # a smaller one, if memory ran out, holds for the parts to come
+            counts = (batcher.forwards, batcher.batch_size, batcher.note, pipeline.waited, batcher.seconds["forward"])
+            results.append(PartResult(table.rows, batcher.failed, *counts))
+        return results
