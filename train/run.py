@@ -136,6 +136,8 @@ def train(
             progress=bar.training,
             snapshot=snapshot,
         )
+    for note in result.notes:
+        say.warn("Answers that are no option letter:", note)
     if result.stopped:
         say.warn(
             f"Stopped early by {result.stopped};",

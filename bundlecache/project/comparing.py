@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -271,6 +272,7 @@ def ablate(
     folder = out or session.folder.root / "ablations" / wanted.name
     chosen, rows, stopped = wanted.seeds[:seeds], [], None
     done: list[list[dict[str, Any]]] = []
+    progress = ablation_run.GridProgress(total=len(wanted.cells) * len(chosen))
     for number, point in enumerate(wanted.cells, 1):
         matrices = session.training_matrices(point.recipe)
         valid, tests = session.ablation_sets(point.recipe.data.options, wanted.negatives)
@@ -280,9 +282,12 @@ def ablate(
         for seed in chosen:
             place = folder / "cells" / point.key(seed, about)
             result: dict[str, Any] | str | None = ablation_run.finished(place)
+            began = None
             if result is None:
+                began = time.monotonic()
                 session.say.note(
-                    f"grid point {number} of {len(wanted.cells)}, seed {seed}: {point.words or 'the recipe'}"
+                    f"grid point {number} of {len(wanted.cells)}, seed {seed} ({progress.words}):"
+                    f" {point.words or 'the recipe'}"
                 )
                 with session.say.bar("train") as bar:
                     result = ablation_run.run(
@@ -300,6 +305,7 @@ def ablate(
             if isinstance(result, str):
                 stopped = result
                 break
+            progress.add(None if began is None else time.monotonic() - began)
             done[-1].append(result)
         if done[-1]:
             rows.append(ablation.row(point, done[-1], done[0]))
