@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.baselines.rankers import ModelRanker
-from bundlecache.bench import benchmark, result_files
+from bundlecache.bench import benchmark, choice, result_files
 from bundlecache.bench.benchmark import BenchSetup, ModelAnswers
 from bundlecache.bench.results import AskedHow
 from bundlecache.bench.rows import ZERO_SHOT
@@ -203,7 +203,8 @@ def evaluate(
     ``how`` holds batch_size, permutations and at_once, see `scoring.score`.
     """
     asked_how = AskedHow(how.get("permutations", 1), how.get("at_once"))
-    setup = BenchSetup.of(sources, [loaded.ranker(MODEL, **how)], baselines=baselines, how=asked_how)
+    model = loaded.ranker(MODEL, **how)
+    setup = BenchSetup.of(sources, [model], baselines=baselines, how=asked_how)
     results = []
     for asked, left_out in unseen_questions({MODEL: loaded}, sets, sources.catalogue, say):
         with say.bar(asked.name) as bar:
@@ -227,6 +228,8 @@ def evaluate(
         )
         result_files.save(loaded.folder, result, asked, variants.answers[MODEL], sources.catalogue.item_ids)
         results.append(result)
+    if baselines:
+        choice.save(loaded.folder, choice.best_on_validation(sources, model), sources)
     return results
 
 
