@@ -47,9 +47,10 @@ def check_name(name: str, what: str = "run", *, hint: Hint = "--name second") ->
     if is_name(name):
         return name
     shown = name if len(name) <= MAX_NAME_CHARS else f"{name[:20]}...{name[-10:]} ({len(name):,} characters)"
+    article = "an" if what[:1] in "aeiou" else "a"
     reserved = "; this one is reserved on Windows" if RESERVED.fullmatch(name) else ""
     raise BundlecacheError(
-        f"{shown!r} cannot be the name of a {what}: a name has 1 to {MAX_NAME_CHARS} of the characters A-Z a-z 0-9 . _ - + @, "
+        f"{shown!r} cannot be the name of {article} {what}: a name has 1 to {MAX_NAME_CHARS} of the characters A-Z a-z 0-9 . _ - + @, "
         f"starts with a letter or digit and does not end with a dot{reserved}.",
         hint=hint,
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BundlecacheError, EncoderError, MediaError, counted
+from ..errors import BundlecacheError, Command, EncoderError, MediaError, counted
 from ..store.failures import Failure
 from ..store.vectors import as_stored, flaws
 from .messages import MAX_FAILURES_IN_A_ROW, Unusable
@@ -223,7 +223,7 @@ class EncoderBatcher:
             item_id, failure = next(iter((self.failed | self._unconfirmed).items()))
             raise EncoderError(
                 f"{counted(self.failures, 'item')} failed and {counted(allowed, 'was', 'were')} allowed; the first was {item_id!r}: {failure.reason}.",
-                hint="what was encoded is stored; bundlecache status --errors lists the failures",
+                hint=["what was encoded is stored;", Command("status", "--errors"), "lists the failures"],
             )
 
 

@@ -187,7 +187,8 @@ def drift(
             why = error
             continue
         with session.say.bar(name):
-            rows.append(moves.compare(name, old, moves.snapshot(session.store, info), sample=sample, seed=seed))
+            now = moves.snapshot(session.store, info, item_ids=session.catalogue.item_ids)
+            rows.append(moves.compare(name, old, now, sample=sample, seed=seed))
     if why and (not rows or modalities):
         raise why
     return rows

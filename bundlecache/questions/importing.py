@@ -22,6 +22,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ..errors import QuestionsError, first_line
+from ..names import check_name
 from .file import Questions, build, digest, splits_of, wrong_with
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _set(file: Path, options: str, rows: list[Row], catalogue: Catalogue, skip_b
     seed = SEED.search(file.stem)
     parts = [part for part in (split, kind) if not file.stem.startswith(part + "-")]
     header = {
-        "name": "-".join([*(parts if kind else []), file.stem]),
+        "name": check_name("-".join([*(parts if kind else []), file.stem]), "question set", hint=f"rename {file.name}"),
         "split": split,
         "negatives": re.sub(r"\d+$", "", kind) or _kind_in(file.stem),
         "seed": int(seed.group(1)) if seed else 0,

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..encoder_spec import EncoderSpec
 from ..modalities import MODALITIES
+from .vectors import IMPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +65,19 @@ def current_tables(infos: Sequence[TableInfo]) -> dict[str, list[TableInfo]]:
             if alike and all(info.spec != other.spec for other in chosen):
                 chosen.append(info)
     return found
+
+
+def encoders_in_use(store: Store) -> dict[str, list[TableInfo]]:
+    """Modality -> the tables whose encoders a plain ``encode`` repeats, the current one last.
+
+    They are those of the encoder that ran last, one for each choice of columns; running them in this order leaves
+    the same table the current one. ``info.spec``, ``info.dtype`` and ``info.preprocess`` say how. Modalities whose
+    vectors were imported have an empty list: no encoder can make these again, and another one must not replace them.
+    """
+    return {
+        modality: [info for info in reversed(infos) if info.preprocess != IMPORTED]
+        for modality, infos in current_tables(store.tables()).items()
+    }
 
 
 def _table(store: Store, info: TableInfo, catalogue: Catalogue, receipt: dict[str, Any]) -> dict[str, Any]:

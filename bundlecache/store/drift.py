@@ -1,20 +1,22 @@
-"""How far vectors have moved: between two versions of a table, or from one encoder to another."""
+"""Measure how far vectors have moved: between two versions of a table, or from one encoder to another."""
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import StoreError
+from ..errors import Command, StoreError
+from ..names import tag_name
 from ..vector_math import unit_rows
-from .maintenance import PREFIX, tags
+from .maintenance import tags
 from .tables import opening
 from .vectors import BATCH_ROWS, Identity, as_numpy, vector_checksums
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from .store import Store, TableInfo
 
 NEIGHBOURS = 10
@@ -31,7 +33,8 @@ class Drift:
     old, new
         Table and version, as ``TABLE@VERSION``.
     kept, added, removed, changed
-        Items with the same vector in both, only in the new, only in the old, with another vector.
+        Items with the same vector in both, only in the new, only in the old (also because they left the catalogue),
+        with another vector.
     cosine_mean, cosine_p1, cosine_p10, cosine_p50
         Of the old and the new vector of changed items; None between encoders of different width.
     overlap_at_10
@@ -97,8 +100,12 @@ def compare(modality: str, old: Snapshot, new: Snapshot, *, sample: int = 1000, 
     )
 
 
-def snapshot(store: Store, info: TableInfo, version: int | str | None = None) -> Snapshot:
-    """The rows of a table now, or at a version or tag.
+def snapshot(
+    store: Store, info: TableInfo, version: int | str | None = None, item_ids: Collection[str] | None = None
+) -> Snapshot:
+    """The rows of a table now, or at a version or tag; of ``item_ids`` only, if they are given.
+
+    A table keeps the rows of items that have left the catalogue: with the catalogue's ids they count as removed.
 
     Raises
     ------
@@ -112,22 +119,27 @@ def snapshot(store: Store, info: TableInfo, version: int | str | None = None) ->
         raise StoreError(
             f"{info.table} has no version {version!r} any more, or never had; the tags that keep one are: "
             f"{', '.join(kept) or 'none'}.",
-            hint=f"bundlecache drift --from {shlex.quote(kept[-1])}" if kept else "bundlecache drift",
+            hint=Command("drift", "--from", kept[-1]) if kept else Command("drift"),
         ) from error
     identity = Identity.read(dataset.schema)
     assert identity is not None  # noqa: S101 - it is one of store.tables()
-    item_ids: list[str] = []
+    found: list[str] = []
     sums, vectors = [np.zeros(0, np.uint64)], [np.zeros((0, identity.dim), identity.dtype)]
     with opening(dataset.uri):
         columns = ["item_id", "content_hash", "checksum", "vector"]
         for batch in dataset.to_batches(columns=columns, filter="live", batch_size=identity.batch_rows):
-            item_ids += batch["item_id"].to_pylist()
+            found += batch["item_id"].to_pylist()
             sums.append(vector_checksums(batch, dataset.schema))
             rows = as_numpy(batch["vector"]).reshape(len(batch), -1, identity.dim)  # [n, t or 1, d]
             vectors.append(
                 rows.mean(axis=1, dtype=np.float32).astype(identity.dtype) if identity.tokens else rows[:, 0]
             )
-    return Snapshot(f"{info.table}@{dataset.version}", item_ids, np.concatenate(sums), np.concatenate(vectors))
+    name, every_sum, every_row = f"{info.table}@{dataset.version}", np.concatenate(sums), np.concatenate(vectors)
+    if item_ids is not None:
+        wanted = set(item_ids)
+        rows_kept = [row for row, item_id in enumerate(found) if item_id in wanted]
+        return Snapshot(name, [found[row] for row in rows_kept], every_sum[rows_kept], every_row[rows_kept])
+    return Snapshot(name, found, every_sum, every_row)
 
 
 def find(store: Store, info: TableInfo, start: str | None) -> Snapshot:
@@ -150,6 +162,9 @@ def find(store: Store, info: TableInfo, start: str | None) -> Snapshot:
         filled = [snap for version in older if (snap := snapshot(store, info, version)).item_ids]
         if filled:
             return filled[0]
+        for other in others:
+            for version in [*tags(store, other).values()][::-1]:
+                return snapshot(store, other, version)
         if others:
             return snapshot(store, others[0])
         raise StoreError(
@@ -159,13 +174,18 @@ def find(store: Store, info: TableInfo, start: str | None) -> Snapshot:
     for other in others:
         if start in (other.table, other.spec):
             return snapshot(store, other)
-    name = next((name for name in (start, f"{PREFIX}{start}") if name in known), None)
+    wanted = (start, tag_name(start))
+    name = next((name for name in wanted if name in known), None)
+    if name is None:  # vectors of another table: the encoder was replaced, or the graph was learned again
+        for other in others:
+            if tagged := next((tag for tag in wanted if tag in tags(store, other)), None):
+                return snapshot(store, other, tagged)
     if name is None and not start.isdecimal():
         choices = [*known, *(other.spec for other in others)]
         raise StoreError(
             f"{start!r} is no tag of {info.table}, no version and no other encoder of {info.modality}; "
             f"there are: {', '.join(choices) or 'none'}.",
-            hint=f"bundlecache drift --from {shlex.quote(choices[0])}" if choices else None,
+            hint=Command("drift", "--from", choices[0]) if choices else None,
         )
     return snapshot(store, info, name or int(start))
 

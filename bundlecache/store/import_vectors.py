@@ -17,19 +17,21 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import StoreError, counted
-from .vectors import Identity
+from ..errors import StoreError, counted, first_line
+from ..files import is_regular, user_path
+from ..foreign_tensors import read_array, read_tensor
+from ..names import check_name
+from .vectors import IMPORTED, Identity
 
 if TYPE_CHECKING:
     from ..catalogue.model import Catalogue
 
-IMPORTED = "imported as it stands"  # preprocessing of vectors that no encoder here can make again
 ID_COLUMNS = ("item_id", "id", "asin")
 VECTOR_COLUMNS = ("vector", "embedding", "emb", "features")
 FORMS = "a .parquet, .npy or .pt file, an export folder or a clip-retrieval folder"
@@ -54,8 +56,8 @@ def read(source: Path, catalogue: Catalogue, modality: str, name: str, ids: Path
     StoreError
         When the layout is none of the above, shapes or ids do not fit, or an id stands twice.
     """
-    if not name.strip() or "#" in name:  # behind which the columns of a text stand
-        raise StoreError("Imported vectors need a name without #.", hint="--name mine makes the encoder import:mine")
+    check_name(name, "encoder", hint="--name mine makes the encoder import:mine")
+    source, ids = user_path(source, "The source of vectors"), user_path(ids, "The file of ids") if ids else None
     if not source.exists():
         raise StoreError(f"There is no {source}.", hint=f"give {FORMS}")
     item_ids, vectors = _read(source, catalogue, modality, ids)
@@ -161,37 +163,22 @@ def _load_parquet(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path} is no Parquet file that can be read: {str(error).splitlines()[0]}.") from error
+        raise StoreError(f"{path} is no Parquet file that can be read: {first_line(error)}.") from error
 
 
 def _npy(path: Path) -> np.ndarray:
-    try:
-        loaded: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(
-            f"{path} is no array that can be read: {str(error).splitlines()[0]}.", hint="save it with numpy.save"
-        ) from error
-    return np.atleast_1d(loaded)
+    return np.atleast_1d(read_array(path))
 
 
 def _tensor(path: Path) -> np.ndarray:
     import torch
 
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    tensor = read_tensor(path)
+    if not tensor.is_floating_point():
         raise StoreError(
-            f"{path} cannot be loaded as plain tensors ({type(error).__name__}).",
-            hint="save it again with torch.save(tensor, path)",
-        ) from error
-    if not isinstance(loaded, torch.Tensor):
-        raise StoreError(f"{path} holds a {type(loaded).__name__}; needed is one tensor [items, width].")
-    if loaded.layout != torch.strided or not loaded.is_floating_point():
-        raise StoreError(
-            f"{path} holds a tensor of {loaded.dtype} ({loaded.layout}); needed is a dense one of floating-point numbers.",
-            hint="save it again with torch.save(tensor.to_dense().float(), path)",
+            f"{path} holds a tensor of {tensor.dtype}; needed are floating-point numbers.",
+            hint="save it again with torch.save(tensor.float(), path)",
         )
-    tensor = loaded.detach()
     array = np.atleast_1d((tensor if tensor.dtype in (torch.float16, torch.float32) else tensor.float()).numpy())
     return array[:, 0] if array.ndim == 3 and array.shape[1] == 1 else array  # [I, 1, d] happens
 
@@ -210,12 +197,24 @@ def _ids(source: Path, ids: Path | None, rows: int, catalogue: Catalogue) -> lis
             f"{source} does not say which items its {rows:,} rows are, and the catalogue's ids are not 0 to {rows - 1:,}.",
             hint="--ids FILE, one item id a line, in the order of the rows",
         )
+    if ids.suffix == ".npy":
+        array = read_array(ids)
+        if array.ndim != 1 or array.dtype.kind not in "iuUS":
+            raise StoreError(
+                f"The ids {ids} are {array.dtype} of the shape {list(array.shape)}; needed is one column of texts or integers.",
+                hint="--ids FILE, one item id a line",
+            )
+        if len(array) != rows:
+            return [""] * len(array)  # the caller says that there are too many or too few
+        return [
+            value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in array.tolist()
+        ]
     try:
-        if ids.suffix == ".npy":
-            return [str(value) for value in np.load(ids, allow_pickle=False).tolist()]
+        if not is_regular(ids):
+            raise OSError("it is no regular file" if ids.exists() else "there is no such file")
         text = ids.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise StoreError(f"The ids {ids} cannot be read: {reason}.", hint="--ids FILE, one item id a line") from error
     return text.removesuffix("\n").split("\n") if text else []
 
@@ -223,7 +222,7 @@ def _ids(source: Path, ids: Path | None, rows: int, catalogue: Catalogue) -> lis
 def _clip_retrieval(source: Path, catalogue: Catalogue, modality: str) -> tuple[list[str], np.ndarray]:
     """``img_emb/img_emb_K.npy`` and ``metadata/metadata_K.parquet``, part by part.
 
-    A row's item is told by a column ``item_id``, else by ``image_path``: it is the item's own path in the
+    The item of a row is named by a column ``item_id``, else by ``image_path``: it is the item's own path in the
     catalogue, or its file name, with or without the ending, is the item's id.
     """
     kind = "text_emb" if modality == "text" else "img_emb"

@@ -1,17 +1,21 @@
-"""Keeping a store small, and keeping what models were trained on.
+"""Keep a store small, and keep the versions of vectors that models were trained on.
 
-A tag ``run-NAME`` on a version of a table says that the run NAME was trained on it: no tidying removes that
-version. Once the run's folder is deleted, :func:`compact` lets go of it.
+A tag ``run-NAME`` (see `bundlecache.names.tag_name`) on a version of a table says that the run NAME was trained on it:
+`compact` never removes that version, until the folder of the run is deleted.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
-from ..errors import StoreError
+from ..errors import Command, StoreError
+from ..files import read_json
+from ..names import TAG_PREFIX, tag_name
 from .coverage import current_tables
 from .location import folder_bytes
 from .matrices import matrix_folder
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
     from .store import Matrix, Store, TableInfo
 
-PREFIX = "run-"
+LISTING_ERRORS = (ValueError, OSError, RuntimeError)  # of Lance, for a tag that it cannot read
 
 
 def tag(store: Store, run: str, matrices: Iterable[Matrix]) -> None:
@@ -34,12 +38,16 @@ def tag(store: Store, run: str, matrices: Iterable[Matrix]) -> None:
     StoreError
         When a version is no more, or the disk refuses.
     """
-    name = f"{PREFIX}{run}"
+    name = tag_name(run)
     for matrix in matrices:
         known = store.location.dataset(matrix.table).tags
         try:
             with storing(store.path):
-                (known.update if name in known.list() else known.create)(name, matrix.version)
+                # Not by a list of the tags: one damaged tag would make every training fail.
+                try:
+                    known.create(name, matrix.version)
+                except ValueError:
+                    known.update(name, matrix.version)
         except ValueError as error:
             raise StoreError(
                 f"The {matrix.modality} vectors of {matrix.spec} were written anew just now.",
@@ -64,9 +72,86 @@ def _sums(dataset: Any) -> set[tuple[str, int]]:
 
 
 def tags(store: Store, info: TableInfo) -> dict[str, int]:
-    """Tag -> version, the newest version last."""
-    found = {name: int(about["version"]) for name, about in store.dataset(info).tags.list().items()}
+    """Tag -> version, the newest version last.
+
+    Raises
+    ------
+    StoreError
+        When a tag is damaged.
+    """
+    found = {name: int(about["version"]) for name, about in _listed(store.dataset(info)).items()}
     return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def damaged_tags(store: Store, info: TableInfo) -> list[str]:
+    """Names of the tags of a table that Lance has written and cannot read, so that it can list none of the others.
+
+    Lance accepted names with letters outside of ASCII until names were checked (`bundlecache.names`); files of tags may
+    be cut off as well.
+    """
+    dataset = store.location.dataset(info.table)
+    if _list_or_none(dataset) is not None:
+        return []
+    if store.location.address is None:
+        names = []
+        for path in sorted((store.path / f"{info.table}.lance" / "_refs" / "tags").glob("*.json")):
+            try:
+                sound = path.name == quote(path.name) and isinstance(read_json(path)["version"], int)
+            except (OSError, ValueError, KeyError, TypeError):
+                sound = False
+            if not sound:
+                names.append(unquote(path.stem))
+        return names
+    try:
+        dataset.tags.list()
+    except LISTING_ERRORS as error:
+        if named := re.search(r"_refs/tags/(.+?)\.json", str(error)):
+            return [unquote(unquote(named[1]))]  # an object store names one at a time
+    return []
+
+
+def mend_tags(store: Store, info: TableInfo) -> list[str]:
+    """Delete damaged tags and write them again under names that Lance can read, where their version is known.
+
+    Returns the names of those that were damaged. The versions they kept stay, except where the tag's file was cut off.
+
+    Raises
+    ------
+    StoreError
+        When tags cannot be read for another reason, or the disk refuses.
+    """
+    mended: list[str] = []
+    with locked(store.path, info.table), storing(store.path):
+        tags = store.location.dataset(info.table).tags
+        while names := [name for name in damaged_tags(store, info) if name not in mended]:
+            for name in names:
+                version = None
+                with suppress(*LISTING_ERRORS):
+                    version = tags.get_version(name)
+                tags.delete(name)
+                if version is not None and name.startswith(TAG_PREFIX):
+                    with suppress(ValueError):
+                        tags.create(tag_name(name.removeprefix(TAG_PREFIX)), version)
+                mended.append(name)
+    _listed(store.location.dataset(info.table))
+    return mended
+
+
+def _list_or_none(dataset: Any) -> dict[str, Any] | None:
+    try:
+        return dict(dataset.tags.list())
+    except LISTING_ERRORS:
+        return None
+
+
+def _listed(dataset: Any) -> dict[str, Any]:
+    found = _list_or_none(dataset)
+    if found is None:
+        raise StoreError(
+            f"A tag of {dataset.uri} is damaged, so that Lance can read none of them; no vector is harmed.",
+            hint=[Command("verify", "--repair"), "writes it anew"],
+        )
+    return found
 
 
 def compact(store: Store, info: TableInfo, item_ids: Sequence[str], runs: Collection[str]) -> tuple[int, int]:
@@ -84,8 +169,9 @@ def compact(store: Store, info: TableInfo, item_ids: Sequence[str], runs: Collec
     before = location.size(info.table) + folder_bytes(matrices)
     with locked(store.path, info.table), storing(store.path):
         dataset = location.dataset(info.table)
-        for name in dataset.tags.list():
-            if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in runs:
+        kept = {tag_name(run) for run in runs}
+        for name in _listed(dataset):
+            if name.startswith(TAG_PREFIX) and name not in kept:
                 dataset.tags.delete(name)
         if not location.has_room(info.table):
             raise StoreError(
@@ -115,7 +201,8 @@ def drop(store: Store, info: TableInfo, runs: Collection[str]) -> int:
     StoreError
         When one of ``runs`` was trained on it, another process writes to it, or the disk refuses.
     """
-    holders = [name.removeprefix(PREFIX) for name in tags(store, info) if name.removeprefix(PREFIX) in runs]
+    known = tags(store, info)
+    holders = [run for run in runs if tag_name(run) in known]
     if holders:
         raise StoreError(
             f"{info.table} is what {', '.join(holders)} was trained on, so it is not dropped.",
@@ -144,7 +231,8 @@ def choose(infos: Sequence[TableInfo], names: Sequence[str], *, old_encoders: bo
     for name in names:
         if not any(name in (info.table, info.spec) for info in infos):
             raise StoreError(
-                f"There is no table and no encoder {name!r} in the store.", hint="bundlecache status --json names them"
+                f"There is no table and no encoder {name!r} in the store.",
+                hint=[Command("status", "--json"), "names them"],
             )
     current = {info.table for chosen in current_tables(infos).values() for info in chosen}
     old = {info.table for info in infos if old_encoders and info.rows and not info.tokens} - current

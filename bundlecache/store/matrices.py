@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import BundlecacheError, StoreError, counted
+from ..errors import BundlecacheError, Command, StoreError, counted
 from ..files import read_json, replacing, write_text
 from .tables import opening
 from .vectors import BATCH_ROWS, Identity, as_numpy, checksum, flaws, vector_checksums
@@ -215,7 +215,12 @@ def _checked(dataset: Any) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
         if wrong.any():
             raise StoreError(
                 f"{counted(int(wrong.sum()), 'row')} of {dataset.uri} did not pass the checksum.",
-                hint="bundlecache verify --repair takes them out, so that bundlecache encode makes them again",
+                hint=[
+                    Command("verify", "--repair"),
+                    "takes them out, so that",
+                    Command("encode"),
+                    "makes them again",
+                ],
             )
         yield vectors, batch
 

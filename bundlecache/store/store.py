@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import StoreError
+from ..errors import Command, StoreError
 from ..files import replacing
 from ..modalities import MODALITIES, check_modality
 from . import failures, receipts
@@ -117,11 +117,11 @@ class Store:
             specs = ", ".join(dict.fromkeys(info.spec for info in of_modality))
             raise StoreError(
                 f"The store {self.path} holds no {modality} vectors of {spec}; it has those of {specs}.",
-                hint=f"bundlecache encode --modality {modality} --encoder {spec}",
+                hint=Command("encode", "--modality", modality, "--encoder", spec),
             )
         raise StoreError(
             f"The store {self.path} holds no {modality} vectors.",
-            hint=f"bundlecache encode --modality {modality}" + (f" --encoder {spec}" if spec else ""),
+            hint=Command("encode", "--modality", modality, *(("--encoder", spec) if spec else ())),
         )
 
     def modalities(self) -> list[str]:
@@ -195,7 +195,7 @@ class Store:
             raise StoreError(f"Vectors cannot be exported as {format!r}, only as parquet or npy.", hint="--format npy")
         infos = [info for info in self.tables() if info.rows]
         if not infos:
-            raise StoreError(f"The store {self.path} holds no vectors.", hint="bundlecache encode --modality all")
+            raise StoreError(f"The store {self.path} holds no vectors.", hint=Command("encode", "--modality", "all"))
         if format == "npy":
             for info in infos:
                 matrix = self._matrix(info, item_ids)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..errors import BundlecacheError, StoreError, counted
+from ..errors import BundlecacheError, Command, StoreError, counted
 from . import failures
 from .failures import Failure
 from .location import StoreLocation, refusal, unreachable
@@ -72,7 +72,10 @@ def opening(path: Path | str) -> Iterator[None]:
         ]
         raise StoreError(
             f"The table {path} is damaged: {reason}.",
-            hint=f"bundlecache verify --repair; where that fails too, delete {path} and encode its items again",
+            hint=[
+                Command("verify", "--repair"),
+                f"mends it; where that fails too, delete {path} and encode its items again",
+            ],
         ) from error
 
 
@@ -151,7 +154,12 @@ class TableWriter:
             raise StoreError(
                 f"The table {self.name} holds {counted(len(rows) - len(self.content), 'item')} twice; "
                 "another program has written to it.",
-                hint="bundlecache verify --repair takes them out, so that bundlecache encode makes them again",
+                hint=[
+                    Command("verify", "--repair"),
+                    "takes them out, so that",
+                    Command("encode"),
+                    "makes them again",
+                ],
             )
         self._present = set(self.content)
         self.errors = failures.by_item(self.root, self.name)

@@ -33,6 +33,9 @@ CHECKSUM_COVERS_IDS = 3
 BATCH_ROWS = 8192  # Lance writes batches of this size several times as fast as one large chunk
 BATCH_BYTES = 16 << 20  # and token features take their memory by the batch
 MINIBLOCK_BYTES = 4093  # Lance refuses that encoding for wider rows
+IMPORTED = (
+    "imported as it stands"  # preprocess of vectors that other programs made: no encoder here can make them again
+)
 DTYPES = ("float16", "float32")
 BITS = {
     "float16": (np.uint16, 0x7FFF, 0x7C00),

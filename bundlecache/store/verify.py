@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import StoreError, counted
+from .maintenance import damaged_tags, mend_tags
 from .matrices import matrix_folder, open_matrix
 from .tables import SAMPLE_ROWS, among, locked, opening, storing
 from .vectors import Identity, as_numpy, checksum, vector_checksums
@@ -38,6 +39,8 @@ class Damage:
         Fragments whose file cannot be read, and the rows in them.
     matrices
         Folders of matrices that differ from the rows.
+    tags
+        Tags of runs that Lance cannot read; until they are mended, no tag of the table can be listed.
     """
 
     rows: int
@@ -46,9 +49,10 @@ class Damage:
     pieces: list[int]
     lost: int
     matrices: list[Path]
+    tags: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.item_ids or self.doubled or self.pieces or self.matrices)
+        return bool(self.item_ids or self.doubled or self.pieces or self.matrices or self.tags)
 
     def __str__(self) -> str:
         """What is wrong, in words."""
@@ -63,6 +67,7 @@ class Damage:
             ),
             (self.pieces, f"{counted(self.lost, 'row is', 'rows are')} in files that cannot be read"),
             (self.matrices, "the matrix that training reads differs from the rows"),
+            (self.tags, f"{counted(len(self.tags), 'tag')} cannot be read ({_few(self.tags)})"),
         ]
         return "; ".join(words for found, words in said if found) or "sound"
 
@@ -106,11 +111,11 @@ def verify(
     folder = matrix_folder(store.path, info.table, info.version, item_ids)
     matrices = [] if pieces or _same(folder, identity, item_ids, sums) else [folder]
     doubled = [item_id for item_id, times in seen.items() if times > 1]
-    return Damage(dataset.count_rows(), wrong, doubled, pieces, lost, matrices)
+    return Damage(dataset.count_rows(), wrong, doubled, pieces, lost, matrices, damaged_tags(store, info))
 
 
 def repair(store: Store, info: TableInfo, damage: Damage) -> None:
-    """Take what is damaged out of the table, so that the next ``bundlecache encode`` makes it again.
+    """Take damaged rows out of the table, so that the next ``bundlecache encode`` makes them again; mend tags.
 
     Raises
     ------
@@ -128,6 +133,8 @@ def repair(store: Store, info: TableInfo, damage: Damage) -> None:
         item_ids = [*damage.item_ids, *damage.doubled]
         for low in range(0, len(item_ids), SAMPLE_ROWS):
             location.dataset(info.table).delete(among(item_ids[low : low + SAMPLE_ROWS]))
+    if damage.tags:
+        mend_tags(store, info)
     for folder in damage.matrices:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from helpers.toy_vectors import names, patches, vectors
 
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
-from bundlecache.errors import StoreError
+from bundlecache.errors import BundlecacheError
 from bundlecache.store import import_vectors as imports
 from bundlecache.store.store import Store
 
@@ -100,11 +101,11 @@ def test_feature_files_of_bundle_datasets_are_in_the_order_of_their_numbers(
     imported(store, tmp_path / "content_feature.pt", of=numbered)
     matrix = store.matrix([str(i) for i in range(COUNT)], "image")
     assert np.array_equal(matrix.vectors, rows)
-    with pytest.raises(StoreError, match="does not say which items its 12 rows are") as error:
+    with pytest.raises(BundlecacheError, match="does not say which items its 12 rows are") as error:
         imported(store, tmp_path / "content_feature.pt")
     assert "--ids" in str(error.value.hint)
     (tmp_path / "evil.pt").write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
-    with pytest.raises(StoreError, match="cannot be loaded as plain tensors"):
+    with pytest.raises(BundlecacheError, match="cannot be loaded as plain tensors"):
         imported(store, tmp_path / "evil.pt")
 
 
@@ -133,7 +134,7 @@ def test_clip_retrieval_parts_that_do_not_fit_their_metadata_are_refused(
     for part, (count, cut) in enumerate(zip(rows, (slice(0, 7), slice(7, COUNT)), strict=True)):
         np.save(tmp_path / "img_emb" / f"img_emb_{part}.npy", vectors(COUNT)[:count, : width if part else None])
         pq.write_table(pa.table({"item_id": names(COUNT)[cut]}), tmp_path / "metadata" / f"metadata_{part}.parquet")
-    with pytest.raises(StoreError, match=r"img_emb_[01].npy has the shape .*, its metadata \d rows"):
+    with pytest.raises(BundlecacheError, match=r"img_emb_[01].npy has the shape .*, its metadata \d rows"):
         imported(store, tmp_path)
 
 
@@ -187,8 +188,8 @@ def test_what_does_not_fit_is_one_sentence(store: Store, tmp_path: Path) -> None
         ("counts.npy", ids, r"int64 of shape \[12, 3\]"),
         ("number.npy", ids, r"float32 of shape \[1\]"),
         ("number.pt", ids, r"float32 of shape \[1\]"),
-        ("sparse.pt", ids, r"torch.float32 \(torch.sparse_coo\); needed is a dense one"),
-        ("complex.pt", ids, "needed is a dense one of floating-point numbers"),
+        ("sparse.pt", ids, "layout sparse_coo; needed is a dense one"),
+        ("complex.pt", ids, "complex numbers; needed is a dense one"),
         ("counts.pt", ids, "torch.int32"),
         ("null.parquet", None, "holds no vector"),
         ("exported", None, r"12 vectors, but its mask.npy has the shape \[13\]"),
@@ -210,6 +211,64 @@ def test_what_does_not_fit_is_one_sentence(store: Store, tmp_path: Path) -> None
         ("", None, r"metadata_0.parquet is no Parquet file"),
     ]
     for name, given, sentence in cases:
-        with pytest.raises(StoreError, match=sentence):
+        with pytest.raises(BundlecacheError, match=sentence):
             imported(store, tmp_path / name, ids=given)
     assert not store.path.exists(), "nothing was stored"
+
+
+# --- files of others that lie ---------------------------------------------------------------------------
+
+
+def _tensor_file(path: Path, kind: str) -> Path:
+    import torch
+
+    made = {
+        "meta": lambda: torch.ones(COUNT, 3, device="meta"),
+        "sparse": lambda: torch.ones(COUNT, 3).to_sparse(),
+        "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        "expanded": lambda: torch.ones(1).expand(COUNT, 1 << 40),
+        "integers": lambda: torch.ones(COUNT, 3, dtype=torch.int64),
+        "text": lambda: "vectors",
+    }[kind]()
+    torch.save(made, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["meta", "sparse", "nested", "expanded", "integers", "text"])
+def test_a_tensor_file_without_plain_numbers_is_one_sentence(tmp_path: Path, kind: str) -> None:
+    path = _tensor_file(tmp_path / "x.pt", kind)
+    with pytest.raises(BundlecacheError, match="needed") as caught:
+        imports.read(path, catalogue(), "image", "mine", lines(tmp_path / "ids.txt", names(COUNT)))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["0-d", "2-d", "npz", "floats", "objects", "too few", "FIFO", "folder", "long"])
+def test_ids_that_are_no_column_of_ids_are_one_sentence(tmp_path: Path, kind: str) -> None:
+    np.save(tmp_path / "x.npy", vectors(COUNT))
+    ids = tmp_path / "ids.npy"
+    array = {"0-d": np.array(3), "2-d": np.array([names(COUNT)]), "floats": np.ones(COUNT), "too few": np.array(["a"])}
+    if kind in array:
+        np.save(ids, array[kind])
+    elif kind == "npz":
+        with ids.open("wb") as file:
+            np.savez(file, a=np.ones(3))
+    elif kind == "objects":
+        np.save(ids, np.array([{}] * COUNT, object), allow_pickle=True)
+    elif kind == "FIFO":
+        os.mkfifo(ids := tmp_path / "ids.txt")
+    elif kind == "folder":
+        (ids := tmp_path / "ids.txt").mkdir()
+    elif kind == "long":
+        ids = tmp_path / ("x" * 300)
+    with pytest.raises(BundlecacheError, match=r"id") as caught:
+        imports.read(tmp_path / "x.npy", catalogue(), "image", "mine", ids)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["text", "integers", "bytes"])
+def test_ids_in_an_npy_file_may_be_texts_bytes_or_integers(tmp_path: Path, kind: str) -> None:
+    given = np.arange(COUNT) if kind == "integers" else np.array([str(i) for i in range(COUNT)])
+    np.save(tmp_path / "ids.npy", given.astype("S") if kind == "bytes" else given)
+    np.save(tmp_path / "x.npy", vectors(COUNT))
+    of = catalogue([str(i) for i in range(COUNT)])
+    assert imports.read(tmp_path / "x.npy", of, "image", "mine", tmp_path / "ids.npy").item_ids == of.item_ids
