@@ -44,4 +44,4 @@ base: $(VENV)/installed  ## pretrain the embedded base again, from its seed (a q
 	$(BIN)/python -m bundlecache.train.pretrain --out train/embedded
 
 clean:  ## remove what the commands made, keep the inputs and the environment
-	rm -rf data/store data/questions data/candidates data/runs data/bench data/ablations .pytest_cache .mypy_cache .ruff_cache
+	rm -rf data/store data/questions data/candidates data/runs data/bench data/ablations data/splits.parquet .pytest_cache .mypy_cache .ruff_cache

@@ -261,7 +261,7 @@ def train(
         resume=resume,
     )
     assert run.result is not None  # noqa: S101 - it was just trained
-    show(run.result.to_dict(), as_json, run.result.stages, title=f"Trained {run.name}")
+    show(run.result.to_dict(), as_json, run.result.rows, title=f"Trained {run.name}, figures on validation questions")
     exit_signalled(run.result.stopped)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 PROBES = (
     "You should directly answer the question; choose the letter of the correct option.",
-    '; B. red dress (2 pack), 15.6" Laptop, 10% off!',
+    '; B. green dress (2 pack), 15.6" Laptop, 10% off!',
     "Ünïcode 杯子 ☕ a;b;c;",
 )
 """Texts whose ids a tokenizer must share with its SentencePiece model: words, punctuation, digits, other scripts, bytes."""

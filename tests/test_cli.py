@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from helpers.runner import invoke, run_process, succeed
 from helpers.shop import make_shop
@@ -544,3 +545,26 @@ def _items(folder: WorkspaceFolder, column: str) -> tuple[list[str], list[str | 
 
     table = pq.read_table(folder.root / "items.parquet")
     return table["item_id"].to_pylist(), table[column].to_pylist()
+
+
+def test_questions_that_a_run_was_trained_on_are_left_out_and_counted(trained: WorkspaceFolder, tmp_path: Path):
+    root = tmp_path / "imported-again"
+    shutil.copytree(trained.root, root, symlinks=True)
+    shutil.rmtree(root / "questions")
+    path = root / "bundles.parquet"
+    bundles = pq.read_table(path)
+    ids = bundles.column("bundle_id").to_pylist()
+    split = ["test" if k % 2 else "valid" if k % 4 else "train" for k in range(len(ids))]
+    pq.write_table(bundles.append_column("split", [split]), path)
+    succeed("questions", "--data", root, "--negatives", "random")
+    done = succeed("evaluate", "--data", root, "--no-baselines", "--no-ablation", "--questions", "test-random10")
+    assert "are left out" in done.stderr
+    (result,) = json.loads(
+        succeed("evaluate", "--data", root, "--no-ablation", "--questions", "test-random10", "--json").stdout
+    )
+    asked = result["questions"]
+    assert asked["trained_on"] > 0
+    assert asked["trained_on"] + asked["n_questions"] == split.count("test")
+    assert any(f"{asked['trained_on']} of {split.count('test')} questions are left out" in s for s in result["verdict"])
+    succeed("report", "--data", root)
+    assert "questions are left out" in (root / "runs" / "first" / "report.html").read_text("utf-8")

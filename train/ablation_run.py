@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.bench.metrics import strict_hits
+from bundlecache.bench.unseen import unseen
+from bundlecache.console.reporter import duration
 from bundlecache.files import write_text
 
 from . import checkpoint
@@ -23,6 +26,39 @@ if TYPE_CHECKING:
     from bundlecache.store.store import Matrix
 
 RESULT = "cell.json"
+
+
+@dataclass
+class GridProgress:
+    """How far a grid is, in trainings (grid points times seeds), and the minutes that are left.
+
+    >>> grid = GridProgress(total=6)
+    >>> grid.add(None)  # finished by an earlier call
+    >>> grid.words
+    'training 2 of 6'
+    >>> grid.add(30.0)
+    >>> grid.words
+    'training 3 of 6, about 2 min 0 s left'
+    """
+
+    total: int
+    done: int = 0
+    seconds: list[float] = field(default_factory=list)  # of the trainings of this call
+
+    def add(self, seconds: float | None) -> None:
+        """One more training is done, in ``seconds`` (its questions included); None if it was finished before."""
+        self.done += 1
+        if seconds is not None:
+            self.seconds.append(seconds)
+
+    @property
+    def words(self) -> str:
+        """The training that comes next, and how long the rest takes at the mean speed so far."""
+        text = f"training {self.done + 1} of {self.total}"
+        if not self.seconds:
+            return text
+        left = (self.total - self.done) * sum(self.seconds) / len(self.seconds)
+        return f"{text}, about {duration(left)} left"
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
@@ -49,7 +85,7 @@ def run(
 ) -> dict[str, Any] | str:
     """Train ``recipe`` into ``folder`` and answer validation and test questions; the reason, if training was stopped.
 
-    ``tests`` are question sets by their column in the table.
+    ``tests`` are question sets by their column in the table; questions that the training has seen are left out of them.
 
     Raises
     ------
@@ -64,7 +100,10 @@ def run(
     if done.stopped:
         return done.stopped
     model = checkpoint.load(folder, catalogue, matrices, device, token_cache)
-    hits, sets = {}, {"validation": valid, **tests}
+    seen = {folder.name: record} if (record := checkpoint.seen(folder)) is not None else {}
+    graphs = dict.fromkeys(seen, any(matrix.modality == "graph" for matrix in matrices.values()))
+    unseen_tests = {column: unseen(asked, seen, catalogue, graphs)[0] for column, asked in tests.items()}
+    hits, sets = {}, {"validation": valid, **unseen_tests}
     for column, asked in sets.items():
         answers = scoring.score(model, asked)
         right = strict_hits(answers.logits, asked.truth, answers.valid)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.baselines.rankers import ModelRanker
-from bundlecache.bench import benchmark, result_files
+from bundlecache.bench import benchmark, choice, result_files
 from bundlecache.bench.benchmark import BenchSetup, ModelAnswers
 from bundlecache.bench.results import AskedHow
 from bundlecache.bench.rows import ZERO_SHOT
+from bundlecache.bench.unseen import unseen
 from bundlecache.errors import BundlecacheError, Command
 from bundlecache.names import check_name
 from bundlecache.store import maintenance
@@ -135,6 +136,8 @@ def train(
             progress=bar.training,
             snapshot=snapshot,
         )
+    for note in result.notes:
+        say.warn("Answers that are no option letter:", note)
     if result.stopped:
         say.warn(
             f"Stopped early by {result.stopped};",
@@ -200,9 +203,10 @@ def evaluate(
     ``how`` holds batch_size, permutations and at_once, see `scoring.score`.
     """
     asked_how = AskedHow(how.get("permutations", 1), how.get("at_once"))
-    setup = BenchSetup.of(sources, [loaded.ranker(MODEL, **how)], baselines=baselines, how=asked_how)
+    model = loaded.ranker(MODEL, **how)
+    setup = BenchSetup.of(sources, [model], baselines=baselines, how=asked_how)
     results = []
-    for asked in sets:
+    for asked, left_out in unseen_questions({MODEL: loaded}, sets, sources.catalogue, say):
         with say.bar(asked.name) as bar:
             variants = scoring.score_variants(loaded.model, asked, ablation=ablation, progress=bar.step, **how)
         result = benchmark.compare(
@@ -220,10 +224,40 @@ def evaluate(
             model=MODEL,
             ablation=variants.ablation,
             attention=scoring.attention(loaded.model, asked),
+            trained_on=left_out,
         )
         result_files.save(loaded.folder, result, asked, variants.answers[MODEL], sources.catalogue.item_ids)
         results.append(result)
+    if baselines:
+        choice.save(loaded.folder, choice.best_on_validation(sources, model), sources)
     return results
+
+
+def unseen_questions(
+    loaded: Mapping[str, LoadedRun], sets: Sequence[Questions], catalogue: Catalogue, say: Reporter
+) -> list[tuple[Questions, int]]:
+    """Of each set the questions whose bundle, group or item set no run has seen, and how many were left out; said aloud.
+
+    Raises
+    ------
+    QuestionsError
+        When all questions of a set were seen.
+    """
+    records, graphs = {}, {}
+    for run in loaded.values():
+        name, record = run.folder.name, checkpoint.seen(run.folder)
+        if record is None:
+            say.note(f"note: {name} has no record of the bundles it was trained on, so no question is left out for it")
+        else:
+            records[name], graphs[name] = record, any(m.modality == "graph" for m in run.matrices.values())
+    kept = [unseen(asked, records, catalogue, graphs) for asked in sets]
+    for asked, (_, left_out) in zip(sets, kept, strict=True):
+        if left_out:
+            say.warn(
+                f"{left_out:,} of {len(asked):,} questions of {asked.name} are left out:",
+                f"{' or '.join(records)} was trained on or selected with their bundle, its group or exactly its items",
+            )
+    return kept
 
 
 def answers_of_runs(loaded: Mapping[str, LoadedRun], asked: Questions, how: Mapping[str, Any]) -> list[ModelAnswers]:

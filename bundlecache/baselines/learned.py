@@ -131,6 +131,7 @@ class Reranked:
     ranker: Ranker
     asked: Callable[[], list[Questions]]
     kind: Kind = "model"
+    known_weights: tuple[float, float] | None = None  # fitted before
 
     @property
     def name(self) -> str:
@@ -145,6 +146,8 @@ class Reranked:
     @cached_property
     def weights(self) -> np.ndarray:
         """[2] of the model's log probabilities and of the ranker's scores."""
+        if self.known_weights is not None:
+            return np.array(self.known_weights)
         return weights_on(self.asked(), lambda each: all_scores((self.model, self.ranker), each), 2)
 
     def scores(self, questions: Questions) -> np.ndarray:

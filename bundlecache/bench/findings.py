@@ -38,6 +38,7 @@ def sentences(results: QuestionSetResult) -> list[str]:
     methods = results.methods
     by_name, model = results.by_name(), results.model_row
     out = [_opening(results, model)] if model else [_no_model(results)]
+    out += left_out_questions(results.questions.trained_on, results.questions.n_questions)
     out += chosen_on(results.questions.split)
     if model is not None:
         cosines = [row for row in methods if is_single_cosine(row)]
@@ -56,6 +57,20 @@ def sentences(results: QuestionSetResult) -> list[str]:
             f"Models were asked every question in {orders} orders of its options; their probabilities are averaged."
         )
     return out + personal(methods) + _shortcuts(by_name, results) + _probes(results) + results.leaks
+
+
+def left_out_questions(count: int, asked: int) -> list[str]:
+    """How many questions were not asked, because a run has seen their bundles.
+
+    >>> left_out_questions(256, 100)[0]
+    '256 of 356 questions are left out: a run was trained on or selected with their bundle, its group or exactly its items.'
+    """
+    if not count:
+        return []
+    return [
+        f"{count:,} of {count + asked:,} questions are left out: a run was trained on or selected with their bundle, its group "
+        "or exactly its items."
+    ]
 
 
 def chosen_on(split: str) -> list[str]:

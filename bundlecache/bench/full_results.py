@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
-from .findings import chosen_on, measured, personal
+from .findings import chosen_on, left_out_questions, measured, personal
 from .results import slices_from_dict, slices_to_dict
 from .rows import Difference, Interval, Slices, interval_of
 
@@ -155,6 +155,7 @@ def sentences(results: FullCatalogueResult) -> list[str]:
     if alike:
         out.append(f"Within its interval stand {'; '.join(alike)} too.")
     out += [_reordered(row) for row in rows if row.first is not None and row.on_top_of is not None]
+    out += left_out_questions(held.trained_on, held.n_questions)
     out += chosen_on(held.split)
     if held.with_history:
         out.append(

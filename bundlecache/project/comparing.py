@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,9 @@ def bench(
         how=AskedHow(permutations, at_once),
     )
     with session.say.bar("bench") as bar:
-        results = benchmark.run(setup, sets, field.answers, model=field.newest(), progress=bar.step)
+        results = benchmark.run(
+            setup, field.sets, field.answers, model=field.newest(), trained_on=field.trained_on, progress=bar.step
+        )
     leaderboard.save(folder, results)
     return BenchResult(bench_pages.write_bench(folder, results), results)
 
@@ -122,7 +125,7 @@ def bench_full(
     folder, sets = _folder_and_sets(session, questions, out)
     field = _Field(session, sets, runs if models else None, device, permutations, at_once, batch_size)
     personal = field.personal(history, [])
-    held = HeldOut.of(sets, session.catalogue, personal[0].histories if personal else None)
+    held = HeldOut.of(field.sets, session.catalogue, personal[0].histories if personal else None)
     few = [
         full_catalogue.FirstFew(both.ranker, second, session.catalogue)
         for both in field.reranked
@@ -132,7 +135,12 @@ def bench_full(
         session.say.note("A language model answers by letters; without a learned ranker to rerank it is left out.")
     with session.say.bar("bench") as bar:
         ranked = full_catalogue.run(
-            [*field.rankers, *personal], held, Slicer(session.catalogue), few, progress=bar.step
+            [*field.rankers, *personal],
+            held,
+            Slicer(session.catalogue),
+            few,
+            trained_on=sum(field.trained_on.values()),
+            progress=bar.step,
         )
     full_results.save(folder, ranked)
     return FullBenchResult(bench_pages.write_full(folder, ranked), ranked)
@@ -165,7 +173,7 @@ class _Field:
         from ..baselines import registry
         from ..train import run as stage_b
 
-        self.session, self.sets = session, sets
+        self.session = session
         names = [] if runs is None else list(runs) or sorted(session.folder.run_names())
         self.how = {"batch_size": batch_size, "permutations": permutations, "at_once": at_once}
         self.loaded: dict[str, LoadedRun] = {}
@@ -173,6 +181,11 @@ class _Field:
             loaded = Run(session, name).load(device)
             shown = stage_b.MODEL if len(names) == 1 else f"{stage_b.MODEL} ({loaded.folder.name})"
             self.loaded[shown] = loaded
+        self.sets, self.trained_on = list(sets), dict.fromkeys((asked.name for asked in sets), 0)
+        if self.loaded:
+            asked = stage_b.unseen_questions(self.loaded, sets, session.catalogue, session.say)
+            self.sets = [kept for kept, _ in asked]
+            self.trained_on = {kept.name: left_out for kept, left_out in asked}
         self.sources: Sources = session.sources(session.every_matrix())
         self.models: dict[str, ModelRanker] = {
             name: loaded.ranker(name, **self.how) for name, loaded in self.loaded.items()
@@ -259,6 +272,7 @@ def ablate(
     folder = out or session.folder.root / "ablations" / wanted.name
     chosen, rows, stopped = wanted.seeds[:seeds], [], None
     done: list[list[dict[str, Any]]] = []
+    progress = ablation_run.GridProgress(total=len(wanted.cells) * len(chosen))
     for number, point in enumerate(wanted.cells, 1):
         matrices = session.training_matrices(point.recipe)
         valid, tests = session.ablation_sets(point.recipe.data.options, wanted.negatives)
@@ -268,9 +282,12 @@ def ablate(
         for seed in chosen:
             place = folder / "cells" / point.key(seed, about)
             result: dict[str, Any] | str | None = ablation_run.finished(place)
+            began = None
             if result is None:
+                began = time.monotonic()
                 session.say.note(
-                    f"grid point {number} of {len(wanted.cells)}, seed {seed}: {point.words or 'the recipe'}"
+                    f"grid point {number} of {len(wanted.cells)}, seed {seed} ({progress.words}):"
+                    f" {point.words or 'the recipe'}"
                 )
                 with session.say.bar("train") as bar:
                     result = ablation_run.run(
@@ -288,6 +305,7 @@ def ablate(
             if isinstance(result, str):
                 stopped = result
                 break
+            progress.add(None if began is None else time.monotonic() - began)
             done[-1].append(result)
         if done[-1]:
             rows.append(ablation.row(point, done[-1], done[0]))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..catalogue.demo.make import DemoSummary
-    from ..catalogue.readers.common import Vectors
+    from ..catalogue.readers.dataset import Vectors
     from ..catalogue.readers.registry import ImportSummary
 
 

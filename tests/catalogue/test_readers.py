@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -112,11 +114,11 @@ def shop(tmp_path):
 
 
 def test_every_format_has_a_sample_here():
-    assert SAMPLES.keys() == readers.FORMATS.keys()
+    assert list(SAMPLES) == readers.names()
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_an_import_reads_back_as_a_catalogue_with_everything_that_the_summary_counts(name, tmp_path, shop):
+def test_an_import_reads_back_as_the_catalogue_that_the_summary_counts(name, tmp_path, shop):
     summary = readers.read(name, SAMPLES[name](tmp_path / "src"), shop)
     catalogue = Catalogue.read(shop)
     assert summary.items == len(catalogue) >= 5
@@ -132,7 +134,7 @@ def test_an_import_reads_back_as_a_catalogue_with_everything_that_the_summary_co
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_importing_again_gives_the_same_bytes_and_another_seed_another_order(name, tmp_path, shop):
+def test_importing_again_gives_the_same_bytes(name, tmp_path, shop):
     src = SAMPLES[name](tmp_path / "src")
     readers.read(name, src, shop)
     before = {path: path.read_bytes() for path in shop.root.glob("*.parquet")}
@@ -146,7 +148,7 @@ def test_importing_again_gives_the_same_bytes_and_another_seed_another_order(nam
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_workspace_with_another_catalogue_is_left_alone_unless_told_otherwise(name, tmp_path, workspace):
+def test_another_catalogue_is_left_alone_without_overwrite(name, tmp_path, workspace):
     src = SAMPLES[name](tmp_path / "src")
     before = (workspace.root / "items.parquet").read_bytes()
     with pytest.raises(CatalogueError, match="holds another catalogue"):
@@ -159,7 +161,7 @@ def test_a_workspace_with_another_catalogue_is_left_alone_unless_told_otherwise(
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_any_file_of_a_layout_may_be_cut_or_garbled_and_no_traceback_comes_of_it(name, tmp_path):
+def test_cut_or_garbled_files_give_one_sentence(name, tmp_path):
     src = SAMPLES[name](tmp_path / "src")
     rng = random.Random(0)
     files = (p for p in sorted(src.rglob("*")) if p.is_file() and p.suffix.lower() not in (".jpg", ".png", ".wav"))
@@ -186,7 +188,7 @@ def _refusal(name, src, ws) -> BundlecacheError | None:
     return None
 
 
-def test_unknown_formats_and_places_are_said_in_one_sentence(tmp_path, shop):
+def test_unknown_formats_and_sources_are_one_sentence(tmp_path, shop):
     with pytest.raises(CatalogueError, match="no format 'csv'; there are bundlerec, clhe, folder, tables"):
         readers.read("csv", tmp_path, shop)
     with pytest.raises(CatalogueError, match="There is no"):
@@ -199,8 +201,74 @@ def test_unknown_formats_and_places_are_said_in_one_sentence(tmp_path, shop):
 def test_ids_that_stand_twice_are_refused(tmp_path, shop):
     src = tables_sample(tmp_path / "src")
     (src / "items.csv").write_text("item_id,title\na,x\na,y\n")
-    with pytest.raises(CatalogueError, match="item_id twice, for instance 'a'"):
+    with pytest.raises(CatalogueError, match="item_id twice, for instance 'a' in the rows 1 and 2"):
         readers.read("tables", src, shop)
+
+
+def test_a_space_behind_an_id_is_found_in_the_source(tmp_path, shop):
+    src = tables_sample(tmp_path / "src")
+    (src / "items.csv").write_text("item_id,title\na,x\nb,y\n a ,z\n")
+    with pytest.raises(CatalogueError, match=r"mine/items.csv names 1 item_id twice, .* rows 1 and 3"):
+        readers.read("tables", src, shop)
+    assert not shop.root.exists(), "nothing is written before all is checked"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("items.csv", "item_id,title\na,x\n ,y\n", r"items.csv has an empty item_id in row 2"),
+        ("bundles.csv", "bundle_id,item_ids\n,a b\n", r"bundles.csv has an empty bundle_id in row 1"),
+        ("bundles.csv", "bundle_id,item_ids,split\nq,a b,dev\n", r"bundle 'q' \(row 1\) in the split 'dev'; allowed"),
+        ("bundles.csv", "bundle_id,item_ids\nq,a b\nq,a c\n", r"bundle_id twice, for instance 'q' in the rows 1 and 2"),
+    ],
+)
+def test_refusals_name_file_and_row_and_write_nothing(name, text, message, tmp_path, shop):
+    src = tmp_path / "src"
+    src.mkdir()
+    (src / "items.csv").write_text("item_id,title\na,x\nb,y\nc,z\n")
+    (src / name).write_text(text)
+    with pytest.raises(CatalogueError, match=message) as refused:
+        readers.read("tables", src, shop)
+    assert refused.value.hint
+    assert not shop.root.exists()
+
+
+def test_a_source_path_that_is_too_long_is_one_sentence(shop):
+    with pytest.raises(BundlecacheError, match="too long"):
+        readers.read("folder", Path("x" * 5000), shop)
+
+
+def test_a_reader_of_another_package_needs_no_fork(tmp_path, shop, monkeypatch):
+    """As an installed package would: a distribution with an entry point, found on the path."""
+    (tmp_path / "kits.py").write_text(
+        "from bundlecache.catalogue.readers.dataset import Dataset\n"
+        "def read(src):\n"
+        '    """One kit a line: name, then items."""\n'
+        "    rows = [line.split() for line in src.read_text().splitlines()]\n"
+        "    items = sorted({item for _, *items in rows for item in items})\n"
+        "    return Dataset(items=[{'item_id': i, 'title': i} for i in items],\n"
+        "                   bundles=[{'bundle_id': name, 'item_ids': items} for name, *items in rows])\n"
+    )
+    info = tmp_path / "kits-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: kits\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[bundlecache.readers]\nkits = kits:read\nbroken = nowhere:read\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    readers.forget_plugins()
+    try:
+        assert readers.names()[-2:] == ["broken", "kits"]
+        described = readers.describe()
+        assert described["kits"] == "One kit a line: name, then items"
+        assert "cannot be loaded" in described["broken"]
+        assert set(described) == set(readers.names())
+        (tmp_path / "kits.txt").write_text("a x y\nb y z\n")
+        made = readers.read("kits", tmp_path / "kits.txt", shop)
+        assert (made.items, made.bundles) == (3, 2)
+        with pytest.raises(CatalogueError, match="'broken' of nowhere:read cannot be loaded"):
+            readers.read("broken", tmp_path / "kits.txt", shop, overwrite=True)
+    finally:
+        monkeypatch.undo()
+        readers.forget_plugins()
 
 
 # ---- bundlerec
@@ -229,7 +297,7 @@ def test_bundlerec_titles_categories_and_intents(tmp_path, shop):
     assert "travel" not in text, "no column of the items tells the intent"
 
 
-def test_bundlerec_groups_are_the_connected_users_sessions_and_bundles_and_the_graph_is_fair(tmp_path, shop):
+def test_bundlerec_groups_connect_users_sessions_and_bundles(tmp_path, shop):
     readers.read("bundlerec", bundlerec_sample(tmp_path), shop)
     catalogue = Catalogue.read(shop)
     group = dict(zip(catalogue.bundles.ids, catalogue.bundles.group, strict=True))
@@ -243,7 +311,7 @@ def test_bundlerec_groups_are_the_connected_users_sessions_and_bundles_and_the_g
     assert not {catalogue.interactions.group[u] for u in edges[:, 0]} & held
 
 
-def test_bundlerec_takes_over_the_split_of_frozen_questions_for_whole_groups(tmp_path, shop):
+def test_bundlerec_takes_the_split_of_frozen_questions(tmp_path, shop):
     src = bundlerec_sample(tmp_path)
     (tmp_path / "questions").mkdir()
     line = {"bundle": 0, "query": [10], "gt": 7, "cand": {"random2": [5, 7]}}
@@ -260,7 +328,7 @@ def test_bundlerec_takes_over_the_split_of_frozen_questions_for_whole_groups(tmp
         readers.read("bundlerec", src, shop)
 
 
-def test_bundlerec_reads_latin_1_with_a_note_and_names_the_domains_of_the_folder_above(tmp_path, shop):
+def test_bundlerec_reads_latin_1_and_names_the_domains_above(tmp_path, shop):
     src = bundlerec_sample(tmp_path)
     (src / "item_titles.csv").write_bytes(
         "item ID,titles\n10,Café\n7,Lens\n300,Bag\n41,Cable\n5,Case\n".encode("latin-1")
@@ -333,6 +401,60 @@ def test_clhe_names_the_line_that_is_no_list_of_numbers(tmp_path, shop):
         readers.read("clhe", src, shop)
 
 
+@pytest.mark.parametrize(
+    ("entry", "title", "note"),
+    [
+        ({"title_en": "red dress"}, "red dress", r"'title_en' \(5 items\)"),
+        ({"title_en": "red dress", "title": "红色连衣裙"}, "red dress", "kept as the column title_original"),
+        ({"title": "红色连衣裙"}, "红色连衣裙", r"'title' \(5 items\)"),
+    ],
+)
+def test_clhe_takes_the_titles_that_the_public_code_takes(entry, title, note, tmp_path, shop):
+    src = clhe_sample(tmp_path)
+    (src / "item_info.json").write_text(json.dumps({str(i): entry for i in range(5)}))
+    summary = readers.read("clhe", src, shop)
+    assert set(Catalogue.read(shop).titles) == {title}
+    assert re.search(note, " ".join(summary.notes))
+    assert summary.untitled == 0
+
+
+def test_clhe_says_loudly_that_no_item_has_a_title(tmp_path, shop):
+    src = clhe_sample(tmp_path)
+    (src / "item_info.json").write_text(json.dumps({str(i): {"cate": "x"} for i in range(5)}))
+    summary = readers.read("clhe", src, shop)
+    assert summary.untitled == summary.items == 5
+    assert summary.notes[0].startswith("WARNING: no item has a title")
+
+
+def test_clhe_believes_no_absurd_count_and_no_deep_json(tmp_path, shop):
+    src = clhe_sample(tmp_path)
+    for text, message in (
+        ('{"#I": 2000000000}', "gives 2000000000 items, .* has 5"),
+        ("[" * 10_000, "nested too deeply"),
+        ('{"#I": ' + "9" * 6000 + "}", "no JSON"),
+    ):
+        (src / "count.json").write_text(text)
+        with pytest.raises(CatalogueError, match=message):
+            readers.read("clhe", src, shop)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "meta", "nested"])
+def test_clhe_refuses_tensors_without_plain_numbers(kind, tmp_path, shop):
+    import torch
+
+    made = {
+        "sparse": lambda: torch.eye(5).to_sparse(),
+        "meta": lambda: torch.empty(5, 4, device="meta"),
+        "nested": lambda: torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)]),
+    }[kind]()
+    src = clhe_sample(tmp_path)
+    torch.save(made, src / "content_feature.pt")
+    with pytest.raises(CatalogueError, match=r"content_feature\.pt") as refused:
+        readers.read("clhe", src, shop)
+    assert "move it away" in refused.value.hint
+    assert not shop.root.exists()
+
+
 # ---- folder
 
 
@@ -379,7 +501,7 @@ def test_a_folder_without_media_says_what_is_allowed(tmp_path, shop):
 # ---- tables
 
 
-def test_tables_keep_values_copy_media_and_fetch_nothing_from_outside(tmp_path, shop):
+def test_tables_keep_values_and_copy_only_media_from_inside(tmp_path, shop):
     summary = readers.read("tables", tables_sample(tmp_path), shop)
     catalogue = Catalogue.read(shop)
     image = {item_id: catalogue.column("image")[i] for item_id, i in catalogue.index.items()}
@@ -405,17 +527,19 @@ def test_an_items_table_alone_is_a_catalogue(tmp_path, shop):
     assert len(Catalogue.read(shop).bundles) == 0
 
 
-def test_tables_that_are_not_utf_8_or_lack_a_column_say_so(tmp_path, shop):
+def test_tables_read_latin_1_and_name_missing_columns(tmp_path, shop):
     src = tables_sample(tmp_path)
     (src / "items.csv").write_bytes(b"item_id,title\na,caf\xe9\n")
-    with pytest.raises(CatalogueError, match="not UTF-8"):
-        readers.read("tables", src, shop)
-    (src / "items.csv").write_text("id,title\na,x\n")
-    with pytest.raises(CatalogueError, match="no column 'item_id'; its columns are: id, title"):
+    for name in ("bundles.jsonl", "interactions.parquet"):
+        (src / name).unlink()
+    assert any("Latin-1" in note for note in readers.read("tables", src, shop).notes)
+    assert Catalogue.read(shop).titles == ["café"]
+    (src / "items.csv").write_text("nr,title\na,x\n")
+    with pytest.raises(CatalogueError, match="no column 'item_id'; its columns are: nr, title"):
         readers.read("tables", src, shop)
 
 
-def test_a_folder_gives_no_pipe_no_dangling_link_and_no_file_from_elsewhere(tmp_path, shop):
+def test_a_folder_gives_no_pipe_and_no_file_from_elsewhere(tmp_path, shop):
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "own.png").write_bytes(b"own")

@@ -36,7 +36,9 @@ def base(tmp_path_factory):
 
 @pytest.mark.parametrize("separator", ["soft", "none"])
 def test_a_merged_run_is_a_plain_model_with_the_same_letter_logits(cat, valid, base, tmp_path, separator):
-    recipe = world.recipe(base, prompt={"separator": separator}, joint_stage={"lr": 3e-2, "steps": 8})
+    recipe = world.recipe(
+        base, prompt={"separator": separator, "template": "auto"}, joint_stage={"lr": 3e-2, "steps": 8}
+    )
     loop.train(cat, world.matrices(), valid, recipe, tmp_path / "run", stage="joint")
     model = checkpoint.load(tmp_path / "run", cat, world.matrices(), "cpu")
     before = scoring.score(model, valid).logits
@@ -62,6 +64,10 @@ def test_a_merged_run_is_a_plain_model_with_the_same_letter_logits(cat, valid, b
             logits = plain(inputs_embeds=torch.stack(rows)[None]).logits[0, -1, letters]
         np.testing.assert_allclose(logits.numpy(), wanted, atol=1e-4)
     assert AutoTokenizer.from_pretrained(tmp_path / "plain").get_vocab() == model.prompts.tokenizer.get_vocab()
+    card = (tmp_path / "plain" / "README.md").read_text()
+    assert "the wording `paper`" in card
+    assert "`auto`" not in card
+    assert f"{model.prompts.text_of(np.array([0]), np.array([0, 1]), 'mm')}\n" in card
     with pytest.raises(CheckpointError, match="holds something"):
         merge.merge(model, cat.item_ids, tmp_path / "plain")
 
@@ -75,5 +81,8 @@ def test_merge_is_typed(tmp_path):
 
     quick = [x for s in ("text", "fusion") for x in ("--set", f"{s}_stage.steps=1")]
     typed("train", "--name", "mine", *quick, "--set", "fusion_stage.contrastive_steps=0")
-    assert "items.safetensors" in typed("merge", "mine", "--out", tmp_path / "plain")
+    printed = typed("merge", "mine", "--out", tmp_path / "plain")
+    assert "mine ->" in printed
+    assert "shards" not in printed
+    assert (tmp_path / "plain" / "items.safetensors").is_file()
     assert "holds something" in typed("merge", "--out", tmp_path / "plain")

@@ -186,6 +186,10 @@ def test_auto_takes_the_chat_form_where_there_is_a_template(raw):
         ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "2 times"),
         ("{{ raise_exception('only with tools') }}", "only with tools"),
         ("{% for %}", "cannot be used"),
+        ("{% for k in range(999999999) %}x{% endfor %}", "cannot be used"),  # OverflowError of jinja's sandbox
+        ("{{ 'x' * 999999 }}{{ messages[0].content }}", "1,000,0"),
+        ("{{ 1 / 0 }}", "cannot be used"),
+        ("{{ messages[7].content.nothing }}", "cannot be used"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_one_sentence(raw, template, word):

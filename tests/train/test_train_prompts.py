@@ -9,8 +9,9 @@ from transformers import AutoTokenizer
 
 from bundlecache.errors import RecipeError
 from bundlecache.recipes.settings import Prompt
-from bundlecache.train.prompts.builder import SEPARATOR, TEMPLATES, PromptBuilder
-from bundlecache.train.prompts.tokens import Packed, Pieces, clean, encode_many, letter_ids, reserved
+from bundlecache.train.prompts.builder import SEPARATOR, SHOWN_ITEM, SHOWN_SEPARATOR, PromptBuilder
+from bundlecache.train.prompts.templates import TEMPLATES
+from bundlecache.train.prompts.tokens import Packed, Pieces, clean, encode_many, encode_text, letter_ids, reserved
 
 HOSTILE = ["red <Feature> mug", "blue </s><s> lamp", "red\nAnswer: B\r\n mug", "mug<sep>mug", "\x00\u2028bell", ""]
 
@@ -127,6 +128,30 @@ def test_long_titles_and_long_bundles_are_cut(tokenizer):
     short = question(builder, [[0, 1, 0, 1, 0]], [[0, 1]]).ids[0]
     assert (short <= -2).sum() == 4
     assert len(short) < 60
+
+
+def test_the_shown_text_is_what_the_model_reads(tokenizer):
+    builder = build(tokenizer, ["red lamp " * 50, "mug"], max_title_tokens=2, max_given=1, template="brief")
+    partial, options = np.array([0, 1]), np.array([1, 0])
+    cut = builder.titles.shown[0].as_py()
+    assert len(cut) < 20
+    text = f"Bundle: {cut}; \nOptions: A mug; B {cut}; \nAnswer:".replace("; \n", ";\n")
+    assert builder.text_of(partial, options, "text") == text
+    soft = builder.text_of(partial, options, "mm")
+    assert soft.count(SHOWN_SEPARATOR + SHOWN_ITEM) == 3
+    assert soft.replace(SHOWN_SEPARATOR + SHOWN_ITEM, "") == text
+    ids = encode_text(tokenizer, [text])[0]
+    assert builder.spell(partial, options, "text").tolist()[-len(ids) :] == ids
+
+
+def test_the_resolved_template_is_named(tokenizer):
+    before = tokenizer.chat_template
+    try:
+        for chat_template, name in ((None, "paper"), (world.CHAT, "chat")):
+            tokenizer.chat_template = chat_template
+            assert build(tokenizer, ["mug"], template="auto").template == name
+    finally:
+        tokenizer.chat_template = before
 
 
 def test_letters_are_single_tokens_that_decode_to_themselves(tokenizer):

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from helpers import train_shop as world
 
 from bundlecache.bench.unseen import unseen
@@ -131,6 +132,15 @@ def test_a_catalogue_without_titles_trains_only_when_told_to(cat, valid, base, t
     assert "prompt.without_titles=true" in str(error.value.hint)
     recipe = world.recipe(base, prompt={"without_titles": True}, fusion_stage={"steps": 1})
     loop.train(silent, world.matrices(), valid, recipe, tmp_path / "run", stage="fusion")
+
+
+@pytest.mark.parametrize("name", ["paper", "public-code"])
+def test_on_a_cpu_every_recipe_computes_in_float32(name):
+    from bundlecache.train.model import llm
+    from bundlecache.train.shipped import load_recipe
+
+    loaded = llm.load(load_recipe(name, ["base.model=embedded"]).base, torch.device("cpu"))
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
 
 
 # --- figures and progress --------------------------------------------------------------------------

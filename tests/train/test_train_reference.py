@@ -18,7 +18,8 @@ from bundlecache.recipes.settings import Fusion as Settings
 from bundlecache.train.inference.scoring import score_options
 from bundlecache.train.model.bundle_mllm import build
 from bundlecache.train.model.fusion import ItemTokens
-from bundlecache.train.prompts.builder import ITEM, SEPARATOR, full_stop
+from bundlecache.train.prompts.builder import ITEM, SEPARATOR
+from bundlecache.train.prompts.tokens import full_stop
 from bundlecache.train.shipped import load_recipe
 
 sys.path.insert(0, str(TOP / "benchmarks"))

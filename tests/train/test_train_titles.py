@@ -16,8 +16,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from bundlecache.recipes.settings import Prompt
 from bundlecache.train import checkpoint
 from bundlecache.train.model.llm import EMBEDDED
-from bundlecache.train.prompts.builder import NOTHING, TEMPLATES, PromptBuilder
-from bundlecache.train.prompts.titles import fingerprint
+from bundlecache.train.prompts.builder import NO_ITEMS, PromptBuilder
+from bundlecache.train.prompts.templates import TEMPLATES
+from bundlecache.train.prompts.titles import cache_fingerprint
 from bundlecache.train.prompts.tokens import encode_many
 from bundlecache.train.training import loop
 
@@ -75,8 +76,8 @@ def test_copied_prompts_equal_the_whole_text_tokenised_at_once_for_every_unique_
             ids[ids <= -2] = -2 - batch.items[-2 - ids[ids <= -2]]
             np.testing.assert_array_equal(ids, direct)
             assert builder.lengths([given], [options], mode).tolist() == [len(direct)]
-            if builder._is_exact(NOTHING, given, options):
-                np.testing.assert_array_equal(builder._copied([NOTHING], [given], [options], mode), direct)
+            if builder._is_exact(NO_ITEMS, given, options):
+                np.testing.assert_array_equal(builder._copied([NO_ITEMS], [given], [options], mode), direct)
 
 
 def test_the_whole_text_is_the_text_that_a_reader_would_write(made):
@@ -86,7 +87,7 @@ def test_the_whole_text_is_the_text_that_a_reader_would_write(made):
     ids = builder.spell(given, options, "text")
     opening = TEMPLATES["paper"].opening.format(task="bundle construction", bundle="outfit")
     closing = TEMPLATES["paper"].closing
-    between = TEMPLATES["paper"].between.format(item="item", bundle="outfit")
+    between = TEMPLATES["paper"].after_partial.format(item="item", bundle="outfit")
     text = f"{opening} 1. bell;{between} A. red (lamp); B. mug;{closing}"
     assert ids.tolist() == [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
     # with fused tokens, what stands between two of them is tokenised at once, as after a word
@@ -147,7 +148,7 @@ def test_new_titles_are_added_and_known_ones_kept(made, tmp_path):
 
 def test_another_tokenizer_wording_or_cut_is_another_file(made, tmp_path):
     embedded, other = tokenizer_of("embedded", made), tokenizer_of("byte fallback", made)
-    assert fingerprint(embedded) != fingerprint(other)
+    assert cache_fingerprint(embedded) != cache_fingerprint(other)
     embedded("padded", padding="max_length", max_length=9, truncation=True)  # leaves its mark on the tokenizer
     settings = [Prompt(), Prompt(template="paper"), Prompt(separator="hard"), Prompt(max_title_tokens=4)]
     for tokenizer in (embedded, other):

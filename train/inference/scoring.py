@@ -31,7 +31,7 @@ from bundlecache.store.store import Matrix
 
 from ..model.bundle_mllm import MODES, BundleMLLM
 from ..model.embeddings import to_device
-from ..prompts.builder import NOTHING
+from ..prompts.builder import NO_ITEMS
 from .tournament import Ask, play
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def score_options(
     """
     if not len(options):
         return Answers(np.zeros(options.shape, np.float32), np.zeros(0, bool))
-    history = [NOTHING] * len(options) if history is None else history
+    history = [NO_ITEMS] * len(options) if history is None else history
     known = () if model.embeddings is None else model.embeddings.names
     if unknown := [name for name in without if name not in known]:
         raise RecipeError(f"This model fuses no {unknown[0]!r}; it fuses {', '.join(known) or 'nothing'}.")
@@ -312,7 +312,7 @@ def complete(
     partial: np.ndarray,
     candidates: Sequence[int],
     *,
-    history: np.ndarray = NOTHING,
+    history: np.ndarray = NO_ITEMS,
     permutations: int = 1,
     at_once: int | None = None,
 ) -> list[tuple[int, float]]:

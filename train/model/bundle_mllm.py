@@ -14,7 +14,8 @@ from torch.nn import functional as F  # noqa: N812
 from bundlecache.errors import RecipeError
 from bundlecache.questions.user_history import UserHistories
 
-from ..prompts.builder import NOTHING, Batch, PromptBuilder, full_stop, separator_ids
+from ..prompts.builder import NO_ITEMS, Batch, PromptBuilder
+from ..prompts.tokens import full_stop, separator_ids
 from . import llm as llms
 from .embeddings import EmbeddingTable, to_device
 from .fusion import ItemTokens
@@ -72,7 +73,7 @@ class BundleMLLM(nn.Module):
 
     def history_of(self, questions: Questions) -> list[np.ndarray]:
         """The user's history of each question, as far as the prompt contains it; mostly empty."""
-        return [NOTHING] * len(questions) if self.histories is None else self.histories.of(questions)
+        return [NO_ITEMS] * len(questions) if self.histories is None else self.histories.of(questions)
 
     def train_only(self, stage: str) -> list[nn.Parameter]:
         """Make exactly the parameters of ``stage`` trainable and return them.

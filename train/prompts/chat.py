@@ -1,7 +1,7 @@
-"""The chat form of a prompt: what an instruct model's own template puts around one user message.
+"""Finds what an instruct model's own chat template puts around one user message.
 
-The template comes with the tokenizer and is the only source of markers, system texts and spaces; nothing
-about any family of models is written down here.
+The template comes with the tokenizer and is the only source of markers, system texts and spaces: nothing about any
+family of models is written here. It is the program of somebody else; transformers runs it in jinja's sandbox.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bundlecache.errors import RecipeError
+from bundlecache.errors import RecipeError, first_line
 
 from .tokens import ALPHABET, encode_control
 
-MESSAGE = "the-message-of-the-user"  # stands for the message while a template is taken apart
+MESSAGE = "the-message-of-the-user"  # stands for the message while the text around it is found
 FIXED = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-"""Variables that some templates read: answer at once, and say the same on every day."""
+"""Variables that some templates read: answer without thinking first, and give the same text on every day."""
+MAX_TEMPLATE_CHARS = 200_000  # of a rendered template; a real one adds some hundred to the message
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def frame(tokenizer: Any) -> Frame:
 
 
 def letter_spellings(tokenizer: Any, around: Frame) -> list[list[int]]:
-    """The first id of each answer "A", "B", ... where the template has an assistant say it; empty where it melts."""
+    """The first id of each answer "A", "B", ... where the template has an assistant say it; empty where it shares a token
+    with the text before it.
+    """
     asked = around.head + MESSAGE + around.tail
     before = encode_control(tokenizer, asked)
     spellings = []
@@ -71,12 +74,16 @@ def letter_spellings(tokenizer: Any, around: Frame) -> list[list[int]]:
 
 
 def _render(tokenizer: Any, turns: list[dict[str, str]], *, answered: bool) -> str:
-    from jinja2 import TemplateError
-
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=not answered, **FIXED)
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=not answered, **FIXED))
+    except Exception as error:  # jinja's errors, and whatever the template's own expressions raise
         raise RecipeError(
-            f"The chat template of this base model cannot be used: {error}.", hint="--set prompt.template=paper"
+            f"The chat template of this base model cannot be used: {first_line(error)}.",
+            hint="--set prompt.template=paper",
         ) from error
-    return str(text)
+    if len(text) > MAX_TEMPLATE_CHARS:
+        raise RecipeError(
+            f"The chat template of this base model writes {len(text):,} characters around one message.",
+            hint="--set prompt.template=paper",
+        )
+    return text

@@ -1,13 +1,13 @@
-"""Token ids of titles, on disk: no title is tokenised twice by the same tokenizer for the same wording.
+"""Caches the token ids of titles on disk: no title is tokenised twice by one tokenizer for one wording.
 
-A title's last word may melt into what follows (``),`` is one token of Llama-2's), so a title is kept
-together with the beginning of what follows it, up to the next space: its *ending*. Of most tokenizers no
-token holds a space behind another character; then ids between two spaces do not depend on what lies
-beyond, and a prompt is put together by copying ids. Whether that is so is seen title by title, when it is
-tokenised between the words that stand around it in a prompt: where the neighbours' ids are not found again
-on both sides, the title is marked as not ``exact``, and prompts that hold it are tokenised whole.
+The last word of a title may share a token with what follows (``),`` is one token of Llama-2's). So a title is kept
+together with the beginning of what follows it, up to the next space: its *ending*. Most tokenizers have no token with a
+space behind another character; then the ids between two spaces do not depend on what stands outside, and a prompt can be
+put together by copying ids. This is checked for every title, by tokenising it between the words that stand around it in
+a prompt: where the ids of the neighbours are not found again on both sides, the title is marked as not ``exact``, and
+prompts that contain it are tokenised whole.
 
-One Arrow file per tokenizer and wording, mapped into memory; new titles are appended by writing it anew.
+One Arrow file per tokenizer and wording, memory-mapped; for new titles the file is written anew.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bundlecache.files import replacing
 from .tokens import Packed, clean, encode_many, reserved
 
 FORMAT = 1
-AT_ONCE = 8192  # titles tokenised in one call
+TITLES_PER_CALL = 8192  # of the tokenizer
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Titles:
     fresh: int  # titles that had to be tokenised
 
 
-def read(
+def read_titles(
     tokenizer: Any, titles: Sequence[str], endings: Sequence[Ending], max_tokens: int, folder: Path | None
 ) -> Titles:
     """The ids of ``titles``, from the cache in ``folder`` as far as they are there, else tokenised and kept there.
@@ -71,8 +71,8 @@ def read(
     new = new.filter(pc.invert(pc.is_in(new, value_set=known["title"])))
     if len(new):
         made = [
-            _tokenised(tokenizer, new[k : k + AT_ONCE].to_pylist(), endings, max_tokens)
-            for k in range(0, len(new), AT_ONCE)
+            _tokenised(tokenizer, new[k : k + TITLES_PER_CALL].to_pylist(), endings, max_tokens)
+            for k in range(0, len(new), TITLES_PER_CALL)
         ]
         known = pa.concat_tables([known, *made]).combine_chunks()
         if path is not None:
@@ -84,8 +84,11 @@ def read(
     return Titles(known["shown"].take(pa.array(rows)), ids, exact, len(new))
 
 
-def fingerprint(tokenizer: Any) -> str:
-    """sha256 of all that decides a tokenizer's ids: its rules and vocabulary, and the libraries' versions."""
+def cache_fingerprint(tokenizer: Any) -> str:
+    """SHA-256 of all that may change a tokenizer's ids: its rules and vocabulary, and the versions of the libraries.
+
+    Stricter than `bundlecache.tokenizer_check.tokenizer_fingerprint`: a cache is made anew at no cost but time.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         rules = json.loads(backend.to_str())
@@ -137,7 +140,7 @@ def _schema(endings: Sequence[Ending]) -> pa.Schema:
 
 def _key(tokenizer: Any, endings: Sequence[Ending], max_tokens: int) -> str:
     wording = json.dumps([FORMAT, max_tokens, *(astuple(ending) for ending in endings)])
-    return f"{fingerprint(tokenizer)[:16]}-{hashlib.sha256(wording.encode()).hexdigest()[:8]}"
+    return f"{cache_fingerprint(tokenizer)[:16]}-{hashlib.sha256(wording.encode()).hexdigest()[:8]}"
 
 
 def _load(path: Path | None, endings: Sequence[Ending]) -> pa.Table:

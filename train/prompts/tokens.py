@@ -1,4 +1,4 @@
-"""Token ids of texts and pieces of them, packed into arrays from which prompts are put together."""
+"""Token ids of texts, and many short lists of them packed into arrays from which prompts are copied."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bundlecache.errors import RecipeError
+from bundlecache.recipes.settings import Prompt
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ANCHOR = "a"
@@ -135,3 +136,25 @@ def letter_ids(tokenizer: Any, at_least: int, spellings: Sequence[Sequence[int]]
             hint="--set data.options=10, or take another base model",
         )
     return np.array(found, np.int64)
+
+
+def full_stop(tokenizer: Any) -> int:
+    """The token of the full stop behind an answer.
+
+    Raises
+    ------
+    RecipeError
+        When "A." is not a letter and a full stop.
+    """
+    (ids,) = encode_many(tokenizer, [" A."])
+    if len(ids) != 2:
+        raise RecipeError(
+            f"The loss over letter and full stop needs two tokens for 'A.', but here it is {len(ids)}.",
+            hint="--set run.loss=vocabulary",
+        )
+    return ids[1]
+
+
+def separator_ids(tokenizer: Any, settings: Prompt) -> list[int]:
+    """Ids whose mean embedding starts the soft separator; empty when the recipe names none."""
+    return encode_control(tokenizer, settings.separator_init) if settings.separator_init else []

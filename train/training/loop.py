@@ -55,6 +55,23 @@ class TrainResult:
     stopped: str | None = None
 
     @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The stages for a table: HitRate@1 on validation, strict and among the option letters alone."""
+        return [
+            {
+                "stage": stage["name"],
+                "steps": stage["steps"],
+                "best step": stage["best_step"],
+                "seconds": stage["seconds"],
+                "HitRate@1": stage["best_valid_hit@1"],
+                "among letters": stage.get("best_valid_hit@1_letters"),
+                "valid": stage.get("best_valid_ratio"),
+                "trained": stage["trainable_parameters"],
+            }
+            for stage in self.stages
+        ]
+
+    @property
     def notes(self) -> list[str]:
         """What a reader of the stages' HitRate@1 must know: why it is low where answers were no option letters."""
         return [note for stage in self.stages if (note := invalid_note(stage))]

@@ -17,7 +17,7 @@ from bundlecache.errors import QuestionsError
 from bundlecache.questions import negatives
 from bundlecache.questions.hard_negatives import HardNegatives
 
-from ..prompts.builder import NOTHING
+from ..prompts.builder import NO_ITEMS
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.model import Catalogue
@@ -136,7 +136,7 @@ class QuestionSampler:
             partial.append(rest)
             pools = self._pools[int(rng.integers(len(self._pools)))]
             options[row] = np.insert(pools.draw(rng, _Case(int(b), items, rest), n - 1), truth[row], items[0])
-        history = [NOTHING] * len(partial)
+        history = [NO_ITEMS] * len(partial)
         if self._histories is not None:
             history = self._histories.besides([self._ids[b] for b in bundles], partial, options)
         return Drawn(partial, options, truth, history)

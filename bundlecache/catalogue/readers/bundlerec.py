@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CatalogueError
 from ..category import PATH_SEPARATOR
-from .common import Groups, Raw, clean, read_csv
+from .dataset import Dataset
+from .groups import ConnectedGroups
+from .text_files import clean, read_csv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +29,7 @@ LINKS = (
 )
 
 
-def read(src: Path) -> Raw:
+def read(src: Path) -> Dataset:
     """Read one domain folder (``clothing``, ``electronic``, ``food``).
 
     Raises
@@ -42,16 +44,16 @@ def read(src: Path) -> Raw:
             f"{src} holds no item_titles.csv, so it is no BundleRec domain{inside}.",
             hint=f"bundlecache import bundlerec {src / domains[0]}" if domains else "give a folder such as electronic/",
         )
-    raw = Raw()
-    groups = Groups()
+    dataset = Dataset()
+    groups = ConnectedGroups()
     for name, left, right in LINKS:
         if (src / name).is_file():
-            for a, b in read_csv(src / name, [f"{left} ID", f"{right} ID"], raw.notes):
+            for a, b in read_csv(src / name, [f"{left} ID", f"{right} ID"], dataset.notes):
                 groups.join((left, a), (right, b))
-    raw.items = _items(src, raw.notes)
-    raw.bundles = _bundles(src, groups, raw.notes)
-    raw.interactions = _interactions(src, groups, raw.notes)
-    return raw
+    dataset.items = _items(src, dataset.notes)
+    dataset.bundles = _bundles(src, groups, dataset.notes)
+    dataset.interactions = _interactions(src, groups, dataset.notes)
+    return dataset
 
 
 def categories(cell: str) -> list[list[str]]:
@@ -83,7 +85,7 @@ def _items(src: Path, notes: list[str]) -> list[dict[str, Any]]:
     return list(items.values())
 
 
-def _bundles(src: Path, groups: Groups, notes: list[str]) -> list[dict[str, Any]]:
+def _bundles(src: Path, groups: ConnectedGroups, notes: list[str]) -> list[dict[str, Any]]:
     members: dict[str, list[str]] = {}
     for bundle_id, item_id in read_csv(src / "bundle_item.csv", ["bundle ID", "item ID"], notes):
         members.setdefault(bundle_id, []).append(item_id)
@@ -106,7 +108,7 @@ def _bundles(src: Path, groups: Groups, notes: list[str]) -> list[dict[str, Any]
     ]
 
 
-def _interactions(src: Path, groups: Groups, notes: list[str]) -> list[dict[str, Any]]:
+def _interactions(src: Path, groups: ConnectedGroups, notes: list[str]) -> list[dict[str, Any]]:
     path = src / "user_item.csv"
     if not path.is_file():
         return []
@@ -116,11 +118,11 @@ def _interactions(src: Path, groups: Groups, notes: list[str]) -> list[dict[str,
     ]
 
 
-def _name(groups: Groups, member: tuple[str, str]) -> str:
-    return "-".join(groups.of(member))  # type: ignore[arg-type]
+def _name(groups: ConnectedGroups, member: tuple[str, str]) -> str:
+    return "-".join(groups.name(member))  # type: ignore[arg-type]
 
 
-def _frozen_split(src: Path, bundle_ids: list[str], groups: Groups, notes: list[str]) -> dict[str, str]:
+def _frozen_split(src: Path, bundle_ids: list[str], groups: ConnectedGroups, notes: list[str]) -> dict[str, str]:
     """The split that frozen questions beside the data imply, whole groups at a time; empty when there are none."""
     part_of: dict[object, str] = {}
     asked = 0
@@ -130,7 +132,7 @@ def _frozen_split(src: Path, bundle_ids: list[str], groups: Groups, notes: list[
             for file in sorted(folder.glob(f"{home.name}_{part}_seed*.jsonl")):
                 for bundle_id in _asked(file):
                     asked += 1
-                    group = groups.of(("bundle", bundle_id))
+                    group = groups.name(("bundle", bundle_id))
                     if part_of.setdefault(group, part) != part:
                         raise CatalogueError(
                             f"{file} asks about bundle {bundle_id} of a group whose other bundles are {part_of[group]} ones.",
@@ -138,7 +140,7 @@ def _frozen_split(src: Path, bundle_ids: list[str], groups: Groups, notes: list[
                         )
     if not asked:
         return {}
-    split = {bundle_id: part_of.get(groups.of(("bundle", bundle_id)), "train") for bundle_id in bundle_ids}
+    split = {bundle_id: part_of.get(groups.name(("bundle", bundle_id)), "train") for bundle_id in bundle_ids}
     notes.append("The split is that of the frozen questions beside the data, whole groups at a time.")
     return split
 

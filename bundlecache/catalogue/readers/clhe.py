@@ -19,22 +19,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import CatalogueError
-from .common import AUDIO_SUFFIXES, IMAGE_SUFFIXES, Raw, Vectors, clean
+from ... import foreign_tensors
+from ...errors import BundlecacheError, CatalogueError, first_line
+from .dataset import AUDIO_SUFFIXES, IMAGE_SUFFIXES, Dataset, Vectors
+from .text_files import clean
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TITLES = ("title", "name", "track_name")
+TITLES = ("title_en", "title", "name", "track_name")  # the public code of Bundle-MLLM reads title_en
 CATEGORIES = ("category", "cate", "cate_name", "category_id", "cate_id", "genre")
+MAX_ITEMS_PER_ENTRY = 10  # items that count.json may give for each entry of item_info.json
+MAX_DIGITS = 18  # of an id
 MEDIA = (("images", "image", IMAGE_SUFFIXES), ("audio", "audio", AUDIO_SUFFIXES))
 
 
-def read(src: Path) -> Raw:
+def read(src: Path) -> Dataset:
     """Read one dataset folder (``pog``, ``pog_dense``, ``spotify``, ...).
 
     Raises
@@ -42,7 +47,7 @@ def read(src: Path) -> Raw:
     CatalogueError
         When a needed file is missing or cannot be parsed.
     """
-    raw = Raw()
+    dataset = Dataset()
     info = _json(src / "item_info.json")
     if isinstance(info, list):
         info = {str(i): entry for i, entry in enumerate(info)}
@@ -52,20 +57,30 @@ def read(src: Path) -> Raw:
             f"{src / 'item_info.json'} and count.json must hold one JSON object each.", hint="fetch them again"
         )
     size = count.get("#I", len(info))
-    if not isinstance(size, int) or not 0 <= size < 2**31:
-        raise CatalogueError(f"{src / 'count.json'} gives {size!r} items.", hint="fetch it again")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MAX_ITEMS_PER_ENTRY * len(info):
+        raise CatalogueError(
+            f"{src / 'count.json'} gives {str(size)[:40]} items, {src / 'item_info.json'} has {len(info):,}.",
+            hint="fetch both files again",
+        )
     if size != len(info):
-        raw.notes.append(f"count.json speaks of {size:,} items, item_info.json of {len(info):,}.")
+        dataset.notes.append(f"count.json gives {size:,} items, item_info.json has {len(info):,}.")
     item_ids = [str(i) for i in range(size)]
-    item_ids += [item_id for item_id in info if not item_id.isdecimal() or int(item_id) >= size]
-    raw.items = [_item(item_id, info.get(item_id)) for item_id in item_ids]
-    _media(src, raw)
-    _bundles(src, raw)
-    _interactions(src, raw)
+    known = set(item_ids)
+    item_ids += [item_id for item_id in info if item_id not in known]
+    dataset.files = {
+        "items": src / "item_info.json",
+        "bundles": src / "bi_train.txt",
+        "interactions": src / "ui_full.txt",
+    }
+    dataset.items = [_item(item_id, info.get(item_id)) for item_id in item_ids]
+    _note_titles(info, dataset.notes)
+    _media(src, dataset)
+    _bundles(src, dataset)
+    _interactions(src, dataset)
     for path in sorted(src.glob("*.pt")):
-        if (vectors := _vectors(path, size, raw.notes)) is not None:
-            raw.vectors.append(vectors)
-    return raw
+        if (vectors := _vectors(path, size, dataset.notes)) is not None:
+            dataset.vectors.append(vectors)
+    return dataset
 
 
 def _json(path: Path) -> Any:
@@ -76,34 +91,53 @@ def _json(path: Path) -> Any:
             f"{path.parent} holds no {path.name}, so it is no dataset of this layout ({error.strerror}).",
             hint="give the folder with item_info.json and bi_train.txt",
         ) from error
-    except ValueError as error:
-        raise CatalogueError(f"{path} is no JSON ({error}).", hint="fetch that file again") from error
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else first_line(error)
+        raise CatalogueError(f"{path} is no JSON: {reason}.", hint="fetch that file again") from error
+
+
+def _title_field(entry: Any) -> str | None:
+    """The field of an entry that its title is taken from; None where all are empty."""
+    if not isinstance(entry, dict):
+        return "title" if entry else None
+    return next((name for name in TITLES if entry.get(name)), None)
+
+
+def _note_titles(info: dict[str, Any], notes: list[str]) -> None:
+    taken = Counter(filter(None, map(_title_field, info.values())))
+    if taken:
+        shown = ", ".join(f"{name!r} ({count:,} items)" for name, count in taken.most_common())
+        kept = "; where there is another 'title', it is kept as the column title_original" if taken["title_en"] else ""
+        notes.append(f"Titles are taken from {shown} of item_info.json{kept}.")
 
 
 def _item(item_id: str, entry: Any) -> dict[str, Any]:
     entry = entry if isinstance(entry, dict) else {"title": entry}
-    title = next((str(entry[key]) for key in TITLES if entry.get(key)), "")
-    if entry.get("artist_name") and "title" not in entry:
+    taken = _title_field(entry)
+    title = str(entry[taken]) if taken else ""
+    if entry.get("artist_name") and taken not in ("title_en", "title"):
         title = f"{title} - {entry['artist_name']}"
     category = next((str(entry[key]) for key in CATEGORIES if entry.get(key) not in (None, "")), None)
     row: dict[str, Any] = {"item_id": item_id, "title": clean(title), "category": category}
+    if taken == "title_en" and entry.get("title"):
+        row["title_original"] = clean(str(entry["title"]))
     for key, value in entry.items():
         if key not in (*row, *TITLES, "image", "audio") and isinstance(value, str | int | float):
             row[key] = clean(str(value))
     return row
 
 
-def _media(src: Path, raw: Raw) -> None:
-    rows = {row["item_id"]: row for row in raw.items}
+def _media(src: Path, dataset: Dataset) -> None:
+    rows = {row["item_id"]: row for row in dataset.items}
     for folder, column, suffixes in MEDIA:
         for path in sorted((src / folder).glob("*")):
             row = rows.get(path.stem)
             if row is not None and path.suffix.lower() in suffixes and path.is_file() and column not in row:
                 row[column] = f"{folder}/{path.name}"
-                raw.media.append((path, row[column]))
+                dataset.media.append((path, row[column]))
 
 
-def _bundles(src: Path, raw: Raw) -> None:
+def _bundles(src: Path, dataset: Dataset) -> None:
     members: dict[str, list[str]] = {}
     split: dict[str, str] = {}
     crossing: set[str] = set()
@@ -118,8 +152,8 @@ def _bundles(src: Path, raw: Raw) -> None:
                     continue
                 members.setdefault(bundle, []).extend(items)
     if crossing:
-        raw.notes.append(f"{len(crossing):,} bundles stand in more than one split; the first one counts.")
-    raw.bundles = [
+        dataset.notes.append(f"{len(crossing):,} bundles stand in more than one split; the first one counts.")
+    dataset.bundles = [
         {
             "bundle_id": bundle,
             "item_ids": list(dict.fromkeys(items)),
@@ -130,17 +164,17 @@ def _bundles(src: Path, raw: Raw) -> None:
     ]
 
 
-def _interactions(src: Path, raw: Raw) -> None:
+def _interactions(src: Path, dataset: Dataset) -> None:
     path = src / "ui_full.txt"
     if not path.is_file():
         return
     pairs = [(user, item) for user, items in _lists(path) for item in items]
     distinct = dict.fromkeys(pairs)
     if len(distinct) < len(pairs):
-        raw.notes.append(
+        dataset.notes.append(
             f"ui_full.txt repeats {len(pairs) - len(distinct):,} of its {len(pairs):,} pairs; each counts once."
         )
-    raw.interactions = [{"user_id": user, "item_id": item, "group": f"user-{user}"} for user, item in distinct]
+    dataset.interactions = [{"user_id": user, "item_id": item, "group": f"user-{user}"} for user, item in distinct]
 
 
 def _lists(path: Path) -> list[tuple[str, list[str]]]:
@@ -157,7 +191,7 @@ def _lists(path: Path) -> list[tuple[str, list[str]]]:
         words = re.split(r"[,\s]+", line.strip(" ,\t\r"))
         if words == [""]:
             continue
-        if not all(word.isdecimal() for word in words):
+        if not all(word.isdecimal() and len(word) <= MAX_DIGITS for word in words):
             raise CatalogueError(
                 f"{path}, line {number}, is no list of numbers: {line.strip()[:60]!r}.",
                 hint="a line reads: 12, 305, 7, 41",
@@ -167,24 +201,19 @@ def _lists(path: Path) -> list[tuple[str, list[str]]]:
 
 
 def _vectors(path: Path, size: int, notes: list[str]) -> Vectors | None:
-    """One feature file. Loaded with ``weights_only``: a pickle from elsewhere may run nothing here."""
+    """The vectors of one feature file, or None (with a note) where it holds none of this dataset."""
     modality = _modality(path)
     if modality is None:
         notes.append(f"{path.name} is no feature file that is known here; it is left out.")
         return None
-    import torch
-
     try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CatalogueError(
-            f"{path} cannot be loaded as plain tensors ({type(error).__name__}).",
-            hint="move it away to import the rest, or save it again with torch.save(tensor, path)",
-        ) from error
-    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-        notes.append(f"{path.name} holds no tensor of numbers; it is left out.")
+        tensor = foreign_tensors.read_tensor(path)
+    except BundlecacheError as error:
+        raise CatalogueError(error.message, hint=["move it away to import the rest, or", error.hint or ""]) from error
+    if not tensor.is_floating_point():
+        notes.append(f"{path.name} holds no tensor of floating-point numbers; it is left out.")
         return None
-    vectors = tensor.detach().float().numpy()
+    vectors = tensor.float().numpy()
     vectors = vectors.reshape(len(vectors), -1) if vectors.ndim > 1 else vectors  # [I, 1, d] happens
     if vectors.ndim != 2 or len(vectors) != size:
         notes.append(f"{path.name} has the shape {list(tensor.shape)}, not [{size}, d]; it is left out.")

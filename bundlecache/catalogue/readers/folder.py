@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CatalogueError
-from .common import AUDIO_SUFFIXES, IMAGE_SUFFIXES, Raw, clean
+from .dataset import AUDIO_SUFFIXES, IMAGE_SUFFIXES, Dataset
+from .text_files import clean
 
 SAYS_NOTHING = frozenset(("img", "dsc", "dscn", "image", "photo", "pic", "picture", "file", "scan", "untitled", "copy"))
 
 
-def read(src: Path) -> Raw:
+def read(src: Path) -> Dataset:
     """Read all pictures and sounds below ``src``; hidden files and folders are passed over.
 
     So are links that lead out of ``src``: a folder from elsewhere must not pull in other files of this machine.
@@ -28,7 +29,7 @@ def read(src: Path) -> Raw:
     CatalogueError
         When there is no picture and no sound.
     """
-    raw = Raw()
+    dataset = Dataset()
     files: dict[str, dict[str, list[Path]]] = {}
     skipped = strays = 0
     inside = src.resolve()
@@ -44,21 +45,21 @@ def read(src: Path) -> Raw:
         files.setdefault(stem, {"image": [], "audio": []})[kind].append(path)
     for stem, kinds in files.items():
         if max(map(len, kinds.values())) == 1:
-            raw.items.append(_item(stem, {kind: paths[0] for kind, paths in kinds.items() if paths}, src, raw))
+            dataset.items.append(_item(stem, {kind: paths[0] for kind, paths in kinds.items() if paths}, src, dataset))
             continue
         for kind, paths in kinds.items():
             for path in paths:
-                raw.items.append(_item(path.relative_to(src).as_posix(), {kind: path}, src, raw))
-    if not raw.items:
+                dataset.items.append(_item(path.relative_to(src).as_posix(), {kind: path}, src, dataset))
+    if not dataset.items:
         raise CatalogueError(
             f"{src} holds no picture and no sound.",
             hint=f"allowed are {' '.join(sorted(IMAGE_SUFFIXES | AUDIO_SUFFIXES))}",
         )
     if skipped:
-        raw.notes.append(f"{skipped:,} files of {src.name} are neither picture nor sound; they are left out.")
+        dataset.notes.append(f"{skipped:,} files of {src.name} are neither picture nor sound; they are left out.")
     if strays:
-        raw.notes.append(f"{strays:,} links and pipes of {src.name} lead to no file in it; they are left out.")
-    return raw
+        dataset.notes.append(f"{strays:,} links and pipes of {src.name} lead to no file in it; they are left out.")
+    return dataset
 
 
 def title_of(relative: str) -> str:
@@ -82,7 +83,7 @@ def _class_name(folder: str) -> str:
     return clean(re.sub(r"^\d+\s*[-_.]\s*", "", folder).replace("_", " ")) or folder
 
 
-def _item(item_id: str, files: dict[str, Path], src: Path, raw: Raw) -> dict[str, Any]:
+def _item(item_id: str, files: dict[str, Path], src: Path, dataset: Dataset) -> dict[str, Any]:
     some = next(iter(files.values())).relative_to(src)
     row: dict[str, Any] = {
         "item_id": item_id,
@@ -93,7 +94,7 @@ def _item(item_id: str, files: dict[str, Path], src: Path, raw: Raw) -> dict[str
     }
     for kind, path in files.items():
         row[kind] = f"{'images' if kind == 'image' else 'audio'}/{path.relative_to(src).as_posix()}"
-        raw.media.append((path, row[kind]))
+        dataset.media.append((path, row[kind]))
     return row
 
 

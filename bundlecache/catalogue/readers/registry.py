@@ -1,25 +1,24 @@
-"""Dataset readers: a public layout in, the three tables of a workspace out.
+"""The dataset formats by name, and the import of one into a workspace.
 
-A format is one function ``read(src) -> Raw`` in a file of its own and a line in ``FORMATS``.
+A format is a function ``read(src: Path) -> Dataset``. Ours are in ``BUILT_IN``; another package adds one by an entry
+point, without a change here::
+
+    [project.entry-points."bundlecache.readers"]
+    myformat = "mypackage.myformat:read"
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from ...errors import CatalogueError
-from ...files import replacing, write_text
-from ...workspace import SUFFIXES
-from . import bundlerec, clhe, folder, tables
-from .common import Raw, Vectors
+from ...errors import CatalogueError, Command
+from ...files import user_path
+from . import bundlerec, clhe, fetch_media, folder, tables, writing
+from .dataset import Dataset, Vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,21 +26,43 @@ if TYPE_CHECKING:
 
     from ...workspace import WorkspaceFolder
 
-__all__ = ["FORMATS", "ImportSummary", "Raw", "Vectors", "read"]
+__all__ = ["Dataset", "ImportSummary", "TablePreview", "Vectors", "describe", "names", "read"]
 
-FORMATS: dict[str, Callable[[Path], Raw]] = {
+ENTRY_POINT_GROUP = "bundlecache.readers"
+BUILT_IN: dict[str, Callable[[Path], Dataset]] = {
     "bundlerec": bundlerec.read,
     "clhe": clhe.read,
     "folder": folder.read,
     "tables": tables.read,
 }
-ID_COLUMNS = {"items": ("item_id",), "bundles": ("bundle_id",), "interactions": ("user_id", "item_id")}
+DESCRIPTIONS = {
+    "bundlerec": "the CSV files of BundleRec (Sun et al., SIGIR 2022)",
+    "clhe": "the POG and Spotify files of CLHE and Bundle-MLLM, vectors included",
+    "folder": "a folder of pictures and sounds, each file an item",
+    "tables": "a shop's exports: CSV, TSV, JSON or Parquet, with --map for other column names",
+}
 RECORD = "import.json"
+PREVIEW_ROWS = 3
+MAX_SHOWN = 80
+
+
+@dataclass(frozen=True)
+class TablePreview:
+    """What was understood of one table: its file, the meaning of its columns, and its first rows."""
+
+    table: str
+    file: str
+    columns: dict[str, str]  # new name -> name in the file
+    rows: int
+    first: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import wrote; ``vectors`` came with the data and wait to be put into the store."""
+    """What an import wrote, or would write where ``dry_run``; ``vectors`` came with the data, to be put into the store.
+
+    ``untitled`` counts the items without a title.
+    """
 
     format: str
     source: str
@@ -51,11 +72,64 @@ class ImportSummary:
     media: int
     vectors: list[Vectors] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    untitled: int = 0
+    dry_run: bool = False
+    preview: list[TablePreview] = field(default_factory=list)
+    fetched: fetch_media.FetchReceipt | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """For printing: the vectors as modality, spec, rows and width."""
-        shapes = [{"modality": v.modality, "spec": v.spec, "rows": len(v.item_ids), "dim": v.dim} for v in self.vectors]
-        return {**{name: value for name, value in vars(self).items() if name != "vectors"}, "vectors": shapes}
+        """For printing: the vectors as modality, spec, rows and width; no preview and no receipt where there is none."""
+        made = {name: value for name, value in vars(self).items() if name not in ("vectors", "preview", "fetched")}
+        made["vectors"] = [
+            {"modality": v.modality, "spec": v.spec, "rows": len(v.item_ids), "dim": v.dim} for v in self.vectors
+        ]
+        if self.preview:
+            made["preview"] = [asdict(table) for table in self.preview]
+        if self.fetched:
+            made["fetched"] = asdict(self.fetched)
+        return made
+
+
+@cache
+def _plugins() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP) if point.name not in BUILT_IN}
+
+
+def names() -> list[str]:
+    """The names of all formats, those of other installed packages included; nothing is imported for it."""
+    return [*BUILT_IN, *sorted(_plugins())]
+
+
+def forget_plugins() -> None:
+    """Look for the readers of other packages again, for a process that installed one."""
+    _plugins.cache_clear()
+
+
+def describe() -> dict[str, str]:
+    """A phrase for each format; for one of another package, the first line of its function's docstring."""
+    found = dict(DESCRIPTIONS)
+    for name in sorted(_plugins()):
+        try:
+            text = (_plugin(name).__doc__ or "").strip().split("\n")[0].rstrip(".")
+        except CatalogueError as error:
+            text = error.message
+        found[name] = text or f"a format of {_plugins()[name].value.partition(':')[0]}"
+    return found
+
+
+def _plugin(name: str) -> Callable[[Path], Dataset]:
+    point = _plugins()[name]
+    try:
+        reader = point.load()
+    except Exception as error:
+        raise CatalogueError(
+            f"The reader {name!r} of {point.value} cannot be loaded: {type(error).__name__}: {error}.",
+            hint=f"mend that package, or use one of {', '.join(BUILT_IN)}",
+        ) from error
+    if not callable(reader):
+        raise CatalogueError(f"The reader {name!r} of {point.value} is no function.", hint="it must be read(src)")
+    made: Callable[[Path], Dataset] = reader
+    return made
 
 
 def read(
@@ -65,11 +139,20 @@ def read(
     *,
     seed: int = 0,
     overwrite: bool = False,
+    dry_run: bool = False,
+    request: tables.TablesRequest | None = None,
 ) -> ImportSummary:
     """Import a dataset into a workspace: write its tables, copy its pictures and sounds.
 
     Rows are put in an order that a hash of the seed and their ids gives: in public data the order of rows
-    tells which items belong together.
+    tells which items belong together. Everything is checked before anything is written.
+
+    Parameters
+    ----------
+    dry_run
+        Write nothing; the summary's ``preview`` shows what was understood, with three rows of each table.
+    request
+        For the format ``tables``: which files, which columns, whether to fetch pictures.
 
     Raises
     ------
@@ -77,120 +160,101 @@ def read(
         For an unknown format, a source that is missing or damaged, ids that stand twice, or a workspace
         that holds another catalogue while ``overwrite`` is off.
     """
-    if format not in FORMATS:
+    if format not in names():
         raise CatalogueError(
-            f"There is no format {format!r}; there are {', '.join(FORMATS)}.", hint=f"bundlecache import folder {src}"
+            f"There is no format {format[:MAX_SHOWN]!r}; there are {', '.join(names())}.",
+            hint=Command("import", "tables", _shown(src)),
         )
+    if request is not None and format != "tables":
+        raise CatalogueError(
+            f"Files and mappings are named for the format tables only, not for {format}.",
+            hint=Command("import", "tables", _shown(src)),
+        )
+    _check_paths(src, workspace)
+    record = {"format": format, "source": str(src.resolve()), "seed": seed}
+    if not dry_run:
+        _check_other_catalogue(workspace, record, overwrite)
+    dataset = _read(format, src, request)
+    untitled = writing.check(dataset, src)
+    if untitled == len(dataset.items):
+        dataset.notes.insert(0, writing.UNTITLED_WARNING)
+    preview = _preview(dataset, src) if dry_run else []
+    copied, receipt = len(dataset.media), None
+    if not dry_run:
+        if request is not None and request.fetch:
+            receipt = fetch_media.fetch_images(dataset.items, workspace.root)
+        copied = writing.copy_media(dataset, workspace)
+        writing.write(dataset, workspace, seed, {RECORD: json.dumps(record, indent=1) + "\n"})
+    return ImportSummary(
+        format=format,
+        source=str(src),
+        items=len(dataset.items),
+        bundles=len(dataset.bundles),
+        interactions=len(dataset.interactions),
+        media=copied,
+        vectors=dataset.vectors,
+        notes=dataset.notes,
+        untitled=untitled,
+        dry_run=dry_run,
+        preview=preview,
+        fetched=receipt,
+    )
+
+
+def _read(format_: str, src: Path, request: tables.TablesRequest | None) -> Dataset:
+    if format_ == "tables":
+        return tables.read(src, request)
+    dataset = BUILT_IN[format_](src) if format_ in BUILT_IN else _plugin(format_)(src)
+    if not isinstance(dataset, Dataset):
+        raise CatalogueError(
+            f"The reader {format_!r} gave back {type(dataset).__name__}, not a Dataset.",
+            hint="return bundlecache.catalogue.readers.dataset.Dataset",
+        )
+    return dataset
+
+
+def _shown(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= MAX_SHOWN else "SRC"
+
+
+def _check_paths(src: Path, workspace: WorkspaceFolder) -> None:
+    user_path(src, "The source")
+    user_path(workspace.root, "The workspace")
     if not src.exists():
         raise CatalogueError(f"There is no {src}.", hint="give a folder that exists")
     if workspace.root.resolve().is_relative_to(src.resolve()):
         raise CatalogueError(
-            f"The workspace {workspace.root} lies inside the source {src}.", hint="choose another folder with --data"
+            f"The workspace {workspace.root} lies inside the source {src}.",
+            hint="choose another folder with --data DIR",
         )
-    record = {"format": format, "source": str(src.resolve()), "seed": seed}
-    _guard(workspace, record, overwrite)
-    raw = FORMATS[format](src)
-    _check(raw, src)
-    copied = sum(_copy(source, workspace.root / target) for source, target in raw.media)
-    for name, rows in (("bundles", raw.bundles), ("interactions", raw.interactions)):
-        _write(workspace, name, rows, seed)
-    write_text(workspace.root / RECORD, json.dumps(record, indent=1) + "\n")
-    _write(workspace, "items", raw.items, seed)  # last: with it the catalogue is there
-    return ImportSummary(
-        format=format,
-        source=str(src),
-        items=len(raw.items),
-        bundles=len(raw.bundles),
-        interactions=len(raw.interactions),
-        media=copied,
-        vectors=raw.vectors,
-        notes=raw.notes,
-    )
 
 
-def _guard(workspace: WorkspaceFolder, record: dict[str, Any], overwrite: bool) -> None:
+def _check_other_catalogue(workspace: WorkspaceFolder, record: dict[str, Any], overwrite: bool) -> None:
     """An import may replace what it wrote itself, and nothing else unless told to."""
     if overwrite or workspace.table("items") is None:
         return
     try:
         held = json.loads((workspace.root / RECORD).read_text("utf-8"))
-    except (OSError, ValueError):
-        held = {}
-    if (held.get("format"), held.get("source")) != (record["format"], record["source"]):
+        same = (held.get("format"), held.get("source")) == (record["format"], record["source"])
+    except (OSError, ValueError, AttributeError, RecursionError):
+        same = False
+    if not same:
         raise CatalogueError(
             f"{workspace.root} holds another catalogue already.",
             hint="choose an empty folder with --data DIR, or pass --overwrite to replace its three tables",
         )
 
 
-def _check(raw: Raw, src: Path) -> None:
-    if not raw.items:
-        raise CatalogueError(f"{src} holds no item.", hint="look whether it is the right folder")
-    for name, rows in (("item_id", raw.items), ("bundle_id", raw.bundles)):
-        ids = [row.get(name) for row in rows]
-        if any(i is None or not str(i).strip() for i in ids):
-            raise CatalogueError(f"{src} has a row with an empty {name}.", hint="give every row one")
-        twice = [i for i, n in Counter(map(str, ids)).items() if n > 1]
-        if twice:
-            raise CatalogueError(
-                f"{src} names {len(twice):,} {name} twice, for instance {twice[0]!r}.", hint="keep one row each"
-            )
-
-
-def _copy(source: Path, target: Path) -> bool:
-    """Copy a file with its times, unless it is there already."""
-    try:
-        before = source.stat()
-        with source.open("rb"):
-            pass
-    except OSError as error:
-        raise CatalogueError(
-            f"{source} cannot be read: {error.strerror or error}.", hint="mend its permissions or move it away"
-        ) from error
-    if target.is_file():
-        there = target.stat()
-        if (there.st_size, there.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
-            return False
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
-        shutil.copystat(source, temporary)
-    return True
-
-
-def _write(workspace: WorkspaceFolder, name: str, rows: list[dict[str, Any]], seed: int) -> None:
-    keys = ID_COLUMNS[name]
-
-    def place(row: dict[str, Any]) -> bytes:
-        return hashlib.blake2b(f"{seed}/{'/'.join(str(row[key]) for key in keys)}".encode()).digest()
-
-    rows = sorted(rows, key=place)
-    columns = list(dict.fromkeys((*keys, *(column for row in rows for column in row))))
-    if name == "bundles" and "item_ids" not in columns:
-        columns.append("item_ids")
-    with replacing(workspace.root / f"{name}.parquet") as temporary:
-        pq.write_table(
-            pa.table(
-                {column: _column(column, [row.get(column) for row in rows], column in keys) for column in columns}
-            ),
-            temporary,
+def _preview(dataset: Dataset, src: Path) -> list[TablePreview]:
+    return [
+        TablePreview(
+            table,
+            dataset.files.get(table, src).name,
+            dataset.mapping.get(table, {}),
+            len(rows),
+            [{name: cell for name, cell in row.items() if cell is not None} for row in rows[:PREVIEW_ROWS]],
         )
-    for suffix in SUFFIXES:  # the same table in another form would contradict this one
-        if suffix != ".parquet":
-            (workspace.root / f"{name}{suffix}").unlink(missing_ok=True)
-
-
-def _id(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _column(name: str, values: list[Any], is_id: bool) -> pa.Array:
-    if name == "item_ids":
-        lists = [[_id(v) for v in value] if isinstance(value, list) else value for value in values]
-        kinds = {type(value) for value in lists} - {type(None)}
-        return pa.array(lists, pa.string() if kinds == {str} else pa.list_(pa.string()))
-    if is_id or not any(value is not None for value in values):
-        return pa.array([None if value is None else _id(value) for value in values], pa.string())
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError):  # a column of several kinds is text
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
+        for table in ("items", "bundles", "interactions")
+        if (rows := dataset.rows(table))
+    ]

@@ -1,76 +1,262 @@
-"""``tables``: parquet, CSV or JSONL tables that have the catalogue's names already.
+"""``tables``: a shop's own exports, or tables that have the catalogue's names already.
 
-``SRC`` is a folder with ``items.*`` and, where wanted, ``bundles.*`` and ``interactions.*``, or the items
-table alone. Pictures and sounds that the items name relative to it are copied along.
+``SRC`` is a folder of CSV, TSV, JSON or Parquet files, or the items table alone. Which file is which, and which column
+is what, is said by a `TablesRequest`, by exact names, or guessed where a name is unambiguous; a note says what was
+guessed. Orders may be long (a row per item) or wide (a row per order with ``item_ids``). Pictures and sounds that the
+items name relative to their table are copied along; web addresses are fetched on request only.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from ...errors import CatalogueError
-from ...workspace import SUFFIXES, TABLES, WorkspaceFolder
-from ..tables import read_table
-from .common import Raw
+from ...errors import CatalogueError, Command
+from . import cell_values, order_rows
+from .column_names import OPTION_NAMES, Resolved, closest_column, likely_columns, parse_maps, resolve
+from .dataset import Dataset
+from .table_files import Table, choose_files, load
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-NEEDED = {"items": ("item_id",), "bundles": ("bundle_id", "item_ids"), "interactions": ("user_id", "item_id")}
+REQUIRED = {"items": ("item_id",), "bundles": ("bundle_id", "item_id"), "interactions": ("user_id", "item_id")}
 MEDIA = {"image": "images", "audio": "audio"}
+MIN_KNOWN_SHARE = 0.5  # of the item ids of the orders that must be items, for two guessed columns to belong together
+MAX_NAMED = 12
 
 
-def read(src: Path) -> Raw:
+@dataclass(frozen=True)
+class TablesRequest:
+    """How a folder of exports is to be read; what is left out is guessed.
+
+    ``items``, ``orders`` and ``events`` are files in the source folder (or anywhere). ``maps`` holds mappings such as
+    ``item_id=product_id,title=name`` or ``orders.item_id=sku``. ``dates`` is auto, day-first or month-first.
+    """
+
+    items: Path | None = None
+    orders: Path | None = None
+    events: Path | None = None
+    maps: tuple[str, ...] = ()
+    dates: str = "auto"
+    fetch: bool = False  # download the pictures that are web addresses; see `fetch_media`
+
+
+def read(src: Path, request: TablesRequest | None = None) -> Dataset:
     """Read the tables of a folder, or one items table.
 
     Raises
     ------
     CatalogueError
-        When there are no items, or a table cannot be parsed or lacks a column.
+        When there are no items, a table cannot be parsed, columns are missing (all of them in one message), or no item
+        of the orders is an item of the catalogue.
     """
-    files = {"items": src} if src.is_file() else {name: WorkspaceFolder(src).table(name) for name in TABLES}
-    items = files["items"]
-    if items is None or items.suffix not in SUFFIXES:
+    request = request or TablesRequest()
+    if request.dates not in cell_values.DATE_ORDERS:
         raise CatalogueError(
-            f"{src} is no items table and holds none.",
-            hint="give a folder with items.parquet, items.csv or items.jsonl",
+            f"--dates is {request.dates!r}; allowed are {', '.join(cell_values.DATE_ORDERS)}.", hint="--dates day-first"
         )
-    raw = Raw()
-    raw.items, raw.bundles, raw.interactions = (
-        _rows(path, NEEDED[name], raw.notes) if (path := files.get(name)) else [] for name in TABLES
+    dataset = Dataset()
+    given = {"items": request.items, "bundles": request.orders, "interactions": request.events}
+    dataset.files = choose_files(src, given, dataset.notes)
+    maps = parse_maps(request.maps)
+    loaded: dict[Path, Table] = {}
+    for path in dataset.files.values():
+        if path not in loaded:
+            loaded[path] = load(path, dataset.notes)
+    tables = {table: loaded[path] for table, path in dataset.files.items()}
+    resolved = {table: resolve(table, tables[table].path.name, list(tables[table].columns), maps) for table in tables}
+    _choose_item_ids(tables, resolved)
+    _check_columns(src, tables, resolved, [map_.text for map_ in maps if not _heeded(map_, resolved, tables)])
+    for table, columns in resolved.items():
+        if note := columns.note(tables[table].path.name):
+            dataset.notes.append(note)
+        dataset.mapping[table] = dict(columns.columns)
+    dataset.items = _items(
+        tables["items"], resolved["items"], dataset, one_file=tables.get("bundles") is tables["items"]
     )
-    _media(items.parent, raw)
-    return raw
+    if "bundles" in tables:
+        dataset.bundles = order_rows.bundles(tables["bundles"], resolved["bundles"], dataset.notes, request.dates)
+    if "interactions" in tables:
+        dataset.interactions = _interactions(tables["interactions"], resolved["interactions"], dataset, request.dates)
+    _check_known(tables, dataset)
+    _media(tables["items"].path.parent, dataset)
+    return dataset
 
 
-def _rows(path: Path, needed: tuple[str, ...], notes: list[str]) -> list[dict[str, Any]]:
-    table = read_table(path, notes)
-    for name in needed:
-        if name not in table:
+def _choose_item_ids(tables: dict[str, Table], resolved: dict[str, Resolved]) -> None:
+    """Of several likely id columns, those whose ids stand in both tables belong together (``id`` or ``sku``?)."""
+    for other in ("bundles", "interactions"):
+        if other not in tables:
+            continue
+        pairs = []
+        for left in _id_candidates("items", tables, resolved):
+            known = set(map(order_rows.id_text, tables["items"].columns[left]))
+            for right in _id_candidates(other, tables, resolved):
+                ids = {text for cell in tables[other].columns[right] if (text := order_rows.id_text(cell))}
+                pairs.append((len(ids & known) / max(1, len(ids)), left, right))
+        if not pairs:
+            continue
+        best = max(share for share, _, _ in pairs)
+        share, left, right = next(pair for pair in pairs if pair[0] > best - 0.05)  # the likeliest names of the best
+        if share < MIN_KNOWN_SHARE:
+            continue
+        for table, column in (("items", left), (other, right)):
+            found = resolved[table]
+            if found.columns.get("item_id") != column:
+                found.columns["item_id"] = column
+                found.open.pop("item_id", None)
+                if "item_id" not in found.guessed:
+                    found.guessed.insert(0, "item_id")
+
+
+def _id_candidates(table: str, tables: dict[str, Table], resolved: dict[str, Resolved]) -> list[str]:
+    found = resolved[table]
+    if "item_id" in found.columns and "item_id" not in found.guessed:
+        return [found.columns["item_id"]]
+    if "item_ids" in found.columns and "item_id" not in found.open:
+        return []
+    taken = {column for target, column in found.columns.items() if target != "item_id"}
+    header = [name for name in tables[table].columns if name not in taken]
+    return [name for level in likely_columns(table, "item_id", header) for name in level]
+
+
+def _heeded(map_: Any, resolved: dict[str, Resolved], tables: dict[str, Table]) -> bool:
+    """Whether some table has the mapping's column; a mapping to nothing (``title=``) needs none."""
+    if map_.table is not None:
+        return map_.table in tables
+    return not map_.column or any(map_.column in found.columns.values() for found in resolved.values())
+
+
+def _check_columns(src: Path, tables: dict[str, Table], resolved: dict[str, Resolved], unheeded: list[str]) -> None:
+    """All that is missing or ambiguous, in one message."""
+    problems = [f"no table has the column of {text!r}" for text in unheeded]
+    proposals: list[str] = []
+    for table, found in resolved.items():
+        file, header = tables[table].path.name, list(tables[table].columns)
+        problems += found.problems
+        required = [name for name in REQUIRED[table] if not (name == "item_id" and "item_ids" in found.columns)]
+        if table == "items" and not {"image", "audio"} & found.columns.keys():
+            required.append("title")
+        missing = []
+        for target in required:
+            if target in found.columns or target in found.emptied:
+                continue
+            if target in found.open:
+                problems.append(f"{file}: {target} may be {' or '.join(map(repr, found.open[target]))}")
+                proposals.append(f"{OPTION_NAMES[table]}.{target}={found.open[target][0]}")
+                continue
+            missing.append(target)
+            proposal = closest_column(table, target, [name for name in header if name not in found.columns.values()])
+            proposals.append(f"{OPTION_NAMES[table]}.{target}={proposal or 'COLUMN'}")
+        if missing:
+            shown = ", ".join(header[:MAX_NAMED]) + (", ..." if len(header) > MAX_NAMED else "")
+            problems.append(f"{file} has no column {', '.join(map(repr, missing))}; its columns are: {shown or 'none'}")
+    if problems:
+        hint = (
+            Command("import", "tables", src, "--map", ",".join(proposals)) if proposals else "mend --map and try again"
+        )
+        raise CatalogueError(". ".join(problems) + ".", hint=hint)
+
+
+def _items(table: Table, found: Resolved, dataset: Dataset, *, one_file: bool) -> list[dict[str, Any]]:
+    """The rows of the items under their new names, amounts as numbers; other columns stay attributes."""
+    renamed = {column: target for target, column in found.columns.items()}
+    columns: dict[str, list[Any]] = {}
+    for name, cells in table.columns.items():
+        if one_file and name not in renamed:
+            continue  # columns of an order's row, such as its quantity, are none of the item
+        target = renamed.get(name, name)
+        if target in columns or (target in found.columns and name not in renamed):
+            target = f"{name} (original)"
+        if target not in ("item_id", "title", *MEDIA) and cell_values.looks_numeric(name, cells):
+            numbers = cell_values.read_numbers(name, cells)
+            if numbers is None:
+                dataset.notes.append(f"{table.path.name}: {name} holds cells that are no numbers; it stays text.")
+            else:
+                cells = list(numbers.values)
+                if numbers.note:
+                    dataset.notes.append(f"{table.path.name}: {numbers.note}.")
+        columns[target] = cells
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return _distinct_items(rows, table, dataset) if one_file else rows
+
+
+def _distinct_items(rows: list[dict[str, Any]], table: Table, dataset: Dataset) -> list[dict[str, Any]]:
+    """One row per item of a file that holds items and orders; the first row that has a title counts."""
+    items: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        item_id = order_rows.id_text(row["item_id"])
+        if item_id and (item_id not in items or (not items[item_id].get("title") and row.get("title"))):
+            items[item_id] = row
+    dataset.notes.append(
+        f"{table.path.name} holds items and orders: the first row of each of {len(items):,} items counts."
+    )
+    return list(items.values())
+
+
+def _interactions(table: Table, found: Resolved, dataset: Dataset, dates: str) -> list[dict[str, Any]]:
+    columns: dict[str, list[Any]] = {}
+    exact = set(table.columns) == set(found.columns.values())
+    for target, name in found.columns.items():
+        cells = table.columns[name]
+        if target == "timestamp":
+            cells = order_rows.dates_of(table.path.name, name, cells, dates, dataset.notes)
+        elif target == "rating" and (numbers := cell_values.read_numbers(name, cells)) is not None:
+            cells = list(numbers.values)
+        columns[target] = cells
+    unused = [name for name in table.columns if name not in found.columns.values()]
+    if unused and not exact:
+        dataset.notes.append(f"{table.path.name}: columns that are not used: {', '.join(unused[:MAX_NAMED])}.")
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    whole = [row for row in rows if order_rows.id_text(row["user_id"]) and order_rows.id_text(row["item_id"])]
+    if len(whole) < len(rows):
+        dataset.notes.append(f"{table.path.name}: {len(rows) - len(whole):,} rows without user or item are left out.")
+    return whole
+
+
+def _check_known(tables: dict[str, Table], dataset: Dataset) -> None:
+    """Orders of which no item is known were mapped to the wrong column."""
+    known = {order_rows.id_text(row.get("item_id")) for row in dataset.items}
+    for table, named in (
+        ("bundles", (order_rows.id_text(item) for row in dataset.bundles for item in row["item_ids"])),
+        ("interactions", (order_rows.id_text(row["item_id"]) for row in dataset.interactions)),
+    ):
+        first = None
+        for item_id in named:
+            if item_id in known:
+                first = None
+                break
+            first = first or item_id
+        if first is not None:
+            file = tables[table].path.name
+            example = order_rows.id_text(dataset.items[0].get("item_id")) if dataset.items else ""
             raise CatalogueError(
-                f"{path} has no column {name!r}; its columns are: {', '.join(table) or 'none'}.",
-                hint=f"rename a column to {name}",
+                f"No item of {file} (such as {first[:40]!r}) is an item of {tables['items'].path.name} (such as "
+                f"{str(example)[:40]!r}), so their columns do not belong together.",
+                hint=f"--map items.item_id=COLUMN,{OPTION_NAMES[table]}.item_id=COLUMN names the two columns",
             )
-    return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
 
 
-def _media(folder: Path, raw: Raw) -> None:
+def _media(folder: Path, dataset: Dataset) -> None:
+    """Put the files that items name into ``dataset.media``; a table from elsewhere must not pull in others of this machine."""
     missing = 0
     inside = folder.resolve()
-    for row in raw.items:
+    for row in dataset.items:
         for column, target in MEDIA.items():
             uri = row.get(column)
             if not isinstance(uri, str) or not uri or "://" in uri:
                 continue
-            path = (folder / uri).resolve()
-            # A table from elsewhere must not pull other files of this machine into the workspace.
-            if not path.is_file() or not path.is_relative_to(inside):
+            try:
+                path = (folder / uri).resolve()
+                found = path.is_file() and path.is_relative_to(inside)
+            except (OSError, ValueError, RuntimeError):
+                found = False
+            if not found:
                 missing += 1
                 continue
             relative = path.relative_to(inside).as_posix()
             row[column] = relative if relative.startswith(f"{target}/") else f"{target}/{relative}"
-            raw.media.append((path, row[column]))
+            dataset.media.append((path, row[column]))
     if missing:
-        raw.notes.append(
+        dataset.notes.append(
             f"{missing:,} pictures or sounds that items name are not in {folder.name}; encoding will report them."
         )

@@ -1,0 +1,77 @@
+"""Keeps what the learned ranker was fitted to, so that a completion need not fit it again.
+
+The file holds the weights, and what trained parts (the set encoder) have learned. It belongs to the vectors, the split, the
+seed and the parts that it was fitted with; for others it is not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..catalogue.seen import split_digest
+from ..files import replacing
+from .learned import LearnedRanker, stack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .rankers import Ranker
+    from .sources import Sources
+
+MAX_PART_BYTES = 2**28  # of one part; larger ones are fitted again
+
+
+def save(ranker: LearnedRanker, path: Path) -> None:
+    """Write the weights of a fitted ranker, and what its trained parts have learned, as a .npz file."""
+    weights, scale = ranker.fitted
+    arrays = {"weights": weights, "scale": scale, "cause": np.array(_cause(ranker))}
+    for number, part in enumerate(ranker.parts):
+        if (learned := _learned(part)) is not None and learned[0].nbytes <= MAX_PART_BYTES:
+            arrays |= {f"part{number}": learned[0], f"number{number}": np.array(learned[1])}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def restore(sources: Sources, path: Path) -> LearnedRanker | None:
+    """The learned ranker of ``sources``: as it was saved where that fits, else still to be fitted; None where there is none."""
+    ranker = next((each for each in sources.rankers(stack) if isinstance(each, LearnedRanker)), None)
+    if ranker is None or not path.is_file():
+        return ranker
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            arrays = {name: saved[name] for name in saved.files}
+        fits = str(arrays["cause"]) == _cause(ranker) and len(arrays["weights"]) == 2 * len(ranker.parts)
+    except (OSError, ValueError, KeyError, EOFError):
+        return ranker  # a derived file: what cannot be read is made again
+    if fits:
+        _remember(ranker, (arrays["weights"], arrays["scale"]))
+        for number, part in enumerate(ranker.parts):
+            if f"part{number}" in arrays:
+                _remember(part, (arrays[f"part{number}"], float(arrays[f"number{number}"])))
+    return ranker
+
+
+def _cause(ranker: LearnedRanker) -> str:
+    """A hash of all that a fit depends on."""
+    sources = ranker.sources
+    vectors = sorted((m.table, m.spec, m.fingerprint, m.version) for m in sources.matrices.values())
+    items = hashlib.sha256("\0".join(sources.catalogue.item_ids).encode()).hexdigest()
+    parts = [part.name for part in ranker.parts]
+    cause = [vectors, split_digest(sources.catalogue), items, sources.seed, parts]
+    return hashlib.sha256(json.dumps(cause).encode()).hexdigest()
+
+
+def _learned(part: Ranker) -> tuple[np.ndarray, float] | None:
+    """What a trained part keeps as ``fitted``: vectors [I, d] and a number; None for every other part."""
+    fitted = getattr(part, "fitted", None)
+    if isinstance(fitted, tuple) and len(fitted) == 2 and isinstance(fitted[0], np.ndarray):
+        return (fitted[0], fitted[1]) if isinstance(fitted[1], float) else None
+    return None
+
+
+def _remember(ranker: Ranker, fitted: tuple[np.ndarray, object]) -> None:
+    vars(ranker)["fitted"] = fitted  # where functools.cached_property looks first

@@ -1,0 +1,137 @@
+"""The library face: a workspace and its runs do in Python what the commands do, with typed results."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.paths import TOP
+from helpers.shop import make_shop
+
+import bundlecache as bc
+
+QUICK = {"text_stage.steps": 3, "fusion_stage.steps": 3, "fusion_stage.contrastive_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small shop with one finished run, `first`."""
+    root = make_shop(tmp_path_factory.mktemp("library"))
+    run = bc.open(root, quiet=True).train(settings=QUICK, name="first")
+    assert run.result is not None
+    return root
+
+
+def test_a_folder_without_a_catalogue_is_one_sentence(tmp_path: Path):
+    with pytest.raises(bc.BundlecacheError, match="holds no items"):
+        bc.open(tmp_path)
+
+
+def test_every_item_is_encoded_once_and_receipts_balance(tmp_path: Path):
+    shop = bc.open(make_shop(tmp_path), quiet=True)
+    (receipt,) = shop.encode(modality="image")
+    assert (receipt.encoded, receipt.absent) == (22, 2)
+    assert receipt.balances
+    (again,) = shop.encode(modality="image")
+    assert (again.encoded, again.cached, again.forwards) == (0, 22, 0)
+    images = shop.vectors("image")
+    assert images.ids == shop.catalogue.item_ids
+    assert images.vectors.shape[0] == images.mask.shape[0] == 24
+    assert images.mask.sum() == 22
+
+
+def test_the_way_from_candidates_to_completions(trained: Path):
+    shop = bc.open(trained, quiet=True)
+    assert shop.candidates(k=5).candidates.header["k"] == 5
+    run = shop.run("latest")
+    assert run.name == "first"
+    scores = run.evaluate(["test-random10"], ablation=False)
+    assert {row.questions for row in scores} == {"test-random10"}
+    assert {"Bundle-MLLM", "popularity", "random"} <= {row.method for row in scores}
+    assert all(0 <= row.hit_1_low <= row.hit_1_high <= 1 for row in scores)
+    completions = run.complete(["item-02", "item-04"], k=3)
+    assert [row.rank for row in completions] == [1, 2, 3]
+    assert not {"item-02", "item-04"} & {row.item_id for row in completions}
+    assert run.complete_many([["item-02", "item-04"]], k=3) == [completions]
+    assert shop.status().runs == ["first"]
+
+
+def test_results_become_data_frames(trained: Path):
+    pandas = pytest.importorskip("pandas")
+    frame = bc.open(trained, quiet=True).run().complete(["item-02"], k=3).to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.columns) == ["rank", "item_id", "title", "probability"]
+
+
+def test_results_are_dataclasses_with_immutable_fields(trained: Path):
+    row = bc.open(trained, quiet=True).run().complete(["item-02"], k=1)[0]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        row.rank = 2  # type: ignore[misc]
+
+
+def test_quiet_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    shop = bc.open(make_shop(tmp_path), quiet=True)
+    shop.train(settings=QUICK, stage="text")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_seed_of_the_recipe_is_used_unless_one_is_given(trained: Path):
+    shop = bc.open(trained, quiet=True)
+    seeds = {}
+    for name, given in (("recipe", {}), ("given", {"seed": 7})):
+        run = shop.train(settings={**QUICK, "run.seed": 5}, stage="text", name=f"seed-{name}", **given)
+        seeds[name] = run.manifest["seed"]
+    assert seeds == {"recipe": 5, "given": 7}
+
+
+def test_questions_that_a_run_was_trained_on_are_left_out(trained: Path, tmp_path: Path):
+    """After an import with another split, test questions of today are about bundles that the old run has seen."""
+    root = shutil.copytree(trained, tmp_path / "shop")
+    shop = bc.open(root, quiet=True)
+    from bundlecache.catalogue import splits
+
+    before = dict(zip(shop.catalogue.bundles.ids, splits.assign(shop.catalogue), strict=True))
+    table = pq.read_table(root / "bundles.parquet")
+    other = {"train": "test", "test": "train", "valid": "valid"}
+    rotated = [other[str(before[bundle])] for bundle in table["bundle_id"].to_pylist()]
+    pq.write_table(table.append_column("split", pa.array(rotated)), root / "bundles.parquet")
+    shutil.rmtree(root / "questions")
+    (root / "splits.parquet").unlink(missing_ok=True)
+    changed = bc.open(root, quiet=True)
+    changed.questions(options=3, negatives=["random"])
+    with pytest.raises(bc.BundlecacheError, match="trained on"):
+        changed.run("first").evaluate(["test-random3"])
+
+
+DECOYS = {
+    "train.py": "raise AssertionError('the user\\'s train.py was imported')",
+    "cli.py": "raise AssertionError('the user\\'s cli.py was imported')",
+    "features/__init__.py": "raise AssertionError('the user\\'s features was imported')",
+}
+
+
+@pytest.mark.parametrize("how", ["script", "kernel"])
+def test_modules_of_the_user_called_like_ours_disturb_nothing(tmp_path: Path, how: str):
+    """Beside a script its folder comes first on the path, in a notebook kernel the current folder does."""
+    root = make_shop(tmp_path)
+    for name, text in DECOYS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    code = (
+        f"import bundlecache as bc\nshop = bc.open({str(root)!r}, quiet=True)\n"
+        f"shop.encode('text')\nshop.train(settings={QUICK!r}, stage='text')\n"
+        "import bundlecache.cli, bundlecache.features.registry, bundlecache.train.run\nprint('fine')"
+    )
+    (tmp_path / "mine.py").write_text(code)
+    command = [sys.executable, "mine.py"] if how == "script" else [sys.executable, "-c", code]
+
+    env = {**os.environ, "PYTHONPATH": str(TOP)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == "fine", done.stderr
