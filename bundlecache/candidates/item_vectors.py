@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BundlecacheError
+from ..errors import BundlecacheError, Command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..store.store import Matrix
 
 METRICS = ("cosine", "inner product")
+MAX_WEIGHT = 1_000_000  # single precision holds no more than such a ratio
 BLOCK_ITEMS = 16_384  # items whose vectors are made at once
 
 
@@ -107,10 +108,13 @@ class ItemVectors:
         if unknown := sorted(set(weights) - set(matrices)):
             raise BundlecacheError(
                 f"A weight was given for {unknown[0]!r}, but the chosen modalities are {', '.join(matrices) or 'none'}.",
-                hint=f"--weight {next(iter(matrices), 'image')}=2; `bundlecache status` lists what is encoded",
+                hint=[f"--weight {next(iter(matrices), 'image')}=2;", Command("status"), "lists what is encoded"],
             )
-        if not all(0 <= weight < np.inf for weight in weights.values()):
-            raise BundlecacheError("A modality's weight must be 0 or more.", hint="leave the modality out instead")
+        if not all(weight == 0 or 1 / MAX_WEIGHT <= weight <= MAX_WEIGHT for weight in weights.values()):
+            raise BundlecacheError(
+                f"A modality's weight must be 0 or more: 0, or {1 / MAX_WEIGHT:f} to {MAX_WEIGHT:,}.",
+                hint="leave the modality out instead",
+            )
         used = {name: matrix for name, matrix in matrices.items() if weights.get(name, 1.0) > 0}
         if not used and matrices:
             given = " and ".join(matrices)
@@ -119,7 +123,7 @@ class ItemVectors:
                 hint=f"--weight {next(iter(matrices))}=1, or another --modality",
             )
         if not used:
-            raise BundlecacheError("No modality is left to search by.", hint="bundlecache encode --modality all")
+            raise BundlecacheError("No modality is left to search by.", hint=Command("encode", "--modality", "all"))
         if metric not in METRICS or (metric != "cosine" and len(used) > 1):
             raise BundlecacheError(
                 f"{' + '.join(used)} cannot be searched by {metric!r}: cosine fits all, inner product one modality alone.",
@@ -130,14 +134,14 @@ class ItemVectors:
                 raise BundlecacheError(
                     f"The {name} vectors of {matrix.spec} are token features, {matrix.vectors.shape[1]} an item; "
                     "a search needs one vector an item.",
-                    hint="bundlecache status lists the encoders; choose one without tokens",
+                    hint=[Command("status"), "lists the encoders; choose one without tokens"],
                 )
         parts = tuple(ModalityVectors.of(matrix, weights.get(name, 1.0)) for name, matrix in used.items())
         there = np.stack([part.lengths > 0 for part in parts])  # [m, I]
         rows = np.flatnonzero(there.any(0)).astype(np.int32)
         if not len(rows):
             raise BundlecacheError(
-                f"No item has a vector of {' or '.join(used)}.", hint="bundlecache status says what failed"
+                f"No item has a vector of {' or '.join(used)}.", hint=[Command("status"), "says what failed"]
             )
         if metric == "cosine":
             squares = sum(part.weight * mine for part, mine in zip(parts, there.astype(np.float64), strict=True))

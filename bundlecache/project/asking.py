@@ -35,6 +35,7 @@ def questions(
             kinds=tuple(negatives or sets.NEGATIVES),
             difficulty=difficulty,
             matrices=session.matrices,
+            say=session.say.note,
         )
     )
 
@@ -54,7 +55,7 @@ def export_questions(session: Session, out: Path) -> Rows[Any]:
     """Write all question sets as JSON Lines into a folder."""
     from ..questions import sets
 
-    return Rows(sets.export(session.folder, session.catalogue, out))
+    return Rows(sets.export(session.folder, session.catalogue, out, say=session.say.note))
 
 
 def leaks(session: Session) -> list[str]:

@@ -190,7 +190,9 @@ class Session:
     def _freeze(self, **options: Any) -> None:
         from ..questions import sets
 
-        sets.freeze_missing(self.folder, self.catalogue, self.store, matrices=self.matrices, **options)
+        sets.freeze_missing(
+            self.folder, self.catalogue, self.store, matrices=self.matrices, say=self.say.note, **options
+        )
 
     def question_sets(self, names: Sequence[str]) -> list[Questions]:
         """Frozen question sets by name.
@@ -200,9 +202,9 @@ class Session:
         QuestionsError
             When one is missing or damaged: nothing is ever drawn again silently.
         """
-        from ..questions.sets import load
+        from ..questions.sets import load_all
 
-        return [load(self.folder, self.catalogue, name) for name in names]
+        return load_all(self.folder, self.catalogue, names, say=self.say.note)
 
 
 def require_one_process(verb: str) -> None:

@@ -1,4 +1,4 @@
-"""The file of frozen questions: written once, hashed, checked whole on every reading.
+"""Reads and writes a file of frozen questions: written once, hashed, checked whole on every reading.
 
 ``questions/NAME.parquet`` holds question_id, bundle_id, partial list<string>, options list<string>, truth
 int32 and the header as JSON in the schema's metadata; ``NAME.json`` beside it holds the header again and
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +18,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..catalogue import splits
-from ..errors import QuestionsError, first_line
+from ..catalogue.model import SPLITS
+from ..errors import Command, QuestionsError, first_line
 from ..files import replacing, write_text
+from ..text import listed, quoted
+from .checks import faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from ..catalogue.model import Catalogue
+    from ..errors import Hint
 
 FORMAT_VERSION = 1
 COLUMNS = ("bundle_id", "partial", "options", "truth")
+SCHEMA = pa.schema(
+    {
+        "question_id": pa.string(),
+        "bundle_id": pa.string(),
+        "partial": pa.list_(pa.string()),
+        "options": pa.list_(pa.string()),
+        "truth": pa.int32(),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -75,19 +86,12 @@ class Questions:
                 return
             raise QuestionsError(
                 f"{path} holds other questions already ({str(held)[:8]}, not {self.sha256[:8]}), and results may refer to them.",
-                hint=f"delete {path.name} and run `bundlecache questions` again, or choose another seed",
+                hint="give the file of questions another name: the set is called after it"
+                if "source" in self.header
+                else [Command("questions", "--seed", 1), "draws others under another name"],
             )
         rows = _rows(catalogue.item_ids, self.bundle_ids, self.partial, self.options, self.truth)
-        ids = pa.array([str(i) for i in range(len(self))], pa.string())
-        table = pa.table(
-            {
-                "question_id": ids,
-                "bundle_id": pa.array([row["bundle_id"] for row in rows], pa.string()),
-                "partial": pa.array([row["partial"] for row in rows], pa.list_(pa.string())),
-                "options": pa.array([row["options"] for row in rows], pa.list_(pa.string())),
-                "truth": pa.array([row["truth"] for row in rows], pa.int32()),
-            }
-        )
+        table = pa.Table.from_pylist([{"question_id": str(i), **row} for i, row in enumerate(rows)], schema=SCHEMA)
         header = json.dumps(self.header, indent=1, sort_keys=True)
         with replacing(path) as temporary:
             sidecar.unlink(missing_ok=True)  # its presence means complete
@@ -101,41 +105,11 @@ class Questions:
         Raises
         ------
         QuestionsError
-            When the file is missing, damaged, changed since it was frozen, of another catalogue, or asks
-            about bundles that are training bundles here.
+            When the file is missing, damaged, changed since it was frozen, or does not fit the catalogue;
+            `sets.load` leaves out the questions that no longer fit.
         """
-        sidecar = path.with_suffix(".json")
-        if not path.is_file() or not sidecar.is_file():
-            raise QuestionsError(
-                f"There are no questions {path.stem!r} in {path.parent}; there are: {_listing(path.parent)}.",
-                hint="bundlecache questions",
-            )
-        header = _read_header(sidecar)
-        try:
-            table = pq.read_table(path)
-            inner = json.loads((table.schema.metadata or {})[b"bundlecache"])
-            columns = [table.column(name).to_pylist() for name in COLUMNS]
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise QuestionsError(
-                f"{path} is damaged or no question file ({first_line(error)}).", hint=_again(path)
-            ) from error
-        rows = [
-            {"bundle_id": bundle_id, "partial": partial or [], "options": options or [], "truth": truth}
-            for bundle_id, partial, options, truth in zip(*columns, strict=True)
-        ]
-        sha256 = digest(rows)
-        if sha256 == header.get("sha256") and header != inner:
-            raise QuestionsError(
-                f"{sidecar} says something else than {path.name} of how its questions were drawn: one of them was changed.",
-                hint=_again(path),
-            )
-        if sha256 != header.get("sha256"):
-            raise QuestionsError(
-                f"{path} was changed after it was frozen: it says {str(header.get('sha256'))[:12]}, its content is {sha256[:12]}.",
-                hint=_again(path),
-            )
-        changed = f"if the catalogue has changed, delete {path.parent} and run `bundlecache questions`"
-        return build(rows, header, catalogue, str(path), changed)
+        rows, header = read(path)
+        return build(rows, header, catalogue, str(path), Command("questions"))
 
     def export_jsonl(self, path: Path, catalogue: Catalogue) -> None:
         """Write the canonical lines: one JSON object per question; the file's SHA-256 is ``sha256``."""
@@ -201,8 +175,47 @@ def assemble(
     )
 
 
+def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The questions of a file, as rows {bundle_id, partial, options, truth} with ids, and its header.
+
+    Raises
+    ------
+    QuestionsError
+        When the file is missing, damaged, or was changed since it was frozen.
+    """
+    sidecar = path.with_suffix(".json")
+    if not path.is_file() or not sidecar.is_file():
+        raise missing(path.parent, path.stem)
+    header = _read_header(sidecar)
+    try:
+        table = pq.read_table(path)
+        inner = json.loads((table.schema.metadata or {})[b"bundlecache"])
+        table = table.select(COLUMNS).cast(pa.schema([SCHEMA.field(name) for name in COLUMNS]))
+        columns = [table.column(name).to_pylist() for name in COLUMNS]
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise QuestionsError(
+            f"{path} is damaged or no question file ({first_line(error)}).", hint=restore_hint(path)
+        ) from error
+    rows = [
+        {"bundle_id": bundle_id, "partial": partial or [], "options": options or [], "truth": truth}
+        for bundle_id, partial, options, truth in zip(*columns, strict=True)
+    ]
+    sha256 = digest(rows)
+    if sha256 == header["sha256"] and header != inner:
+        raise QuestionsError(
+            f"{sidecar} says something else than {path.name} of how its questions were drawn: one of them was changed.",
+            hint=restore_hint(path),
+        )
+    if sha256 != header["sha256"]:
+        raise QuestionsError(
+            f"{path} was changed after it was frozen: it says {header['sha256'][:12]}, its content is {sha256[:12]}.",
+            hint=restore_hint(path),
+        )
+    return rows, header
+
+
 def build(
-    rows: list[dict[str, Any]], header: dict[str, Any], catalogue: Catalogue, source: str, hint: str
+    rows: list[dict[str, Any]], header: dict[str, Any], catalogue: Catalogue, source: str, hint: Hint
 ) -> Questions:
     """Check every row, given as {bundle_id, partial, options, truth} with ids, then turn ids into indices.
 
@@ -211,24 +224,12 @@ def build(
     QuestionsError
         That names the first question that is wrong, what is wrong with it, and ``hint``.
     """
-
-    def wrong(row: int, what: str) -> QuestionsError:
-        return QuestionsError(f"{source}, question {row + 1}: {what}.", hint=hint)
-
     if not rows:
         raise QuestionsError(f"{source} holds no question.", hint=hint)
-    n_options = len(rows[0]["options"])
-    split_of = splits_of(catalogue, [row["bundle_id"] for row in rows])
-    for r, row in enumerate(rows):
-        if what := wrong_with(row, n_options, catalogue):
-            raise wrong(r, what)
-        part = split_of.get(row["bundle_id"])
-        if part is None:
-            raise wrong(r, f"bundle {row['bundle_id']!r} is not in the catalogue")
-        if part != header.get("split"):
-            raise wrong(
-                r, f"bundle {row['bundle_id']!r} is a {part} bundle in this catalogue, not {header.get('split')}"
-            )
+    found = faults(rows, header["split"], catalogue, imported="source" in header)
+    for number, fault in enumerate(found, 1):
+        if fault is not None:
+            raise QuestionsError(f"{source}, question {number}: {fault.clause}.", hint=hint)
     return assemble(
         catalogue,
         [row["bundle_id"] for row in rows],
@@ -239,50 +240,41 @@ def build(
     )
 
 
-def wrong_with(row: dict[str, Any], n_options: int, catalogue: Catalogue) -> str | None:
-    """What is wrong with one question, given as {bundle_id, partial, options, truth} with ids; None if nothing is."""
-    shown, given, truth = row["options"], row["partial"], row["truth"]
-    if len(shown) != n_options or len(shown) < 2:
-        return f"it has {len(shown)} options, the first has {n_options}"
-    if len(set(shown)) < len(shown):
-        return f"option {Counter(shown).most_common(1)[0][0]!r} stands there twice"
-    if not isinstance(truth, int) or isinstance(truth, bool) or not 0 <= truth < n_options:
-        return f"the truth {truth!r} is none of its {n_options} options"
-    if not given:
-        return "its partial bundle is empty"
-    if len(set(given)) < len(given):
-        return f"item {Counter(given).most_common(1)[0][0]!r} stands twice in its partial bundle"
-    if both := set(shown) & set(given):
-        return f"option {min(both)!r} stands in the partial bundle"
-    if unknown := [item for item in (*given, *shown) if item not in catalogue.index]:
-        return f"item {unknown[0]!r} is not in the catalogue"
-    return None
-
-
-def splits_of(catalogue: Catalogue, bundle_ids: Iterable[str]) -> dict[str, str]:
-    """The split of each of these bundles that the catalogue knows."""
-    of = dict(zip(catalogue.bundles.ids, splits.assign(catalogue).tolist(), strict=True))
-    return {bundle_id: of[bundle_id] for bundle_id in bundle_ids if bundle_id in of}
-
-
 def _read_header(sidecar: Path) -> dict[str, Any]:
+    """The header of a question file, with the types that reading relies on."""
     try:
         header = json.loads(sidecar.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise QuestionsError(f"{sidecar} cannot be read ({first_line(error)}).", hint=_again(sidecar)) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise QuestionsError(f"{sidecar} cannot be read ({first_line(error)}).", hint=restore_hint(sidecar)) from error
     if not isinstance(header, dict) or header.get("format_version") != FORMAT_VERSION:
-        raise QuestionsError(f"{sidecar} is no header of format {FORMAT_VERSION}.", hint=_again(sidecar))
+        raise QuestionsError(f"{sidecar} is no header of format {FORMAT_VERSION}.", hint=restore_hint(sidecar))
+    texts = all(isinstance(header.get(name), str) for name in ("name", "negatives", "sha256"))
+    seed = header.get("seed")
+    if not texts or not isinstance(seed, int) or isinstance(seed, bool) or header.get("split") not in SPLITS:
+        raise QuestionsError(
+            f"{sidecar} lacks one of name, split, negatives, seed and sha256, or has it in another form.",
+            hint=restore_hint(sidecar),
+        )
     return header
 
 
-def _again(path: Path) -> str:
-    return f"delete {path.stem}.parquet and {path.stem}.json, then run `bundlecache questions`"
+def missing(folder: Path, name: str) -> QuestionsError:
+    """The error that there is no complete question file of this name in a folder."""
+    return QuestionsError(
+        f"There are no questions {quoted(name)} in {folder}; there are: {listed(names_in(folder))}.",
+        hint=Command("questions"),
+    )
+
+
+def restore_hint(path: Path) -> Hint:
+    """What to do about a file of questions that is damaged or was changed."""
+    return [
+        f"restore {path.stem}.parquet and {path.stem}.json from a copy, or rename them;",
+        Command("questions"),
+        "then draws the set again, the same where catalogue and seed are the same",
+    ]
 
 
 def names_in(folder: Path) -> list[str]:
     """Names of the complete question files of a folder."""
     return sorted(p.stem for p in folder.glob("*.parquet") if p.with_suffix(".json").is_file())
-
-
-def _listing(folder: Path) -> str:
-    return ", ".join(names_in(folder)) or "none"

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..catalogue import splits
 from ..catalogue.model import SPLITS
-from ..errors import QuestionsError
+from ..errors import Command, QuestionsError
+from ..limits import MAX_OPTIONS
 from .file import assemble
 from .hard_negatives import HardNegatives, label
 from .negatives import KINDS, OtherAnswers, shuffled, stratify
@@ -70,8 +71,12 @@ def freeze(
     """
     if split not in SPLITS:
         raise QuestionsError(f"There is no split {split!r}; there are train, valid and test.", hint="--split test")
-    if n_options < 2:
-        raise QuestionsError(f"{n_options} options are no choice; at least 2 are needed.", hint="--options 10")
+    if not 2 <= n_options <= MAX_OPTIONS:
+        given = f"{n_options:,}" if abs(n_options) < 10**30 else "a number of more than 30 digits"
+        raise QuestionsError(
+            f"The number of options is {given}; a question has 2 to {MAX_OPTIONS:,}.",
+            hint=Command("questions", "--options", 10),
+        )
     harder = None if negatives in KINDS else HardNegatives(catalogue, negatives, difficulty, matrices, n_options)
     strata = harder.strata if harder else stratify(catalogue, negatives, vectors, n_options + 4)
     named = label(negatives, difficulty) if harder else negatives
@@ -154,7 +159,7 @@ def _draw(rng: random.Random, tiers: Iterable[np.ndarray], need: int, given: set
     if len(drawn) < need:
         raise QuestionsError(
             f"A question with {need + 1} options needs {need} wrong items, but the catalogue offers {len(drawn)} for one of its bundles.",
-            hint=f"bundlecache questions --options {max(len(drawn) + 1, 2)}",
+            hint=Command("questions", "--options", max(len(drawn) + 1, 2)),
         )
     extra = need - (from_first or 0)
     if extra:  # the later tiers' items must not stand last

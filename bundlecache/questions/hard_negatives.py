@@ -34,7 +34,7 @@ from ..candidates import ann
 from ..candidates.item_vectors import ItemVectors, version_of
 from ..catalogue import splits
 from ..catalogue.category import PATH_SEPARATOR
-from ..errors import QuestionsError
+from ..errors import Command, QuestionsError
 from ..modalities import MODALITIES
 from . import negatives
 from .negatives import shuffled
@@ -292,7 +292,7 @@ def _named(matrices: Mapping[str, Matrix], name: str) -> Matrix:
     if found is None:
         raise QuestionsError(
             f"The nearest items by {name!r} need its vectors, but there are those of {', '.join(matrices) or 'nothing'}.",
-            hint=f"bundlecache encode --modality {name}"
+            hint=Command("encode", "--modality", name)
             if name in MODALITIES or not matrices
             else f"--negatives nearest:{next(iter(matrices))}",
         )

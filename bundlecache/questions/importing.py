@@ -1,4 +1,4 @@
-"""Questions that somebody else froze, read, checked like our own, and never redrawn.
+"""Imports questions that somebody else froze: they are read, checked against the catalogue, and never drawn again.
 
 Three forms are known:
 
@@ -8,9 +8,9 @@ JSON Lines, several lists    ``{"bundle", "query", "gt", "cand": {"random10": [.
 ``bi_{valid,test}_cansN.txt``  the public Bundle-MLLM code's: ``[bundle, [partial, padded], [truth], [options]]``
 ===========================  ======================================================================
 
-A set in our form is called after its file, others after split, options and file, ``test-hard10-shop_test_seed0``; a
-seed in the file's name is its seed. Bundles that are asked about must be of one split in this catalogue too, and not
-of training: a model trained here has then not seen them.
+A set in our form is called after its file, others after split, options and file, ``test-hard10-shop_test_seed0``; a seed
+in the file's name is its seed. Bundles that are asked about must be of one split in this catalogue, and not of training: a
+model that is trained here has then not seen them. What else is checked stands in `checks`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ..errors import QuestionsError, first_line
+from ..errors import QuestionsError, counted, first_line
+from ..files import is_regular, user_path
 from ..names import check_name
-from .file import Questions, build, digest, splits_of, wrong_with
+from ..text import quoted
+from .checks import counts, faults, in_words, splits_of
+from .file import Questions, build
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,8 +43,8 @@ Row = dict[str, Any]
 def read(file: Path, catalogue: Catalogue, *, skip_broken: bool = False) -> list[Questions]:
     """Every set of questions in a file: one, or one per option list.
 
-    ``skip_broken`` leaves out questions that are none (an option twice, unknown items or bundles), and their number
-    stands in the header as ``left_out``; without it the first one is an error.
+    ``skip_broken`` leaves out questions that are wrong (`checks.faults`): their number stands in the header as
+    ``left_out``, and by kind as ``left_out_by``; without it the first one is an error.
 
     Raises
     ------
@@ -75,27 +78,40 @@ def family(name: str) -> str:
 def _set(file: Path, options: str, rows: list[Row], catalogue: Catalogue, skip_broken: bool) -> Questions:
     split = _split(file, rows, catalogue)
     n = Counter(len(row["options"]) for row in rows).most_common(1)[0][0]
-    kept = rows
-    if skip_broken:
-        known = splits_of(catalogue, [row["bundle_id"] for row in rows])
-        kept = [row for row in rows if row["bundle_id"] in known and wrong_with(row, n, catalogue) is None]
+    found = faults(rows, split, catalogue, imported=True)
+    kept = [row for row, fault in zip(rows, found, strict=True) if fault is None]
+    if len(kept) < len(rows):
+        number, first = next((number, fault) for number, fault in enumerate(found, 1) if fault)
         if not kept:
-            first = wrong_with(rows[0], n, catalogue) or f"bundle {rows[0]['bundle_id']!r} is not in the catalogue"
             raise QuestionsError(
-                f"None of the questions in {file} can be asked here; of the first, {first}.",
+                f"None of the {len(rows):,} questions in {file} can be asked here ({in_words(counts(found))}); of the "
+                f"first, {first.clause}.",
                 hint="import the catalogue that the questions were made for",
+            )
+        if not skip_broken:
+            more = (
+                f"; {counted(len(rows) - len(kept), 'question is', 'questions are')} wrong: {in_words(counts(found))}"
+            )
+            raise QuestionsError(
+                f"{file}, question {number}: {first.clause}{more if len(rows) - len(kept) > 1 else ''}.",
+                hint="--skip-broken leaves such questions out and counts them",
             )
     kind = options or (f"random{n}" if CANS.fullmatch(file.stem) else "")
     seed = SEED.search(file.stem)
     parts = [part for part in (split, kind) if not file.stem.startswith(part + "-")]
-    header = {
-        "name": check_name("-".join([*(parts if kind else []), file.stem]), "question set", hint=f"rename {file.name}"),
+    name = check_name(
+        "-".join([*(parts if kind else []), file.stem]),
+        "question set",
+        hint="give the file another name: the set is called after it",
+    )
+    header: dict[str, Any] = {
+        "name": name,
         "split": split,
         "negatives": re.sub(r"\d+$", "", kind) or _kind_in(file.stem),
         "seed": int(seed.group(1)) if seed else 0,
         "source": file.name,
         "left_out": len(rows) - len(kept),
-        "sha256": digest(kept),
+        "left_out_by": counts(found),
     }
     return build(kept, header, catalogue, str(file), "--skip-broken leaves such questions out and counts them")
 
@@ -111,7 +127,7 @@ def _split(file: Path, rows: list[Row], catalogue: Catalogue) -> str:
     counts = Counter(asked.values())
     if not counts:
         raise QuestionsError(
-            f"{file} asks about bundle {rows[0]['bundle_id']!r}, and no bundle it asks about is in the catalogue.",
+            f"{file} asks about bundle {quoted(rows[0]['bundle_id'])}, and no bundle it asks about is in the catalogue.",
             hint="import the catalogue that the questions were made for",
         )
     named = CANS.fullmatch(file.stem)
@@ -127,18 +143,30 @@ def _split(file: Path, rows: list[Row], catalogue: Catalogue) -> str:
 
 
 def _lines(file: Path) -> list[tuple[int, str]]:
+    hint = "give a JSON Lines file"
+    if user_path(file, "The file of questions").exists() and not is_regular(file):
+        raise QuestionsError(f"{quoted(file)} is a folder, device or pipe, and no file of questions.", hint=hint)
     try:
         lines = file.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise QuestionsError(f"{file} cannot be read ({reason}).", hint="give a JSON Lines file") from error
+        raise QuestionsError(f"{file} cannot be read ({reason}).", hint=hint) from error
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _parsed(file: Path, number: int, line: str, parse: Callable[[str], dict[str, Row]]) -> dict[str, Row]:
     try:
         return parse(line)
-    except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, IndexError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        SyntaxError,
+        IndexError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise QuestionsError(
             f"{file}, line {number}, is no question ({type(error).__name__}: {first_line(error)}).",
             hint="a line holds bundle_id, partial, options, truth; or bundle, query, gt, cand",
@@ -172,11 +200,15 @@ def _cans(catalogue: Catalogue) -> Callable[[str], dict[str, Row]]:
 
 def _ids(values: Any) -> list[str]:
     if not isinstance(values, list | tuple):
-        raise TypeError(f"{values!r} is no list of ids")
+        raise TypeError(f"{_shown(values)} is no list of ids")
     return [_id(value) for value in values]
 
 
 def _id(value: Any) -> str:
     if not isinstance(value, str | int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no id")
+        raise TypeError(f"{_shown(value)} is no id")
     return str(value)
+
+
+def _shown(value: Any) -> str:
+    return quoted(value) if isinstance(value, str) else quoted(value)[1:-1]

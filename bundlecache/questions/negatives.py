@@ -16,7 +16,7 @@ import numpy as np
 
 from ..catalogue import splits
 from ..catalogue.category import PATH_SEPARATOR
-from ..errors import QuestionsError
+from ..errors import Command, QuestionsError
 
 if TYPE_CHECKING:
     import random
@@ -60,7 +60,7 @@ def stratify(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimu
     if kind == "hard" and vectors is None and not any(categories):
         raise QuestionsError(
             "Hard negatives need a category column in the items table, or vectors to find near items.",
-            hint="bundlecache encode --modality text",
+            hint=Command("encode", "--modality", "text"),
         )
     bundled = np.bincount(splits.training_graph(catalogue, "bundle-item")[:, 1], minlength=len(catalogue))
     bought = np.bincount(splits.training_graph(catalogue, "user-item")[:, 1], minlength=len(catalogue))

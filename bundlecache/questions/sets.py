@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..catalogue import splits
-from ..errors import QuestionsError
+from ..errors import Command, QuestionsError
 from . import importing
-from .file import Questions, names_in
+from .checks import MALFORMED, counts, faults, in_words
+from .file import Questions, build, missing, names_in, read, restore_hint
 from .freeze import freeze, name_of
 
 if TYPE_CHECKING:
@@ -25,11 +28,13 @@ NEGATIVES = ("random", "hard")
 """The wrong options of the usual sets."""
 OPTIONS = 10
 """The number of options of the usual sets."""
+VERSION = re.compile(r"-v\d+$")
+"""The end of the name of a set that was made of another one."""
 
 
 @dataclass(frozen=True)
 class QuestionSetInfo:
-    """One set: ``made`` is "now" or "before"; ``left_out`` counts the questions of an imported file that were none."""
+    """One set: ``made`` is "now" or "before"; ``left_out`` counts the questions of an imported file that were wrong, by kind in words."""
 
     name: str
     questions: int
@@ -37,6 +42,7 @@ class QuestionSetInfo:
     sha256: str
     made: str | None = None
     left_out: int | None = None
+    left_out_by: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What is known, by name."""
@@ -66,9 +72,82 @@ def names(folder: WorkspaceFolder) -> list[str]:
     return names_in(folder.questions)
 
 
-def load(folder: WorkspaceFolder, catalogue: Catalogue, name: str) -> Questions:
-    """The question set ``name`` of a workspace; see `Questions.load`."""
-    return Questions.load(path(folder, name), catalogue)
+def load(
+    folder: WorkspaceFolder, catalogue: Catalogue, name: str, *, say: Callable[[str], None] | None = None
+) -> Questions:
+    """The question set ``name``; where some of its questions no longer fit the catalogue, a new set without them.
+
+    Items and bundles are deleted, and splits change. The file of the set stays as it is; the questions that still fit,
+    unchanged and in their order, are a set of their own, ``NAME-v2``, with its own SHA-256, which is written when it is
+    first needed. ``say`` is told so in one sentence.
+
+    Raises
+    ------
+    QuestionsError
+        When there is no such set, its file is damaged or was changed, or none of its questions fits the catalogue.
+    """
+    if name not in names(folder):
+        raise missing(folder.questions, name)
+    file = path(folder, name)
+    rows, header = read(file)
+    found = faults(rows, header["split"], catalogue, imported="source" in header)
+    kept = [row for row, fault in zip(rows, found, strict=True) if fault is None]
+    if len(kept) == len(rows) or any(fault and fault.kind == MALFORMED for fault in found):
+        return build(rows, header, catalogue, str(file), restore_hint(file))
+    left_out = in_words(counts(found))
+    if not kept:
+        first = next(fault.clause for fault in found if fault)
+        raise QuestionsError(
+            f"None of the {len(rows):,} questions of {name} fits this catalogue ({left_out}): {first}.",
+            hint=[Command("questions", "--seed", int(header["seed"]) + 1), "freezes others beside them"],
+        )
+    reduced = _reduced(folder, catalogue, name, header, kept, counts(found))
+    if say is not None:
+        say(
+            f"{len(rows) - len(kept):,} of the {len(rows):,} questions of {name} no longer fit the catalogue ({left_out}); "
+            f"the other {len(kept):,} are the set {reduced.name} (SHA-256 {reduced.sha256[:12]})."
+        )
+    return reduced
+
+
+def load_all(
+    folder: WorkspaceFolder, catalogue: Catalogue, wanted: Sequence[str], *, say: Callable[[str], None] | None = None
+) -> list[Questions]:
+    """These sets as `load` gives them, each once: a set and the one without its unfit questions are not two."""
+    loaded = [load(folder, catalogue, name, say=say) for name in wanted]
+    return list({asked.name: asked for asked in loaded}.values())
+
+
+def _reduced(
+    folder: WorkspaceFolder,
+    catalogue: Catalogue,
+    name: str,
+    header: Mapping[str, Any],
+    kept: list[dict[str, Any]],
+    left_out: Mapping[str, int],
+) -> Questions:
+    """The set of the questions ``kept`` of the set ``name``, from its file or new."""
+    base = VERSION.sub("", name)
+    for number in itertools.count(2):
+        file = path(folder, f"{base}-v{number}")
+        if not file.is_file():
+            break
+        try:
+            rows, existing = read(file)
+        except QuestionsError:  # damaged, or half written by a process that was stopped: it stays as it is
+            continue
+        if rows == kept:
+            return build(rows, existing, catalogue, str(file), restore_hint(file))
+    about = {
+        **header,
+        "name": file.stem,
+        "derived_from": {"name": name, "sha256": header["sha256"]},
+        "left_out": sum(left_out.values()),
+        "left_out_by": dict(left_out),
+    }
+    reduced = build(kept, about, catalogue, str(file), restore_hint(file))
+    reduced.save(file, catalogue)
+    return reduced
 
 
 def default_names(folder: WorkspaceFolder, split: str) -> list[str]:
@@ -95,6 +174,7 @@ def freeze_missing(
     kinds: Sequence[str] = NEGATIVES,
     difficulty: float = 1.0,
     matrices: Callable[[], Mapping[str, Matrix]] = dict,
+    say: Callable[[str], None] | None = None,
 ) -> list[QuestionSetInfo]:
     """Freeze the validation and test sets that are missing; those that exist stay as they are.
 
@@ -134,10 +214,10 @@ def freeze_missing(
                 )
                 frozen.save(path(folder, name), catalogue)
             else:
-                frozen = load(folder, catalogue, name)
+                frozen = load(folder, catalogue, name, say=say)
             rows.append(
                 QuestionSetInfo(
-                    name, len(frozen), frozen.n_options, frozen.sha256[:16], made="now" if made else "before"
+                    frozen.name, len(frozen), frozen.n_options, frozen.sha256[:16], made="now" if made else "before"
                 )
             )
     return rows
@@ -159,17 +239,24 @@ def take_over(
         asked.save(path(folder, asked.name), catalogue)
         rows.append(
             QuestionSetInfo(
-                asked.name, len(asked), asked.n_options, asked.sha256[:16], left_out=asked.header["left_out"]
+                asked.name,
+                len(asked),
+                asked.n_options,
+                asked.sha256[:16],
+                left_out=asked.header["left_out"],
+                left_out_by=in_words(asked.header["left_out_by"]) or None,
             )
         )
     return rows
 
 
-def export(folder: WorkspaceFolder, catalogue: Catalogue, out: Path) -> list[ExportedSet]:
+def export(
+    folder: WorkspaceFolder, catalogue: Catalogue, out: Path, *, say: Callable[[str], None] | None = None
+) -> list[ExportedSet]:
     """Write all sets as JSON Lines into ``out``."""
     rows = []
-    for name in names(folder):
-        asked, file = load(folder, catalogue, name), out / f"{name}.jsonl"
+    for asked in load_all(folder, catalogue, names(folder), say=say):
+        file = out / f"{asked.name}.jsonl"
         asked.export_jsonl(file, catalogue)
         rows.append(ExportedSet(str(file), len(asked), asked.sha256))
     return rows

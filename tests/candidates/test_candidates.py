@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from helpers.matrices import catalogue_and_matrices, matrix, unit
 
 from bundlecache.candidates import file
-from bundlecache.candidates.ann import faiss_module
+from bundlecache.candidates.ann import faiss_module, parse_bytes
 from bundlecache.candidates.index import Index
-from bundlecache.candidates.search import complete, for_bundles
+from bundlecache.candidates.search import allowed_items, complete, for_bundles
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.errors import BundlecacheError, QuestionsError
@@ -205,3 +206,57 @@ def test_a_bundle_of_all_items_has_no_completion_and_says_so():
     catalogue = Catalogue(list("abc"), ["", "", ""], {}, Bundles(), Interactions())
     with pytest.raises(QuestionsError, match="holds all 3"):
         complete(catalogue, [matrix(np.eye(3))], np.arange(3, dtype=np.int32))
+
+
+def test_complete_offers_only_what_a_filter_allows_and_nothing_excluded(workspace):
+    catalogue = Catalogue.read(workspace)
+    matrices = {"text": matrix(np.random.default_rng(0).normal(size=(len(catalogue), 8)))}
+    given = np.array([0, 1], np.int32)
+    first = complete(catalogue, matrices, given, 5)
+    excluded = [catalogue.item_ids[i] for i in first[:2]]
+    allowed = allowed_items(catalogue, exclude=excluded)
+    assert allowed.sum() == len(catalogue) - 2
+    assert complete(catalogue, matrices, given, 3, allowed=allowed).tolist() == first[2:].tolist()
+    with pytest.raises(BundlecacheError, match="is none of the"):
+        allowed_items(catalogue, exclude=["nobody"])
+    with pytest.raises(BundlecacheError, match="No item is left to offer"):
+        allowed_items(catalogue, exclude=catalogue.item_ids)
+    nothing = np.zeros(len(catalogue), bool)
+    nothing[given] = True
+    with pytest.raises(BundlecacheError, match="the bundle holds all 2 that have a vector and may be offered"):
+        complete(catalogue, matrices, given, 3, allowed=nothing)
+
+
+@pytest.mark.parametrize("k", [0, -3, 10_001, 10**12, 10**60])
+def test_a_number_of_candidates_that_no_list_has_is_refused(workspace, k):
+    catalogue = Catalogue.read(workspace)
+    matrices = {"text": matrix(np.eye(len(catalogue)))}
+    for call in (lambda: complete(catalogue, matrices, np.array([0]), k), lambda: for_bundles(catalogue, matrices, k)):
+        with pytest.raises(BundlecacheError, match="1 to 10,000 candidates can be asked for"):
+            call()
+
+
+HEADERS = ["[" * 20_000, "[]", "{}", '{"vectors": 3}', '{"vectors": {"text": 3}}', '{"vectors": {"text": {}}}', "\xff"]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_candidate_set_edited_by_hand_is_one_sentence(workspace, header):
+    catalogue = Catalogue.read(workspace)
+    matrices = {"text": matrix(np.eye(len(catalogue)))}
+    path = for_bundles(catalogue, matrices, 5).save(workspace)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"bundlecache": header}), path)
+    with pytest.raises(BundlecacheError, match="damaged or no candidate set") as refused:
+        file.load(path, matrices)
+    assert refused.value.hint == "bundlecache candidates --k 5"
+
+
+@pytest.mark.parametrize("size", ["9" * 400 + "GB", "1" * 30, "\u0664GB", "nan", "inf", "-1"])
+def test_a_size_of_memory_that_is_none_is_one_sentence(size):
+    with pytest.raises(BundlecacheError, match="is no size of memory"):
+        parse_bytes(size)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e308, 1e-300, -1])
+def test_a_weight_that_single_precision_cannot_hold_is_refused(weight):
+    with pytest.raises(BundlecacheError, match="weight must be 0 or more"):
+        Index.build([matrix(np.eye(3))], weights={"text": weight})
