@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+import bundlecache
 from bundlecache import BundlecacheError, __version__
 from bundlecache.console import options as o
 from bundlecache.console.endings import INTERRUPTED, command_line, exit_partial, exit_signalled, print_error, show_files
 from bundlecache.console.output import log, out, plain, say, show
-from bundlecache.console.parsing import Verb, pairs, weights
+from bundlecache.console.parsing import Verb, check_question_options, pairs, tables_request, weights
 from bundlecache.errors import Command, counted
 
 if TYPE_CHECKING:
@@ -53,11 +54,9 @@ def demo(
     device: o.Device = "auto",
 ) -> None:
     """Show the whole way on the demo catalogue: encode, candidates, train, evaluate, report."""
-    from bundlecache.project.create import make_demo
-
     began = time.perf_counter()
     if make_data is not None or not data.exists():
-        made = make_demo(data if make_data is None else make_data, seed, overwrite=overwrite)
+        made = bundlecache.make_demo(data if make_data is None else make_data, seed, overwrite=overwrite)
         say(
             f"Demo catalogue in {data if make_data is None else make_data}: {made.items:,} items, {made.bundles:,} bundles, {made.users:,} users."
         )
@@ -77,14 +76,55 @@ def import_(
     layout: o.Layout,
     source: o.Source,
     data: o.Data = Path("data"),
+    items: o.ItemsFile = None,
+    orders: o.OrdersFile = None,
+    events: o.EventsFile = None,
+    maps: o.Maps = None,
+    dates: o.Dates = "auto",
+    fetch: o.Fetch = False,
     overwrite: o.Overwrite = False,
+    dry_run: o.DryRun = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Import a public data layout, a folder of pictures and sounds, or plain tables as a workspace."""
-    from bundlecache.project.create import import_data
+    """Import a public data layout, a folder of pictures and sounds, or a shop's own tables as a workspace."""
+    from bundlecache.console.tables import show_import
 
-    made = import_data(layout, source, data, overwrite=overwrite)[1].to_dict()
-    show(made, as_json, [made], title=f"{layout} -> {data}", columns=["items", "bundles", "interactions", "media"])
+    request = tables_request(items, orders, events, maps, dates, fetch)
+    made = bundlecache.import_data(layout, source, data, overwrite=overwrite, dry_run=dry_run, tables=request)[1]
+    show_import(made, as_json, title=f"{layout} -> {data}")
+
+
+@app.command(cls=Verb)
+def update(
+    source: o.UpdateSource,
+    data: o.Data = Path("data"),
+    layout: o.UpdateLayout = "tables",
+    items: o.ItemsFile = None,
+    orders: o.OrdersFile = None,
+    events: o.EventsFile = None,
+    maps: o.Maps = None,
+    dates: o.Dates = "auto",
+    fetch: o.Fetch = False,
+    remove_missing: o.RemoveMissing = False,
+    encode_too: o.EncodeToo = True,
+    dry_run: o.DryRun = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Change the catalogue by new rows: add, edit and, when asked, remove; then encode what is new. For cron."""
+    from bundlecache.console.tables import show_update
+
+    request = tables_request(items, orders, events, maps, dates, fetch)
+    summary, receipts = bundlecache.update_data(
+        source,
+        data,
+        layout=layout,
+        remove_missing=remove_missing,
+        dry_run=dry_run,
+        encode=encode_too,
+        tables=request,
+    )
+    show_update(summary, receipts, as_json, title=f"{source} -> {data}")
+    exit_partial(sum(receipt.failed for receipt in receipts), "item failed", "items failed")
 
 
 @app.command(cls=Verb)
@@ -96,7 +136,7 @@ def encode(
     device: o.Devices = "auto",
     engine: o.Engine = "local",
     ray_address: o.RayAddress = None,
-    dtype: o.Dtype = "float16",
+    dtype: o.Dtype = None,
     batch_size: o.EncodeBatch = None,
     precision: o.Precision = "auto",
     draft: o.Draft = None,
@@ -165,18 +205,9 @@ def questions(
     as_json: o.AsJson = False,
 ) -> None:
     """Freeze the multiple-choice questions: validation and test, with random and hard wrong options; or take FILEs over."""
-    if files and export_to is not None:
-        raise BundlecacheError(
-            "FILEs are taken over, --export writes what is there: one of them at a time.",
-            hint=Command("questions", *files),
-        )
-    if files and (negatives or (options, difficulty, seed) != (10, 1, 0)):
-        raise BundlecacheError(
-            "FILEs are taken over as they are; --options, --negatives, --difficulty and --seed draw others.",
-            hint=Command("questions", *files),
-        )
-    if skip_broken and not files:
-        raise BundlecacheError("--skip-broken is for questions of a FILE, and none was given.", hint="name the FILE")
+    check_question_options(
+        files, export_to, skip_broken, drawn=bool(negatives) or (options, difficulty, seed) != (10, 1, 0)
+    )
     shop = _open(data)
     for sentence in shop.leaks():
         log.print(f"[yellow]leak:[/] {escape(plain(sentence, 1000))}", soft_wrap=True, highlight=False)
@@ -187,8 +218,9 @@ def questions(
         made = shop.take_questions(files, skip_broken=skip_broken)
     else:
         made = shop.questions(options=options, negatives=negatives, difficulty=difficulty, seed=seed)
-    rows = [row.to_dict() for row in made]
-    show(rows, as_json, rows, title=f"Questions in {export_to or data / 'questions'}")
+    show(
+        rows := [row.to_dict() for row in made], as_json, rows, title=f"Questions in {export_to or data / 'questions'}"
+    )
 
 
 @app.command(cls=Verb)
@@ -210,6 +242,8 @@ def candidates(
     as_json: o.AsJson = False,
 ) -> None:
     """Search the whole catalogue with FAISS for the k items nearest to each partial bundle."""
+    from bundlecache.console.tables import show_candidates
+
     made = _open(data).candidates(
         k,
         modalities=modality or (),
@@ -225,11 +259,7 @@ def candidates(
         rebuild=rebuild,
         device=device,
     )
-    summary = made.candidates.summary()
-    row = {key: value for key, value in summary.items() if key not in ("modalities", "split", "k", "items")}
-    row |= {"index": made.index + (", kept" if made.index_kept else ""), "seconds": made.seconds}
-    title = f"Held-out items of {split} bundles found by {' + '.join(summary['modalities'])} -> {made.path}"
-    show(made.to_dict(), as_json, [row], title=title)
+    show_candidates(made.to_dict(), made.candidates.summary(), made.index, as_json)
 
 
 @app.command(cls=Verb)
@@ -282,19 +312,16 @@ def evaluate(
     """Answer the frozen test questions, in one forward each up to as many options as trained on, beside the baselines."""
     from bundlecache.console.tables import show_results
 
-    made = (
-        _open(data)
-        .run(run or "latest")
-        .evaluate(
-            question_sets or (),
-            options=options,
-            permutations=permutations,
-            at_once=at_once,
-            batch_size=batch_size,
-            baselines=baselines,
-            ablation=ablation,
-            device=device,
-        )
+    model = _open(data).run(run or "latest")
+    made = model.evaluate(
+        question_sets or (),
+        options=options,
+        permutations=permutations,
+        at_once=at_once,
+        batch_size=batch_size,
+        baselines=baselines,
+        ablation=ablation,
+        device=device,
     )
     if as_json:
         show(made.without_seconds(), as_json, [])
@@ -320,7 +347,7 @@ def bench_(
 ) -> None:
     """Score all methods on all question sets: one table, leak probes, and a verdict in words."""
     from bundlecache.bench.slices import chosen
-    from bundlecache.console.tables import show_full, show_leaderboard, show_slices
+    from bundlecache.console.tables import show_bench, show_full_bench
 
     ways = chosen(by or ())
     shop = _open(data)
@@ -337,21 +364,10 @@ def bench_(
     }
     if full:
         among_all = shop.bench_full(**asked)
-        if as_json:
-            show({"path": str(among_all.path), "results": among_all.result.to_dict()}, as_json, [])
-            return
-        show_full(among_all.result)
-        show_slices(among_all.result, ways, "Full catalogue")
-        say(f"Page: {among_all.path}; full.csv and full.json beside it.")
-        return
-    made = shop.bench(**asked)
-    if as_json:
-        show({"path": str(made.path), "results": [result.to_dict() for result in made.results]}, as_json, [])
-        return
-    show_leaderboard(made.results)
-    for result in made.results:
-        show_slices(result, ways, result.questions.name)
-    say(f"Page: {made.path}; table.csv and results.json beside it.")
+        show_full_bench(among_all.path, among_all.result, ways, as_json)
+    else:
+        made = shop.bench(**asked)
+        show_bench(made.path, made.results, ways, as_json)
 
 
 @app.command(cls=Verb)
@@ -360,6 +376,7 @@ def complete(
     k: o.Completions = 5,
     options: o.AskedOptions = None,
     user: o.User = None,
+    method: o.Method = None,
     where: o.Where = None,
     exclude: o.Exclude = None,
     permutations: o.Permutations = 1,
@@ -369,13 +386,14 @@ def complete(
     device: o.Device = "auto",
     as_json: o.AsJson = False,
 ) -> None:
-    """Complete a partial bundle: FAISS proposes candidates, the model chooses among them."""
+    """Complete a partial bundle: FAISS proposes candidates, the method that did best on validation ranks them."""
     shop = _open(data)
     made = shop.run(run or "latest").complete(
         items,
         k,
         options=options,
         user=user,
+        method=method,
         where=where or (),
         exclude=exclude or (),
         permutations=permutations,
@@ -398,10 +416,8 @@ def report(
     page = _open(data).run(run or "latest").report(against, output)
     if as_json:
         show({"path": str(page.path), **({"verdict": page.findings} if against else {})}, as_json, [])
-        return
-    for sentence in page.findings:
-        say(f"- {sentence}")
-    say(f"Report: {page.path}")
+    else:
+        say("\n".join([*(f"- {sentence}" for sentence in page.findings), f"Report: {page.path}"]))
 
 
 @app.command(cls=Verb, name="import-checkpoint", rich_help_panel=MODELS)
@@ -417,16 +433,8 @@ def import_checkpoint(
     as_json: o.AsJson = False,
 ) -> None:
     """Make a run of a checkpoint of Bundle-MLLM's public code."""
-    shop = _open(data)
-    made = shop.import_checkpoint(
-        source,
-        encoders=encoder,
-        base=base,
-        settings=settings or (),
-        name=name,
-        validation=validation,
-        device=device,
-    ).to_dict()
+    how: dict[str, Any] = {"settings": settings or (), "name": name, "validation": validation, "device": device}
+    made = _open(data).import_checkpoint(source, encoders=encoder, base=base, **how).to_dict()
     row = {key: value for key, value in made.items() if key != "ignored"}
     show(made, as_json, [row], title=f"{source} -> {data / 'runs' / name}")
 
@@ -577,8 +585,6 @@ def main() -> None:
 
 
 def _open(data: Path, *, allow_outside: bool = False) -> Workspace:
-    import bundlecache
-
     return bundlecache.open(data, allow_outside=allow_outside)
 
 

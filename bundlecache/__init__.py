@@ -19,7 +19,7 @@ from . import torchvision_compat
 from .catalogue.model import Bundles, Catalogue, Interactions
 from .encode.run import Receipt
 from .errors import BundlecacheError
-from .project.create import import_data, make_demo
+from .project.create import import_data, make_demo, update_data
 from .project.run import Completion, Evaluation, Run
 from .project.workspace import Workspace, open  # noqa: A004 - bc.open("data")
 from .questions.file import Questions
@@ -46,6 +46,7 @@ __all__ = [
     "import_data",
     "make_demo",
     "open",
+    "update_data",
 ]
 
 torchvision_compat.install()  # before torchvision is imported

@@ -85,6 +85,31 @@ Overwrite = Annotated[bool, Option("--overwrite", help="Replace a catalogue that
 Layout = Annotated[str, Argument(metavar="FORMAT", help="bundlerec, clhe, folder or tables.")]
 Source = Annotated[Path, Argument(metavar="SRC", help="The folder to read.")]
 
+DryRun = Annotated[bool, Option("--dry-run", help="Show what would be understood, with three rows; write nothing.")]
+ItemsFile = Annotated[Path | None, _text("tables: the file of the items, in SRC or anywhere.", "--items")]
+OrdersFile = Annotated[
+    Path | None, _text("tables: carts, orders or bundles; a row per order, or a row per item of one.", "--orders")
+]
+EventsFile = Annotated[Path | None, _text("tables: clicks or purchases, a row each.", "--events")]
+Maps = Annotated[
+    list[str] | None,
+    _text("tables: columns by their names, item_id=product_id,title=name; or orders.item_id=sku.", "--map"),
+]
+Dates = Annotated[str, Option("--dates", help="tables: how 01/02/2025 is read: auto, day-first or month-first.")]
+Fetch = Annotated[
+    bool, Option("--fetch/--no-fetch", help="tables: download pictures that are web addresses, within limits.")
+]
+
+# update
+UpdateSource = Annotated[Path, Argument(metavar="SRC", help="A folder or file with the new rows, as for import.")]
+UpdateLayout = Annotated[str, Option("--format", help="The layout of SRC, as for import.")]
+RemoveMissing = Annotated[
+    bool, Option("--remove-missing", help="Remove rows that SRC does not have, of the tables that it has.")
+]
+EncodeToo = Annotated[
+    bool, Option("--encode/--no-encode", help="Encode new and edited items by the encoders that the store has.")
+]
+
 # encode
 Encoders = Annotated[
     list[str] | None,
@@ -112,7 +137,9 @@ Engine = Annotated[
 RayAddress = Annotated[
     str | None, _text("Head of a Ray cluster, HOST:PORT; one on this machine if left out.", "--ray-address")
 ]
-Dtype = Annotated[str, Option("--dtype", help="How vectors are stored: float16 or float32.")]
+Dtype = Annotated[
+    str | None, _text("How vectors are stored: float16 or float32; as before if left out, else float16.", "--dtype")
+]
 EncodeBatch = Annotated[
     int | None,
     Option(

@@ -38,8 +38,9 @@ def plain(text: str, max_characters: int = MAX_CELL_CHARACTERS) -> str:
 
 
 def say(text: str) -> None:
-    """Print one line of text to standard output."""
-    out.print(escape(plain(text, 10_000)), soft_wrap=True, highlight=False)
+    """Print lines of text to standard output."""
+    for line in text.split("\n"):
+        out.print(escape(plain(line, 10_000)), soft_wrap=True, highlight=False)
 
 
 def show(

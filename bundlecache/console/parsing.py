@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
-from ..errors import BundlecacheError
+from ..errors import BundlecacheError, Command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+    from ..catalogue.readers.tables import TablesRequest
 
 
 class Verb(TyperCommand):
@@ -77,3 +80,42 @@ def weights(given: Sequence[str] | None) -> dict[str, float]:
         if not name:
             raise BundlecacheError(f"{text!r} is no weight of a modality.", hint="--weight image=2")
     return found
+
+
+def tables_request(
+    items: Path | None,
+    orders: Path | None,
+    events: Path | None,
+    maps: Sequence[str] | None,
+    dates: str,
+    fetch: bool,
+) -> TablesRequest | None:
+    """What ``--items``, ``--map`` and the like say about a folder of tables; None where none was typed."""
+    from ..catalogue.readers.tables import TablesRequest
+
+    request = TablesRequest(items, orders, events, tuple(maps or ()), dates, fetch)
+    return None if request == TablesRequest() else request
+
+
+def check_question_options(
+    files: Sequence[Path] | None, export_to: Path | None, skip_broken: bool, *, drawn: bool
+) -> None:
+    """Refuse options of ``questions`` that would be ignored; ``drawn`` says whether some change what is drawn.
+
+    Raises
+    ------
+    BundlecacheError
+        Naming the options that do not go together.
+    """
+    if files and export_to is not None:
+        raise BundlecacheError(
+            "FILEs are taken over, --export writes what is there: one of them at a time.",
+            hint=Command("questions", *files),
+        )
+    if files and drawn:
+        raise BundlecacheError(
+            "FILEs are taken over as they are; --options, --negatives, --difficulty and --seed draw others.",
+            hint=Command("questions", *files),
+        )
+    if skip_broken and not files:
+        raise BundlecacheError("--skip-broken is for questions of a FILE, and none was given.", hint="name the FILE")

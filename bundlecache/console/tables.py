@@ -10,10 +10,68 @@ from .output import columns_in_pieces, out, plain, say, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ..bench.full_results import FullCatalogueResult
     from ..bench.results import QuestionSetResult
     from ..bench.rows import GroupMethod
+    from ..catalogue.readers.registry import ImportSummary
+    from ..catalogue.update import UpdateSummary
+    from ..encode.run import Receipt
+
+
+def show_import(summary: ImportSummary, as_json: bool, title: str) -> None:
+    """What was imported; of a dry run, how the columns were understood, and the first rows of every table."""
+    made = summary.to_dict()
+    if as_json or not summary.dry_run:
+        show(made, as_json, [made], title=title, columns=["items", "bundles", "interactions", "media"])
+        return
+    for table in summary.preview:
+        columns = ", ".join(f"{new} = {old}" if new != old else new for new, old in table.columns.items())
+        say(f"{table.table}: {table.rows:,} rows of {table.file}; columns: {columns}")
+        if table.first:
+            show(None, False, table.first)
+    say("Nothing was written (--dry-run).")
+
+
+def show_update(summary: UpdateSummary, receipts: Sequence[Receipt], as_json: bool, title: str) -> None:
+    """Rows added, changed, removed and unchanged per table, and the receipts of encoding."""
+    rows = [vars(table) for table in summary.tables]
+    encoded = [receipt.to_dict() for receipt in receipts]
+    made = {"tables": rows, "media": summary.media, "dry_run": summary.dry_run, "encoded": encoded}
+    show(made, as_json, rows, title=title + (" (nothing was written)" if summary.dry_run else ""))
+    if encoded and not as_json:
+        show(None, False, encoded, columns=["spec", "items", "encoded", "cached", "failed", "absent", "seconds"])
+
+
+def show_candidates(data: dict[str, Any], summary: dict[str, Any], index: str, as_json: bool) -> None:
+    """How well an index finds held-out items: ``data`` is what JSON holds, ``index`` how it is built, in words."""
+    row = {key: value for key, value in summary.items() if key not in ("modalities", "split", "k", "items")}
+    row |= {"index": index, "seconds": data["seconds"]}
+    searched = " + ".join(summary["modalities"])
+    title = f"Held-out items of {summary['split']} bundles found by {searched} -> {data['path']}"
+    show(data, as_json, [row], title=title)
+
+
+def show_bench(path: Path, results: Sequence[QuestionSetResult], ways: Sequence[str], as_json: bool) -> None:
+    """The table of all methods, findings, and groups of questions by ``ways``; ``path`` is the page."""
+    if as_json:
+        show({"path": str(path), "results": [result.to_dict() for result in results]}, as_json, [])
+        return
+    show_leaderboard(results)
+    for result in results:
+        show_slices(result, ways, result.questions.name)
+    say(f"Page: {path}; table.csv and results.json beside it.")
+
+
+def show_full_bench(path: Path, result: FullCatalogueResult, ways: Sequence[str], as_json: bool) -> None:
+    """The table of ranking among the whole catalogue, findings, and groups of questions by ``ways``."""
+    if as_json:
+        show({"path": str(path), "results": result.to_dict()}, as_json, [])
+        return
+    show_full(result)
+    show_slices(result, ways, "Full catalogue")
+    say(f"Page: {path}; full.csv and full.json beside it.")
 
 
 def show_status(status: dict[str, Any], data: object, as_json: bool) -> None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ..catalogue.demo.make import DemoSummary
     from ..catalogue.readers.dataset import Vectors
     from ..catalogue.readers.registry import ImportSummary
+    from ..catalogue.readers.tables import TablesRequest
+    from ..catalogue.update import UpdateSummary
+    from ..encode.run import Receipt
 
 
 def import_data(
@@ -24,9 +27,18 @@ def import_data(
     data: Path | str = DEFAULT_DATA,
     *,
     overwrite: bool = False,
+    dry_run: bool = False,
+    tables: TablesRequest | None = None,
     quiet: bool = False,
-) -> tuple[Workspace, ImportSummary]:
+) -> tuple[Workspace | None, ImportSummary]:
     """Import ``source`` into the workspace ``data``: tables, media, and vectors that came with it.
+
+    Parameters
+    ----------
+    dry_run
+        Write nothing, and give no workspace; the summary's ``preview`` shows what was understood.
+    tables
+        For the layout "tables": which file is which table, which column is what, whether to fetch pictures.
 
     Raises
     ------
@@ -36,12 +48,55 @@ def import_data(
     from ..catalogue.readers import registry
 
     folder, say = WorkspaceFolder(data), Reporter(data, quiet=quiet)  # type: ignore[arg-type]
-    summary = registry.read(layout, Path(source), folder, overwrite=overwrite)
+    summary = registry.read(layout, Path(source), folder, overwrite=overwrite, dry_run=dry_run, request=tables)
     for note in summary.notes:
         say.note(f"note: {note}")
+    if dry_run:
+        return None, summary
     shop = Workspace(data, quiet=quiet)
     _store(shop, summary.vectors)
     return shop, summary
+
+
+def update_data(
+    source: Path | str,
+    data: Path | str = DEFAULT_DATA,
+    *,
+    layout: str = "tables",
+    remove_missing: bool = False,
+    dry_run: bool = False,
+    encode: bool = True,
+    tables: TablesRequest | None = None,
+    quiet: bool = False,
+) -> tuple[UpdateSummary, list[Receipt]]:
+    """Change the catalogue of a workspace by the rows of ``source``: add, edit and, when asked, remove; then encode.
+
+    Bundles keep the split that they have. New and edited items are encoded by the encoders that the store has.
+
+    Parameters
+    ----------
+    remove_missing
+        Remove the rows that the source does not have, of the tables that it has.
+    dry_run
+        Count only.
+
+    Raises
+    ------
+    BundlecacheError
+        When the source is missing or damaged, or the changed catalogue could not be read; nothing is changed then.
+    """
+    from ..catalogue.readers import registry
+    from ..catalogue.update import update
+
+    folder, say = WorkspaceFolder(data), Reporter(data, quiet=quiet)  # type: ignore[arg-type]
+    dataset = registry.read_dataset(layout, Path(source), tables)
+    summary = update(folder, dataset, remove_missing=remove_missing, dry_run=dry_run)
+    for note in summary.notes:
+        say.note(f"note: {note}")
+    if dry_run or not encode:
+        return summary, []
+    shop = Workspace(data, quiet=quiet)
+    return summary, list(shop.encode()) if shop.store.modalities() else []
 
 
 def _store(shop: Workspace, vectors: Sequence[Vectors]) -> None:

@@ -39,7 +39,7 @@ def encode(
     device: str = "auto",
     engine: str = "local",
     ray_address: str | None = None,
-    dtype: str = "float16",
+    dtype: str | None = None,
     batch_size: int | None = None,
     precision: str = "auto",
     draft: int | None = None,
@@ -62,7 +62,7 @@ def encode(
     device, engine, ray_address
         "auto", "cpu", "cuda", "cuda:0,cuda:1" (a process on each); engine "ray" with the head's address.
     dtype, batch_size, precision, draft
-        How vectors are stored; items per forward; type of the forward pass; reduced reading of JPEGs (pixels).
+        How vectors are stored (as before, else float16); items per forward; type of the forward pass; reduced reading of JPEGs (pixels).
     workers, retry_failed, max_errors
         Decoding threads; try failed items again; stop when more items fail.
     store, store_options
@@ -93,6 +93,7 @@ def encode(
     use_store(session, store, store_options)
     if modality == "all":
         wanted = stage_a.encodable(session.catalogue, session.say)
+    load = {"dtype": dtype, "batch_size": batch_size, "precision": precision, "draft": draft}
     return Rows(
         receipt
         for name in wanted
@@ -100,7 +101,7 @@ def encode(
             name,
             texts if name == "text" else specs,
             machines=machines,
-            load={"dtype": dtype, "batch_size": batch_size, "precision": precision, "draft": draft},
+            load={name: value for name, value in load.items() if value is not None},
             workers=workers,
             retry_failed=retry_failed,
             max_errors=max_errors,

@@ -176,6 +176,7 @@ class Run:
         *,
         options: int | None = None,
         user: str | None = None,
+        method: str | None = None,
         where: Sequence[str] = (),
         exclude: Sequence[str] = (),
         permutations: int = 1,
@@ -191,7 +192,10 @@ class Run:
         options
             How many candidates the model chooses among; by default as many as it was trained on.
         user
-            Whose history the prompt tells, for a run trained with ``prompt.history``.
+            Whose history the prompt tells, for a run trained with ``prompt.history``; the model alone ranks then.
+        method
+            "model", "learned-ranker" or "both" ranks the candidates; the best one on validation questions if left out,
+            as the last evaluation found it, else the model.
         where, exclude
             Conditions that a completion fulfils, such as ``"price<50"``; ids that are never offered.
 
@@ -200,18 +204,21 @@ class Run:
         BundlecacheError
             When an id is unknown, none of the items has a vector, or no item is left to offer.
         """
+        from ..baselines import completing
+        from ..bench import choice
         from ..candidates import search
         from ..train.inference import scoring
 
-        catalogue = self._session.catalogue
+        session = self._session
+        catalogue = session.catalogue
         partial = catalogue.indices(list(dict.fromkeys(items)))  # a bundle holds an item once
         loaded = self.load(device)
         model = loaded.model
-        searched = loaded.matrices or self._session.matrices()  # a model of titles alone fuses no vectors
+        searched = loaded.matrices or session.matrices()  # a model of titles alone fuses no vectors
         allowed = None
         if where or exclude:
             allowed = search.allowed_items(catalogue, where, exclude)
-            self._session.say.note(f"{int(allowed.sum()):,} of {len(catalogue):,} items may be offered")
+            session.say.note(f"{int(allowed.sum()):,} of {len(catalogue):,} items may be offered")
         proposed = search.complete(catalogue, searched, partial, options or model.max_options, allowed=allowed)
         how: dict[str, Any] = {"permutations": permutations, "at_once": at_once}
         if user is not None:
@@ -220,15 +227,21 @@ class Run:
                     f"The prompt of {self.name} tells no user's history.",
                     hint=["leave --user out, or", Command("train", "--set", "prompt.history=10")],
                 )
-            how["history"] = model.histories.of_user(user, [*partial, *proposed])
-        chosen = scoring.complete(model, partial, proposed.tolist(), **how)[:k]
-        if len(chosen) < k:
-            self._session.say.note(
-                f"{len(chosen)} of {k} completions: the model chooses among {len(proposed)} candidates"
-            )
+            history = model.histories.of_user(user, [*partial, *proposed])
+            ranked = scoring.complete(model, partial, proposed.tolist(), history=history, **how)
+        else:
+            ranker = loaded.ranker(self.name, **how)
+            chosen, by = choice.completion_ranker(self.path, session.sources(loaded.matrices), ranker, method)
+            session.say.note(f"ranked by {chosen}" + ("" if method else ", the best on validation questions"))
+            if chosen == choice.MODEL:
+                ranked = scoring.complete(model, partial, proposed.tolist(), **how)
+            else:
+                ranked = completing.rank(by, partial, proposed)
+        if len(ranked) < k:
+            session.say.note(f"{len(ranked)} of {k} completions: there are {len(proposed)} candidates to choose among")
         return Rows(
             Completion(rank, catalogue.item_ids[i], catalogue.titles[i], round(p, 4))
-            for rank, (i, p) in enumerate(chosen, start=1)
+            for rank, (i, p) in enumerate(ranked[:k], start=1)
         )
 
     def complete_many(self, bundles: Sequence[Sequence[str]], k: int = 5, **options: Any) -> list[Rows[Completion]]:

@@ -24,7 +24,6 @@ class CandidateSets:
     path: Path
     candidates: Candidates
     index: str
-    index_kept: bool
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +108,7 @@ def candidates(
     if k > made.header["offered"]:
         session.say.note(f"note: {made.header['offered']:,} items can be offered, so no list is longer than that.")
     path = made.save(session.folder)
-    return CandidateSets(path, made, built.words, kept, round(time.perf_counter() - began, 3))
+    return CandidateSets(path, made, built.words + (", kept" if kept else ""), round(time.perf_counter() - began, 3))
 
 
 def _searched(

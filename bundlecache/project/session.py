@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..encode.run import Receipt
     from ..questions.file import Questions
     from ..recipes.recipe import Recipe
-    from ..store.store import Matrix, Store
+    from ..store.store import Matrix, Store, TableInfo
 
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
@@ -61,10 +61,19 @@ class Session:
         """Run encoders of one modality; those that the store has already, or else the default one, if none is named."""
         from ..features import registry
         from ..features import run as stage_a
+        from ..store.coverage import encoders_in_use
 
         source = "--encoder"
         if not specs:
-            specs, source = [registry.DEFAULTS[modality]], "default: embedded, no weights needed"
+            used = encoders_in_use(self.store).get(modality)
+            if used is None:
+                specs, source = [registry.DEFAULTS[modality]], "default: embedded, no weights needed"
+            elif used:
+                specs, source = [info.spec for info in used], "the store has it already"
+                options["load"] = _as_stored(used, options.get("load") or {})
+            else:
+                self.say.note(f"{modality}: its vectors were imported, so nothing is encoded in their place")
+                return []
         return stage_a.encode(
             self.folder, self.catalogue, self.store, modality, specs, self.say, source=source, **options
         )
@@ -205,6 +214,14 @@ class Session:
         from ..questions.sets import load_all
 
         return load_all(self.folder, self.catalogue, names, say=self.say.note)
+
+
+def _as_stored(used: Sequence[TableInfo], given: dict[str, Any]) -> dict[str, Any]:
+    """The options of loading an encoder under which the stored vectors were made, but for those that were ``given``."""
+    from ..features import registry
+
+    made = {"dtype": used[-1].dtype, **registry.options_from_preprocess(used[-1].preprocess)}
+    return {**made, **{name: value for name, value in given.items() if value not in (None, "auto")}}
 
 
 def require_one_process(verb: str) -> None:

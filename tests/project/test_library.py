@@ -135,3 +135,20 @@ def test_modules_of_the_user_called_like_ours_disturb_nothing(tmp_path: Path, ho
     env = {**os.environ, "PYTHONPATH": str(TOP)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.stdout.strip() == "fine", done.stderr
+
+
+def test_the_best_method_on_validation_completes_unless_another_is_named(trained: Path, tmp_path: Path):
+    import json
+
+    root = shutil.copytree(trained, tmp_path / "shop")
+    run = bc.open(root, quiet=True).run("first")
+    by_model = run.complete(["item-02"], k=10)
+    run.evaluate(["test-random10"], ablation=False)
+    choice = json.loads((run.path / "completion.json").read_text())
+    assert choice["best"] in ("model", "learned-ranker", "both")
+    answers = {method: run.complete(["item-02"], k=10, method=method) for method in ("model", "learned-ranker", "both")}
+    assert answers["model"] == by_model
+    assert answers["learned-ranker"] != by_model
+    assert run.complete(["item-02"], k=10) == answers[choice["best"]]
+    with pytest.raises(bc.BundlecacheError, match="learned-ranker"):
+        run.complete(["item-02"], method="magic")

@@ -160,16 +160,7 @@ def read(
         For an unknown format, a source that is missing or damaged, ids that stand twice, or a workspace
         that holds another catalogue while ``overwrite`` is off.
     """
-    if format not in names():
-        raise CatalogueError(
-            f"There is no format {format[:MAX_SHOWN]!r}; there are {', '.join(names())}.",
-            hint=Command("import", "tables", _shown(src)),
-        )
-    if request is not None and format != "tables":
-        raise CatalogueError(
-            f"Files and mappings are named for the format tables only, not for {format}.",
-            hint=Command("import", "tables", _shown(src)),
-        )
+    _check_format(format, src, request)
     _check_paths(src, workspace)
     record = {"format": format, "source": str(src.resolve()), "seed": seed}
     if not dry_run:
@@ -201,6 +192,20 @@ def read(
     )
 
 
+def read_dataset(format_: str, src: Path, request: tables.TablesRequest | None = None) -> Dataset:
+    """The rows of a source, checked as those of an import are, for a catalogue that is changed by them.
+
+    Raises
+    ------
+    CatalogueError
+        For an unknown format, or a source that is missing or damaged.
+    """
+    _check_format(format_, src, request)
+    dataset = _read(format_, src, request)
+    writing.check(dataset, src)
+    return dataset
+
+
 def _read(format_: str, src: Path, request: tables.TablesRequest | None) -> Dataset:
     if format_ == "tables":
         return tables.read(src, request)
@@ -216,6 +221,19 @@ def _read(format_: str, src: Path, request: tables.TablesRequest | None) -> Data
 def _shown(path: Path) -> str:
     text = str(path)
     return text if len(text) <= MAX_SHOWN else "SRC"
+
+
+def _check_format(format_: str, src: Path, request: tables.TablesRequest | None) -> None:
+    if format_ not in names():
+        raise CatalogueError(
+            f"There is no format {format_[:MAX_SHOWN]!r}; there are {', '.join(names())}.",
+            hint=Command("import", "tables", _shown(src)),
+        )
+    if request is not None and format_ != "tables":
+        raise CatalogueError(
+            f"Files and mappings are named for the format tables only, not for {format_}.",
+            hint=Command("import", "tables", _shown(src)),
+        )
 
 
 def _check_paths(src: Path, workspace: WorkspaceFolder) -> None:
