@@ -7,13 +7,14 @@ usage, 3 done but some items failed, 130 and 143 interrupted.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
-if (__name__ == "__main__" or sys.argv[0].endswith(("bundlecache", "bundlecache.exe"))) and (
-    signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where a shell keeps Ctrl-C away
-):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports just ends the process; see main
+if __name__ == "__main__" or sys.argv[0].endswith(("bundlecache", "bundlecache.exe")):
+    gc.set_threshold(50_000, 20, 20)  # at 700, a fifth of the imports of torch and transformers is looking for garbage
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell keeps Ctrl-C away
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports just ends the process; see main
 
 import os
 import time

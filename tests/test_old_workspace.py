@@ -22,6 +22,8 @@ import pytest
 from helpers.paths import TOP
 from helpers.runner import printed_json, succeed
 
+from bundlecache.bench.rows import renamed
+
 SETS = ("test-random10", "test-hard10")
 LAST_DIGIT = 1e-4  # of a probability: another processor may round differently
 
@@ -86,7 +88,7 @@ def test_an_old_run_and_every_baseline_evaluate_to_the_recorded_digits(fresh: Pa
 
 
 def figures(methods: list[dict[str, Any]]) -> dict[str, list[float]]:
-    return {row["name"]: [round(row[key], 6) for key in ("hit@1", "hit@3", "hit@5", "mrr")] for row in methods}
+    return {renamed(row["name"]): [round(row[key], 6) for key in ("hit@1", "hit@3", "hit@5", "mrr")] for row in methods}
 
 
 def test_an_old_run_completes_a_bundle_as_before(old: Path):

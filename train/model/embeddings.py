@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from bundlecache.store.store import Matrix
 
 RESIDENT_BYTES = 2 << 30
-"""Matrices smaller than this are kept on the device; larger ones stay memory-mapped."""
+"""Tables up to this size are copied to the device; larger ones stay memory-mapped."""
 
 
 class EmbeddingTable:
     """The vectors of I items in m modalities; ``names`` are the keys under which they were given.
 
-    A modality may stand twice, for instance as two graphs; ``modalities`` says what each one is.
+    A modality may occur twice, for instance as two graphs; ``modalities`` names the modality of each matrix.
     """
 
     def __init__(self, matrices: Mapping[str, Matrix], device: torch.device) -> None:
@@ -82,6 +82,6 @@ class EmbeddingTable:
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """``array`` as a tensor on ``device``; from pinned memory, so that nobody waits for what a GPU still computes."""
+    """``array`` as a tensor on ``device``; from pinned memory, so that the copy does not wait for the GPU's queue."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,11 +1,13 @@
-"""Fusion: all vectors of an item become one token of the language model.
+"""The fusion module: all vectors of an item become one token of the language model.
 
-Every modality has an input net to a common width; the modalities attend to each other with one head;
-their mean goes through a projector into the language model. By default this is the arithmetic of
-Bundle-MLLM (KDD'25): unit length before attention, no value matrix, no residual, no position, so that the
-order of modalities does not matter. A missing modality is masked in the attention and in the mean; an item
-without any has a learnt vector of its own. The public code's variants are settings: a value matrix, LayerNorm
-before attention, and pooling by a second attention that the soft separator asks (`SeparatorPooling`).
+Every modality has an input network to a common width; the modalities attend to each other with one head; their mean
+goes through a projector into the language model. By default this is the arithmetic of Bundle-MLLM (KDD'25): unit length
+before attention, no value matrix, no residual, no position, so the order of modalities does not matter. A missing
+modality is masked in the attention and in the mean; items without any vector share a learned one. The public code's
+variants are settings: a value matrix, LayerNorm before attention, and pooling by a second attention whose query is the
+soft separator (`SeparatorPooling`).
+
+Notation: u distinct items, m modalities, d_m width of modality m, w fusion width, h hidden width of the language model.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class Fusion(nn.Module):
-    """One vector per item from its m modalities, of widths ``widths`` and kinds ``modalities``.
+    """One vector [w] per item from its m modalities, of widths ``widths`` and kinds ``modalities``.
 
-    ``hidden`` is the width of the soft separator, which pooling by it needs.
+    ``hidden`` is the hidden width of the language model, which pooling by the soft separator needs.
     """
 
     def __init__(self, widths: Sequence[int], modalities: Sequence[str], settings: Settings, hidden: int = 0) -> None:
@@ -66,7 +68,7 @@ class Fusion(nn.Module):
         return vectors
 
     def _drop_inputs(self, x: Tensor) -> Tensor:
-        """Dropout by uniform numbers: a third of the time of torch's own on a CPU."""
+        """Dropout from uniform numbers, which takes a third of the time of torch's own on a CPU."""
         chance = self.settings.input_dropout
         if not self.training or chance == 0:
             return x
@@ -75,7 +77,7 @@ class Fusion(nn.Module):
     def forward(self, vectors: Sequence[Tensor], mask: Tensor, separator: Tensor | None = None) -> Tensor:
         """Fuse ``vectors`` (m tensors [u, d_m]) under ``mask`` [u, m] (True = there) to [u, width].
 
-        ``separator`` [h] is the soft separator, where pooling asks it.
+        ``separator`` [h] is the soft separator, which pooling by it needs.
         """
         x, base, attention, present = self._attend(vectors, mask)
         y = self._mix(x, base, attention)
@@ -91,9 +93,9 @@ class Fusion(nn.Module):
     def attention(
         self, vectors: Sequence[Tensor], mask: Tensor, separator: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """How much the row of each modality takes of each [u, m, m], and how much the pooling takes of each row [u, m].
+        """Attention between modalities [u, m, m] and pooling weights [u, m].
 
-        Arguments as in :meth:`forward`. Both add up to 1 along their last axis; what is masked gets 0.
+        Arguments as in :meth:`forward`. Both sum to 1 along their last axis; masked modalities get 0.
         """
         x, base, attention, present = self._attend(vectors, mask)
         if self.pool is not None and separator is not None:
@@ -102,12 +104,14 @@ class Fusion(nn.Module):
         return attention, weight / weight.sum(1, keepdim=True)
 
     def _attend(self, vectors: Sequence[Tensor], mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Inputs [u, m, w], what attends of them [u, m, w], its attention [u, m, m], the mask [u, m] without empty rows."""
+        """Inputs [u, m, w], the rows that attend [u, m, w], their attention [u, m, m], the mask [u, m] without empty rows."""
         s = self.settings
         rows = []
         for k, net in enumerate(self.nets):
             here = mask[:, k, None]
-            known = vectors[k].to(self.query.weight.dtype).masked_fill(~here, 0.0)  # what is masked may be anything
+            known = (
+                vectors[k].to(self.query.weight.dtype).masked_fill(~here, 0.0)
+            )  # masked rows may hold anything, NaN included
             rows.append(net(self._drop_inputs(self._input(k, known))))
         x = torch.stack(rows, dim=1)  # [u, m, w]
         if s.normalise:
@@ -144,7 +148,7 @@ class SeparatorPooling(nn.Module):
         return (weight * (base if self.value is None else self.value(base))).sum(1)
 
     def weights(self, rows: Tensor, present: Tensor, separator: Tensor) -> Tensor:
-        """[u, m] how much of each row is taken."""
+        """Pooling weights [u, m]."""
         s = self.settings
         asked = self.query(separator.detach() if s.pooling == "separator-detached" else separator)  # [w]
         scores = self.key(self._base(rows)) @ asked * s.width**-0.5  # [u, m]
@@ -198,6 +202,6 @@ def _net(widths: Sequence[int]) -> nn.Sequential:
 
 
 def _drop(mask: Tensor, chance: float) -> Tensor:
-    """``mask`` with entries hidden at random, never the last one of an item that has any."""
+    """``mask`` with entries dropped at random; an item that has any modality keeps at least one."""
     kept = mask & (torch.rand(mask.shape, device=mask.device) >= chance)
     return torch.where(kept.any(1, keepdim=True), kept, mask)

@@ -1,8 +1,8 @@
-"""What a training that was stopped goes on from: one safetensors file, there whole or not at all.
+"""Snapshots from which an interrupted training is resumed: one safetensors file, written atomically.
 
-It holds trained weights, the best ones so far and the optimiser's moments as tensors, and in its header, as JSON, where
-training stands: finished stages, step, best figures, lines of history. There is no state of a random generator in it,
-because all that is drawn at a step is drawn from the seed and the number of the step.
+It holds the trained weights, the best weights so far and the optimiser's moments as tensors; its header holds, as JSON,
+the finished stages, the step, the best figures and the number of lines of the log. No state of a random generator is
+needed, because everything random at a step follows from the seed and the number of the step.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ AGAIN = "train anew under another name: bundlecache train --name another"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a training stands. ``stage`` is empty at the beginning of a stage."""
+    """The state of a training. ``stage`` is empty at the beginning of a stage."""
 
-    job: dict[str, Any]  # what is trained, see `job`
+    job: dict[str, Any]  # the inputs of the training, see `job`
     stages: list[dict[str, Any]]  # rows of finished stages
-    place: int  # the open stage, an index into the strategy
+    place: int  # the current stage, an index into the strategy
     history: int  # lines of history.jsonl
     stage: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -106,17 +106,17 @@ class Snapshot:
 
     @torch.no_grad()
     def put_into(self, model: nn.Module) -> None:
-        """Put the trained weights into ``model``, which was built by the same job."""
+        """Copy the trained weights into ``model``, which was built from the same inputs."""
         for name, parameter in trained(model).items():
             parameter.copy_(self.tensors[WEIGHTS + name])
 
     def check(self, job: Mapping[str, Any]) -> None:
-        """Refuse to go on with anything but what was begun.
+        """Refuse to resume with other inputs than those the training began with.
 
         Raises
         ------
         CheckpointError
-            Naming what is other than it was.
+            Naming the input that differs.
         """
         # A setting that is newer than the snapshot had its default.
         recipe = json.loads(json.dumps(self.recipe.to_dict()))
@@ -136,7 +136,7 @@ def job(
     seed: int,
     strategy: list[str],
 ) -> dict[str, Any]:
-    """All that a training's result follows from, so that one that goes on can be held to it."""
+    """The inputs that determine a training's result; a resumed training must have the same."""
     return {
         "recipe name": model.recipe.name,
         "recipe": json.loads(json.dumps(model.recipe.to_dict())),
@@ -150,14 +150,14 @@ def job(
 
 
 def forget(run: Path) -> None:
-    """Delete the snapshot of a finished training, and what kills left half written."""
+    """Delete the snapshot of a finished training, and temporary files that a kill left behind."""
     (run / FILE).unlink(missing_ok=True)
     for half in (*run.glob(".*.tmp"), *run.glob(".part-*")):
         shutil.rmtree(half) if half.is_dir() else half.unlink()
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that some stage may train, by name."""
+    """The parameters that any stage may train, by name."""
     return {n: p for n, p in model.named_parameters() if "lora_" in n or n.startswith("tokens.")}
 
 
