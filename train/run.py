@@ -226,7 +226,8 @@ def evaluate(
             attention=scoring.attention(loaded.model, asked),
             trained_on=left_out,
         )
-        result_files.save(loaded.folder, result, asked, variants.answers[MODEL], sources.catalogue.item_ids)
+        prompts = _prompts(loaded.model, asked, how.get("at_once"))
+        result_files.save(loaded.folder, result, asked, variants.answers[MODEL], sources.catalogue.item_ids, prompts)
         results.append(result)
     if baselines:
         choice.save(loaded.folder, choice.best_on_validation(sources, model), sources)
@@ -258,6 +259,16 @@ def unseen_questions(
                 f"{' or '.join(records)} was trained on or selected with their bundle, its group or exactly its items",
             )
     return kept
+
+
+def _prompts(model: BundleMLLM, asked: Questions, at_once: int | None) -> list[str]:
+    """[q] what the model reads of each question, as text; of more options than it is asked at once, the first ones."""
+    options = asked.options[:, : at_once or model.max_options]
+    histories = model.history_of(asked)
+    return [
+        model.prompts.text_of(partial, offered, model.mode, history)
+        for partial, offered, history in zip(asked.partial, options, histories, strict=True)
+    ]
 
 
 def answers_of_runs(loaded: Mapping[str, LoadedRun], asked: Questions, how: Mapping[str, Any]) -> list[ModelAnswers]:

@@ -21,7 +21,8 @@ The JSON is that of `results.QuestionSetResult`::
      "verdict":   the findings in words
      "worth":     ["..."]}             what the model's seconds buy; apart, because it differs from run to run
 
-The table beside it has a row per question: question, bundle_id, partial, options, truth, probabilities, valid, predicted.
+The table beside it has a row per question: question, bundle_id, partial, options, truth, probabilities, valid, predicted,
+and prompt, the text that the model read (not in files of earlier versions).
 """
 
 from __future__ import annotations
@@ -50,17 +51,19 @@ def save(
     questions: Questions,
     answers: Answers | None = None,
     item_ids: Sequence[str] = (),
+    prompts: Sequence[str] = (),
 ) -> Path:
     """Write ``results/NAME.json`` of a run and, with the model's ``answers``, ``NAME.parquet``; the JSON last.
 
-    ``item_ids`` [I] are the catalogue's: files name items by id.
+    ``item_ids`` [I] are the catalogue's: files name items by id. ``prompts`` [q] are the texts that the model read, where
+    they are known.
     """
     path = run / "results" / f"{questions.name}.json"
     if answers is not None:
         import pyarrow.parquet as pq
 
         with replacing(path.with_suffix(".parquet")) as temporary:
-            pq.write_table(_answer_table(questions, answers, item_ids), temporary)
+            pq.write_table(_answer_table(questions, answers, item_ids, prompts), temporary, compression="zstd")
     write_text(path, json.dumps(results.to_dict(), indent=1) + "\n")
     return path
 
@@ -108,7 +111,7 @@ def load_answers(run: Path, name: str) -> pa.Table | None:
         raise CheckpointError(f"{path} is damaged.", hint=Command("evaluate", "--run", run.name)) from error
 
 
-def _answer_table(questions: Questions, answers: Answers, item_ids: Sequence[str]) -> pa.Table:
+def _answer_table(questions: Questions, answers: Answers, item_ids: Sequence[str], prompts: Sequence[str]) -> pa.Table:
     import pyarrow as pa
 
     def named(rows: Sequence[np.ndarray] | np.ndarray) -> list[list[str]]:
@@ -124,6 +127,7 @@ def _answer_table(questions: Questions, answers: Answers, item_ids: Sequence[str
             "probabilities": pa.array(answers.probabilities().astype(np.float32).tolist(), pa.list_(pa.float32())),
             "valid": pa.array(np.asarray(answers.valid, bool), pa.bool_()),
             "predicted": pa.array(answers.logits.argmax(axis=1), pa.int32()),
+            **({"prompt": pa.array(prompts, pa.string())} if prompts else {}),
         },
         metadata={"questions": questions.name, "sha256": questions.sha256},
     )

@@ -31,6 +31,7 @@ class Answered:
     truth: np.ndarray
     valid: np.ndarray
     predicted: np.ndarray
+    prompts: list[str] | None = None  # [q] texts that the model read; not in files of earlier versions
 
     def __len__(self) -> int:
         return len(self.bundle_ids)
@@ -94,7 +95,10 @@ def read(run: Path, results: QuestionSetResult) -> Answered | None:
         raise _damaged(run, name) from error
     if not within:
         raise _damaged(run, name)
-    return Answered(columns["bundle_id"], columns["partial"], columns["options"], **arrays)
+    prompts = table.column("prompt").to_pylist() if "prompt" in table.column_names else None
+    if prompts is not None and not all(isinstance(prompt, str) for prompt in prompts):
+        raise _damaged(run, name)
+    return Answered(columns["bundle_id"], columns["partial"], columns["options"], **arrays, prompts=prompts)
 
 
 def attention(results: QuestionSetResult) -> dict[str, Any] | None:

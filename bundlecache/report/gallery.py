@@ -116,6 +116,7 @@ def card(answered: Answered, q: int, media: Media) -> dict[str, Any]:
         ],
         "valid": valid,
         "hit": bool(answered.right[q]),
+        "prompt": answered.prompts[q] if answered.prompts else None,
     }
 
 

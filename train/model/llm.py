@@ -1,6 +1,6 @@
-"""The language model: the embedded base, a local folder or a hub id, all through one code path.
+"""Loads the base language model: the embedded one, a local folder or a hub id, all in the same way.
 
-A local folder never calls home, and code that comes with a model is never run.
+It is frozen: what is trained of it is a LoRA adapter. Notation: b questions, h hidden width, V words of the vocabulary.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def recompute(model: Any, *, on: bool = True) -> None:
 def _source(spec: str) -> tuple[str, dict[str, Any]]:
     if spec == "embedded":
         if not (EMBEDDED / "config.json").is_file():
-            raise RecipeError(f"The embedded base is not in {EMBEDDED}.", hint="python -m bundlecache.train.pretrain")
+            raise RecipeError(
+                f"The embedded base is not in {EMBEDDED}.", hint="make base, or python -m bundlecache.train.pretrain"
+            )
         return str(EMBEDDED), {"local_files_only": True}
     if Path(spec).is_dir():
         return spec, {"local_files_only": True}
@@ -141,7 +143,7 @@ def _source(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """sha256 over names, shapes and the first 4096 values of every weight, whatever folder they came from."""
+    """SHA-256 (64 hex digits) of names, shapes and the first 4,096 values of every weight, whatever folder they came from."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(json.dumps([name, list(value.shape)]).encode())

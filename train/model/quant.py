@@ -1,7 +1,7 @@
-"""Base models of 8 or 4 bits a weight, by bitsandbytes (the extra ``quant``): half or a quarter of the memory.
+"""Quantises base models to 8 or 4 bits a weight with bitsandbytes (the extra ``quant``): half or a quarter of the memory.
 
-What is quantised are the linear layers of the blocks; embeddings and the head stay as ``base.dtype`` says. On a GPU that
-is what makes a 7B model fit into a small one. On a CPU it runs, too; there the weights are unpacked for every product.
+The linear layers of the blocks are quantised; embeddings and the head stay as ``base.dtype`` says. So a 7B model fits
+into a small GPU. It runs on a CPU too, where the weights are unpacked for every product.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def options(quantise: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """What ``from_pretrained`` takes for ``quantise`` (none, 8bit, 4bit); ``dtype`` is what is computed in.
+    """The options of `bundlecache.pretrained.load_model` for ``quantise`` (none, 8bit, 4bit); products are in ``dtype``.
 
     Raises
     ------
