@@ -21,6 +21,7 @@ from ..encoder_spec import TITLE
 from ..errors import BundlecacheError, CatalogueError, Command, counted
 from ..text import listed, quoted
 from .kept_splits import KeptSplits
+from .pending_update import finish
 from .tables import cell_list, cell_text, number, read_table, required_column, required_texts, unique_ids
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ class Catalogue:
             raise CatalogueError(
                 f"The folder {workspace.root} may not be read by this user.", hint="change its permissions"
             )
+        finish(workspace.root)
         path = workspace.table("items")
         if path is None:
             raise CatalogueError(
