@@ -18,7 +18,7 @@ from bundlecache.store import maintenance
 from bundlecache.workspace import read_manifest
 
 from . import checkpoint
-from .inference import scoring
+from .inference import item_tokens, scoring
 from .model.llm import EMBEDDED_LETTERS
 from .training import loop
 
@@ -223,7 +223,7 @@ def evaluate(
             ],
             model=MODEL,
             ablation=variants.ablation,
-            attention=scoring.attention(loaded.model, asked),
+            attention=item_tokens.attention(loaded.model, asked),
             trained_on=left_out,
         )
         prompts = _prompts(loaded.model, asked, how.get("at_once"))

@@ -122,10 +122,10 @@ def _searched(
             hint=Command("candidates", "--help"),
         )
     if run:
-        from ..train.inference import scoring
+        from ..train.inference import item_tokens
 
         loaded = Run(session, run).load(device)
-        return {f"fused-{loaded.folder.name}": scoring.fused(loaded.model, loaded.folder)}
+        return {f"fused-{loaded.folder.name}": item_tokens.fused(loaded.model, loaded.folder)}
     if encoders:
         return by_name(session.matrices_of(encoders))
     return session.matrices(modalities)

@@ -102,7 +102,7 @@ def read(run: Path, results: QuestionSetResult) -> Answered | None:
 
 
 def attention(results: QuestionSetResult) -> dict[str, Any] | None:
-    """The mean attention over modalities in ``results``, as `bundlecache.train.inference.scoring.attention` gives it; None where it is not whole."""
+    """The mean attention over modalities in ``results``, as `bundlecache.train.inference.item_tokens.attention` gives it; None where it is not whole."""
     found = results.attention
     if not isinstance(found, dict) or not {*PER_MODALITY, "matrix", "items", "residual"} <= found.keys():
         return None

@@ -17,7 +17,7 @@ from bundlecache.candidates.search import for_bundles
 from bundlecache.errors import BundlecacheError, CheckpointError
 from bundlecache.store.store import Store
 from bundlecache.train import checkpoint
-from bundlecache.train.inference import scoring
+from bundlecache.train.inference import item_tokens
 from bundlecache.train.training import loop
 
 
@@ -144,16 +144,18 @@ def test_fused_tokens_of_a_run_are_searched_like_vectors(tmp_path):
     recipe = world.recipe(world.save_base(tmp_path / "base"), fusion_stage={"steps": 4, "evaluate_every": 2})
     loop.train(catalogue, matrices, valid, recipe, tmp_path / "run", stage="fusion", device="cpu")
     model = checkpoint.load(tmp_path / "run", catalogue, matrices, "cpu")
-    fused = scoring.fused(model, tmp_path / "run")
+    fused = item_tokens.fused(model, tmp_path / "run")
     assert fused.vectors.shape[0] == len(catalogue)
     np.testing.assert_allclose(fused.vectors[7], model.item_tokens(np.array([7])).detach().numpy()[0], atol=1e-5)
     made = for_bundles(catalogue, {"fused-run": fused}, 10)
     assert made.header["metrics"]["n"] == 20
     assert made.header["vectors"]["fused-run"]["table"] == "runs/run"
-    assert scoring.fused(model, tmp_path / "run").fingerprint == fused.fingerprint
+    assert item_tokens.fused(model, tmp_path / "run").fingerprint == fused.fingerprint
     newer = matrices | {"image": dataclasses.replace(matrices["image"], version=2)}
     moved = checkpoint.load(tmp_path / "run", catalogue, newer, "cpu")
-    assert scoring.fused(moved, tmp_path / "run").fingerprint != fused.fingerprint, "an index of the old ones is stale"
+    assert item_tokens.fused(moved, tmp_path / "run").fingerprint != fused.fingerprint, (
+        "an index of the old ones is stale"
+    )
     loop.train(catalogue, {}, valid, recipe, tmp_path / "titles", stage="text", device="cpu")
     with pytest.raises(CheckpointError, match="titles alone"):
-        scoring.fused(checkpoint.load(tmp_path / "titles", catalogue, {}, "cpu"), tmp_path / "titles")
+        item_tokens.fused(checkpoint.load(tmp_path / "titles", catalogue, {}, "cpu"), tmp_path / "titles")

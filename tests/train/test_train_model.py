@@ -12,7 +12,8 @@ from helpers import train_shop as world
 
 from bundlecache.errors import RecipeError, StoreError
 from bundlecache.recipes.settings import Base, Lora
-from bundlecache.train.inference.scoring import attention, complete, orders, score, score_options, score_variants
+from bundlecache.train.inference.item_tokens import attention
+from bundlecache.train.inference.scoring import complete, orders, score, score_options, score_variants
 from bundlecache.train.inference.tournament import play
 from bundlecache.train.model import llm as llms
 from bundlecache.train.model.bundle_mllm import build

@@ -13,11 +13,9 @@ Notation: q questions, n options, m modalities, u distinct items, b questions in
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,18 +24,16 @@ from scipy.special import softmax
 from torch import Tensor
 
 from bundlecache.bench.rows import ZERO_SHOT
-from bundlecache.errors import CheckpointError, RecipeError
-from bundlecache.store.store import Matrix
+from bundlecache.errors import RecipeError
 
 from ..model.bundle_mllm import MODES, BundleMLLM
 from ..model.embeddings import to_device
 from ..prompts.builder import NO_ITEMS
+from .item_tokens import fuse
 from .tournament import Ask, play
 
 if TYPE_CHECKING:
     from bundlecache.questions.file import Questions
-
-ITEM_CHUNK = 8192  # items fused at once
 
 
 @dataclass(frozen=True)
@@ -202,7 +198,7 @@ class _Reader:
         model, was_training = self.model, self.model.training
         model.eval()
         if self.mode == "mm" and self.fused is None:
-            self.fused = _fuse(model, self.items, self.masked)
+            self.fused = fuse(model, self.items, self.masked)
         history, partial = ([items for _ in groups for items in some] for some in (self.history, self.partial))
         options = [row for group in groups for row in np.take_along_axis(self.options, group, 1)]
         logits = np.full((len(partial), max(group.shape[1] for group in groups)), -np.inf, np.float32)
@@ -245,66 +241,6 @@ class _Reader:
         for row, r, count, letter in zip(said, rows, counts, first, strict=True):
             logits[r, :count] = row[:count]
             valid[r] = letter < count
-
-
-@torch.inference_mode()
-def fused(model: BundleMLLM, run: Path) -> Matrix:
-    """The fused token of every item of the catalogue as a `Matrix` [I, h], for searching.
-
-    Raises
-    ------
-    CheckpointError
-        When ``run`` was trained on titles alone.
-    """
-    if model.embeddings is None or model.tokens is None:
-        raise CheckpointError(
-            f"{run.name} was trained on titles alone, so it has no fused tokens.", hint="bundlecache train"
-        )
-    mask = model.embeddings.mask.any(dim=1).cpu().numpy()
-    parts = [model.item_tokens(items).float().cpu() for items in _chunks(np.arange(len(mask)))]
-    vectors = torch.cat(parts).numpy()
-    cause = hashlib.blake2b((run / "fusion.safetensors").read_bytes(), digest_size=16)
-    cause.update(repr([(matrix.table, matrix.version) for matrix in model.embeddings.matrices]).encode())
-    return Matrix("fused", f"run:{run.name}", f"runs/{run.name}", cause.hexdigest(), 1, vectors, mask)
-
-
-@torch.inference_mode()
-def attention(model: BundleMLLM, questions: Questions) -> dict[str, Any] | None:
-    """Mean attention of the fusion over the m modalities of the options; None when the model fuses nothing.
-
-    ``weight`` [m] is each modality's share of attention (sum 1), ``even`` [m] the share under uniform attention,
-    ``present`` [m] the share of items that have the modality, ``matrix`` [m, m] the attention of each modality's row
-    to each modality, over the items that have it. Items without any vector are left out. ``residual`` says
-    whether every vector is also added to its own row.
-    """
-    if model.embeddings is None or model.tokens is None or model.mode != "mm":
-        return None
-    m = len(model.embeddings.names)
-    count, here, weight, even, matrix = 0, np.zeros(m), np.zeros(m), np.zeros(m), np.zeros((m, m))
-    items, was_training = np.unique(questions.options).astype(np.int64), model.training
-    model.eval()
-    for chunk in _chunks(items):
-        vectors, mask = model.embeddings.rows(chunk)
-        some = mask.any(dim=1)
-        found = model.tokens.fusion.attention(vectors, mask, model.tokens.separator)
-        rows, pool = (each[some].double().cpu().numpy() for each in found)  # [u, m, m], [u, m]
-        known = mask[some].double().cpu().numpy()  # [u, m]
-        count, here = count + len(known), here + known.sum(axis=0)
-        even += (known / known.sum(axis=1, keepdims=True)).sum(axis=0)
-        weight += np.einsum("ui,uij->j", pool, rows)
-        matrix += np.einsum("ui,uij->ij", known, rows)
-    model.train(was_training)
-    if not count:
-        return None
-    return {
-        "names": list(model.embeddings.names),
-        "items": count,
-        "present": (here / count).round(6).tolist(),
-        "weight": (weight / count).round(6).tolist(),
-        "even": (even / count).round(6).tolist(),
-        "matrix": (matrix / np.maximum(here, 1)[:, None]).round(6).tolist(),
-        "residual": model.recipe.fusion.residual,
-    }
 
 
 def complete(
@@ -369,11 +305,3 @@ def score_variants(
     if progress is not None:
         progress(len(jobs) + 1, len(jobs) + 1)
     return variants
-
-
-def _fuse(model: BundleMLLM, items: np.ndarray, masked: Sequence[str]) -> Tensor:
-    return torch.cat([model.item_tokens(chunk, masked) for chunk in _chunks(items)])
-
-
-def _chunks(items: np.ndarray) -> list[np.ndarray]:
-    return [items[k : k + ITEM_CHUNK] for k in range(0, len(items), ITEM_CHUNK)]
