@@ -11,7 +11,6 @@ that equal items get equal scores and ties fall by the item's index on every mac
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from ..limits import MAX_K
 from . import ann
 from .ann import faiss_module
 from .item_vectors import ItemVectors
+from .placement import build_structure, half_of_memory
 from .recall import TOLERANCE, RecallTrial
 
 if TYPE_CHECKING:
@@ -326,45 +326,3 @@ def check_k(k: int) -> None:
     if not 1 <= k <= MAX_K:
         given = f"{k:,}" if abs(k) < 10**30 else "a number of more than 30 digits"
         raise BundlecacheError(f"k is {given}; 1 to {MAX_K:,} candidates can be asked for.", hint="--k 20")
-
-
-def build_structure(
-    kind: str,
-    vectors: ItemVectors,
-    memory: float,
-    gpu: int | None,
-    room: float,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Any, str]:
-    """A structure where it fits, on the GPU or off it, None for a flat one that fits nowhere; why not on the GPU."""
-    remark = ""
-    if gpu is not None:
-        why = ann.why_no_gpu(kind, len(vectors.rows), vectors.width, room)
-        if not why:
-            try:
-                return ann.build(kind, vectors, seed=seed, gpu=gpu, progress=progress), ""
-            except RuntimeError as error:  # somebody else took the memory meanwhile
-                why = faiss_reason(error)
-        remark = remark_on_cpu(kind, why)
-    if kind == "flat" and ann.bytes_needed(kind, len(vectors.rows), vectors.width) > memory:
-        return None, remark
-    return ann.build(kind, vectors, seed=seed, progress=progress), remark
-
-
-def remark_on_cpu(kind: str, why: str) -> str:
-    """The sentence that says why an index is not on the GPU."""
-    return f"The index {kind} is searched on the CPU: {why}."
-
-
-def faiss_reason(error: RuntimeError) -> str:
-    """What FAISS says of a GPU, without its own file names."""
-    return "FAISS says " + str(error).strip().splitlines()[-1].rpartition("failed: ")[2][:120].rstrip(".")
-
-
-def half_of_memory() -> float:
-    """Half of this machine's memory in bytes; 8 GB where it is unknown."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
-    except (AttributeError, ValueError, OSError):
-        return 8e9

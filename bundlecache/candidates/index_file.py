@@ -19,8 +19,9 @@ from ..errors import Command, QuestionsError, first_line
 from ..files import replacing, write_text
 from . import ann
 from .ann import faiss_module
-from .index import Index, build_structure, faiss_reason, half_of_memory, remark_on_cpu
+from .index import Index
 from .item_vectors import ItemVectors, by_name, version_of
+from .placement import build_structure, faiss_reason, half_of_memory, remark_on_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
