@@ -210,8 +210,8 @@ def _ids(source: Path, ids: Path | None, rows: int, catalogue: Catalogue) -> lis
             value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in array.tolist()
         ]
     try:
-        if not is_regular(ids):
-            raise OSError("it is no regular file" if ids.exists() else "there is no such file")
+        if ids.exists() and not is_regular(ids):  # reading a pipe would wait for ever
+            raise OSError("it is no regular file")
         text = ids.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
