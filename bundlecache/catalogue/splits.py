@@ -1,9 +1,9 @@
-"""Train, validation and test: which bundles, and which edges of a graph, training may see.
+"""Splits the bundles into train, validation and test, and says which edges of a graph training may see.
 
-Bundles of one group (a session, a user) are near-copies of each other; a split that cuts through a
-group gives answers away (co-occurrence found 35 % of the held-out items in a bundle-level split of
-public data, 0.5 % in a split by session). So groups are never cut, bundles of equal content count as one
-group, and a graph holds the edges of training bundles and of users of no held-out group only.
+Bundles of one group (a session, a user) are near-copies of each other; a split that divides a group gives answers away
+(co-occurrence found 35 % of the held-out items in a bundle-level split of public data, 0.5 % in a split by session).
+So groups are never divided, bundles with the same items count as one group, and a graph holds only the edges of training
+bundles and of users whose group made no held-out bundle.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def hold_out(catalogue: Catalogue, split: str, seed: int = 0) -> list[tuple[int,
 
 
 def crossing_groups(catalogue: Catalogue, split: np.ndarray) -> list[str]:
-    """Groups whose bundles stand in more than one split: with a given split column, that is a leak."""
+    """Groups with bundles in more than one split, in ascending order; each is a leak."""
     first: dict[str, str] = {}
     crossing = {
         group
@@ -200,7 +200,7 @@ def crossing_groups(catalogue: Catalogue, split: np.ndarray) -> list[str]:
 
 
 def leaks(catalogue: Catalogue, split: np.ndarray | None = None) -> list[str]:
-    """What lets training see its own exam, one sentence each; empty when the split is clean.
+    """How held-out bundles leak into training, one sentence each; empty when the split is clean.
 
     Two things are looked for: groups that stand on both sides (only a given split column can cut through
     one), and held-out bundles that share more than half of all their items with a training bundle, which is
@@ -254,7 +254,7 @@ def near_copies(catalogue: Catalogue, split: np.ndarray) -> np.ndarray:
 
 
 def visible_edges(catalogue: Catalogue, split: np.ndarray, parts: Sequence[str]) -> np.ndarray:
-    """[E] bool, the interactions that somebody may see who may see the bundles of the splits ``parts`` only.
+    """bool [E], the interactions that belong to the splits ``parts`` or to no split.
 
     This is the one rule against leaks through interactions: an edge is hidden when the group of its user made a
     bundle of another split.
@@ -266,7 +266,7 @@ def visible_edges(catalogue: Catalogue, split: np.ndarray, parts: Sequence[str])
 
 
 def visible(catalogue: Catalogue, *parts: str, seed: int = 0) -> Catalogue:
-    """The catalogue as somebody sees it who may see these splits only: their bundles, and no user of the other ones."""
+    """The catalogue restricted to these splits: their bundles, and no interaction of a group that made other bundles."""
     split = assign(catalogue, seed)
     bundles, interactions = catalogue.bundles, catalogue.interactions
     kept = np.flatnonzero(np.isin(split, parts)).tolist()

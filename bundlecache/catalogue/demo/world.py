@@ -1,6 +1,6 @@
-"""The demo shop's hidden world: what its items are, and which gift boxes people pack.
+"""Generates the hidden factors of the demo shop's items, and the gift boxes that people pack by them.
 
-Every item has four hidden factors, and each shows in one place only:
+Every item has four hidden factors, each visible in one modality only:
 
 - style: in the title's words;
 - colour: in the picture;
@@ -9,8 +9,8 @@ Every item has four hidden factors, and each shows in one place only:
 
 People pack gift boxes of distinct categories whose items agree in these factors. A third of
 the items are new arrivals: boxes of earlier users, the training boxes, hold none of them.
-The factors can be had again from the seed and are never stored in the catalogue, so that
-nothing but evidence reaches a model; `oracle_scores` says what they are worth.
+The factors can be computed again from the seed and are never stored in the catalogue, so that a model has to
+infer them; `oracle_scores` measures how well the true factors answer questions.
 
 Notation: I items, B boxes, q questions, n options.
 """
