@@ -202,10 +202,9 @@ def crossing_groups(catalogue: Catalogue, split: np.ndarray) -> list[str]:
 def leaks(catalogue: Catalogue, split: np.ndarray | None = None) -> list[str]:
     """How held-out bundles leak into training, one sentence each; empty when the split is clean.
 
-    Two things are looked for: groups that stand on both sides (only a given split column can cut through
-    one), and held-out bundles that share more than half of all their items with a training bundle, which is
-    what sessions and users leave behind where nobody wrote them into the column group. Bundles alike happen
-    where tastes are alike, so a few are no leak: the share that is spoken of is ``TOO_ALIKE``.
+    It looks for groups that have bundles on both sides, and for held-out bundles that share more than half of all
+    their items with a training bundle, as sessions and users do where the column group does not name them. Where tastes
+    are alike some bundles are too, so only a share of ``TOO_ALIKE`` counts as a leak.
     """
     split = assign(catalogue) if split is None else split
     held = np.flatnonzero(split != "train")
@@ -254,7 +253,7 @@ def near_copies(catalogue: Catalogue, split: np.ndarray) -> np.ndarray:
 
 
 def visible_edges(catalogue: Catalogue, split: np.ndarray, parts: Sequence[str]) -> np.ndarray:
-    """bool [E], the interactions that belong to the splits ``parts`` or to no split.
+    """[E] bool, the interactions that belong to the splits ``parts`` or to no split.
 
     This is the one rule against leaks through interactions: an edge is hidden when the group of its user made a
     bundle of another split.
