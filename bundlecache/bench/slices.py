@@ -56,7 +56,7 @@ class Slicer:
         bundled, bought = self._edges
         column = self.catalogue.column("category")
         found: dict[str, tuple[np.ndarray, list[str]]] = {
-            "category": by_category([column[i] for i in truth.tolist()]),
+            "category": readable_categories([column[i] for i in truth.tolist()]),
             "length": in_order(length, length),
             "popularity": in_order((bundled + bought)[truth], deciles((bundled + bought)[truth])),
             "cold": (np.where(bundled[truth] > 0, 0, 1), ["seen", "cold"]),
@@ -146,6 +146,22 @@ def by_category(categories: Sequence[str | None], smallest: int = SMALL) -> tupl
     count = Counter(labels)
     names = sorted(count, key=lambda name: (name in (REST, NAMELESS), -count[name], name))
     return np.array([names.index(label) for label in labels], np.int64), names
+
+
+def readable_categories(categories: Sequence[str | None]) -> tuple[np.ndarray, list[str]]:
+    """`by_category` with groups as large as leave at most half of the questions in ``other``: of 20, 10 or 5 at least.
+
+    >>> number, names = readable_categories(["A"] * 21 + [f"B{k}" for k in range(8) for _ in range(9)])
+    >>> names[:2], "other" in names
+    (['A', 'B0'], False)
+    """
+    number, names = by_category(categories)
+    for smallest in (10, 5):
+        rest = names.index(REST) if REST in names else -1
+        if (number == rest).mean() <= 0.5:
+            break
+        number, names = by_category(categories, smallest)
+    return number, names
 
 
 def deciles(values: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from .answered import letter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..bench.examples import CompletionExample
     from ..bench.results import QuestionSetResult
     from ..catalogue.model import Catalogue
     from ..workspace import WorkspaceFolder
@@ -80,11 +81,8 @@ class Media:
         return key
 
 
-def by_kind(
-    workspace: WorkspaceFolder, catalogue: Catalogue, answered: Answered, results: QuestionSetResult
-) -> dict[str, Any]:
+def by_kind(media: Media, answered: Answered, results: QuestionSetResult) -> dict[str, Any]:
     """Cards of some questions by kind, with their media; no question stands twice."""
-    media = Media(workspace, catalogue)
     kinds = [
         {"key": key, "title": title, "note": note, "cards": [{**card(answered, q, media), "kind": key} for q in rows]}
         for key, title, note, rows in _chosen(answered, results.questions.sha256)
@@ -92,8 +90,7 @@ def by_kind(
     ]
     return {
         "kinds": kinds,
-        "sounds": media.sounds,
-        "pictures": any(catalogue.column("image")),
+        "pictures": any(media.catalogue.column("image")),
         "questions": results.questions.name,
     }
 
@@ -118,6 +115,33 @@ def card(answered: Answered, q: int, media: Media) -> dict[str, Any]:
         "hit": bool(answered.right[q]),
         "prompt": answered.prompts[q] if answered.prompts else None,
     }
+
+
+def completion_cards(media: Media, examples: Sequence[CompletionExample]) -> list[dict[str, Any]]:
+    """Free completions as cards: the items that complete a bundle best, and the one that was taken out of it."""
+    return [
+        {
+            "kind": "completion",
+            "given": [media.item(item_id) for item_id in example.partial],
+            "options": [
+                {
+                    **media.item(item_id),
+                    "letter": str(place),
+                    "probability": probability,
+                    "truth": item_id == example.held_out,
+                    "chosen": False,
+                }
+                for place, (item_id, probability) in enumerate(
+                    zip(example.items, example.probabilities, strict=True), start=1
+                )
+            ],
+            "valid": True,
+            "hit": example.held_out in example.items,
+            "held_out": media.item(example.held_out),
+        }
+        for example in examples
+        if example.items
+    ]
 
 
 def _chosen(answered: Answered, sha256: str) -> list[tuple[str, str, str, list[int]]]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..bench import result_files
+from ..bench import examples, result_files
 from ..workspace import read_manifest
 from . import answered as answers
 from . import comparison
+from .catalogue_map import catalogue_map
 from .encoded import encoded
-from .gallery import by_kind
+from .gallery import Media, by_kind, completion_cards
 from .render import now, render
 from .run_figures import headline, question_set, reliability, siblings
 from .training_curves import STAGES, log_rows, training_curves
@@ -68,6 +69,7 @@ def context(workspace: WorkspaceFolder, run: Path, catalogue: Catalogue) -> dict
     results = result_files.load(run)
     main = next(iter(results.values()), None)
     answered = answers.read(run, main) if main else None
+    media, shown = Media(workspace, catalogue), examples.load(run)
     return {
         "run": run.name,
         "made": now(),
@@ -81,7 +83,12 @@ def context(workspace: WorkspaceFolder, run: Path, catalogue: Catalogue) -> dict
         "base": _base(manifest),
         "headline": headline(main),
         "sets": [question_set(result) for result in results.values()],
-        "gallery": by_kind(workspace, catalogue, answered, main) if answered and main else None,
+        "gallery": by_kind(media, answered, main) if answered and main else None,
+        "prompt": shown.prompt,
+        "completions": completion_cards(media, shown.completions),
+        "sounds": media.sounds,
+        "media_pictures": any(catalogue.column("image")),
+        "map": catalogue_map(workspace, catalogue, manifest["encoders"]),
         **reliability(main, answered, catalogue),
         "siblings": siblings(workspace, run, manifest, main) if main else [],
         "attention": answers.attention(main) if main else None,
