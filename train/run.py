@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.baselines.rankers import ModelRanker
-from bundlecache.bench import benchmark, choice, result_files
+from bundlecache.bench import benchmark, choice, examples, result_files
 from bundlecache.bench.benchmark import BenchSetup, ModelAnswers
+from bundlecache.bench.examples import RunExamples
 from bundlecache.bench.results import AskedHow
 from bundlecache.bench.rows import ZERO_SHOT
 from bundlecache.bench.unseen import unseen
+from bundlecache.candidates import search
 from bundlecache.errors import BundlecacheError, Command
 from bundlecache.names import check_name
 from bundlecache.store import maintenance
@@ -25,6 +27,8 @@ from .training import loop
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
 
     from bundlecache.baselines.sources import Sources
     from bundlecache.bench.results import QuestionSetResult
@@ -229,9 +233,26 @@ def evaluate(
         prompts = _prompts(loaded.model, asked, how.get("at_once"))
         result_files.save(loaded.folder, result, asked, variants.answers[MODEL], sources.catalogue.item_ids, prompts)
         results.append(result)
+        if len(results) == 1:
+            examples.save(loaded.folder, _examples(loaded, asked, sources.catalogue))
     if baselines:
         choice.save(loaded.folder, choice.best_on_validation(sources, model), sources)
     return results
+
+
+def _examples(loaded: LoadedRun, asked: Questions, catalogue: Catalogue) -> RunExamples:
+    """The prompt of the first question, and free completions of some test bundles, for the report."""
+    model = loaded.model
+
+    def complete(partial: np.ndarray) -> list[tuple[int, float]]:
+        try:
+            proposed = search.complete(catalogue, loaded.matrices, partial, model.max_options)
+        except BundlecacheError:  # none of its items has a vector
+            return []
+        return scoring.complete(model, partial, proposed.tolist())
+
+    prompt = model.prompts.text_of(asked.partial[0], asked.options[0][: model.max_options], model.mode)
+    return RunExamples(prompt, examples.draw(asked, complete, catalogue.item_ids) if loaded.matrices else ())
 
 
 def unseen_questions(

@@ -1,0 +1,71 @@
+"""The prompt as it is read, free completions, the map, what fitting costs, and the headline of a comparison."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers.evaluated_run import compare_runs, report_html, write_run, write_second_run
+from helpers.html_page import HtmlPage
+from helpers.shop import make_shop
+
+from bundlecache.bench import examples
+from bundlecache.bench.slices import readable_categories
+from bundlecache.report.catalogue_map import HEIGHT, WIDTH, project
+from bundlecache.workspace import WorkspaceFolder
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return WorkspaceFolder(make_shop(tmp_path))
+
+
+def test_prompt_completions_map_and_cost_stand_on_the_page(workspace):
+    folder = write_run(workspace)
+    html = report_html(workspace, folder)
+    assert "Free completions" not in html
+    made = examples.CompletionExample("b", ("item-02",), "item-05", ("item-04", "item-05"), (0.7, 0.3))
+    examples.save(folder, examples.RunExamples("Bundle: N⟨separator⟩⟨item⟩; <b>", (made,)))
+    assert examples.load(folder).completions == (made,)
+    html = report_html(workspace, folder)
+    page = HtmlPage(html)
+    assert page.crooked == page.open == []
+    assert "Free completions" in page.text
+    assert "Bundle: N" in page.text
+    assert "⟨item⟩" not in page.text
+    assert "<b>;" not in html
+    assert "The catalogue on a map" in page.text
+    assert html.count('<circle class="m-') > 10
+    assert "to fit" in page.text
+
+
+def test_damaged_examples_are_passed_over(workspace):
+    folder = write_run(workspace)
+    (folder / examples.FILE).write_text('{"completions": 3')
+    assert "Free completions" not in report_html(workspace, folder)
+
+
+def test_runs_that_cannot_be_told_apart_have_no_number_as_headline(workspace):
+    write_run(workspace)
+    write_second_run(workspace, "second", right=0.6)
+    path, said = compare_runs(workspace)
+    html = path.read_text("utf-8")
+    apart = "cannot be told apart" not in said[0]
+    assert ("no clear difference" in html) is not apart
+    assert ('<div class="figure">' in html) is apart
+
+
+def test_many_small_categories_are_shown_instead_of_one_large_rest():
+    cells = ["Cases"] * 21 + [f"Kind {k}" for k in range(40) for _ in range(8)]
+    number, names = readable_categories(cells)
+    assert "other" not in names
+    assert len(names) == 41
+    assert (number >= 0).all()
+
+
+def test_the_map_stays_in_its_frame_and_is_the_same_twice():
+    vectors = np.random.default_rng(0).normal(size=(50, 6))
+    places, share = project(vectors)
+    assert places.min() >= 0
+    assert (places.max(axis=0) <= (WIDTH, HEIGHT)).all()
+    assert 0 < share < 1
+    assert np.array_equal(places, project(vectors)[0])
