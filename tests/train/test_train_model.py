@@ -317,3 +317,9 @@ def test_a_fresh_adapter_changes_nothing_and_the_fingerprint_sees_one_weight(bas
     with torch.no_grad():
         two.model.lm_head.weight[0, 0] += 1
     assert llms.fingerprint(two.model) != two.fingerprint
+
+
+@pytest.mark.parametrize("count", [0, -1, 1001, 10**20])
+def test_a_number_of_orders_that_never_ends_is_refused(count):
+    with pytest.raises(RecipeError, match="in 1 to 1,000 orders"):
+        orders(4, count)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from bundlecache.bench.rows import ZERO_SHOT
 from bundlecache.errors import RecipeError
+from bundlecache.limits import MAX_PERMUTATIONS
 
 from ..model.bundle_mllm import MODES, BundleMLLM
 from ..model.embeddings import to_device
@@ -143,7 +144,14 @@ def orders(n: int, count: int) -> list[np.ndarray]:
 
     >>> [order.tolist() for order in orders(4, 2)]
     [[0, 1, 2, 3], [2, 3, 0, 1]]
+
+    Raises
+    ------
+    RecipeError
+        When ``count`` is below 1 or above `MAX_PERMUTATIONS`.
     """
+    if not 1 <= count <= MAX_PERMUTATIONS:
+        raise RecipeError(f"A question is answered in 1 to {MAX_PERMUTATIONS:,} orders.", hint="--permutations 4")
     rng = np.random.default_rng(n)
     made: list[np.ndarray] = []
     base = np.arange(n)
