@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from .text import clean_text
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -83,10 +85,12 @@ class BundlecacheError(Exception):
     """
 
     def __init__(self, message: str, *, hint: Hint | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = clean_text(
+            message
+        )  # names of files, columns and arguments may hold characters that steer a terminal
+        super().__init__(self.message)
         self.advice = hint
-        self.hint = hint_text(hint) if hint else None
+        self.hint = clean_text(hint_text(hint)) if hint else None
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -16,11 +15,11 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from ..text import clean_text
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")
-"""Characters that a terminal obeys instead of showing them."""
 MAX_CELL_CHARACTERS = 300
 
 out = Console(emoji=False)  # ":bell:" in a title stays as it is
@@ -33,7 +32,7 @@ def plain(text: str, max_characters: int = MAX_CELL_CHARACTERS) -> str:
     >>> plain("red\x1b[31m\\ndress")
     'red [31m dress'
     """
-    text = CONTROL.sub(" ", text)
+    text = clean_text(text)
     return text if len(text) <= max_characters else f"{text[: max_characters - 1]}…"
 
 

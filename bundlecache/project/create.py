@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..console.reporter import DEFAULT_DATA, Reporter
 from ..errors import BundlecacheError, Command, counted
+from ..text import listed
 from ..workspace import WorkspaceFolder
 from .workspace import Workspace
 
@@ -93,10 +94,13 @@ def update_data(
     summary = update(folder, dataset, remove_missing=remove_missing, dry_run=dry_run)
     for note in summary.notes:
         say.note(f"note: {note}")
+    for what, ids in (("items", summary.removed_items), ("bundles", summary.removed_bundles)):
+        if ids:
+            say.note(f"removed {counted(len(ids), what[:-1])}: {listed(ids, 5)}")
     if dry_run or not encode:
         return summary, []
     shop = Workspace(data, quiet=quiet)
-    return summary, list(shop.encode()) if shop.store.modalities() else []
+    return summary, [receipt for modality in shop.store.modalities() for receipt in shop.encode(modality)]
 
 
 def _store(shop: Workspace, vectors: Sequence[Vectors]) -> None:
