@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -472,11 +471,15 @@ def test_bytes_that_flipped_on_the_disk_are_a_sentence_for_every_reader(store: S
             content[place] ^= 0xFF
         path.write_bytes(content)
     table = Catalogue(names(300), [""] * 300, {}, Bundles(), Interactions())
+    noticed = 0
     for read in (
         lambda: store.matrix(names(300), "image"),
         lambda: store.export(store.path.parent / "out"),
         lambda: coverage(store, table),
         lambda: store.write(PICTURES, names(2), vectors(2)),
     ):
-        with suppress(StoreError):
+        try:
             read()
+        except StoreError:
+            noticed += 1
+    assert noticed, "no reader noticed the damage"
