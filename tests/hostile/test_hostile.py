@@ -1,0 +1,96 @@
+"""Over a thousand hostile inputs: each ends in a result or in one sentence with a hint, and changes no input."""
+
+from __future__ import annotations
+
+import pytest
+import typer.main
+
+from bundlecache import cli
+from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.readers import registry
+from bundlecache.workspace import WorkspaceFolder
+from hostile import cases, worlds
+from hostile.judge import judge_call, judge_command
+
+COMMANDS = typer.main.get_command(cli.app).commands
+OPTIONS = [
+    (verb, option.opts[0], required)
+    for verb, command in COMMANDS.items()
+    if verb not in ("demo", "serve")  # they would do their work: the whole way, a server
+    for required in [sum(p.required and p.param_type_name == "argument" for p in command.params)]
+    for option in command.params
+    if option.param_type_name == "option" and not option.is_flag
+]
+
+
+PARTS = 4  # every option is given a quarter of the nonsense, so that the suite stays under a minute
+
+
+@pytest.mark.parametrize("cell", cases.CELLS)
+@pytest.mark.parametrize(("table", "column"), cases.COLUMNS)
+def test_a_cell_of_the_wrong_kind(table, column, cell, tmp_path):
+    for form, write in (("jsonl", worlds.write_jsonl), ("csv", worlds.write_csv)):
+        tables = worlds.rows()
+        tables[table][1][column] = cases.CELLS[cell]
+        src = tmp_path / form
+        write(src, tables)
+        before = worlds.snapshot(src)
+        judge_call(lambda src=src: Catalogue.read(WorkspaceFolder(src)))
+        made = WorkspaceFolder(tmp_path / f"{form}-workspace")
+        refused = judge_call(lambda src=src, made=made: registry.read("tables", src, made))
+        if refused is None:
+            after = judge_call(lambda made=made: Catalogue.read(made))
+            assert after is None, f"imported, but cannot be read: {after}"
+        else:
+            assert not made.root.exists(), "a refused import leaves nothing"
+        assert worlds.snapshot(src) == before
+
+
+@pytest.mark.parametrize("header", range(len(cases.HEADERS)))
+@pytest.mark.parametrize("table", ["items", "bundles", "interactions"])
+def test_a_column_name_of_the_wrong_kind(table, header, tmp_path):
+    tables = worlds.rows()
+    for row in tables[table]:
+        row[cases.HEADERS[header]] = row.pop(next(iter(row)))
+    for form, write in (("jsonl", worlds.write_jsonl), ("csv", worlds.write_csv)):
+        write(tmp_path / form, tables)
+        judge_call(lambda form=form: Catalogue.read(WorkspaceFolder(tmp_path / form)))
+        judge_call(lambda form=form: registry.read("tables", tmp_path / form, WorkspaceFolder(tmp_path / f"{form}-ws")))
+
+
+@pytest.mark.parametrize("data", cases.BYTES)
+@pytest.mark.parametrize("name", ["items.csv", "items.parquet", "items.jsonl", "bundles.csv", "interactions.parquet"])
+def test_a_table_that_is_no_table(name, data, tmp_path):
+    worlds.write_jsonl(tmp_path / "src", worlds.rows())
+    (tmp_path / "src" / name).with_suffix(".jsonl").unlink()
+    (tmp_path / "src" / name).write_bytes(cases.BYTES[data])
+    judge_call(lambda: Catalogue.read(WorkspaceFolder(tmp_path / "src")))
+    judge_call(lambda: registry.read("tables", tmp_path / "src", WorkspaceFolder(tmp_path / "ws")))
+
+
+@pytest.mark.parametrize("data", cases.BYTES)
+@pytest.mark.parametrize("name", ["item_info.json", "count.json", "bi_train.txt", "ui_full.txt", "content_feature.pt"])
+def test_a_clhe_file_that_is_none(name, data, tmp_path):
+    src = tmp_path / "src"
+    src.mkdir()
+    (src / "item_info.json").write_text('{"0": {"title": "a"}, "1": {"title": "b"}}')
+    (src / "bi_train.txt").write_text("0, 0, 1\n")
+    (src / name).write_bytes(cases.BYTES[data])
+    judge_call(lambda: registry.read("clhe", src, WorkspaceFolder(tmp_path / "ws")))
+
+
+@pytest.mark.parametrize(("verb", "option", "required"), OPTIONS)
+def test_nonsense_for_an_option(verb, option, required, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = sum(map(ord, verb + option)) % PARTS
+    for argument in cases.ARGUMENTS[first::PARTS]:
+        data = [] if option == "--data" else ["--data", tmp_path / "nothing"]
+        judge_command(verb, *["folder"] * required, option, argument, *data)
+
+
+@pytest.mark.parametrize("array", cases.ARRAYS)
+def test_vectors_that_are_none(array, tmp_path):
+    worlds.write_jsonl(tmp_path / "ws", worlds.rows())
+    (tmp_path / "v.npy").write_bytes(cases.ARRAYS[array])
+    (tmp_path / "ids.npy").write_bytes(cases.ARRAYS[array])
+    judge_command("import-vectors", tmp_path / "v.npy", "--modality", "image", "--name", "n", "--data", tmp_path / "ws")
