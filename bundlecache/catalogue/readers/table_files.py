@@ -73,6 +73,8 @@ def choose_files(src: Path, given: dict[str, Path | None], notes: list[str]) -> 
     CatalogueError
         When a file is not there, when several could be the same table, or when there are no items.
     """
+    if not user_path(src, "The source").exists():
+        raise CatalogueError(f"There is no {src}.", hint="give a folder that exists")
     folder = src.parent if src.is_file() else src
     chosen = {table: _given(folder, path) for table, path in given.items() if path is not None}
     if src.is_file():
