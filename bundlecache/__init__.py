@@ -13,18 +13,22 @@ training, ``cli`` the commands. Importing ``bundlecache`` imports no torch.
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from . import torchvision_compat
-from .catalogue.model import Bundles, Catalogue, Interactions
-from .encode.run import Receipt
-from .errors import BundlecacheError
-from .project.create import import_data, make_demo, update_data
-from .project.run import Completion, Evaluation, Run
-from .project.workspace import Workspace, open  # noqa: A004 - bc.open("data")
-from .questions.file import Questions
-from .recipes.recipe import Recipe
-from .store.store import Matrix, Store
+
+if TYPE_CHECKING:
+    from .catalogue.model import Bundles, Catalogue, Interactions
+    from .encode.run import Receipt
+    from .errors import BundlecacheError
+    from .project.create import import_data, make_demo, update_data
+    from .project.run import Completion, Evaluation, Run
+    from .project.workspace import Workspace, open  # noqa: A004 - bc.open("data")
+    from .questions.file import Questions
+    from .recipes.recipe import Recipe
+    from .store.store import Matrix, Store
 
 __version__ = "0.1.0"
 
@@ -48,6 +52,40 @@ __all__ = [
     "open",
     "update_data",
 ]
+
+_MODULES = {
+    "BundlecacheError": "errors",
+    "Bundles": "catalogue.model",
+    "Catalogue": "catalogue.model",
+    "Completion": "project.run",
+    "Evaluation": "project.run",
+    "Interactions": "catalogue.model",
+    "Matrix": "store.store",
+    "Questions": "questions.file",
+    "Receipt": "encode.run",
+    "Recipe": "recipes.recipe",
+    "Run": "project.run",
+    "Store": "store.store",
+    "Workspace": "project.workspace",
+    "import_data": "project.create",
+    "make_demo": "project.create",
+    "open": "project.workspace",
+    "update_data": "project.create",
+}
+"""Where the public names are defined. Each is imported when it is first used, so that ``bundlecache --help`` is quick."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 torchvision_compat.install()  # before torchvision is imported
 
