@@ -6,6 +6,7 @@ An option that several verbs share stands here once; one that a single verb has 
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,7 +83,9 @@ MakeData = Annotated[Path | None, _text("Only write the demo catalogue into this
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace a catalogue that stands there.")]
 
 # import
-Layout = Annotated[str, Argument(metavar="FORMAT", help="bundlerec, clhe, folder or tables.")]
+_PLUGINS = sorted({point.name for point in entry_points(group="bundlecache.readers")})
+_FORMATS = ", ".join(["bundlerec", "clhe", "folder", "tables", *_PLUGINS])
+Layout = Annotated[str, Argument(metavar="FORMAT", help=f"One of {_FORMATS}.")]
 Source = Annotated[Path, Argument(metavar="SRC", help="The folder to read.")]
 
 DryRun = Annotated[bool, Option("--dry-run", help="Show what would be understood, with three rows; write nothing.")]
@@ -102,7 +105,7 @@ Fetch = Annotated[
 
 # update
 UpdateSource = Annotated[Path, Argument(metavar="SRC", help="A folder or file with the new rows, as for import.")]
-UpdateLayout = Annotated[str, Option("--format", help="The layout of SRC, as for import.")]
+UpdateLayout = Annotated[str, Option("--format", help=f"The layout of SRC: one of {_FORMATS}.")]
 RemoveMissing = Annotated[
     bool, Option("--remove-missing", help="Remove rows that SRC does not have, of the tables that it has.")
 ]

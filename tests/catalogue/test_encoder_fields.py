@@ -10,7 +10,8 @@ import pytest
 import torch
 from helpers.runner import printed_json
 
-from bundlecache import BundlecacheError, Catalogue, Store, cli
+from bundlecache import BundlecacheError, Store
+from bundlecache import open as open_workspace
 from bundlecache.encoder_spec import EncoderSpec
 from bundlecache.store import maintenance
 from bundlecache.store.coverage import current_tables
@@ -20,7 +21,7 @@ from bundlecache.train.shipped import load_recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bundlecache import WorkspaceFolder
+    from bundlecache.workspace import WorkspaceFolder
 
 TITLES, BOTH = "descriptor:text", "descriptor:text#title+category"
 
@@ -61,12 +62,11 @@ def test_fields_live_side_by_side_and_an_edited_cell_encodes_its_item_again_wher
 def test_a_modality_stands_for_all_fields_of_its_encoder_and_a_spec_for_one(workspace: WorkspaceFolder) -> None:
     encode(workspace)
     encode(workspace, "--fields", "title,category")
-    catalogue = Catalogue.read(workspace)
 
     def fused(*modalities: str) -> list[str]:
         settings = [f"fusion.modalities={','.join(modalities)}"] if modalities else []
         recipe = load_recipe("demo", settings)
-        given = cli._trained_on(workspace, catalogue, recipe)
+        given = open_workspace(workspace.root, quiet=True).training_matrices(recipe)
         table = EmbeddingTable.of(given, recipe.fusion.modalities, torch.device("cpu"))
         return sorted(matrix.spec for matrix in table.matrices)
 
@@ -80,9 +80,11 @@ def test_a_modality_stands_for_all_fields_of_its_encoder_and_a_spec_for_one(work
 
 
 def test_a_wrong_field_is_one_sentence_that_names_the_columns(workspace: WorkspaceFolder) -> None:
-    for wrong in ("categry", "item_id", "title,", ""):
+    for wrong in ("categry", "item_id", "title,"):
         with pytest.raises(BundlecacheError, match=r"no text column .*; there are title, category, image, audio"):
             encode(workspace, "--fields", wrong)
+    with pytest.raises(BundlecacheError, match="--fields is empty"):
+        encode(workspace, "--fields", "")
     with pytest.raises(BundlecacheError, match="no text column 'brand'"):
         encode(workspace, "--encoder", "descriptor:text#brand")
     with pytest.raises(BundlecacheError, match="--fields category says what is the text"):
