@@ -178,3 +178,14 @@ def test_no_test_file_imports_another():
     for path in (TOP / "tests").rglob("*.py"):
         imported = re.findall(r"^\s*(?:from|import) (test_\w+|tests)\b", path.read_text("utf-8"), re.MULTILINE)
         assert not imported, f"{path.relative_to(TOP)} imports {imported[0]}"
+
+
+def test_a_hint_carries_commands_as_data():
+    """So that a face can add the workspace; a command inside a sentence could not be copied."""
+    for name in modules():
+        for node in ast.walk(tree(name)):
+            if isinstance(node, ast.keyword) and node.arg == "hint":
+                texts = [
+                    n.value for n in ast.walk(node.value) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+                ]
+                assert not [text for text in texts if re.match(r"bundlecache [a-z]", text)], (name, texts)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bundlecache.baselines.rankers import Kind, pooled_cosines
+from bundlecache.vector_math import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,8 +66,8 @@ def set_encoder(sources: Sources) -> Iterator[Ranker]:
     """The set encoder over all content vectors of the store."""
     matrices = sources.of(graph=False)
     if matrices and "bundles" in sources.graphs:
-        parts = [_unit(np.where(m.mask[:, None], m.vectors, 0)) for m in matrices]
-        yield SetEncoder("set encoder", "content", sources.training, _unit(np.concatenate(parts, 1)), sources.seed)
+        parts = [unit_rows(np.where(m.mask[:, None], m.vectors, 0)) for m in matrices]
+        yield SetEncoder("set encoder", "content", sources.training, unit_rows(np.concatenate(parts, 1)), sources.seed)
 
 
 def _train(catalogue: Catalogue, vectors: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
@@ -130,12 +131,6 @@ def _batches(catalogue: Catalogue, rng: np.random.Generator) -> Iterator[tuple[n
         width = max(1, int((partial >= 0).sum(axis=1).max()))
         truth = np.array([bundles.items[b][at] for b, at in chosen], np.int64)
         yield partial[:, :width], truth, group[[b for b, _ in chosen]]
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """float32 rows of length 1; rows of zeros stay."""
-    wide = np.asarray(vectors, np.float32)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
 
 LEARNERS = (set_encoder,)

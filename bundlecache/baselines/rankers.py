@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from ..vector_math import unit_rows
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
@@ -255,12 +257,12 @@ def pooled_cosines(
         options, partial = questions.options[rows], questions.partial[rows]
         given = [items[mask[items]] for items in partial]
         ends = np.cumsum([0, *map(len, given)])
-        every = _unit(vectors[np.concatenate(given)])  # [sum g, d]
+        every = unit_rows(vectors[np.concatenate(given)], np.float64)  # [sum g, d]
         items, place = distinct(options, len(vectors))
         near = np.zeros((len(options), len(items)))
         for low in range(0, len(items), BLOCK):
             block = slice(low, low + BLOCK)
-            cosine = _unit(vectors[items[block]]) @ every.T  # [u, sum g]
+            cosine = unit_rows(vectors[items[block]], np.float64) @ every.T  # [u, sum g]
             for q in np.flatnonzero(np.diff(ends)).tolist():
                 near[q, block] = pool(cosine[:, ends[q] : ends[q + 1]])
         shown, known = np.take_along_axis(near, place, axis=1), mask[options]
@@ -292,9 +294,3 @@ def _members(lists: list[np.ndarray], width: int) -> csr_array:
     ends = np.cumsum([0, *(len(items) for items in lists)])
     columns = np.concatenate([np.zeros(0, np.int64), *lists]).astype(np.int64)
     return csr_array((np.ones(len(columns), np.float32), columns, ends), shape=(len(lists), width))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [..., d] as float64 of length 1; zero vectors stay zero."""
-    wide = np.asarray(vectors, np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1e-12)

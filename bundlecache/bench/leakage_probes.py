@@ -24,6 +24,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from ..baselines.rankers import ItemScoreRanker, Kind, Ranker, SparseFeatureRanker
+from ..vector_math import unit_rows
 from .bootstrap import bootstrap
 from .metrics import hits
 from .rows import ProbeResult
@@ -196,8 +197,7 @@ def _content(sources: Sources) -> Callable[[np.ndarray], np.ndarray | csr_array]
 
 def _units(matrix: Matrix, items: np.ndarray) -> np.ndarray:
     """float32 [n, d]; rows of zeros where there is none."""
-    vectors = np.where(matrix.mask[items, None], matrix.vectors[items], 0).astype(np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit_rows(np.where(matrix.mask[items, None], matrix.vectors[items], 0))
 
 
 def _every_edge(catalogue: Catalogue) -> csr_array:

@@ -212,7 +212,7 @@ class Catalogue:
             told = f"{workspace.root} is a file" if workspace.root.exists() else f"There is no folder {workspace.root}"
             raise CatalogueError(
                 f"{told}; a workspace is a folder with items, bundles and interactions.",
-                hint="bundlecache demo --make-data DIR makes one to try",
+                hint=[Command("demo", "--make-data", "DIR"), "makes one to try"],
             )
         if not os.access(workspace.root, os.R_OK | os.X_OK):
             raise CatalogueError(

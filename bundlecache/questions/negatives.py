@@ -17,6 +17,7 @@ import numpy as np
 from ..catalogue import splits
 from ..catalogue.category import PATH_SEPARATOR
 from ..errors import Command, QuestionsError
+from ..vector_math import unit_rows
 
 if TYPE_CHECKING:
     import random
@@ -157,8 +158,7 @@ def _by_cluster(items: np.ndarray, vectors: np.ndarray, minimum: int) -> list[np
 
     if len(items) < 2 * minimum:
         return [items]
-    unit = np.asarray(vectors[items], np.float32)
-    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    unit = unit_rows(vectors[items])
     count = len(items) // (2 * minimum)
     faiss = faiss_module()
     means = faiss.Kmeans(

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..catalogue.category import PATH_SEPARATOR
 from ..errors import BundlecacheError
+from ..vector_math import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +102,7 @@ def project(vectors: np.ndarray) -> tuple[np.ndarray, float]:
     >>> places.shape, round(share, 3)
     ((4, 2), 1.0)
     """
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    unit = unit_rows(vectors, vectors.dtype)
     centred = unit - unit.mean(axis=0)
     _, strength, axes = np.linalg.svd(centred, full_matrices=False)
     axes = np.pad(axes, ((0, max(0, 2 - len(axes))), (0, 0)))[:2]  # [2, d]

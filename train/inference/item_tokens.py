@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bundlecache.errors import CheckpointError
+from bundlecache.errors import CheckpointError, Command
 from bundlecache.store.store import Matrix
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def fused(model: BundleMLLM, run: Path) -> Matrix:
     """
     if model.embeddings is None or model.tokens is None:
         raise CheckpointError(
-            f"{run.name} was trained on titles alone, so it has no fused tokens.", hint="bundlecache train"
+            f"{run.name} was trained on titles alone, so it has no fused tokens.", hint=Command("train")
         )
     mask = model.embeddings.mask.any(dim=1).cpu().numpy()
     parts = [model.item_tokens(items).float().cpu() for items in _chunks(np.arange(len(mask)))]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bundlecache.errors import RecipeError, StoreError
+from bundlecache.errors import Command, RecipeError, StoreError
 
 if TYPE_CHECKING:
     from bundlecache.store.store import Matrix
@@ -51,7 +51,7 @@ class EmbeddingTable:
         if missing:
             raise RecipeError(
                 f"The recipe fuses {missing[0]!r}, but the store has {', '.join(matrices) or 'nothing'}.",
-                hint=f"bundlecache encode --modality {missing[0].partition(':')[0]}",
+                hint=Command("encode", "--modality", missing[0].partition(":")[0]),
             )
         chosen = {
             name: matrices[name]
@@ -59,7 +59,7 @@ class EmbeddingTable:
             for name in (one, *(n for n, matrix in matrices.items() if matrix.modality == one and n not in wanted))
         }
         if not chosen:
-            raise StoreError("The store holds no vectors, so there is nothing to fuse.", hint="bundlecache encode")
+            raise StoreError("The store holds no vectors, so there is nothing to fuse.", hint=Command("encode"))
         return cls(chosen, device)
 
     def rows(self, items: np.ndarray, masked: Sequence[str] = ()) -> tuple[list[Tensor], Tensor]:

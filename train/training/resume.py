@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bundlecache.errors import CheckpointError
+from bundlecache.errors import CheckpointError, Command
 from bundlecache.files import replacing
 from bundlecache.recipes.recipe import from_dict
 
@@ -84,9 +84,9 @@ class Snapshot:
         path = run / FILE
         if not path.is_file():
             if (run / "manifest.json").is_file():
-                raise CheckpointError(f"The run {run.name} is finished.", hint=f"bundlecache evaluate --run {run.name}")
+                raise CheckpointError(f"The run {run.name} is finished.", hint=Command("evaluate", "--run", run.name))
             raise CheckpointError(
-                f"There is no training called {run.name!r} to go on with.", hint=f"bundlecache train --name {run.name}"
+                f"There is no training called {run.name!r} to go on with.", hint=Command("train", "--name", run.name)
             )
         try:
             with safe_open(path, "pt") as file:

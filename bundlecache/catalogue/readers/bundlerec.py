@@ -13,7 +13,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from ...errors import CatalogueError
+from ...errors import CatalogueError, Command
 from ..category import PATH_SEPARATOR
 from .dataset import Dataset
 from .groups import ConnectedGroups
@@ -42,7 +42,7 @@ def read(src: Path) -> Dataset:
         inside = f"; its folders {', '.join(domains)} do" if domains else ""
         raise CatalogueError(
             f"{src} holds no item_titles.csv, so it is no BundleRec domain{inside}.",
-            hint=f"bundlecache import bundlerec {src / domains[0]}" if domains else "give a folder such as electronic/",
+            hint=Command("import", "bundlerec", src / domains[0]) if domains else "give a folder such as electronic/",
         )
     dataset = Dataset()
     groups = ConnectedGroups()
