@@ -27,7 +27,7 @@ from rich.markup import escape
 import bundlecache
 from bundlecache import BundlecacheError, __version__
 from bundlecache.console import options as o
-from bundlecache.console.endings import INTERRUPTED, command_line, exit_partial, exit_signalled, print_error, show_files
+from bundlecache.console.exits import INTERRUPTED, command_line, exit_partial, exit_signalled, print_error, show_files
 from bundlecache.console.output import log, out, plain, say, show
 from bundlecache.console.parsing import Verb, check_question_options, pairs, tables_request, weights
 from bundlecache.errors import Command, counted

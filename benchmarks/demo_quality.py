@@ -55,15 +55,15 @@ def measure(root: Path, recipe_name: str, overrides: list[str], seeds: int) -> l
     """Encode once, then train and evaluate per seed; one result per seed."""
     from bundlecache.baselines import registry as baselines
     from bundlecache.bench import benchmark as bench
-    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.encode import run as encode
     from bundlecache.features import registry as features
     from bundlecache.questions import freeze as questions
     from bundlecache.store.store import Store
     from bundlecache.train import checkpoint
     from bundlecache.train.inference import scoring
-    from bundlecache.train.set_encoder import LEARNERS
-    from bundlecache.train.shipped import load_recipe
+    from bundlecache.train.set_encoder_baseline import LEARNERS
+    from bundlecache.train.shipped_recipes import load_recipe
     from bundlecache.train.training import loop
     from bundlecache.workspace import WorkspaceFolder
 

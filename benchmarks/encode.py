@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
+from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.encode.run import run
 from bundlecache.features import registry as features
 from bundlecache.store.store import Store

@@ -35,7 +35,7 @@ from public_code import CLOSING, MIDDLE, OPENING, PublicCode
 from bundlecache.store.store import Matrix
 from bundlecache.train.inference.scoring import score_options
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
-from bundlecache.train.shipped import load_recipe
+from bundlecache.train.shipped_recipes import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable

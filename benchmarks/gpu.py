@@ -56,7 +56,7 @@ from bundlecache.store.store import Matrix
 from bundlecache.train.inference.scoring import score_options
 from bundlecache.train.model import llm as llms
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
-from bundlecache.train.shipped import load_recipe
+from bundlecache.train.shipped_recipes import load_recipe
 from bundlecache.train.training.log import Stop, TrainingLog
 from bundlecache.train.training.loop import accelerator_for
 from bundlecache.train.training.sampler import Drawn, QuestionSampler

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from bundlecache.store.store import Store
-from bundlecache.store.vectors import Identity, as_numpy
+from bundlecache.store.table_schema import Identity, as_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -123,11 +123,11 @@ def work(steps: int, scorings: int, *, prepared: bool) -> dict[str, float]:
     import torch
 
     import bundlecache  # noqa: F401 - before torch
-    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.store.store import Matrix
     from bundlecache.train.inference.scoring import score_options
     from bundlecache.train.model.bundle_mllm import build
-    from bundlecache.train.shipped import load_recipe
+    from bundlecache.train.shipped_recipes import load_recipe
     from bundlecache.workspace import WorkspaceFolder
 
     catalogue = Catalogue.read(WorkspaceFolder(TOP / "data"))

@@ -43,11 +43,11 @@ from evaluate import WIDTHS, WORDS, save_llm
 from public_code import PublicCode
 from torch.nn import functional as F  # noqa: N812
 
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
+from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.store.store import Matrix
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
 from bundlecache.train.prompts.builder import Batch
-from bundlecache.train.shipped import load_recipe
+from bundlecache.train.shipped_recipes import load_recipe
 from bundlecache.train.training.log import Stop, TrainingLog
 from bundlecache.train.training.loop import accelerator_for
 from bundlecache.train.training.sampler import Drawn, QuestionSampler

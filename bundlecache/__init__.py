@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 from . import torchvision_compat
 
 if TYPE_CHECKING:
-    from .catalogue.model import Bundles, Catalogue, Interactions
+    from .catalogue.catalogue import Bundles, Catalogue, Interactions
     from .encode.run import Receipt
     from .errors import BundlecacheError
-    from .project.create import import_data, make_demo, update_data
     from .project.run import Completion, Evaluation, Run
     from .project.workspace import Workspace, open  # noqa: A004 - bc.open("data")
-    from .questions.file import Questions
+    from .project.workspace_data import import_data, make_demo, update_data
+    from .questions.question_file import Questions
     from .recipes.recipe import Recipe
     from .store.store import Matrix, Store
 

@@ -17,7 +17,7 @@ from .sound_files import describe_decoding, read_sound
 if TYPE_CHECKING:
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .options import Options
+    from .encoder_options import Options
 
 
 def load(spec: EncoderSpec, options: Options) -> ClapAudio:

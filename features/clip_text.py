@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .options import Options
+    from .encoder_options import Options
 
 PACKAGES = ("transformers", "tokenizers")
 MODELS = ("clip", "clip_text_model", "siglip", "siglip_text_model")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .options import Options
+    from .encoder_options import Options
 
 PACKAGES = ("Pillow", "transformers")
 # What an image processor does to a picture, in the order in which it does it.

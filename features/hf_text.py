@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .options import Options
+    from .encoder_options import Options
     from .towers import TextTower
 
 # In the order in which sentence-transformers joins them when a folder asks for several.

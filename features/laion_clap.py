@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .options import Options
+    from .encoder_options import Options
 
 TOWER = "audio_branch."
 RENAMED = (  # part of an original name -> that of transformers

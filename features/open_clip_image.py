@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .options import Options
+    from .encoder_options import Options
 
 MAX_SHOWN = 60  # letters of a wrong name in a message
 PACKAGES = ("Pillow", "torchvision", "open_clip_torch")

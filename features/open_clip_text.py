@@ -16,7 +16,7 @@ from .towers import TextTower
 if TYPE_CHECKING:
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .options import Options
+    from .encoder_options import Options
 
 PACKAGES = ("open_clip_torch", "transformers", "tokenizers")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bundlecache.encoder_spec import EncoderSpec
 
-    from .options import Options
+    from .encoder_options import Options
 
 
 def load(spec: EncoderSpec, options: Options) -> PictureDescriptor:

@@ -25,10 +25,10 @@ from bundlecache.errors import Command, EncoderError, first_line
 from bundlecache.modalities import check_modality
 
 from .devices import resolve_device
-from .options import PRECISIONS, Options
+from .encoder_options import PRECISIONS, Options
 
 if TYPE_CHECKING:
-    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.encode.encoder import Encoder
 
 ENTRY_POINT_GROUP = "bundlecache.encoders"

@@ -267,7 +267,7 @@ def test_a_users_history_is_told_and_users_are_named_where_there_is_no_such(trai
 def test_more_letters_than_the_embedded_base_was_made_with_are_warned_of(capsys: pytest.CaptureFixture[str]):
     from bundlecache.console.reporter import Reporter
     from bundlecache.train.run import describe
-    from bundlecache.train.shipped import load_recipe
+    from bundlecache.train.shipped_recipes import load_recipe
 
     describe(load_recipe("demo", ["data.options=10"]), Reporter())
     assert "was made with" not in capsys.readouterr().err

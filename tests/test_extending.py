@@ -12,10 +12,10 @@ from helpers.paths import TOP
 from helpers.runner import printed_json, succeed
 
 from bundlecache.baselines import registry as baselines
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.readers import registry as readers
 from bundlecache.features import registry as encoders
-from bundlecache.train.shipped import read_grid
+from bundlecache.train.shipped_recipes import read_grid
 from bundlecache.workspace import WorkspaceFolder
 
 PAGE = (TOP / "docs" / "extending.md").read_text("utf-8")

@@ -22,7 +22,7 @@ import pytest
 from helpers.paths import TOP
 from helpers.runner import printed_json, succeed
 
-from bundlecache.bench.rows import renamed
+from bundlecache.bench.result_rows import renamed
 
 SETS = ("test-random10", "test-hard10")
 LAST_DIGIT = 1e-4  # of a probability: another processor may round differently

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bundlecache.bench.exclude_seen import unseen
 from bundlecache.bench.metrics import strict_hits
-from bundlecache.bench.unseen import unseen
 from bundlecache.console.reporter import duration
 from bundlecache.files import write_text
 
@@ -20,8 +20,8 @@ from .training.progress import Progress
 from .training.resume import FILE
 
 if TYPE_CHECKING:
-    from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.file import Questions
+    from bundlecache.catalogue.catalogue import Catalogue
+    from bundlecache.questions.question_file import Questions
     from bundlecache.recipes.recipe import Recipe
     from bundlecache.store.store import Matrix
 

@@ -35,7 +35,7 @@ from .model.bundle_mllm import BundleMLLM, build
 from .model.llm import device_of
 
 if TYPE_CHECKING:
-    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.questions.freeze import Questions
     from bundlecache.recipes.recipe import Recipe
     from bundlecache.store.store import Matrix

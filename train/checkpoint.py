@@ -5,7 +5,7 @@
 ``fusion.safetensors`` fusion, projector, soft separator; not there after a text-only run
 ``recipe.toml``        the resolved recipe
 ``README.md``          a model card
-``seen_bundles.parquet`` hashes of the bundles of training and validation (`bundlecache.catalogue.seen`)
+``seen_bundles.parquet`` hashes of the bundles of training and validation (`bundlecache.catalogue.seen_bundles`)
 ``manifest.json``      what it was made from; written last, so a run that has it is complete
 =====================  ====================================================================
 """
@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bundlecache import workspace
-from bundlecache.catalogue.seen import FILE_NAME as SEEN_FILE
-from bundlecache.catalogue.seen import SeenBundles
+from bundlecache.catalogue.seen_bundles import FILE_NAME as SEEN_FILE
+from bundlecache.catalogue.seen_bundles import SeenBundles
 from bundlecache.encoder_spec import EncoderSpec
 from bundlecache.errors import CheckpointError, Command
 from bundlecache.recipes.recipe import Recipe, from_dict
@@ -34,8 +34,8 @@ from .model import llm as llms
 from .model.bundle_mllm import BundleMLLM, build, histories_for
 
 if TYPE_CHECKING:
-    from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.file import Questions
+    from bundlecache.catalogue.catalogue import Catalogue
+    from bundlecache.questions.question_file import Questions
     from bundlecache.store.store import Matrix
 
 FORMAT_VERSION = 1

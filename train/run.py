@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.baselines.rankers import ModelRanker
-from bundlecache.bench import benchmark, choice, examples, result_files
+from bundlecache.bench import benchmark, completion_examples, method_selection, result_files
 from bundlecache.bench.benchmark import BenchSetup, ModelAnswers
-from bundlecache.bench.examples import RunExamples
+from bundlecache.bench.completion_examples import RunExamples
+from bundlecache.bench.exclude_seen import unseen
+from bundlecache.bench.result_rows import ZERO_SHOT
 from bundlecache.bench.results import AskedHow
-from bundlecache.bench.rows import ZERO_SHOT
-from bundlecache.bench.unseen import unseen
 from bundlecache.candidates import search
 from bundlecache.errors import BundlecacheError, Command
 from bundlecache.names import check_name
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from bundlecache.baselines.sources import Sources
     from bundlecache.bench.results import QuestionSetResult
-    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.console.reporter import Reporter
-    from bundlecache.questions.file import Questions
+    from bundlecache.questions.question_file import Questions
     from bundlecache.recipes.recipe import Recipe
     from bundlecache.store.store import Matrix, Store
     from bundlecache.workspace import WorkspaceFolder
@@ -234,9 +234,9 @@ def evaluate(
         result_files.save(loaded.folder, result, asked, variants.answers[MODEL], sources.catalogue.item_ids, prompts)
         results.append(result)
         if len(results) == 1:
-            examples.save(loaded.folder, _examples(loaded, asked, sources.catalogue))
+            completion_examples.save(loaded.folder, _examples(loaded, asked, sources.catalogue))
     if baselines:
-        choice.save(loaded.folder, choice.best_on_validation(sources, model), sources)
+        method_selection.save(loaded.folder, method_selection.best_on_validation(sources, model), sources)
     return results
 
 
@@ -252,7 +252,7 @@ def _examples(loaded: LoadedRun, asked: Questions, catalogue: Catalogue) -> RunE
         return scoring.complete(model, partial, proposed.tolist())
 
     prompt = model.prompts.text_of(asked.partial[0], asked.options[0][: model.max_options], model.mode)
-    return RunExamples(prompt, examples.draw(asked, complete, catalogue.item_ids) if loaded.matrices else ())
+    return RunExamples(prompt, completion_examples.draw(asked, complete, catalogue.item_ids) if loaded.matrices else ())
 
 
 def unseen_questions(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
-from ..catalogue.category import path_prefixes
+from ..catalogue.category_paths import path_prefixes
 from .graphs import column, lightgcn, stored
 from .rankers import AttributeRanker, CosineRanker, Ranker, SimilarityRanker, SparseFeatureRanker, ZScoreSum
 

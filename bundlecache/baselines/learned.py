@@ -19,7 +19,7 @@ from .rankers import Kind, Ranker, ZScoreSum, all_scores, z_scores
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from ..questions.file import Questions
+    from ..questions.question_file import Questions
     from .sources import Sources
 
 RIDGES = (0.01, 0.03, 0.1, 0.3)

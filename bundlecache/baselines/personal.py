@@ -13,7 +13,7 @@ from .learned import weights_on
 from .rankers import Kind, Ranker, z_scores
 
 if TYPE_CHECKING:
-    from ..questions.file import Questions
+    from ..questions.question_file import Questions
     from ..questions.user_history import UserHistories
 
 

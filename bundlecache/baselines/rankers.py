@@ -23,7 +23,7 @@ from ..vector_math import unit_rows
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-    from ..questions.file import Questions
+    from ..questions.question_file import Questions
 
 Kind = Literal["chance", "collaborative", "content", "model", "personal", "probe"]
 Pool = Literal["mean", "max"]  # over the members of the partial bundle

@@ -25,7 +25,7 @@ from .sources import Sources
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..store.store import Matrix
     from .rankers import Ranker
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..catalogue.seen import split_digest
+from ..catalogue.seen_bundles import split_digest
 from ..files import replacing
 from .learned import LearnedRanker, stack
 

@@ -16,8 +16,8 @@ from ..questions import freeze as questions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from ..catalogue.model import Catalogue
-    from ..questions.file import Questions
+    from ..catalogue.catalogue import Catalogue
+    from ..questions.question_file import Questions
     from ..store.store import Matrix
     from .rankers import Ranker
 
@@ -30,7 +30,7 @@ FOLDS = ("train", "valid", "test")  # names for three thirds of the training bun
 class Sources:
     """The catalogue, the stored vectors by any key, a seed, and the baselines that the caller adds.
 
-    ``learners`` are makers of rankers from a higher floor (`bundlecache.train.set_encoder`), because this floor trains
+    ``learners`` are makers of rankers from a higher floor (`bundlecache.train.set_encoder_baseline`), because this floor trains
     nothing with torch. The registry lists them, and the learned ranker weighs them.
     """
 

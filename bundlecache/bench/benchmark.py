@@ -20,19 +20,19 @@ from ..catalogue import splits
 from ..questions.importing import family
 from . import leakage_probes
 from .bootstrap import bootstrap
-from .costs import FittingCosts, models_of, of_models
 from .findings import ablated, near_a_leak, sentences, worth
+from .fitting_costs import FittingCosts, models_of, of_models
 from .metrics import by_position, calibration, mcnemar, measure, paired_difference, reciprocal_ranks, strict_hits
+from .result_rows import AblationRow, Difference, MethodResult, ProbeResult
 from .results import ASKED_ONCE, AskedHow, QuestionSetInfo, QuestionSetResult
-from .rows import AblationRow, Difference, MethodResult, ProbeResult
 from .slices import Slicer
 
 if TYPE_CHECKING:
     from ..baselines.rankers import Answers, ModelRanker, Ranker
     from ..baselines.sources import Sources
-    from ..questions.file import Questions
+    from ..questions.question_file import Questions
     from .leakage_probes import Probe
-    from .rows import Slices
+    from .result_rows import Slices
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def compare(
     attention
         That of `bundlecache.train.inference.scoring.attention`, to stand in the results.
     trained_on
-        How many questions were left out because a model was trained on their bundle, see `bundlecache.bench.unseen`.
+        How many questions were left out because a model was trained on their bundle, see `bundlecache.bench.exclude_seen`.
 
     Raises
     ------

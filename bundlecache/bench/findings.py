@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .result_rows import AblationRow, Difference, MethodResult, ProbeResult
     from .results import QuestionSetResult
-    from .rows import AblationRow, Difference, MethodResult, ProbeResult
 
 SHORTCUTS = {
     "popularity": "picking the most popular option",

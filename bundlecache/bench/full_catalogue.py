@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..baselines.personal import PersonalRanker
-from ..questions.file import Questions, assemble
+from ..questions.question_file import Questions, assemble
 from .bootstrap import intervals
 from .full_results import DEPTHS, FIGURES, MAIN, FullCatalogueResult, FullMethodResult, HeldOutInfo
-from .held_out import HeldOut
+from .held_out_items import HeldOut
 from .metrics import Places
-from .rows import Difference
+from .result_rows import Difference
 
 if TYPE_CHECKING:
     from ..baselines.rankers import Kind, Ranker
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from .slices import Slicer
 
 FEW = 10  # items that a model reranks
@@ -114,7 +114,7 @@ def run(
 ) -> FullCatalogueResult:
     """Rank every held-out item among the whole catalogue by every method.
 
-    ``trained_on`` is how many questions were left out of ``held``, see `bundlecache.bench.unseen`.
+    ``trained_on`` is how many questions were left out of ``held``, see `bundlecache.bench.exclude_seen`.
     """
     catalogue = slicer.catalogue
     found = rank(rankers, held, len(catalogue), reranked, progress)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
 from .findings import chosen_on, left_out_questions, measured, personal
+from .result_rows import Difference, Interval, Slices, interval_of
 from .results import slices_from_dict, slices_to_dict
-from .rows import Difference, Interval, Slices, interval_of
 
 if TYPE_CHECKING:
     from pathlib import Path

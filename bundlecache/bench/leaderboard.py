@@ -18,8 +18,8 @@ from ..files import write_text
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .result_rows import MethodResult, ProbeResult
     from .results import QuestionSetResult
-    from .rows import MethodResult, ProbeResult
 
 FIGURES = ("hit@1", "hit@3", "hit@5", "mrr", "valid_ratio")
 

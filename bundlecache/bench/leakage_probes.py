@@ -27,14 +27,14 @@ from ..baselines.rankers import ItemScoreRanker, Kind, Ranker, SparseFeatureRank
 from ..vector_math import unit_rows
 from .bootstrap import bootstrap
 from .metrics import hits
-from .rows import ProbeResult
+from .result_rows import ProbeResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..baselines.registry import Sources
-    from ..catalogue.model import Catalogue
-    from ..questions.file import Questions
+    from ..catalogue.catalogue import Catalogue
+    from ..questions.question_file import Questions
     from ..store.store import Matrix
 
 LEAK = "leaking graph"

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ..baselines.rankers import Answers
-    from ..questions.file import Questions
+    from ..questions.question_file import Questions
 
 
 def save(

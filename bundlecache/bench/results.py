@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .rows import AblationRow, Group, MethodResult, ProbeResult, Slices, renamed
+from .result_rows import AblationRow, Group, MethodResult, ProbeResult, Slices, renamed
 
 FORMAT_VERSION = 1
 

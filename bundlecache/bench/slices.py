@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ..catalogue import splits
-from ..catalogue.category import PATH_SEPARATOR
+from ..catalogue.category_paths import PATH_SEPARATOR
 from ..errors import QuestionsError
 from .bootstrap import intervals
-from .rows import Group, GroupMethod, Slices
+from .result_rows import Group, GroupMethod, Slices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
 
 SMALL = 20  # questions; fewer are folded, or marked
 COMPARED = 4  # methods side by side: there is room for them in 80 columns

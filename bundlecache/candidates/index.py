@@ -21,8 +21,8 @@ from ..errors import BundlecacheError
 from ..limits import MAX_K
 from . import ann
 from .ann import faiss_module
+from .index_placement import build_structure, half_of_memory
 from .item_vectors import ItemVectors
-from .placement import build_structure, half_of_memory
 from .recall import TOLERANCE, RecallTrial
 
 if TYPE_CHECKING:

@@ -20,14 +20,14 @@ from ..files import replacing, write_text
 from . import ann
 from .ann import faiss_module
 from .index import Index
+from .index_placement import build_structure, faiss_reason, half_of_memory, remark_on_cpu
 from .item_vectors import ItemVectors, by_name, version_of
-from .placement import build_structure, faiss_reason, half_of_memory, remark_on_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..store.store import Matrix
     from ..workspace import WorkspaceFolder
 

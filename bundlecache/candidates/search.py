@@ -15,15 +15,15 @@ import pyarrow as pa
 from ..catalogue.filters import matching_items
 from ..catalogue.splits import hold_out
 from ..errors import CatalogueError, Command, QuestionsError
-from ..store.vectors import checksum
+from ..store.table_schema import checksum
 from ..text import listed
-from .file import DEPTHS, FORMAT_VERSION, SCHEMA, Candidates, recall_and_mrr
+from .candidate_file import DEPTHS, FORMAT_VERSION, SCHEMA, Candidates, recall_and_mrr
 from .index import Index, check_k
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..store.store import Matrix
 
 

@@ -16,13 +16,13 @@ import numpy as np
 
 from ..errors import CatalogueError
 from ..text import listed, quoted
-from .category import PATH_SEPARATOR
+from .category_paths import PATH_SEPARATOR
 from .tables import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .model import Catalogue
+    from .catalogue import Catalogue
 
 CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|!=|=|<|>)\s*(.+?)\s*", re.DOTALL)
 COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}

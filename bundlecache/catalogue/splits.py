@@ -18,8 +18,8 @@ import numpy as np
 
 from ..errors import CatalogueError, counted
 from ..text import quoted
+from .catalogue import SPLITS, Bundles, Catalogue, Interactions
 from .kept_splits import KeptBundle, KeptSplits
-from .model import SPLITS, Bundles, Catalogue, Interactions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

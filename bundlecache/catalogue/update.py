@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CatalogueError, counted
 from ..workspace import TABLES, WorkspaceFolder
-from . import pending_update, splits
+from . import splits, table_transaction
+from .catalogue import Catalogue
 from .kept_splits import KeptBundle, KeptSplits
-from .model import Catalogue
 from .readers import writing
 from .readers.dataset import Dataset
 from .tables import cell_list, cell_text, number, read_table
@@ -92,7 +92,7 @@ def update(
         return UpdateSummary(changes, [], [], writing.copy_media(dataset, workspace), dry_run, notes)
     if _uses_splits(workspace):
         splits.keep(workspace, before)
-    stage = pending_update.stage(workspace.root)
+    stage = table_transaction.stage(workspace.root)
     try:
         after = _write(merged, WorkspaceFolder(stage), workspace)
         if placed := _fill_splits(before, after, merged.bundles):
@@ -101,9 +101,9 @@ def update(
         after = replace(after, kept_splits=KeptSplits.read(workspace.kept_splits))
         media = writing.copy_media(dataset, workspace)
     except BaseException:
-        pending_update.discard(workspace.root)
+        table_transaction.discard(workspace.root)
         raise
-    pending_update.commit(workspace.root)
+    table_transaction.commit(workspace.root)
     notes += after.notes
     if workspace.kept_splits.is_file() and (placement := splits.keep(workspace, after)):
         notes += placement.sentences()

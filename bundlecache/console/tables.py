@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..bench.full_results import FullCatalogueResult
+    from ..bench.result_rows import GroupMethod
     from ..bench.results import QuestionSetResult
-    from ..bench.rows import GroupMethod
     from ..catalogue.readers.registry import ImportSummary
     from ..catalogue.update import UpdateSummary
     from ..encode.run import Receipt

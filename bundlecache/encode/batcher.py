@@ -13,8 +13,8 @@ import numpy as np
 
 from ..errors import BundlecacheError, Command, EncoderError, MediaError, counted
 from ..store.failures import Failure
-from ..store.vectors import as_stored, flaws
-from .messages import MAX_FAILURES_IN_A_ROW, Unusable
+from ..store.table_schema import as_stored, flaws
+from .protocol import MAX_FAILURES_IN_A_ROW, Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..store.tables import TableWriter
     from .encoder import Encoder
-    from .messages import Limits, PartResult, Unit
+    from .protocol import Limits, PartResult, Unit
 
 COMMIT_BYTES = 64 << 20  # open rows, those of the running commit and its copy stand in memory at the same time
 OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "alloc_failed")  # of torch and its libraries

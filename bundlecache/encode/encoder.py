@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..store.vectors import Identity
+from ..store.table_schema import Identity
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from ..errors import MediaError
 from .batcher import EncoderBatcher, reason_of
-from .messages import MAX_FAILURES_IN_A_ROW, Unusable
+from .protocol import MAX_FAILURES_IN_A_ROW, Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..store.tables import TableWriter
     from .encoder import Encoder
-    from .messages import Limits, Unit, WorkerPool
+    from .protocol import Limits, Unit, WorkerPool
     from .scan import Source
 
 PART_BATCHES = 8  # batches of a part for another process, so that it decodes one while it encodes another

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .messages import Unit
+from .protocol import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from .encoder import EncoderInfo
-    from .messages import Load, Part, PartResult
+    from .protocol import Load, Part, PartResult
 
 PARTS_AHEAD = 2  # of each process: one in work, one that waits
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..store.vectors import Identity
+    from ..store.table_schema import Identity
     from .encoder import Encoder
     from .pipeline import Pipeline
     from .plan import Plan

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from .encoder import EncoderInfo
-    from .messages import Load, Part, PartResult
+    from .protocol import Load, Part, PartResult
 
 CONNECT_SECONDS = 10.0
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from ..encoder_spec import EncoderSpec
 from ..errors import BundlecacheError, EncoderError
+from ..store.table_schema import Identity, as_numpy, as_stored
 from ..store.tables import among
-from ..store.vectors import Identity, as_numpy, as_stored
 from .batcher import reason_of
 from .scan import scan_items
 
 if TYPE_CHECKING:
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..store.store import Store, TableInfo
     from ..workspace import WorkspaceFolder
     from .encoder import Encoder

@@ -17,25 +17,25 @@ from typing import TYPE_CHECKING, Any
 
 from ..encoder_spec import EncoderSpec
 from ..errors import EncoderError
-from ..store.vectors import Identity
-from .messages import Limits
+from ..store.table_schema import Identity
 from .pipeline import Pipeline
 from .plan import plan
 from .progress import ProgressReporter, forward_advice
+from .protocol import Limits
 from .scan import scan_items
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..store.store import Store
     from ..workspace import WorkspaceFolder
     from .batcher import EncoderBatcher
     from .encoder import Encoder
-    from .messages import WorkerPool
     from .pipeline import Shares
     from .plan import Plan
     from .progress import Progress
+    from .protocol import WorkerPool
 
 COMMIT_ROWS = 4096
 COMMIT_SECONDS = 15.0

@@ -33,7 +33,7 @@ from ..store.failures import Failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..workspace import WorkspaceFolder
 
 Stamp = tuple[int, int, int]  # a file's size, time of writing, time of change

@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..store.vectors import Identity
+from ..store.table_schema import Identity
 from .encoder import EncoderInfo
-from .messages import Limits, PartResult
 from .pipeline import Pipeline
+from .protocol import Limits, PartResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..store.failures import Failure
-    from .messages import Load, Part
+    from .protocol import Load, Part
 
 UNLIMITED = Limits(commit_rows=1 << 40, commit_seconds=math.inf, max_errors=None)
 

@@ -73,8 +73,8 @@ def encode(
     BundlecacheError
         When an encoder is unknown or cannot be loaded, or options do not go together.
     """
+    from ..features import encode_workspace as stage_a
     from ..features import registry
-    from ..features import run as stage_a
 
     specs = [encoder] if isinstance(encoder, str) else list(encoder or ())
     wanted = stage_a.modalities_of(modality)

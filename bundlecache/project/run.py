@@ -204,8 +204,8 @@ class Run:
         BundlecacheError
             When an id is unknown, none of the items has a vector, or no item is left to offer.
         """
-        from ..baselines import completing
-        from ..bench import choice
+        from ..baselines import completion
+        from ..bench import method_selection
         from ..candidates import search
         from ..train.inference import scoring
 
@@ -231,12 +231,12 @@ class Run:
             ranked = scoring.complete(model, partial, proposed.tolist(), history=history, **how)
         else:
             ranker = loaded.ranker(self.name, **how)
-            chosen, by = choice.completion_ranker(self.path, session.sources(loaded.matrices), ranker, method)
+            chosen, by = method_selection.completion_ranker(self.path, session.sources(loaded.matrices), ranker, method)
             session.say.note(f"ranked by {chosen}" + ("" if method else ", the best on validation questions"))
-            if chosen == choice.MODEL:
+            if chosen == method_selection.MODEL:
                 ranked = scoring.complete(model, partial, proposed.tolist(), **how)
             else:
-                ranked = completing.rank(by, partial, proposed)
+                ranked = completion.rank(by, partial, proposed)
         if len(ranked) < k:
             session.say.note(f"{len(ranked)} of {k} completions: there are {len(proposed)} candidates to choose among")
         return Rows(

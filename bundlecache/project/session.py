@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .. import threads
-from ..catalogue.model import Catalogue
+from ..catalogue.catalogue import Catalogue
 from ..console.reporter import DEFAULT_DATA, Reporter
 from ..errors import BundlecacheError, Command
 from ..modalities import MODALITIES
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ..baselines.sources import Sources
     from ..encode.run import Receipt
-    from ..questions.file import Questions
+    from ..questions.question_file import Questions
     from ..recipes.recipe import Recipe
     from ..store.store import Matrix, Store, TableInfo
 
@@ -59,8 +59,8 @@ class Session:
 
     def run_encoders(self, modality: str, specs: Sequence[str] = (), **options: Any) -> list[Receipt]:
         """Run encoders of one modality; those that the store has already, or else the default one, if none is named."""
+        from ..features import encode_workspace as stage_a
         from ..features import registry
-        from ..features import run as stage_a
         from ..store.coverage import encoders_in_use
 
         source = "--encoder"
@@ -80,7 +80,7 @@ class Session:
 
     def matrices(self, modalities: Sequence[str] = ()) -> dict[str, Matrix]:
         """Modality -> its stored vectors [I, d]; an empty store is filled with the default encoders first."""
-        from ..features import run as stage_a
+        from ..features import encode_workspace as stage_a
 
         if not self.store.modalities():
             require_one_process("encode")
@@ -133,18 +133,18 @@ class Session:
     def sources(self, matrices: dict[str, Matrix]) -> Sources:
         """What baselines learn from, with those that need torch."""
         from ..baselines.sources import Sources
-        from ..train.set_encoder import LEARNERS
+        from ..train.set_encoder_baseline import LEARNERS
 
         return Sources(self.catalogue, matrices, learners=LEARNERS)
 
     def default_test_sets(self, options: int | None = None) -> list[str]:
         """Names of the test sets that are answered when none is named; of so many options, frozen where there are none."""
-        from ..questions import sets
+        from ..questions import question_sets
 
         if options is None:
-            return sets.default_names(self.folder, "test")
-        usual = sets.usual_names("test", options)
-        if not set(usual) & set(sets.names(self.folder)):
+            return question_sets.default_names(self.folder, "test")
+        usual = question_sets.usual_names("test", options)
+        if not set(usual) & set(question_sets.names(self.folder)):
             self.say.note(
                 f"No questions of {options} options yet: freezing them now", Command("questions", "--options", options)
             )
@@ -153,14 +153,14 @@ class Session:
 
     def all_test_sets(self) -> list[str]:
         """Names of all test sets; the usual ones are frozen where there are none at all."""
-        from ..questions import sets
+        from ..questions import question_sets
 
-        made = [name for name in sets.names(self.folder) if name.startswith("test-")]
+        made = [name for name in question_sets.names(self.folder) if name.startswith("test-")]
         if made:
             return made
         self.say.note("No test questions yet: freezing them now", Command("questions"))
         self._freeze()
-        return sets.default_names(self.folder, "test")
+        return question_sets.default_names(self.folder, "test")
 
     def validation_set(self, name: str | None = None) -> Questions:
         """The questions that weights are chosen on; the usual sets are frozen where there are none at all.
@@ -170,36 +170,36 @@ class Session:
         BundlecacheError
             When ``name`` holds no validation questions: test questions never choose weights.
         """
-        from ..questions import sets
+        from ..questions import question_sets
 
-        if not sets.names(self.folder):
+        if not question_sets.names(self.folder):
             require_one_process("questions")
             self.say.note("No questions yet: freezing them now", Command("questions"))
             self._freeze()
-        (valid,) = self.question_sets([name or sets.default_names(self.folder, "valid")[0]])
+        (valid,) = self.question_sets([name or question_sets.default_names(self.folder, "valid")[0]])
         if valid.split != "valid":
             raise BundlecacheError(
                 f"{valid.name} holds {valid.split} questions; weights are chosen on validation questions only.",
-                hint=f"--validation {sets.default_names(self.folder, 'valid')[0]}",
+                hint=f"--validation {question_sets.default_names(self.folder, 'valid')[0]}",
             )
         return valid
 
     def ablation_sets(self, options: int, kinds: Sequence[str]) -> tuple[Questions, dict[str, Questions]]:
         """The random validation questions of so many options, and test questions by kind; frozen where they are missing."""
-        from ..questions import sets
+        from ..questions import question_sets
         from ..questions.freeze import name_of
 
         columns = {f"test-{kind}": name_of("test", kind, options) for kind in kinds}
         chosen_on = name_of("valid", "random", options)
-        if not {chosen_on, *columns.values()} <= set(sets.names(self.folder)):
+        if not {chosen_on, *columns.values()} <= set(question_sets.names(self.folder)):
             self._freeze(options=options, kinds=list(dict.fromkeys(["random", *kinds])))
         valid, *tests = self.question_sets([chosen_on, *columns.values()])
         return valid, dict(zip(columns, tests, strict=True))
 
     def _freeze(self, **options: Any) -> None:
-        from ..questions import sets
+        from ..questions import question_sets
 
-        sets.freeze_missing(
+        question_sets.freeze_missing(
             self.folder, self.catalogue, self.store, matrices=self.matrices, say=self.say.note, **options
         )
 
@@ -211,7 +211,7 @@ class Session:
         QuestionsError
             When one is missing or damaged: nothing is ever drawn again silently.
         """
-        from ..questions.sets import load_all
+        from ..questions.question_sets import load_all
 
         return load_all(self.folder, self.catalogue, names, say=self.say.note)
 

@@ -76,7 +76,7 @@ def train(
         When recipe, base model, vectors and questions do not fit together.
     """
     from ..train import run as stage_b
-    from ..train.shipped import load_recipe
+    from ..train.shipped_recipes import load_recipe
     from ..train.training.resume import Snapshot
 
     overrides = _overrides(settings)
@@ -134,7 +134,7 @@ def import_checkpoint(
     from ..candidates.item_vectors import by_name
     from ..train import bundle_mllm_import as importing
     from ..train import run as stage_b
-    from ..train.shipped import load_recipe
+    from ..train.shipped_recipes import load_recipe
 
     stage_b.check_new_name(session.folder, name)
     matrices = by_name(session.matrices_of(encoders))

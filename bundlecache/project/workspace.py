@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..console.reporter import DEFAULT_DATA
-from . import asking, comparing, encoding, overview, search, training, upkeep
+from . import bench_runs, candidate_search, encoding, question_sets, status_report, store_maintenance, training
 from .run import Run
 from .session import Session
 
@@ -47,29 +47,29 @@ class Workspace(Session):
 
     use_store = encoding.use_store
     encode = encoding.encode
-    status = overview.status
-    errors = overview.errors
-    vectors = overview.vectors
-    title = overview.title
+    status = status_report.status
+    errors = status_report.errors
+    vectors = status_report.vectors
+    title = status_report.title
 
-    questions = asking.questions
-    take_questions = asking.take_questions
-    export_questions = asking.export_questions
-    leaks = asking.leaks
-    candidates = search.candidates
+    questions = question_sets.questions
+    take_questions = question_sets.take_questions
+    export_questions = question_sets.export_questions
+    leaks = question_sets.leaks
+    candidates = candidate_search.candidates
 
     train = training.train
     import_checkpoint = training.import_checkpoint
-    bench = comparing.bench
-    bench_full = comparing.bench_full
-    ablate = comparing.ablate
+    bench = bench_runs.bench
+    bench_full = bench_runs.bench_full
+    ablate = bench_runs.ablate
 
-    verify = upkeep.verify
-    compact = upkeep.compact
-    drift = upkeep.drift
-    import_vectors = upkeep.import_vectors
-    export = upkeep.export
-    runs = overview.runs
+    verify = store_maintenance.verify
+    compact = store_maintenance.compact
+    drift = store_maintenance.drift
+    import_vectors = store_maintenance.import_vectors
+    export = store_maintenance.export
+    runs = status_report.runs
 
     def run(self, name: str = "latest") -> Run:
         """A finished run by its name; the newest one by default.

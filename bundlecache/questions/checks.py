@@ -16,7 +16,7 @@ from ..text import quoted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
 
 MALFORMED = "malformed"
 """The kind of a fault that no change of the catalogue can cause."""

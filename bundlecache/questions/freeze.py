@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..catalogue import splits
-from ..catalogue.model import SPLITS
+from ..catalogue.catalogue import SPLITS
 from ..errors import Command, QuestionsError
 from ..limits import MAX_OPTIONS
-from .file import assemble
 from .hard_negatives import HardNegatives, label
 from .negatives import KINDS, OtherAnswers, shuffled, stratify
+from .question_file import assemble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..store.store import Matrix
-    from .file import Questions
+    from .question_file import Questions
 
 
 def name_of(split: str, negatives: str, n_options: int, seed: int = 0, difficulty: float = 1.0) -> str:

@@ -33,7 +33,7 @@ import numpy as np
 from ..candidates import ann
 from ..candidates.item_vectors import ItemVectors, version_of
 from ..catalogue import splits
-from ..catalogue.category import PATH_SEPARATOR
+from ..catalogue.category_paths import PATH_SEPARATOR
 from ..errors import Command, QuestionsError
 from ..modalities import MODALITIES
 from . import negatives
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from scipy.sparse import csr_array
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..store.store import Matrix
 
 KINDS = ("nearest:MODALITY", "same-category", "popularity-matched", "co-occurring")

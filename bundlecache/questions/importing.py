@@ -26,13 +26,13 @@ from ..files import is_regular, user_path
 from ..names import check_name
 from ..text import quoted
 from .checks import counts, faults, in_words, splits_of
-from .file import Questions, build
+from .question_file import Questions, build
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
 
 OURS = ""  # the one option list of a line in our form
 CANS = re.compile(r"bi_(valid|test)_cans\d+")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..catalogue import splits
-from ..catalogue.category import PATH_SEPARATOR
+from ..catalogue.category_paths import PATH_SEPARATOR
 from ..errors import Command, QuestionsError
 from ..vector_math import unit_rows
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Sequence
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
 
 KINDS = ("random", "hard")
 

@@ -24,8 +24,8 @@ from ..errors import CatalogueError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..catalogue.model import Catalogue
-    from .file import Questions
+    from ..catalogue.catalogue import Catalogue
+    from .question_file import Questions
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..bench.full_results import FullCatalogueResult, FullMethodResult
+    from ..bench.result_rows import Slices
     from ..bench.results import QuestionSetResult
-    from ..bench.rows import Slices
     from .charts import Drawing
 
 BENCH, FULL = "index.html", "full.html"

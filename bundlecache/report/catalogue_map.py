@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..catalogue.category import PATH_SEPARATOR
+from ..catalogue.category_paths import PATH_SEPARATOR
 from ..errors import BundlecacheError
 from ..vector_math import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..store.store import Matrix
     from ..workspace import WorkspaceFolder
 

@@ -14,12 +14,12 @@ import numpy as np
 from ..bench import result_files
 from ..bench.findings import left_out
 from ..bench.metrics import hits, mcnemar, measure, paired_difference, reciprocal_ranks
-from ..bench.rows import Difference
+from ..bench.result_rows import Difference
 from ..errors import BundlecacheError, Command, RecipeError
 from ..recipes.recipe import describe
 from ..workspace import read_manifest
-from . import answered as answers
-from .gallery import Media, card
+from . import model_answers as answers
+from .question_cards import Media, card
 from .reliability import breakdowns
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..bench.results import QuestionSetResult
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..workspace import WorkspaceFolder
-    from .answered import Answered
+    from .model_answers import Answered
 
 SHOWN = 6  # questions that were gained, and as many that were lost
 FIGURES: tuple[tuple[str, str, Callable[[np.ndarray, np.ndarray], np.ndarray]], ...] = (

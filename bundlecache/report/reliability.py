@@ -13,12 +13,12 @@ import numpy as np
 
 from ..bench.bootstrap import bootstrap
 from ..bench.slices import Slicer
-from .answered import letter
+from .model_answers import letter
 
 if TYPE_CHECKING:
     from ..bench.results import QuestionSetResult
-    from ..catalogue.model import Catalogue
-    from .answered import Answered
+    from ..catalogue.catalogue import Catalogue
+    from .model_answers import Answered
 
 DRAWS = 4_000
 LEVEL = 0.01  # several breakdowns are tested at once

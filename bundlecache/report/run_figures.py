@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..bench.results import QuestionSetResult
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..workspace import WorkspaceFolder
-    from .answered import Answered
+    from .model_answers import Answered
 
 MARKS = {"better": "below", "worse": "above", "level": "level"}  # how a method stands, seen from the model
 

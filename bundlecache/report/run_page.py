@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..bench import examples, result_files
+from ..bench import completion_examples, result_files
 from ..workspace import read_manifest
-from . import answered as answers
 from . import comparison
+from . import model_answers as answers
 from .catalogue_map import catalogue_map
-from .encoded import encoded
-from .gallery import Media, by_kind, completion_cards
+from .question_cards import Media, by_kind, completion_cards
 from .render import now, render
 from .run_figures import headline, question_set, reliability, siblings
 from .training_curves import STAGES, log_rows, training_curves
+from .vector_receipts import encoded
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..workspace import WorkspaceFolder
 
 
@@ -69,7 +69,7 @@ def context(workspace: WorkspaceFolder, run: Path, catalogue: Catalogue) -> dict
     results = result_files.load(run)
     main = next(iter(results.values()), None)
     answered = answers.read(run, main) if main else None
-    media, shown = Media(workspace, catalogue), examples.load(run)
+    media, shown = Media(workspace, catalogue), completion_examples.load(run)
     return {
         "run": run.name,
         "made": now(),

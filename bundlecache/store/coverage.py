@@ -8,12 +8,12 @@ import numpy as np
 
 from ..encoder_spec import EncoderSpec
 from ..modalities import MODALITIES
-from .vectors import IMPORTED
+from .table_schema import IMPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from .store import Store, TableInfo
 
 NOT_STORED: dict[str, Any] = {

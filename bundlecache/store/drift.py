@@ -11,8 +11,8 @@ from ..errors import Command, StoreError
 from ..names import tag_name
 from ..vector_math import unit_rows
 from .maintenance import tags
+from .table_schema import BATCH_ROWS, Identity, as_numpy, vector_checksums
 from .tables import opening
-from .vectors import BATCH_ROWS, Identity, as_numpy, vector_checksums
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -27,10 +27,10 @@ from ..errors import StoreError, counted, first_line
 from ..files import is_regular, user_path
 from ..foreign_tensors import read_array, read_tensor
 from ..names import check_name
-from .vectors import IMPORTED, Identity
+from .table_schema import IMPORTED, Identity
 
 if TYPE_CHECKING:
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
 
 ID_COLUMNS = ("item_id", "id", "asin")
 VECTOR_COLUMNS = ("vector", "embedding", "emb", "features")

@@ -19,8 +19,8 @@ from ..names import TAG_PREFIX, tag_name
 from .coverage import current_tables
 from .location import folder_bytes
 from .matrices import matrix_folder
+from .table_schema import Identity, vector_checksums
 from .tables import clean, locked, rewrite, storing
-from .vectors import Identity, vector_checksums
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from ..errors import BundlecacheError, Command, StoreError, counted
 from ..files import read_json, replacing, write_text
+from .table_schema import BATCH_ROWS, Identity, as_numpy, checksum, flaws, vector_checksums
 from .tables import opening
-from .vectors import BATCH_ROWS, Identity, as_numpy, checksum, flaws, vector_checksums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

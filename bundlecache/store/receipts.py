@@ -17,7 +17,7 @@ from .tables import storing
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .vectors import Identity
+    from .table_schema import Identity
 
 STAMP = "%Y%m%dT%H%M%S.%fZ"  # time of the start, in the name of the file
 KEEP_RECEIPTS = 50  # of a table

@@ -30,8 +30,8 @@ from . import failures, receipts
 from .failures import Failure
 from .location import StoreLocation
 from .matrices import export_npy, export_parquet, load_matrix, materialise, matrix_folder
+from .table_schema import Identity, as_stored, checksum, flaws
 from .tables import TableWriter, opening, storing
-from .vectors import Identity, as_stored, checksum, flaws
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

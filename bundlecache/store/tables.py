@@ -23,7 +23,7 @@ from ..errors import BundlecacheError, Command, StoreError, counted
 from . import failures
 from .failures import Failure
 from .location import StoreLocation, refusal, unreachable
-from .vectors import CHECKSUM_COVERS_IDS, Identity, as_numpy, checksum, format_of, id_checksums
+from .table_schema import CHECKSUM_COVERS_IDS, Identity, as_numpy, checksum, format_of, id_checksums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence, Set

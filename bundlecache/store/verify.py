@@ -13,8 +13,8 @@ import numpy as np
 from ..errors import StoreError, counted
 from .maintenance import damaged_tags, mend_tags
 from .matrices import matrix_folder, open_matrix
+from .table_schema import Identity, as_numpy, checksum, vector_checksums
 from .tables import SAMPLE_ROWS, among, locked, opening, storing
-from .vectors import Identity, as_numpy, checksum, vector_checksums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,12 +13,12 @@ from bundlecache.baselines.registry import REGISTRY, all_baselines
 from bundlecache.bench import result_files
 from bundlecache.bench.findings import sentences
 from bundlecache.bench.metrics import hits
+from bundlecache.bench.result_rows import Difference, MethodResult
 from bundlecache.bench.results import QuestionSetInfo, QuestionSetResult
-from bundlecache.bench.rows import Difference, MethodResult
-from bundlecache.catalogue.model import Bundles, Interactions
+from bundlecache.catalogue.catalogue import Bundles, Interactions
 from bundlecache.errors import CheckpointError
-from bundlecache.questions.file import Questions
-from bundlecache.train.set_encoder import LEARNERS
+from bundlecache.questions.question_file import Questions
+from bundlecache.train.set_encoder_baseline import LEARNERS
 
 
 def taken(asked: Questions, rows: np.ndarray, order: np.ndarray | None = None) -> Questions:

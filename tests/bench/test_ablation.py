@@ -13,7 +13,7 @@ from helpers.shop import make_shop
 
 from bundlecache.bench import ablation
 from bundlecache.errors import RecipeError
-from bundlecache.train.shipped import GRIDS, read_grid
+from bundlecache.train.shipped_recipes import GRIDS, read_grid
 
 GRID = """
 recipe = "demo"

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from helpers.parity_catalogue import parity_catalogue, parity_matrices
 
-from bundlecache.baselines import completing
+from bundlecache.baselines import completion
 from bundlecache.baselines.learned import LearnedRanker
 from bundlecache.baselines.rankers import ModelRanker
 from bundlecache.baselines.sources import Sources
-from bundlecache.bench import choice
+from bundlecache.bench import method_selection
 from bundlecache.errors import BundlecacheError, CheckpointError
-from bundlecache.train.set_encoder import LEARNERS
+from bundlecache.train.set_encoder_baseline import LEARNERS
 
 
 def model(right: bool) -> ModelRanker:
@@ -40,41 +40,41 @@ def sources(shop):
 
 
 def test_the_winner_on_validation_questions_completes_and_is_kept(shop, sources, tmp_path, monkeypatch):
-    made = choice.best_on_validation(sources, model(right=False))
+    made = method_selection.best_on_validation(sources, model(right=False))
     assert made.best == "learned-ranker"
     assert [row.method for row in made.scores][-1] == "model"
-    choice.save(tmp_path, made, sources)
-    assert choice.load(tmp_path) == made
+    method_selection.save(tmp_path, made, sources)
+    assert method_selection.load(tmp_path) == made
     fresh = Sources(shop, parity_matrices(), learners=LEARNERS)
     monkeypatch.setattr("bundlecache.baselines.learned.fit", lambda *_, **__: pytest.fail("fitted again"))
-    name, ranker = choice.completion_ranker(tmp_path, fresh, model(right=False))
+    name, ranker = method_selection.completion_ranker(tmp_path, fresh, model(right=False))
     assert (name, type(ranker)) == ("learned-ranker", LearnedRanker)
     partial, candidates = np.array([0, 2]), np.arange(4, 14)
-    ranked = completing.rank(ranker, partial, candidates)
-    before = next(each for each in sources.rankers(choice.saved_ranker.stack))
-    assert ranked == completing.rank(before, partial, candidates)
+    ranked = completion.rank(ranker, partial, candidates)
+    before = next(each for each in sources.rankers(method_selection.saved_ranker.stack))
+    assert ranked == completion.rank(before, partial, candidates)
     assert {item % 2 for item, _ in ranked[:5]} == {0}  # even items stand with even ones
     assert sum(p for _, p in ranked) == pytest.approx(1)
-    assert choice.completion_ranker(tmp_path, fresh, model(right=False), "both")[1].weights.tolist() == list(
+    assert method_selection.completion_ranker(tmp_path, fresh, model(right=False), "both")[1].weights.tolist() == list(
         made.weights
     )
 
 
 def test_before_anything_was_evaluated_the_model_completes(sources, tmp_path):
-    assert choice.completion_ranker(tmp_path, sources, model(right=True))[0] == "model"
+    assert method_selection.completion_ranker(tmp_path, sources, model(right=True))[0] == "model"
 
 
 def test_a_ranker_saved_for_other_vectors_is_not_used(shop, sources, tmp_path):
-    choice.save(tmp_path, choice.best_on_validation(sources, model(right=True)), sources)
+    method_selection.save(tmp_path, method_selection.best_on_validation(sources, model(right=True)), sources)
     fewer = {name: matrix for name, matrix in parity_matrices().items() if matrix.modality != "graph"}
     other = Sources(shop, dict(list(fewer.items())[:1]), learners=LEARNERS)
-    restored = choice.saved_ranker.restore(other, tmp_path / choice.RANKER_FILE)
+    restored = method_selection.saved_ranker.restore(other, tmp_path / method_selection.RANKER_FILE)
     assert "fitted" not in vars(restored)
 
 
 def test_an_unknown_method_and_a_damaged_choice_are_one_sentence(sources, tmp_path):
     with pytest.raises(BundlecacheError, match="model, learned-ranker, both"):
-        choice.completion_ranker(tmp_path, sources, model(right=True), "magic")
-    (tmp_path / choice.FILE).write_text('{"best": 3')
+        method_selection.completion_ranker(tmp_path, sources, model(right=True), "magic")
+    (tmp_path / method_selection.FILE).write_text('{"best": 3')
     with pytest.raises(CheckpointError, match="damaged"):
-        choice.load(tmp_path)
+        method_selection.load(tmp_path)

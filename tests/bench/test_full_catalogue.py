@@ -15,12 +15,12 @@ from helpers.random_catalogue import personal_catalogue
 from bundlecache.baselines.personal import PersonalRanker
 from bundlecache.baselines.rankers import CosineRanker, ItemScoreRanker
 from bundlecache.bench import benchmark as bench
-from bundlecache.bench import full_catalogue, full_results, held_out
+from bundlecache.bench import full_catalogue, full_results, held_out_items
 from bundlecache.bench.full_catalogue import FirstFew
-from bundlecache.bench.held_out import HeldOut
+from bundlecache.bench.held_out_items import HeldOut
 from bundlecache.bench.slices import Slicer
 from bundlecache.questions import freeze as questions
-from bundlecache.questions.file import Questions
+from bundlecache.questions.question_file import Questions
 from bundlecache.questions.user_history import UserHistories
 from bundlecache.report import bench_pages
 
@@ -79,7 +79,7 @@ def naive(ranker, held, n):
 @pytest.mark.parametrize("name", list(FITTED))
 def test_every_method_ranks_the_catalogue_in_chunks_as_it_does_question_by_question(name, shop, held, monkeypatch):
     ranker = FITTED[name]
-    monkeypatch.setattr(held_out, "MAX_SCORES", 7 * len(shop))  # seven questions at once
+    monkeypatch.setattr(held_out_items, "MAX_SCORES", 7 * len(shop))  # seven questions at once
     some = dataclasses.replace(
         held, bundle_ids=held.bundle_ids[:20], partial=[p[: 1 + r % 3] for r, p in enumerate(held.partial[:20])],
         truth=held.truth[:20], history=held.history[:20],

@@ -16,11 +16,11 @@ from bundlecache.bench import benchmark as bench
 from bundlecache.bench import leakage_probes as probes
 from bundlecache.bench.metrics import hits
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Interactions
+from bundlecache.catalogue.catalogue import Interactions
 from bundlecache.questions import freeze as questions
-from bundlecache.questions.file import Questions
+from bundlecache.questions.question_file import Questions
 from bundlecache.store.store import Matrix
-from bundlecache.train.set_encoder import LEARNERS
+from bundlecache.train.set_encoder_baseline import LEARNERS
 
 SIMPLE = (popularity, co_occurrence, item_knn)
 

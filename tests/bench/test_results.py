@@ -16,7 +16,7 @@ from bundlecache.bench import benchmark
 from bundlecache.bench.benchmark import BenchSetup, MethodScores
 from bundlecache.bench.metrics import mcnemar
 from bundlecache.bench.result_files import load, save
-from bundlecache.bench.rows import OLD_ZERO_SHOT, ZERO_SHOT
+from bundlecache.bench.result_rows import OLD_ZERO_SHOT, ZERO_SHOT
 
 OLD_KEYS = [
     "name", "kind", "n", "hit@1", "hit@3", "hit@5", "mrr", "hit@1_interval", "valid_ratio", "hit@1_valid_only", "seconds",

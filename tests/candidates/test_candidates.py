@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.matrices import catalogue_and_matrices, matrix, unit
 
-from bundlecache.candidates import file
+from bundlecache.candidates import candidate_file
 from bundlecache.candidates.ann import faiss_module, parse_bytes
 from bundlecache.candidates.index import Index
 from bundlecache.candidates.search import allowed_items, complete, for_bundles
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
+from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.errors import BundlecacheError, QuestionsError
 
 
@@ -136,18 +136,18 @@ def test_a_saved_set_comes_back_and_is_refused_beside_other_vectors(workspace):
     made = for_bundles(catalogue, list(matrices.values()), 5)
     path = made.save(workspace)
     assert path == workspace.candidates / "text-k5.parquet"
-    again = file.load(path, matrices)
+    again = candidate_file.load(path, matrices)
     assert again.table.equals(made.table)
     assert again.header == made.header
     newer = {"text": matrix(matrices["text"].vectors, version=2)}
     for other in (newer, {}):
         with pytest.raises(QuestionsError, match="was made from the text vectors"):
-            file.load(path, other)
+            candidate_file.load(path, other)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(QuestionsError, match="damaged"):
-        file.load(path, matrices)
+        candidate_file.load(path, matrices)
     with pytest.raises(QuestionsError, match=r"bundlecache candidates --k 5"):
-        file.load(path.with_name("image-k5.parquet"), matrices)
+        candidate_file.load(path.with_name("image-k5.parquet"), matrices)
 
 
 def test_recall_is_told_no_deeper_than_the_catalogue_and_a_mix_has_a_file_of_its_own(workspace):
@@ -162,7 +162,7 @@ def test_recall_is_told_no_deeper_than_the_catalogue_and_a_mix_has_a_file_of_its
     assert paths[0] == paths[1] == workspace.candidates / "text+image-k5.parquet"
     assert paths[2] != paths[0]
     with pytest.raises(QuestionsError, match=r"bundlecache candidates --k 5"):
-        file.load(paths[2].with_name(paths[2].name.replace("text", "audio")), both)
+        candidate_file.load(paths[2].with_name(paths[2].name.replace("text", "audio")), both)
 
 
 def test_complete_leaves_the_given_items_out_and_says_when_it_cannot(workspace):
@@ -246,7 +246,7 @@ def test_a_candidate_set_edited_by_hand_is_one_sentence(workspace, header):
     path = for_bundles(catalogue, matrices, 5).save(workspace)
     pq.write_table(pq.read_table(path).replace_schema_metadata({"bundlecache": header}), path)
     with pytest.raises(BundlecacheError, match="damaged or no candidate set") as refused:
-        file.load(path, matrices)
+        candidate_file.load(path, matrices)
     assert refused.value.hint == "bundlecache candidates --k 5"
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from helpers.matrices import catalogue_and_matrices, matrix, unit
 
-from bundlecache.candidates import ann, file, index_file
+from bundlecache.candidates import ann, candidate_file, index_file
 from bundlecache.candidates.index import Index
 from bundlecache.candidates.index_file import open_index
 from bundlecache.candidates.item_vectors import ItemVectors
 from bundlecache.candidates.search import for_bundles
+from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.catalogue.filters import matching_items
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
 from bundlecache.errors import BundlecacheError, CatalogueError, QuestionsError
 from bundlecache.workspace import WorkspaceFolder
 
@@ -415,8 +415,8 @@ def test_filtered_candidates_fulfil_the_filter_and_have_a_file_of_their_own(kept
         not lamps[catalogue.index[t]] for t in made.table["truth"].to_pylist()
     )
     path = made.save(workspace)
-    assert path != file.path(workspace, ["text"], 4)
-    assert file.load(path, matrices).header["where"] == ["category=lamp"]
+    assert path != candidate_file.path(workspace, ["text"], 4)
+    assert candidate_file.load(path, matrices).header["where"] == ["category=lamp"]
 
 
 def test_copies_of_the_truth_are_neither_offered_nor_counted_against_it(kept):

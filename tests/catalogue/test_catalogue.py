@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.errors import BundlecacheError, CatalogueError, MediaError
 from bundlecache.workspace import WorkspaceFolder
 

@@ -10,10 +10,10 @@ import pytest
 from helpers.paths import TOP
 
 from bundlecache.catalogue import splits
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.demo import make as demo
 from bundlecache.catalogue.demo import media
 from bundlecache.catalogue.demo import world as shop_world
-from bundlecache.catalogue.model import Catalogue
 from bundlecache.workspace import WorkspaceFolder
 
 DATA = TOP / "data"

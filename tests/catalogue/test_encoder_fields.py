@@ -16,7 +16,7 @@ from bundlecache.encoder_spec import EncoderSpec
 from bundlecache.store import maintenance
 from bundlecache.store.coverage import current_tables
 from bundlecache.train.model.embeddings import EmbeddingTable
-from bundlecache.train.shipped import load_recipe
+from bundlecache.train.shipped_recipes import load_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path

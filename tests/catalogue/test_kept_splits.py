@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from bundlecache.catalogue import splits
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.kept_splits import KeptSplits
-from bundlecache.catalogue.model import Catalogue
 from bundlecache.errors import CatalogueError
-from bundlecache.questions.sets import freeze_missing, load
+from bundlecache.questions.question_sets import freeze_missing, load
 from bundlecache.store.store import Store
 from bundlecache.workspace import WorkspaceFolder
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.readers import bundlerec
 from bundlecache.catalogue.readers import registry as readers
 from bundlecache.errors import BundlecacheError, CatalogueError

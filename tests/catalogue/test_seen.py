@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Catalogue
-from bundlecache.catalogue.seen import SeenBundles, bundle_keys, split_digest
+from bundlecache.catalogue.catalogue import Catalogue
+from bundlecache.catalogue.seen_bundles import SeenBundles, bundle_keys, split_digest
 from bundlecache.errors import CheckpointError
 from bundlecache.questions.freeze import freeze
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.readers import cell_values, fetch_media
 from bundlecache.catalogue.readers import registry as readers
 from bundlecache.catalogue.readers.tables import TablesRequest

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.filters import matching_items
-from bundlecache.catalogue.model import Catalogue
 from bundlecache.catalogue.tables import cell_list, cell_text, read_table, unique_ids
 from bundlecache.errors import BundlecacheError, CatalogueError
 from bundlecache.workspace import WorkspaceFolder

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.paths import TOP
 
-from bundlecache.catalogue import pending_update, splits
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue import splits, table_transaction
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.readers import writing
 from bundlecache.catalogue.readers.dataset import Dataset
 from bundlecache.catalogue.update import TableChanges, UpdateSummary, update
 from bundlecache.errors import BundlecacheError, CatalogueError
-from bundlecache.questions.sets import freeze_missing
+from bundlecache.questions.question_sets import freeze_missing
 from bundlecache.store.store import Store
 from bundlecache.workspace import TABLES, WorkspaceFolder
 
@@ -109,7 +109,7 @@ def test_an_update_that_cannot_be_read_changes_nothing(workspace: WorkspaceFolde
     with pytest.raises(CatalogueError, match="gives 1 bundle a split"):
         update(workspace, Dataset(bundles=[{"bundle_id": "x", "item_ids": ["item-01", "item-02"], "split": "test"}]))
     assert contents(workspace.root) == before
-    assert not (workspace.root / pending_update.STAGED).exists()
+    assert not (workspace.root / table_transaction.STAGED).exists()
 
 
 def test_frozen_questions_of_an_older_workspace_keep_their_splits(workspace: WorkspaceFolder):
@@ -144,13 +144,13 @@ def test_new_bundles_are_placed_in_a_split_column_that_the_source_lacks(workspac
 def test_a_committed_update_is_completed_by_the_next_reading(workspace: WorkspaceFolder):
     changed = source(workspace)
     changed.items[0]["title"] = "committed"
-    stage = pending_update.stage(workspace.root)
+    stage = table_transaction.stage(workspace.root)
     writing.write(changed, WorkspaceFolder(stage), 0, {})
     assert "committed" not in Catalogue.read(workspace).titles, "not committed yet"
-    stage.rename(workspace.root / pending_update.READY)
-    (workspace.root / pending_update.READY / "items.parquet").replace(workspace.root / "items.parquet")  # and killed
+    stage.rename(workspace.root / table_transaction.READY)
+    (workspace.root / table_transaction.READY / "items.parquet").replace(workspace.root / "items.parquet")  # and killed
     assert "committed" in Catalogue.read(workspace).titles
-    assert not (workspace.root / pending_update.READY).exists()
+    assert not (workspace.root / table_transaction.READY).exists()
 
 
 def test_a_killed_update_leaves_the_old_catalogue_or_the_new_one(workspace: WorkspaceFolder):

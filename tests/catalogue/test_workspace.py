@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.errors import BundlecacheError, CatalogueError, CheckpointError
 from bundlecache.workspace import WorkspaceFolder, read_manifest
 

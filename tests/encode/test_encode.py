@@ -19,8 +19,8 @@ from bundlecache.encode import scan as sources
 from bundlecache.encode.progress import Progress
 from bundlecache.errors import EncoderError, StoreError
 from bundlecache.store.coverage import coverage
+from bundlecache.store.table_schema import Identity
 from bundlecache.store.tables import COMPACT_FRAGMENTS
-from bundlecache.store.vectors import Identity
 
 
 @pytest.fixture

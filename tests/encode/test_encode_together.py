@@ -11,7 +11,7 @@ from helpers.encode_shop import Nodes, Shop, Titles, Toy
 
 from bundlecache.encode.progress import Progress
 from bundlecache.errors import EncoderError, MediaError
-from bundlecache.store.vectors import Identity
+from bundlecache.store.table_schema import Identity
 
 
 class Watched(Toy):

@@ -16,7 +16,7 @@ import pytest
 from helpers import checkpoints as tiny
 from helpers.paths import TOP
 
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.errors import BundlecacheError, EncoderError, MediaError
 from bundlecache.features import registry as features
 from bundlecache.features.picture_files import read_picture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.splits import assign, training_graph
 from bundlecache.errors import EncoderError
 from bundlecache.factors import FACTORS, item_factors

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
+from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.encode.run import Receipt, run, run_all
 from bundlecache.errors import MediaError
 from bundlecache.store.store import Store
-from bundlecache.store.vectors import Identity
+from bundlecache.store.table_schema import Identity
 from bundlecache.workspace import WorkspaceFolder
 from helpers.paths import TOP
 

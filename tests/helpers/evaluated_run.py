@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from bundlecache.baselines.registry import all_baselines
 from bundlecache.bench import result_files
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.encode.run import run as encode
 from bundlecache.errors import MediaError
 from bundlecache.questions import freeze as questions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.store.store import Matrix
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from bundlecache.baselines.registry import all_baselines
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
-from bundlecache.questions.file import Questions
+from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
+from bundlecache.questions.question_file import Questions
 from bundlecache.store.store import Matrix
-from bundlecache.train.set_encoder import LEARNERS
+from bundlecache.train.set_encoder_baseline import LEARNERS
 
 ITEMS, UNSEEN, OPTIONS = 40, 4, 5
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bundlecache.encode.messages import WorkerPool
+from bundlecache.encode.protocol import WorkerPool
 from bundlecache.errors import EncoderError
 from helpers.encode_shop import Shop, Toy
 

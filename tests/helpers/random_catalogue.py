@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions, id_hash
+from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions, id_hash
 
 
 def random_catalogue(items=400, bundles=600, *, popular=False, categories=True, seed=0) -> Catalogue:

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.train.model.llm import EMBEDDED
 from bundlecache.workspace import WorkspaceFolder
 from helpers import train_shop as world

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bundlecache.store.vectors import Identity
+from bundlecache.store.table_schema import Identity
 
 PICTURES = Identity("image", "toy:pictures", "f" * 64, "none", "float16", 6)
 

@@ -12,9 +12,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
-from bundlecache.questions.file import Questions
+from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.questions.freeze import freeze
+from bundlecache.questions.question_file import Questions
 from bundlecache.recipes.recipe import Recipe, from_dict
 from bundlecache.store.store import Matrix
 

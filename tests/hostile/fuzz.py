@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.readers import registry
 from bundlecache.workspace import WorkspaceFolder
 from hostile import cases, worlds

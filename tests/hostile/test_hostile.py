@@ -6,7 +6,7 @@ import pytest
 import typer.main
 
 from bundlecache import cli
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.readers import registry
 from bundlecache.workspace import WorkspaceFolder
 from hostile import cases, worlds

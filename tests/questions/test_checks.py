@@ -12,11 +12,11 @@ from helpers.paths import TOP
 from helpers.random_catalogue import random_catalogue
 
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.errors import BundlecacheError, QuestionsError
-from bundlecache.questions import importing, sets
-from bundlecache.questions.file import Questions
+from bundlecache.questions import importing, question_sets
 from bundlecache.questions.freeze import freeze
+from bundlecache.questions.question_file import Questions
 from bundlecache.workspace import WorkspaceFolder
 
 
@@ -87,7 +87,7 @@ def test_imported_questions_are_compared_with_their_bundle(tmp_path, catalogue, 
     assert len(kept) == len(lines) - 1
     assert kept.header["left_out_by"] == {kind: 1}
     folder = WorkspaceFolder(tmp_path / "shop")
-    (told,) = sets.take_over(folder, catalogue, file, skip_broken=True)
+    (told,) = question_sets.take_over(folder, catalogue, file, skip_broken=True)
     assert told.to_dict()["left_out_by"] == f"1 {kind}"
 
 
@@ -104,11 +104,11 @@ def test_one_question_twenty_times_is_one_question(tmp_path, catalogue):
 def test_imported_questions_are_compared_again_when_they_are_read(tmp_path, catalogue):
     lines_of(catalogue, tmp_path)
     folder, told = WorkspaceFolder(tmp_path), []
-    (made,) = sets.take_over(folder, catalogue, tmp_path / "own.jsonl")
-    b = catalogue.bundles.ids.index(sets.load(folder, catalogue, made.name).bundle_ids[0])
+    (made,) = question_sets.take_over(folder, catalogue, tmp_path / "own.jsonl")
+    b = catalogue.bundles.ids.index(question_sets.load(folder, catalogue, made.name).bundle_ids[0])
     trained = int(np.flatnonzero(splits.assign(catalogue) == "train")[0])
     catalogue.bundles.items[trained] = catalogue.bundles.items[b]
-    again = sets.load(folder, catalogue, made.name, say=told.append)
+    again = question_sets.load(folder, catalogue, made.name, say=told.append)
     assert len(again) == made.questions - 1
     assert "1 with the items of training bundles" in told[0]
 
@@ -151,7 +151,7 @@ def without(catalogue: Catalogue, item: int) -> Catalogue:
 def test_frozen_questions_survive_a_deletion(tmp_path, catalogue):
     folder, told = WorkspaceFolder(tmp_path), []
     asked = freeze(catalogue, split="test")
-    file = sets.path(folder, asked.name)
+    file = question_sets.path(folder, asked.name)
     asked.save(file, catalogue)
     before = file.read_bytes(), file.with_suffix(".json").read_bytes()
     gone = int(asked.options[0, asked.truth[0]])
@@ -159,7 +159,7 @@ def test_frozen_questions_survive_a_deletion(tmp_path, catalogue):
     hit = [
         gone in {*given.tolist(), *shown.tolist()} for given, shown in zip(asked.partial, asked.options, strict=True)
     ]
-    reduced = sets.load(folder, smaller, asked.name, say=told.append)
+    reduced = question_sets.load(folder, smaller, asked.name, say=told.append)
     assert reduced.name == "test-random10-v2"
     assert len(reduced) == len(asked) - sum(hit)
     assert reduced.bundle_ids == [b for b, lost in zip(asked.bundle_ids, hit, strict=True) if not lost]
@@ -167,26 +167,30 @@ def test_frozen_questions_survive_a_deletion(tmp_path, catalogue):
     assert reduced.header["left_out_by"] == {"of unknown items": sum(hit)}
     assert (file.read_bytes(), file.with_suffix(".json").read_bytes()) == before, "the frozen file stays as it is"
     assert "test-random10-v2" in told[0]
-    assert sets.load(folder, smaller, asked.name).sha256 == reduced.sha256, "it is made once"
-    assert Questions.load(sets.path(folder, reduced.name), smaller).sha256 == reduced.sha256
-    assert sets.names(folder) == ["test-random10", "test-random10-v2"]
-    assert [each.name for each in sets.load_all(folder, smaller, sets.names(folder))] == ["test-random10-v2"]
-    assert sets.load(folder, catalogue, asked.name).sha256 == asked.sha256, "the catalogue as it was has all of them"
+    assert question_sets.load(folder, smaller, asked.name).sha256 == reduced.sha256, "it is made once"
+    assert Questions.load(question_sets.path(folder, reduced.name), smaller).sha256 == reduced.sha256
+    assert question_sets.names(folder) == ["test-random10", "test-random10-v2"]
+    assert [each.name for each in question_sets.load_all(folder, smaller, question_sets.names(folder))] == [
+        "test-random10-v2"
+    ]
+    assert question_sets.load(folder, catalogue, asked.name).sha256 == asked.sha256, (
+        "the catalogue as it was has all of them"
+    )
     again = without(smaller, int(reduced.options[0, 0]))
-    assert sets.load(folder, again, reduced.name).name == "test-random10-v3"
+    assert question_sets.load(folder, again, reduced.name).name == "test-random10-v3"
 
 
 def test_questions_of_bundles_that_are_trained_on_now_are_left_out(tmp_path, catalogue):
     folder = WorkspaceFolder(tmp_path)
     asked = freeze(catalogue, split="test")
-    asked.save(sets.path(folder, asked.name), catalogue)
+    asked.save(question_sets.path(folder, asked.name), catalogue)
     catalogue.bundles.split[catalogue.bundles.ids.index(asked.bundle_ids[0])] = "train"
-    reduced = sets.load(folder, catalogue, asked.name)
+    reduced = question_sets.load(folder, catalogue, asked.name)
     assert reduced.bundle_ids == asked.bundle_ids[1:]
     assert reduced.header["left_out_by"] == {"of train bundles": 1}
     catalogue.bundles.split[:] = ["train"] * len(catalogue.bundles)
     with pytest.raises(QuestionsError, match=r"None of the \d+ questions of test-random10 fits") as none:
-        sets.load(folder, catalogue, asked.name)
+        question_sets.load(folder, catalogue, asked.name)
     assert none.value.hint == "bundlecache questions --seed 1 freezes others beside them"
 
 
@@ -216,7 +220,7 @@ def test_a_header_edited_by_hand_is_one_sentence(tmp_path, catalogue, harm):
 @pytest.mark.parametrize("name", ["nobody", "x" * 5000, "../test-random10", "a\x00b", ""])
 def test_a_set_that_is_not_there_is_one_sentence(tmp_path, catalogue, name):
     with pytest.raises(QuestionsError, match="There are no questions"):
-        sets.load(WorkspaceFolder(tmp_path), catalogue, name)
+        question_sets.load(WorkspaceFolder(tmp_path), catalogue, name)
 
 
 @pytest.mark.parametrize("count", [1, 1001, 10**12, 10**60])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
+from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.errors import QuestionsError
 from bundlecache.questions.freeze import freeze, name_of
 from bundlecache.questions.hard_negatives import HardNegatives

@@ -19,11 +19,11 @@ from helpers.paths import TOP
 from helpers.random_catalogue import random_catalogue
 
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.errors import BundlecacheError, QuestionsError
-from bundlecache.questions import importing, negatives, sets
-from bundlecache.questions.file import Questions
+from bundlecache.questions import importing, negatives, question_sets
 from bundlecache.questions.freeze import freeze
+from bundlecache.questions.question_file import Questions
 from bundlecache.workspace import WorkspaceFolder
 
 
@@ -185,14 +185,14 @@ def test_other_right_answers_are_no_wrong_options():
 def test_a_file_comes_back_as_it_was_and_its_export_has_the_same_digits(tmp_path):
     catalogue, workspace = random_catalogue(), WorkspaceFolder(tmp_path)
     asked = freeze(catalogue, split="test")
-    asked.save(sets.path(workspace, asked.name), catalogue)
-    again = sets.load(workspace, catalogue, "test-random10")
+    asked.save(question_sets.path(workspace, asked.name), catalogue)
+    again = question_sets.load(workspace, catalogue, "test-random10")
     assert again.sha256 == asked.sha256
     assert again.header == asked.header
     assert (again.options == asked.options).all()
     assert (again.truth == asked.truth).all()
     assert all((a == b).all() for a, b in zip(again.partial, asked.partial, strict=True))
-    assert sets.names(workspace) == ["test-random10"]
+    assert question_sets.names(workspace) == ["test-random10"]
     asked.export_jsonl(tmp_path / "out.jsonl", catalogue)
     assert hashlib.sha256((tmp_path / "out.jsonl").read_bytes()).hexdigest() == asked.sha256
     assert importing.read(tmp_path / "out.jsonl", catalogue)[0].sha256 == asked.sha256
@@ -227,7 +227,7 @@ def rewrite(path: Path, change, *, rehash: bool) -> None:
     change(rows[0])
     header = json.loads(table.schema.metadata[b"bundlecache"])
     if rehash:
-        from bundlecache.questions.file import digest
+        from bundlecache.questions.question_file import digest
 
         header["sha256"] = digest(rows)
         path.with_suffix(".json").write_text(json.dumps(header))

@@ -8,7 +8,7 @@ import pytest
 
 from bundlecache.errors import RecipeError
 from bundlecache.recipes import recipe as recipes
-from bundlecache.train.shipped import RECIPES, load_recipe
+from bundlecache.train.shipped_recipes import RECIPES, load_recipe
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)

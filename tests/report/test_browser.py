@@ -21,7 +21,7 @@ from helpers.random_catalogue import random_catalogue
 from bundlecache.baselines.rankers import ItemScoreRanker
 from bundlecache.bench import benchmark as bench
 from bundlecache.bench import full_catalogue
-from bundlecache.bench.held_out import HeldOut
+from bundlecache.bench.held_out_items import HeldOut
 from bundlecache.bench.slices import Slicer
 from bundlecache.questions import freeze as questions
 from bundlecache.report import bench_pages

@@ -18,16 +18,16 @@ from helpers.html_page import HtmlPage
 
 from bundlecache.baselines.registry import all_baselines
 from bundlecache.bench import metrics, result_files
+from bundlecache.bench.result_rows import Group, GroupMethod, MethodResult
 from bundlecache.bench.results import QuestionSetInfo, QuestionSetResult
-from bundlecache.bench.rows import Group, GroupMethod, MethodResult
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.errors import BundlecacheError, CheckpointError, MediaError
 from bundlecache.questions import freeze as questions
-from bundlecache.report import answered as answers_of
-from bundlecache.report import charts, comparison, gallery, reliability, thumbnails
+from bundlecache.report import charts, comparison, question_cards, reliability, thumbnails
+from bundlecache.report import model_answers as answers_of
 from bundlecache.report import run_page as report
-from bundlecache.report.answered import Answered
+from bundlecache.report.model_answers import Answered
 from bundlecache.report.render import percent
 
 NASTY = '<script>alert("x")</script></title>&"quoted"'
@@ -154,13 +154,13 @@ def answered(right, sure, n=4):
 def test_the_surest_hits_and_misses_and_the_unsure_are_what_they_are_called():
     rng = np.random.default_rng(0)
     given = answered(rng.random(200) < 0.5, rng.uniform(0.3, 1.0, 200))
-    kinds = {key: rows for key, _, _, rows in gallery._chosen(given, "ab" * 32)}
+    kinds = {key: rows for key, _, _, rows in question_cards._chosen(given, "ab" * 32)}
     left = np.setdiff1d(np.arange(200), kinds["lot"])
     assert given.right[kinds["hits"]].all()
-    assert given.sure[kinds["hits"]].min() >= np.sort(given.sure[left][given.right[left]])[-gallery.EACH]
+    assert given.sure[kinds["hits"]].min() >= np.sort(given.sure[left][given.right[left]])[-question_cards.EACH]
     assert not given.right[kinds["misses"]].any()
-    assert given.sure[kinds["misses"]].min() >= np.sort(given.sure[left][~given.right[left]])[-gallery.EACH]
-    assert given.lead[kinds["unsure"]].max() <= np.sort(given.lead[left])[gallery.EACH - 1]
+    assert given.sure[kinds["misses"]].min() >= np.sort(given.sure[left][~given.right[left]])[-question_cards.EACH]
+    assert given.lead[kinds["unsure"]].max() <= np.sort(given.lead[left])[question_cards.EACH - 1]
 
 
 def test_a_model_that_loves_a_letter_is_told_from_one_that_does_not():

@@ -8,7 +8,7 @@ from helpers.evaluated_run import compare_runs, report_html, write_run, write_se
 from helpers.html_page import HtmlPage
 from helpers.shop import make_shop
 
-from bundlecache.bench import examples
+from bundlecache.bench import completion_examples
 from bundlecache.bench.slices import readable_categories
 from bundlecache.report.catalogue_map import HEIGHT, WIDTH, project
 from bundlecache.workspace import WorkspaceFolder
@@ -23,9 +23,9 @@ def test_prompt_completions_map_and_cost_stand_on_the_page(workspace):
     folder = write_run(workspace)
     html = report_html(workspace, folder)
     assert "Free completions" not in html
-    made = examples.CompletionExample("b", ("item-02",), "item-05", ("item-04", "item-05"), (0.7, 0.3))
-    examples.save(folder, examples.RunExamples("Bundle: N⟨separator⟩⟨item⟩; <b>", (made,)))
-    assert examples.load(folder).completions == (made,)
+    made = completion_examples.CompletionExample("b", ("item-02",), "item-05", ("item-04", "item-05"), (0.7, 0.3))
+    completion_examples.save(folder, completion_examples.RunExamples("Bundle: N⟨separator⟩⟨item⟩; <b>", (made,)))
+    assert completion_examples.load(folder).completions == (made,)
     html = report_html(workspace, folder)
     page = HtmlPage(html)
     assert page.crooked == page.open == []
@@ -40,7 +40,7 @@ def test_prompt_completions_map_and_cost_stand_on_the_page(workspace):
 
 def test_damaged_examples_are_passed_over(workspace):
     folder = write_run(workspace)
-    (folder / examples.FILE).write_text('{"completions": 3')
+    (folder / completion_examples.FILE).write_text('{"completions": 3')
     assert "Free completions" not in report_html(workspace, folder)
 
 

@@ -19,7 +19,7 @@ from helpers.shop import make_shop
 from bundlecache.errors import BundlecacheError, StoreError
 from bundlecache.store import location
 from bundlecache.store.store import Store
-from bundlecache.store.vectors import Identity
+from bundlecache.store.table_schema import Identity
 from bundlecache.workspace import WorkspaceFolder
 
 if TYPE_CHECKING:

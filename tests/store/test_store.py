@@ -17,15 +17,15 @@ import pytest
 from helpers.paths import TOP
 from helpers.toy_vectors import PICTURES, TOKENS, names, patches, vectors
 
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
+from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.errors import EncoderError, StoreError
 from bundlecache.files import replacing
 from bundlecache.modalities import MODALITIES
 from bundlecache.store import tables, verify
 from bundlecache.store.coverage import coverage
 from bundlecache.store.store import Store
+from bundlecache.store.table_schema import BATCH_ROWS, Identity, as_numpy, checksum, flaws
 from bundlecache.store.tables import TableWriter
-from bundlecache.store.vectors import BATCH_ROWS, Identity, as_numpy, checksum, flaws
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from bundlecache.names import tag_name
 from bundlecache.store import drift, maintenance, verify
 from bundlecache.store.coverage import encoders_in_use
 from bundlecache.store.store import Store
-from bundlecache.store.vectors import IMPORTED, Identity
+from bundlecache.store.table_schema import IMPORTED, Identity
 
 COUNT = 30
 
@@ -96,7 +96,7 @@ def test_a_matrix_that_was_copied_is_read_once_and_not_made_again(store: Store, 
         path.write_bytes(path.read_bytes())  # another time of writing
     monkeypatch.setattr("bundlecache.store.store.materialise", None)
     monkeypatch.setattr(
-        "bundlecache.store.matrices.checksum", (real := __import__("bundlecache.store.vectors")) and _counted
+        "bundlecache.store.matrices.checksum", (real := __import__("bundlecache.store.table_schema")) and _counted
     )
     _counted.calls = 0
     for _ in range(2):
@@ -106,7 +106,7 @@ def test_a_matrix_that_was_copied_is_read_once_and_not_made_again(store: Store, 
 
 
 def _counted(rows: np.ndarray) -> np.ndarray:
-    from bundlecache.store.vectors import checksum
+    from bundlecache.store.table_schema import checksum
 
     _counted.calls += 1
     return checksum(rows)
@@ -224,7 +224,7 @@ def test_unreadable_json_of_a_matrix_is_no_traceback(store: Store):
 
 @pytest.mark.parametrize("name", ["é", "a#b", "", "x" * 300, "a/b"])
 def test_imported_vectors_get_a_safe_name(store: Store, tmp_path: Path, name: str):
-    from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
+    from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
     from bundlecache.store import import_vectors
 
     with pytest.raises(BundlecacheError, match="name of an encoder"):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.toy_vectors import names, patches, vectors
 
-from bundlecache.catalogue.model import Bundles, Catalogue, Interactions
+from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.errors import BundlecacheError
 from bundlecache.store import import_vectors as imports
 from bundlecache.store.store import Store

@@ -18,7 +18,7 @@ from bundlecache.errors import StoreError
 from bundlecache.store import drift, maintenance, verify
 from bundlecache.store.location import folder_bytes
 from bundlecache.store.store import Store, TableInfo
-from bundlecache.store.vectors import Identity
+from bundlecache.store.table_schema import Identity
 
 OTHER = Identity("image", "toy:other", "f", "p", "float32", 3)
 
@@ -299,7 +299,7 @@ import sys, time
 import numpy as np
 from bundlecache.errors import StoreError
 from bundlecache.store.store import Store
-from bundlecache.store.vectors import Identity
+from bundlecache.store.table_schema import Identity
 identity = Identity("image", "toy:pictures", "f" * 64, "none", "float16", 6)
 refused = 0
 for round in range(4):

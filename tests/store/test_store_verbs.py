@@ -13,7 +13,7 @@ from helpers.runner import invoke, run_process, succeed
 
 from bundlecache import BundlecacheError
 from bundlecache.store.store import Store
-from bundlecache.store.vectors import checksum, id_checksums
+from bundlecache.store.table_schema import checksum, id_checksums
 from bundlecache.workspace import WorkspaceFolder
 
 
@@ -90,7 +90,7 @@ def test_verify_notices_vectors_that_the_encoder_would_not_give(encoded: Workspa
 def test_an_encoder_that_cannot_be_loaded_is_said_to_be_skipped(encoded: WorkspaceFolder, tmp_path: Path):
     store = Store(encoded.store)
     identity_of = {"modality": "image", "dtype": "float16", "dim": 4}
-    from bundlecache.store.vectors import Identity
+    from bundlecache.store.table_schema import Identity
 
     gone = Identity(spec="open_clip:local-dir:/no/such/folder", fingerprint="f", preprocess="p", **identity_of)
     store.write(gone, ["item-00"], np.ones((1, 4), np.float16))

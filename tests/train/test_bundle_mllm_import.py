@@ -16,12 +16,12 @@ from helpers.shop import make_shop
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from bundlecache.catalogue.model import Catalogue
+from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.errors import BundlecacheError
 from bundlecache.store.store import Store
 from bundlecache.train import bundle_mllm_import, checkpoint
 from bundlecache.train.inference import scoring
-from bundlecache.train.shipped import load_recipe
+from bundlecache.train.shipped_recipes import load_recipe
 from bundlecache.workspace import WorkspaceFolder
 
 HIDDEN, CONTENT, GRAPH = 32, 12, 8

@@ -23,7 +23,7 @@ from bundlecache.train import checkpoint
 from bundlecache.train.inference import scoring
 from bundlecache.train.model.bundle_mllm import BundleMLLM
 from bundlecache.train.training import loop
-from bundlecache.train.training.best import Best, Validation
+from bundlecache.train.training.validation import Best, Validation
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +307,7 @@ def test_a_disk_that_fills_up_while_training_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("select", ["loss", "hit@1"])
 def test_weights_that_diverged_are_never_the_best(select):
-    from bundlecache.train.training.best import Best, Validation
+    from bundlecache.train.training.validation import Best, Validation
 
     best, model = Best(select), torch.nn.Linear(2, 2)
     assert best.offer(model, 0, Validation(0.5, 1.0, 0.5, 1.0))

@@ -10,9 +10,9 @@ import pytest
 import torch
 from helpers import train_shop as world
 
-from bundlecache.bench.unseen import unseen
+from bundlecache.bench.exclude_seen import unseen
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.seen import FILE_NAME
+from bundlecache.catalogue.seen_bundles import FILE_NAME
 from bundlecache.errors import CheckpointError, QuestionsError, RecipeError
 from bundlecache.train import checkpoint
 from bundlecache.train.training import loop
@@ -137,7 +137,7 @@ def test_a_catalogue_without_titles_trains_only_when_told_to(cat, valid, base, t
 @pytest.mark.parametrize("name", ["paper", "public-code"])
 def test_on_a_cpu_every_recipe_computes_in_float32(name):
     from bundlecache.train.model import llm
-    from bundlecache.train.shipped import load_recipe
+    from bundlecache.train.shipped_recipes import load_recipe
 
     loaded = llm.load(load_recipe(name, ["base.model=embedded"]).base, torch.device("cpu"))
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}

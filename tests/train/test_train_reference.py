@@ -20,7 +20,7 @@ from bundlecache.train.model.bundle_mllm import build
 from bundlecache.train.model.fusion import ItemTokens
 from bundlecache.train.prompts.builder import ITEM, SEPARATOR
 from bundlecache.train.prompts.tokens import full_stop
-from bundlecache.train.shipped import load_recipe
+from bundlecache.train.shipped_recipes import load_recipe
 
 sys.path.insert(0, str(TOP / "benchmarks"))
 from helpers import tiny_tokenizers

@@ -9,7 +9,7 @@ import pytest
 from helpers import train_shop as world
 
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.model import Interactions
+from bundlecache.catalogue.catalogue import Interactions
 from bundlecache.errors import CatalogueError
 from bundlecache.questions.freeze import freeze
 from bundlecache.questions.user_history import UserHistories

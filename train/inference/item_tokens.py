@@ -18,7 +18,7 @@ from bundlecache.errors import CheckpointError, Command
 from bundlecache.store.store import Matrix
 
 if TYPE_CHECKING:
-    from bundlecache.questions.file import Questions
+    from bundlecache.questions.question_file import Questions
 
     from ..model.bundle_mllm import BundleMLLM
 

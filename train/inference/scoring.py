@@ -23,7 +23,7 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 
-from bundlecache.bench.rows import ZERO_SHOT
+from bundlecache.bench.result_rows import ZERO_SHOT
 from bundlecache.errors import RecipeError
 from bundlecache.limits import MAX_PERMUTATIONS
 
@@ -34,7 +34,7 @@ from .item_tokens import fuse
 from .tournament import Ask, play
 
 if TYPE_CHECKING:
-    from bundlecache.questions.file import Questions
+    from bundlecache.questions.question_file import Questions
 
 
 @dataclass(frozen=True)

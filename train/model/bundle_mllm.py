@@ -23,8 +23,8 @@ from .fusion import ItemTokens
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.file import Questions
+    from bundlecache.catalogue.catalogue import Catalogue
+    from bundlecache.questions.question_file import Questions
     from bundlecache.recipes.recipe import Recipe
     from bundlecache.store.store import Matrix
 

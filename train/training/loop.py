@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.seen import SeenBundles
+from bundlecache.catalogue.seen_bundles import SeenBundles
 from bundlecache.errors import Command, QuestionsError, RecipeError, StoreError
 from bundlecache.files import write_text
 from bundlecache.recipes.recipe import Recipe
@@ -38,8 +38,8 @@ from .sampler import QuestionSampler
 from .stage import Save, StageLoop
 
 if TYPE_CHECKING:
-    from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.file import Questions
+    from bundlecache.catalogue.catalogue import Catalogue
+    from bundlecache.questions.question_file import Questions
     from bundlecache.store.store import Matrix
 
 __all__ = ["Progress", "TrainResult", "resume", "train"]

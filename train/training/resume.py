@@ -24,8 +24,8 @@ from bundlecache.files import replacing
 from bundlecache.recipes.recipe import from_dict
 
 if TYPE_CHECKING:
-    from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.file import Questions
+    from bundlecache.catalogue.catalogue import Catalogue
+    from bundlecache.questions.question_file import Questions
     from bundlecache.recipes.recipe import Recipe
     from bundlecache.store.store import Matrix
 

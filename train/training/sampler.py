@@ -20,7 +20,7 @@ from bundlecache.questions.hard_negatives import HardNegatives
 from ..prompts.builder import NO_ITEMS
 
 if TYPE_CHECKING:
-    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.questions.user_history import UserHistories
     from bundlecache.recipes.settings import Data
     from bundlecache.store.store import Matrix
@@ -30,7 +30,7 @@ Lengths = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], Sequence[np.ndar
 
 @dataclass(frozen=True)
 class Drawn:
-    """b training questions; fields as in `bundlecache.questions.file.Questions`."""
+    """b training questions; fields as in `bundlecache.questions.question_file.Questions`."""
 
     partial: list[np.ndarray]
     options: np.ndarray  # int32 [b, n]

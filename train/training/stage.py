@@ -16,12 +16,12 @@ from bundlecache.bench.metrics import strict_hits
 from bundlecache.errors import RecipeError
 
 from ..inference.scoring import score_options
-from .best import Best, Validation
 from .contrastive import contrastive_loss, draw_pairs
 from .progress import Progress, Reporter, TimeLeft
+from .validation import Best, Validation
 
 if TYPE_CHECKING:
-    from bundlecache.questions.file import Questions
+    from bundlecache.questions.question_file import Questions
 
     from ..model.bundle_mllm import BundleMLLM
     from .log import Stop, TrainingLog

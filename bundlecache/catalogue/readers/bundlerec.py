@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CatalogueError, Command
-from ..category import PATH_SEPARATOR
+from ..category_paths import PATH_SEPARATOR
 from .dataset import Dataset
 from .groups import ConnectedGroups
 from .text_files import clean, read_csv

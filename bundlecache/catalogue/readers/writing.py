@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ...errors import CatalogueError
 from ...files import replacing
 from ...workspace import SUFFIXES
-from ..model import SPLITS
+from ..catalogue import SPLITS
 from .order_rows import id_text
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..bench.benchmark import ModelAnswers
     from ..bench.full_results import FullCatalogueResult
     from ..bench.results import QuestionSetResult
-    from ..questions.file import Questions
+    from ..questions.question_file import Questions
     from ..train.run import LoadedRun
     from .session import Session
 
@@ -118,7 +118,7 @@ def bench_full(
 ) -> FullBenchResult:
     """Rank every held-out item among the whole catalogue; the options are those of :func:`bench`."""
     from ..bench import full_catalogue, full_results
-    from ..bench.held_out import HeldOut
+    from ..bench.held_out_items import HeldOut
     from ..bench.slices import Slicer
     from ..report import bench_pages
 
@@ -264,7 +264,7 @@ def ablate(
     """
     from ..bench import ablation
     from ..train import ablation_run
-    from ..train.shipped import read_grid
+    from ..train.shipped_recipes import read_grid
 
     wanted = read_grid(grid)
     if PROCESSES > 1:

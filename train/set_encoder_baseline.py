@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from bundlecache.baselines.rankers import Ranker
     from bundlecache.baselines.sources import Sources
-    from bundlecache.catalogue.model import Catalogue
-    from bundlecache.questions.file import Questions
+    from bundlecache.catalogue.catalogue import Catalogue
+    from bundlecache.questions.question_file import Questions
 
 # Chosen on validation questions of public data; the same for every catalogue.
 RANK, EPOCHS, BATCH_SIZE, SAMPLED_NEGATIVES, LEARNING_RATE, DROPOUT = 64, 3, 128, 256, 1e-3, 0.1

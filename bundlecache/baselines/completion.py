@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import softmax
 
-from ..questions.file import Questions
+from ..questions.question_file import Questions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,7 +21,7 @@ from ..encoder_spec import TITLE
 from ..errors import BundlecacheError, CatalogueError, Command, counted
 from ..text import listed, quoted
 from .kept_splits import KeptSplits
-from .pending_update import finish
+from .table_transaction import finish
 from .tables import cell_list, cell_text, number, read_table, required_column, required_texts, unique_ids
 
 if TYPE_CHECKING:

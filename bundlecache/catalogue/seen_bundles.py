@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from .model import Catalogue
+    from .catalogue import Catalogue
 
 FILE_NAME = "seen_bundles.parquet"  # in the folder of a run
 FORMAT_VERSION = b"1"
@@ -33,7 +33,7 @@ KINDS = ("bundle", "group", "items")
 
 
 class QuestionsLike(Protocol):
-    """The part of `bundlecache.questions.file.Questions` that is needed here."""
+    """The part of `bundlecache.questions.question_file.Questions` that is needed here."""
 
     @property
     def split(self) -> str: ...  # noqa: D102

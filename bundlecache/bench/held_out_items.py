@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..questions.file import Questions
+from ..questions.question_file import Questions
 
 if TYPE_CHECKING:
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..questions.user_history import UserHistories
 
 MAX_SCORES = 2**22  # computed at once, [questions, items]

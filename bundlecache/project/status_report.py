@@ -50,7 +50,7 @@ class Vectors:
 def status(session: Session) -> Status:
     """Counts of the catalogue, coverage per modality and encoder, and the runs."""
     from ..catalogue import splits
-    from ..catalogue.model import SPLITS
+    from ..catalogue.catalogue import SPLITS
     from ..store.coverage import coverage
 
     catalogue = session.catalogue

@@ -97,7 +97,7 @@ def verify(
     session: Session, *, sample: int = 32, repair: bool = False, device: str = "auto", seed: int = 0
 ) -> Verification:
     """Read every stored row against its checksum, and encode a random sample again."""
-    from ..features import run as stage_a
+    from ..features import encode_workspace as stage_a
     from ..store import verify as check
 
     rows: Rows[TableCheck] = Rows()
@@ -204,7 +204,7 @@ def import_vectors(
     BundlecacheError
         When the file is of no known layout, or shapes or ids do not fit.
     """
-    from ..features import run as stage_a
+    from ..features import encode_workspace as stage_a
     from ..store import import_vectors as imports
 
     if modality == "all":

@@ -21,7 +21,7 @@ from ..errors import BundlecacheError, CheckpointError, Command
 from ..files import write_text
 from .bootstrap import bootstrap
 from .metrics import hits
-from .rows import Interval, interval_of
+from .result_rows import Interval, interval_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +118,7 @@ def load(run: Path) -> Choice | None:
 
 
 def completion_ranker(run: Path, sources: Sources, model: ModelRanker, method: str | None = None) -> tuple[str, Ranker]:
-    """The method to complete bundles with, and its ranker, to be given to `bundlecache.baselines.completing.rank`.
+    """The method to complete bundles with, and its ranker, to be given to `bundlecache.baselines.completion.rank`.
 
     Parameters
     ----------

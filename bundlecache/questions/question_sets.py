@@ -12,15 +12,15 @@ from ..catalogue import splits
 from ..errors import Command, QuestionsError
 from . import importing
 from .checks import MALFORMED, counts, faults, in_words
-from .file import Questions, build, missing, names_in, read, restore_hint
 from .freeze import freeze, name_of
+from .question_file import Questions, build, missing, names_in, read, restore_hint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..store.store import Matrix, Store
     from ..workspace import WorkspaceFolder
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MediaError
 from . import thumbnails
-from .answered import letter
+from .model_answers import letter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..bench.examples import CompletionExample
+    from ..bench.completion_examples import CompletionExample
     from ..bench.results import QuestionSetResult
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..workspace import WorkspaceFolder
-    from .answered import Answered
+    from .model_answers import Answered
 
 SHOWN = 6  # drawn by lot
 EACH = 4  # of every other kind

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from ..questions.file import Questions
+    from ..questions.question_file import Questions
 
 FORMAT_VERSION = 1
 FILE = "examples.json"  # in the folder of a run

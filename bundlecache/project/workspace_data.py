@@ -106,7 +106,7 @@ def update_data(
 def _store(shop: Workspace, vectors: Sequence[Vectors]) -> None:
     """Put vectors that came with a data set into the store."""
     from ..store.import_vectors import IMPORTED
-    from ..store.vectors import Identity
+    from ..store.table_schema import Identity
 
     for found in vectors:
         identity = Identity(found.modality, found.spec, found.fingerprint, IMPORTED, "float32", found.dim)

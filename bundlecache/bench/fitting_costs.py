@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..baselines.rankers import Ranker
-    from ..questions.file import Questions
+    from ..questions.question_file import Questions
 
 
 @dataclass

@@ -19,7 +19,7 @@ from . import registry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.console.reporter import Reporter
     from bundlecache.encode.recheck import Recheck
     from bundlecache.encode.run import Receipt

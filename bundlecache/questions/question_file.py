@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..catalogue.model import SPLITS
+from ..catalogue.catalogue import SPLITS
 from ..errors import Command, QuestionsError, first_line
 from ..files import replacing, write_text
 from ..text import listed, quoted
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..errors import Hint
 
 FORMAT_VERSION = 1

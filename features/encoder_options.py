@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bundlecache.catalogue.model import Catalogue
+    from bundlecache.catalogue.catalogue import Catalogue
 
 
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")

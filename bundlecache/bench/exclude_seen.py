@@ -1,6 +1,6 @@
 """Leaves out questions that a run has seen: those about bundles, groups or item sets of its training or selection.
 
-A run records what it has seen (`bundlecache.catalogue.seen`). When bundles changed their split since, test questions of
+A run records what it has seen (`bundlecache.catalogue.seen_bundles`). When bundles changed their split since, test questions of
 today may be about bundles that it was trained on, and its answers to them say nothing about unseen bundles.
 """
 
@@ -17,9 +17,9 @@ from ..errors import Command, QuestionsError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..catalogue.model import Catalogue
-    from ..catalogue.seen import SeenBundles
-    from ..questions.file import Questions
+    from ..catalogue.catalogue import Catalogue
+    from ..catalogue.seen_bundles import SeenBundles
+    from ..questions.question_file import Questions
 
 
 def unseen(

@@ -10,7 +10,7 @@ from ..rows import Rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..questions.sets import QuestionSetInfo
+    from ..questions.question_sets import QuestionSetInfo
     from .session import Session
 
 
@@ -23,16 +23,16 @@ def questions(
     seed: int = 0,
 ) -> Rows[QuestionSetInfo]:
     """Freeze validation and test questions, with random and hard wrong options; those that exist stay as they are."""
-    from ..questions import sets
+    from ..questions import question_sets
 
     return Rows(
-        sets.freeze_missing(
+        question_sets.freeze_missing(
             session.folder,
             session.catalogue,
             session.store,
             options=options,
             seed=seed,
-            kinds=tuple(negatives or sets.NEGATIVES),
+            kinds=tuple(negatives or question_sets.NEGATIVES),
             difficulty=difficulty,
             matrices=session.matrices,
             say=session.say.note,
@@ -42,20 +42,20 @@ def questions(
 
 def take_questions(session: Session, files: Sequence[Path], *, skip_broken: bool = False) -> Rows[QuestionSetInfo]:
     """Take over question files that others froze, after checking them against the catalogue."""
-    from ..questions import sets
+    from ..questions import question_sets
 
     return Rows(
         row
         for file in files
-        for row in sets.take_over(session.folder, session.catalogue, file, skip_broken=skip_broken)
+        for row in question_sets.take_over(session.folder, session.catalogue, file, skip_broken=skip_broken)
     )
 
 
 def export_questions(session: Session, out: Path) -> Rows[Any]:
     """Write all question sets as JSON Lines into a folder."""
-    from ..questions import sets
+    from ..questions import question_sets
 
-    return Rows(sets.export(session.folder, session.catalogue, out, say=session.say.note))
+    return Rows(question_sets.export(session.folder, session.catalogue, out, say=session.say.note))
 
 
 def leaks(session: Session) -> list[str]:

@@ -13,7 +13,7 @@ from .run import Run
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..candidates.file import Candidates
+    from ..candidates.candidate_file import Candidates
     from .session import Session
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..catalogue.model import Catalogue
+    from ..catalogue.catalogue import Catalogue
     from ..workspace import WorkspaceFolder
 
 MODALITIES = {"text": "texts", "image": "pictures", "audio": "sounds", "graph": "graphs"}
