@@ -55,22 +55,22 @@ __all__ = [
 
 _MODULES = {
     "BundlecacheError": "errors",
-    "Bundles": "catalogue.model",
-    "Catalogue": "catalogue.model",
+    "Bundles": "catalogue.catalogue",
+    "Catalogue": "catalogue.catalogue",
     "Completion": "project.run",
     "Evaluation": "project.run",
-    "Interactions": "catalogue.model",
+    "Interactions": "catalogue.catalogue",
     "Matrix": "store.store",
-    "Questions": "questions.file",
+    "Questions": "questions.question_file",
     "Receipt": "encode.run",
     "Recipe": "recipes.recipe",
     "Run": "project.run",
     "Store": "store.store",
     "Workspace": "project.workspace",
-    "import_data": "project.create",
-    "make_demo": "project.create",
+    "import_data": "project.workspace_data",
+    "make_demo": "project.workspace_data",
     "open": "project.workspace",
-    "update_data": "project.create",
+    "update_data": "project.workspace_data",
 }
 """Where the public names are defined. Each is imported when it is first used, so that ``bundlecache --help`` is quick."""
 

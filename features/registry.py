@@ -85,12 +85,14 @@ REGISTRY = (
     EncoderKind(
         "laion_clap:FILE", "audio", "laion_clap", "an original CLAP checkpoint (.pt) of LAION, in transformers' tower"
     ),
-    EncoderKind("lightgcn:user-item", "graph", "graph", "LightGCN on who-bought-what of the training split"),
-    EncoderKind("lightgcn:bundle-item", "graph", "graph", "LightGCN on the bundles of the training split"),
-    EncoderKind("als:user-item", "graph", "graph", "alternating least squares on who-bought-what, by implicit"),
-    EncoderKind("als:bundle-item", "graph", "graph", "alternating least squares on bundles, by implicit"),
-    EncoderKind("bpr:user-item", "graph", "graph", "Bayesian personalised ranking on who-bought-what, by implicit"),
-    EncoderKind("bpr:bundle-item", "graph", "graph", "Bayesian personalised ranking on bundles, by implicit"),
+    EncoderKind("lightgcn:user-item", "graph", "graph_encoder", "LightGCN on who-bought-what of the training split"),
+    EncoderKind("lightgcn:bundle-item", "graph", "graph_encoder", "LightGCN on the bundles of the training split"),
+    EncoderKind("als:user-item", "graph", "graph_encoder", "alternating least squares on who-bought-what, by implicit"),
+    EncoderKind("als:bundle-item", "graph", "graph_encoder", "alternating least squares on bundles, by implicit"),
+    EncoderKind(
+        "bpr:user-item", "graph", "graph_encoder", "Bayesian personalised ranking on who-bought-what, by implicit"
+    ),
+    EncoderKind("bpr:bundle-item", "graph", "graph_encoder", "Bayesian personalised ranking on bundles, by implicit"),
 )
 
 DEFAULTS = {

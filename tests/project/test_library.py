@@ -152,3 +152,8 @@ def test_the_best_method_on_validation_completes_unless_another_is_named(trained
     assert run.complete(["item-02"], k=10) == answers[choice["best"]]
     with pytest.raises(bc.BundlecacheError, match="learned-ranker"):
         run.complete(["item-02"], method="magic")
+
+
+@pytest.mark.parametrize("name", bc.__all__)
+def test_every_public_name_is_there(name: str):
+    assert getattr(bc, name) is not None

@@ -26,5 +26,5 @@ def test_the_report_shows_the_prompt_with_titles_cut(tmp_path):
     succeed("report", "--data", root)
     shown = html.unescape((run / "report.html").read_text("utf-8"))
     parts = prompts and [text.partition("⟨")[0] for text in prompts]
-    assert any(f'white-space: pre-line">{part}' in shown for part in parts)
+    assert any(part in shown for part in parts)
     assert "⟨item⟩" not in shown
