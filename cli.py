@@ -467,7 +467,9 @@ def ablate(
 
     made = _open(data).ablate(grid, seeds=seeds, out=output, device=device)
     if as_json:
-        show({"path": str(made.path), "rows": made.rows, "stopped": made.stopped}, as_json, [])
+        show(
+            {"path": str(made.path), "rows": [row.to_dict() for row in made.rows], "stopped": made.stopped}, as_json, []
+        )
     elif made.rows:
         show(None, as_json, shown(made.rows), title=f"{made.name}: HitRate@1 [95 %], seeds {made.seeds}")
         say(f"Tables: {made.path}/table.md, table.csv, results.json")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bundlecache.bench.ablation import GridPointResult
 from bundlecache.bench.exclude_seen import unseen
 from bundlecache.bench.metrics import strict_hits
 from bundlecache.console.reporter import duration
@@ -61,13 +62,12 @@ class GridProgress:
         return f"{text}, about {duration(left)} left"
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
+def finished(folder: Path) -> GridPointResult | None:
     """The stored result of a grid point, or None when it is not finished."""
     try:
-        made: dict[str, Any] = json.loads((folder / RESULT).read_text("utf-8"))
-    except (OSError, ValueError):
+        return GridPointResult.from_dict(json.loads((folder / RESULT).read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return made
 
 
 def run(
@@ -82,7 +82,7 @@ def run(
     device: str = "auto",
     token_cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
-) -> dict[str, Any] | str:
+) -> GridPointResult | str:
     """Train ``recipe`` into ``folder`` and answer validation and test questions; the reason, if training was stopped.
 
     ``tests`` are question sets by their column in the table; questions that the training has seen are left out of them.
@@ -103,13 +103,14 @@ def run(
     seen = {folder.name: record} if (record := checkpoint.seen(folder)) is not None else {}
     graphs = dict.fromkeys(seen, any(matrix.modality == "graph" for matrix in matrices.values()))
     unseen_tests = {column: unseen(asked, seen, catalogue, graphs)[0] for column, asked in tests.items()}
-    hits, sets = {}, {"validation": valid, **unseen_tests}
+    hits: dict[str, list[float]] = {}
+    sets = {"validation": valid, **unseen_tests}
     for column, asked in sets.items():
         answers = scoring.score(model, asked)
         right = strict_hits(answers.logits, asked.truth, answers.valid)
         hits[column] = [int(h) if h in (0, 1) else float(h) for h in right]
     seconds = sum(stage["seconds"] for stage in done.stages)
     questions = {column: asked.sha256 for column, asked in sets.items()}
-    result = {"seed": seed, "hits": hits, "questions": questions, "seconds": seconds}
-    write_text(folder / RESULT, json.dumps(result))
+    result = GridPointResult(seed, hits, questions, seconds)
+    write_text(folder / RESULT, json.dumps(result.to_dict()))
     return result

@@ -1,7 +1,7 @@
 """All methods on the same frozen questions: scores, paired differences and findings, as `results.QuestionSetResult`.
 
-Methods stand best first. ``versus_model.delta`` is the model's HitRate@1 minus the method's, ``on_top_of.delta`` what
-reranking the named method's scores adds to it, and ``ablation.delta`` the HitRate@1 without a modality minus the one with
+Methods are sorted, best first. ``versus_model.delta`` is the model's HitRate@1 minus the method's, ``on_top_of.delta`` what
+reranking adds to the named method's HitRate@1, and ``ablation.delta`` the HitRate@1 without a modality minus the one with
 all, each with the 95 % interval of a paired bootstrap.
 """
 
@@ -19,11 +19,10 @@ from ..baselines.registry import all_makers, reranked
 from ..catalogue import splits
 from ..questions.importing import family
 from . import leakage_probes
-from .bootstrap import bootstrap
 from .findings import ablated, near_a_leak, sentences, worth
 from .fitting_costs import FittingCosts, models_of, of_models
-from .metrics import by_position, calibration, mcnemar, measure, paired_difference, reciprocal_ranks, strict_hits
-from .result_rows import AblationRow, Difference, MethodResult, ProbeResult
+from .method_rows import MethodScores, ablation_row, joined, mean_by, method_row, model_answers, probe_rows, sliced
+from .metrics import strict_hits
 from .results import ASKED_ONCE, AskedHow, QuestionSetInfo, QuestionSetResult
 from .slices import Slicer
 
@@ -32,12 +31,11 @@ if TYPE_CHECKING:
     from ..baselines.sources import Sources
     from ..questions.question_file import Questions
     from .leakage_probes import Probe
-    from .result_rows import Slices
 
 
 @dataclass(frozen=True)
 class BenchSetup:
-    """What every question set is scored with: rankers, leakage probes, known leaks, and how models are asked."""
+    """The parts of a benchmark that all question sets share: rankers, leakage probes, known leaks, and how models are asked."""
 
     rankers: Sequence[Ranker] = ()
     probes: Sequence[Probe] = ()
@@ -58,7 +56,7 @@ class BenchSetup:
         how: AskedHow = ASKED_ONCE,
         seed: int = 0,
     ) -> BenchSetup:
-        """Every baseline, every model on top of the learned ranker, and ``more`` rankers; without ``baselines`` none."""
+        """All baselines, each model on top of the learned ranker, and ``more`` rankers; ``baselines=False`` leaves out the first two."""
         rankers: list[Ranker] = []
         if baselines:
             rankers += sources.rankers(*all_makers())
@@ -83,23 +81,6 @@ class ModelAnswers:
     training_seconds: float | None = None
 
 
-@dataclass(frozen=True)
-class MethodScores:
-    """What one method gave to q questions: scores [q, n], which were valid [q], and the seconds it took."""
-
-    name: str
-    kind: str
-    scores: np.ndarray
-    seconds: float | None = None
-    training_seconds: float | None = None
-    valid: np.ndarray | None = None
-    on_top_of: str | None = None  # the method whose scores it reranks
-
-    def hits(self, truth: np.ndarray, k: int = 1) -> np.ndarray:
-        """[q] strict hits among the first k places."""
-        return strict_hits(self.scores, truth, self.valid, k)
-
-
 def compare(
     setup: BenchSetup,
     questions: Questions,
@@ -110,7 +91,7 @@ def compare(
     attention: dict[str, Any] | None = None,
     trained_on: int = 0,
 ) -> QuestionSetResult:
-    """Score every method on ``questions`` and say how the model stands.
+    """Score every method on ``questions`` and compare the model with the others.
 
     Parameters
     ----------
@@ -119,7 +100,7 @@ def compare(
     ablation
         Modality -> that model's answers without it.
     attention
-        That of `bundlecache.train.inference.scoring.attention`, to stand in the results.
+        That of `bundlecache.train.inference.scoring.attention`, added to the results.
     trained_on
         How many questions were left out because a model was trained on their bundle, see `bundlecache.bench.exclude_seen`.
 
@@ -136,12 +117,12 @@ def compare(
     rows = []
     for modality, answers in (ablation or {}).items():
         _check_shape(modality, answers, questions)
-        rows.append(_ablation_row(modality, answers, right, questions, setup.seed))
+        rows.append(ablation_row(modality, answers, right, questions, setup.seed))
     return replace(
         results,
         ablation=rows,
         findings=[*results.findings, *map(ablated, rows)],
-        model_answers=_model_answers(ours, right, questions),
+        model_answers=model_answers(ours, right, questions),
         attention=attention,
     )
 
@@ -149,7 +130,7 @@ def compare(
 def score(setup: BenchSetup, questions: Questions, models: Sequence[ModelAnswers] = ()) -> list[MethodScores]:
     """Models, then rankers, on one set of questions; a ranker is fitted before its answering is timed.
 
-    Rankers that stand on a trained model take its answers from ``models``, and its seconds count as theirs too.
+    A ranker built on a trained model reuses its answers from ``models``; its seconds include those of the model.
     """
     out = []
     for each in models:
@@ -187,28 +168,28 @@ def summarise(
     model: str | None = None,
     trained_on: int = 0,
 ) -> QuestionSetResult:
-    """The results of several sets that differ by their seed, as of one: ``scored[s]`` are the methods on ``sets[s]``.
+    """The results of several sets that differ by their seed, combined into one: ``scored[s]`` are the methods on ``sets[s]``.
 
     Intervals are over bundles: a bundle that every set asks about counts once, with the mean of its questions.
     """
     truth = np.concatenate([asked.truth for asked in sets])
     unit = _units(sets)
-    methods = [_joined([methods[m] for methods in scored]) for m in range(len(scored[0]))]
-    right = {method.name: _mean_by(unit, method.hits(truth)) for method in methods}  # [bundles]
+    methods = [joined([methods[m] for methods in scored]) for m in range(len(scored[0]))]
+    right = {method.name: mean_by(unit, method.hits(truth)) for method in methods}  # [bundles]
     if model is not None and model not in right:
         raise ValueError(f"{model} answered nothing; there are answers of {', '.join(right) or 'no method'}")
-    rows = [_method_row(method, truth, right, model, setup.seed) for method in methods]
+    rows = [method_row(method, truth, right, model, setup.seed) for method in methods]
     rows.sort(key=lambda row: -row.hit1)
-    probes = _probe_rows(setup, sets, scored, unit)
+    probes = probe_rows(setup.probes, sets, scored, unit, setup.seed)
     suspects = [name for probe in setup.probes for name in probe.suspects]
     results = QuestionSetResult(
-        questions=_described(sets, trained_on),
+        questions=_question_set_info(sets, trained_on),
         methods=rows,
         model=model,
         how=setup.how,
         probes=probes,
         leaks=[*setup.leaks, *near_a_leak(rows, probes, suspects)],
-        slices=_sliced(setup.slicer, sets, methods, unit, setup.seed) if setup.slicer is not None else {},
+        slices=sliced(setup.slicer, sets, methods, unit, setup.seed) if setup.slicer is not None else {},
     )
     return replace(results, findings=sentences(results), worth=worth(results))
 
@@ -224,8 +205,8 @@ def run(
 ) -> list[QuestionSetResult]:
     """All methods on all sets: one result per family of sets that differ by their seed; see `summarise`.
 
-    ``models(questions)`` gives the trained models' answers, ``model`` names the one others are compared with.
-    ``trained_on`` is, by name of the set, how many questions were left out of it.
+    ``models(questions)`` returns the trained models' answers, ``model`` names the one others are compared with.
+    ``trained_on`` maps the name of a set to the number of questions left out of it.
     """
     families: dict[str, list[Questions]] = {}
     for asked in sets:
@@ -244,7 +225,7 @@ def run(
 
 
 def leaks_of(sources: Sources) -> list[str]:
-    """What is known to leak before anything is scored: the split, and stored graph vectors."""
+    """Leaks that are known before anything is scored: of the split, and of stored graph vectors."""
     return [*splits.leaks(sources.catalogue), *leakage_probes.graph_leaks(sources)]
 
 
@@ -253,7 +234,7 @@ def _check_shape(name: str, answers: Answers, questions: Questions) -> None:
         raise ValueError(f"{name} answered {answers.logits.shape}, the questions are {questions.options.shape}")
 
 
-def _described(sets: Sequence[Questions], trained_on: int) -> QuestionSetInfo:
+def _question_set_info(sets: Sequence[Questions], trained_on: int) -> QuestionSetInfo:
     first, several = sets[0], len(sets) > 1
     return QuestionSetInfo(
         name=family(first.name) if several else first.name,
@@ -278,101 +259,3 @@ def _units(sets: Sequence[Questions]) -> np.ndarray:
             unit.append(of.setdefault((bundle_id, times[bundle_id]), len(of)))
             times[bundle_id] += 1
     return np.array(unit, np.int64)
-
-
-def _mean_by(unit: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return np.bincount(unit, weights=values) / np.bincount(unit)
-
-
-def _joined(parts: Sequence[MethodScores]) -> MethodScores:
-    """One method's answers to several sets, as to one; seconds add up, training is paid for once."""
-    taken = [part.seconds for part in parts if part.seconds is not None]
-    valid = None if parts[0].valid is None else np.concatenate([part.valid for part in parts if part.valid is not None])
-    scores = np.concatenate([part.scores for part in parts])
-    return replace(parts[0], scores=scores, valid=valid, seconds=sum(taken) if taken else None)
-
-
-def _method_row(
-    method: MethodScores, truth: np.ndarray, right: Mapping[str, np.ndarray], model: str | None, seed: int
-) -> MethodResult:
-    """``right`` holds every method's hits by bundle."""
-    figures, mine = measure(method.scores, truth, method.valid, seed=seed), right[method.name]
-    versus = on_top_of = None
-    if model is not None and method.name != model:
-        versus = _difference(right[model], mine, seed)
-    if method.on_top_of is not None and method.on_top_of in right:
-        on_top_of = replace(_difference(mine, right[method.on_top_of], seed), name=method.on_top_of)
-    return MethodResult(
-        name=method.name,
-        kind=method.kind,
-        n=figures.n,
-        hit1=figures.hit1,
-        hit3=figures.hit3,
-        hit5=figures.hit5,
-        mrr=figures.mrr,
-        hit1_interval=bootstrap(mine, seed=seed),
-        valid_ratio=figures.valid_ratio,
-        hit1_valid_only=figures.hit1_valid_only,
-        seconds=None if method.seconds is None else round(method.seconds, 4),
-        training_seconds=method.training_seconds,
-        versus_model=versus,
-        on_top_of=on_top_of,
-    )
-
-
-def _difference(a: np.ndarray, b: np.ndarray, seed: int) -> Difference:
-    delta, low, high = paired_difference(a, b, seed=seed)
-    return Difference(delta, (low, high), mcnemar(a, b))
-
-
-def _probe_rows(
-    setup: BenchSetup, sets: Sequence[Questions], scored: Sequence[Sequence[MethodScores]], unit: np.ndarray
-) -> list[ProbeResult]:
-    names = [method.name for method in scored[0]]
-    tried = [
-        leakage_probes.run(setup.probes, asked, [each.scores for each in methods], names, seed=setup.seed)
-        for asked, methods in zip(sets, scored, strict=True)
-    ]
-    return [
-        leakage_probes.row(
-            name,
-            words,
-            _mean_by(unit, np.concatenate([t[p][2] for t in tried])),
-            sets[0].n_options,
-            len(tried[0]),
-            seed=setup.seed,
-        )
-        for p, (name, words, _) in enumerate(tried[0])
-    ]
-
-
-def _sliced(
-    slicer: Slicer, sets: Sequence[Questions], methods: Sequence[MethodScores], unit: np.ndarray, seed: int
-) -> Slices:
-    """The methods' figures by groups of questions."""
-    truth = np.concatenate([asked.truth for asked in sets])
-    item = np.concatenate([asked.options[np.arange(len(asked)), asked.truth] for asked in sets])
-    length = np.array([len(partial) + 1 for asked in sets for partial in asked.partial])
-    figures = {}
-    for method in methods:
-        valid = 1.0 if method.valid is None else method.valid
-        figures[method.name] = {f"hit@{k}": method.hits(truth, k) for k in (1, 3, 5)}
-        figures[method.name]["mrr"] = reciprocal_ranks(method.scores, truth) * valid
-    return slicer.slices(item, length, figures, main="hit@1", unit=unit, seed=seed)
-
-
-def _model_answers(answers: Answers, right: np.ndarray, questions: Questions) -> dict[str, Any]:
-    """HitRate@1 by the position of the truth, and the calibration."""
-    rate, count = by_position(right, questions.truth, questions.n_options)
-    positions = [
-        {"position": p, "n": int(n), "hit@1": float(r)} for p, (r, n) in enumerate(zip(rate, count, strict=True)) if n
-    ]
-    return {"positions": positions, "calibration": vars(calibration(answers.probabilities(), questions.truth))}
-
-
-def _ablation_row(modality: str, answers: Answers, full: np.ndarray, questions: Questions, seed: int) -> AblationRow:
-    """``full`` [q] are the hits of the whole model."""
-    figures = measure(answers.logits, questions.truth, answers.valid, seed=seed)
-    right = strict_hits(answers.logits, questions.truth, answers.valid)
-    delta, low, high = paired_difference(right, full, seed=seed)
-    return AblationRow(modality, figures.hit1, figures.hit1_interval, delta, (low, high))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..baselines.learned import Reranked
     from ..baselines.rankers import ModelRanker
     from ..baselines.sources import Sources
+    from ..bench.ablation import AblationTableRow, GridPointResult
     from ..bench.benchmark import ModelAnswers
     from ..bench.full_results import FullCatalogueResult
     from ..bench.results import QuestionSetResult
@@ -47,7 +48,7 @@ class AblationTable:
 
     name: str
     path: Path
-    rows: list[dict[str, Any]]
+    rows: list[AblationTableRow]
     seeds: tuple[int, ...]
     stopped: str | None
 
@@ -270,10 +271,11 @@ def ablate(
     if PROCESSES > 1:
         raise BundlecacheError("Ablations run in one process.", hint=Command("ablate", grid))
     folder = out or session.folder.root / "ablations" / wanted.name
-    chosen, rows, stopped = wanted.seeds[:seeds], [], None
-    done: list[list[dict[str, Any]]] = []
-    progress = ablation_run.GridProgress(total=len(wanted.cells) * len(chosen))
-    for number, point in enumerate(wanted.cells, 1):
+    chosen, stopped = wanted.seeds[:seeds], None
+    rows: list[AblationTableRow] = []
+    done: list[list[GridPointResult]] = []
+    progress = ablation_run.GridProgress(total=len(wanted.points) * len(chosen))
+    for number, point in enumerate(wanted.points, 1):
         matrices = session.training_matrices(point.recipe)
         valid, tests = session.ablation_sets(point.recipe.data.options, wanted.negatives)
         about = {name: [matrix.fingerprint, matrix.version] for name, matrix in matrices.items()}
@@ -281,12 +283,12 @@ def ablate(
         done.append([])
         for seed in chosen:
             place = folder / "cells" / point.key(seed, about)
-            result: dict[str, Any] | str | None = ablation_run.finished(place)
+            result: GridPointResult | str | None = ablation_run.finished(place)
             began = None
             if result is None:
                 began = time.monotonic()
                 session.say.note(
-                    f"grid point {number} of {len(wanted.cells)}, seed {seed} ({progress.words}):"
+                    f"grid point {number} of {len(wanted.points)}, seed {seed} ({progress.words}):"
                     f" {point.words or 'the recipe'}"
                 )
                 with session.say.bar("train") as bar:

@@ -1,4 +1,4 @@
-"""Ablations: the grid says which cells there are, every cell is trained once, and the table is right."""
+"""Ablations: the grid gives the grid points, every grid point is trained once, and the table is right."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def grid(folder: Path, text: str = GRID) -> ablation.Grid:
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_grid_resolves_and_opens_with_the_command_that_runs_it(path):
     made = read_grid(path.stem)
-    assert len(made.cells) > 2
-    assert made.cells[0].changed == {}
+    assert len(made.points) > 2
+    assert made.points[0].changed == {}
     assert f"bundlecache ablate {path.stem}" in path.read_text().split("recipe =", 1)[0]
 
 
-def test_cells_are_the_recipe_and_one_change_each_or_all_combinations(tmp_path):
-    assert [cell.words for cell in grid(tmp_path).cells] == ["", "prompt.separator=none", "data.options=4"]
-    crossed = grid(tmp_path, "cross = true\n" + GRID.replace("[4]", "[4, 5]")).cells
-    assert [cell.words for cell in crossed] == [
+def test_grid_points_are_the_recipe_and_one_change_each_or_all_combinations(tmp_path):
+    assert [point.words for point in grid(tmp_path).points] == ["", "prompt.separator=none", "data.options=4"]
+    crossed = grid(tmp_path, "cross = true\n" + GRID.replace("[4]", "[4, 5]")).points
+    assert [point.words for point in crossed] == [
         "",
         "data.options=4",
         "prompt.separator=none, data.options=4",
         "prompt.separator=none",
     ]
-    keys = {cell.key(seed, about) for cell in crossed for seed in (0, 1) for about in ({}, {"image": ["f", 1]})}
+    keys = {point.key(seed, about) for point in crossed for seed in (0, 1) for about in ({}, {"image": ["f", 1]})}
     assert len(keys) == 16
 
 
@@ -77,35 +77,32 @@ def test_a_grid_that_is_none_is_one_sentence(tmp_path, text, word):
 
 
 def test_rows_hold_means_seeds_intervals_and_paired_changes(tmp_path):
-    first, other, fewer = grid(tmp_path).cells
+    first, other, fewer = grid(tmp_path).points
     rng = np.random.default_rng(0)
     easy = rng.integers(0, 2, (3, 400))
 
     def results(hits, questions):
-        return [
-            {"seed": s, "hits": {"test": h.tolist()}, "questions": {"test": questions}, "seconds": 1.5}
-            for s, h in enumerate(hits)
-        ]
+        return [ablation.GridPointResult(s, {"test": h.tolist()}, {"test": questions}, 1.5) for s, h in enumerate(hits)]
 
     reference = results(easy, "x")
     row = ablation.row(first, reference, reference)
-    assert row["test"]["mean"] == easy.mean()
-    assert row["test"]["each"] == easy.mean(1).tolist()
-    assert row["test"]["interval"][0] < easy.mean() < row["test"]["interval"][1]
-    assert "change" not in row["test"]
-    assert row["seconds"] == 4.5
+    assert row.figures["test"].mean == easy.mean()
+    assert row.figures["test"].each == easy.mean(1).tolist()
+    assert row.figures["test"].interval[0] < easy.mean() < row.figures["test"].interval[1]
+    assert row.figures["test"].change is None
+    assert row.seconds == 4.5
     worse = np.where(np.arange(400) < 40, 0, easy)
     row = ablation.row(other, results(worse, "x"), reference)
-    low, high = row["test"]["change_interval"]
-    assert row["test"]["change"] == pytest.approx((worse - easy).mean())
-    assert low < row["test"]["change"] < high < 0, "the pairs tell, where two intervals alone would overlap"
-    assert "change" not in ablation.row(fewer, results(worse, "y"), reference)["test"], "other questions"
-    assert "change" not in ablation.row(other, results(worse[:2], "x"), reference)["test"], "other seeds"
+    low, high = row.figures["test"].change_interval
+    assert row.figures["test"].change == pytest.approx((worse - easy).mean())
+    assert low < row.figures["test"].change < high < 0, "the pairs tell, where two intervals alone would overlap"
+    assert ablation.row(fewer, results(worse, "y"), reference).figures["test"].change is None, "other questions"
+    assert ablation.row(other, results(worse[:2], "x"), reference).figures["test"].change is None, "other seeds"
 
 
 @pytest.mark.slow
-def test_ablate_trains_every_cell_once_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    from bundlecache.train import ablation_run as cells
+def test_ablate_trains_every_grid_point_once_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    from bundlecache.train import ablation_run
     from bundlecache.train.training.log import Stop
 
     root, path = make_shop(tmp_path), tmp_path / "mine.toml"
@@ -115,8 +112,8 @@ def test_ablate_trains_every_cell_once_and_goes_on_where_it_was_stopped(tmp_path
         return invoke("ablate", path, "--data", root, *more)
 
     trained = []
-    run = cells.run
-    monkeypatch.setattr(cells, "run", lambda *a, **k: (trained.append(a[5]), run(*a, **k))[1])
+    run = ablation_run.run
+    monkeypatch.setattr(ablation_run, "run", lambda *a, **k: (trained.append(a[5]), run(*a, **k))[1])
     with monkeypatch.context() as patch:
         patch.setattr(Stop, "reason", "SIGTERM")
         stopped = typed("--seeds", "1")

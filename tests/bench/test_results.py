@@ -13,7 +13,8 @@ from helpers.parity_catalogue import parity_catalogue, parity_questions
 
 from bundlecache.baselines import registry
 from bundlecache.bench import benchmark
-from bundlecache.bench.benchmark import BenchSetup, MethodScores
+from bundlecache.bench.benchmark import BenchSetup
+from bundlecache.bench.method_rows import MethodScores
 from bundlecache.bench.metrics import mcnemar
 from bundlecache.bench.result_files import load, save
 from bundlecache.bench.result_rows import OLD_ZERO_SHOT, ZERO_SHOT
