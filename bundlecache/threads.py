@@ -1,18 +1,23 @@
 """Lets OpenMP threads sleep while they wait; called before torch is imported.
 
-Torch computes with one OpenMP thread per core. By default a thread that waits for the others spins: on a quiet machine
-that costs processor time and gains nothing here, and on a busy one the spinning thread takes the core from the thread it
-waits for. Measured by benchmarks/threads.py with the embedded base on 2 cores, 20 training steps and 50 scorings:
+Torch computes with one OpenMP thread per core. By default a thread that waits for the others polls in a loop (spins): on
+an idle machine that uses processor time without a gain here, and on a busy one the spinning thread occupies the core that
+the awaited thread needs. Measured by ``python benchmarks/threads.py --quick``, embedded base, 2 cores: wall-clock seconds of
+20 training steps / 50 scorings.
 
-=======================  ===============  ==============
-seconds                  quiet machine    busy machine
-=======================  ===============  ==============
-default                  5.1 and 3.7      20.4 and 67.9
-``PASSIVE``              3.6 and 3.5      13.5 and 14.0
-one thread               4.3 and 4.1      9.3 and 9.0
-=======================  ===============  ==============
+============================  ===============  ===============
+setting                       quiet machine    busy machine
+============================  ===============  ===============
+default                       5.1 / 3.7        20.4 / 67.9
+default, second run           3.6 / 3.5        41.8 / 36.3
+``OMP_WAIT_POLICY=PASSIVE``   3.6 / 3.5        13.5 / 14.0
+``OMP_NUM_THREADS=1``         4.3 / 4.1        9.3 / 9.0
+both                          4.8 / 4.5        30.1 / 11.9
+============================  ===============  ===============
 
-``PASSIVE`` is set, not one thread: it loses nothing on a quiet machine, and large models gain by every core.
+These are the figures of one run on a shared virtual machine, and they vary: the default was measured twice and gave 3.5 to
+5.1 s quiet and 20 to 68 s busy. Only the order of the busy column is of use. ``PASSIVE`` is set, not one thread, because
+large models compute faster with every core.
 """
 
 from __future__ import annotations
