@@ -6,7 +6,7 @@
 
 The vectors are made from a seed: clusters of clusters in 96 dimensions, bent into 768 and stored in half precision in a
 memory-mapped file, as the store keeps them. Queries are bundles of three items of one cluster, one of them held out;
-members are left out of what is found. The methods, each in a process of its own for its peak memory:
+members are excluded from the results. The methods, each in a process of its own for its peak memory:
 
 - ours          `Index.build` (auto, its effort chosen on other bundles) and `Index.search`, 256 bundles at a time
 - numpy         keys @ queries in blocks, then argpartition: exact, and what recall is measured against

@@ -3,8 +3,8 @@
     python benchmarks/cold_start.py            # the demo catalogue, trained for a few steps in a temporary folder
     python benchmarks/cold_start.py --rounds 5 --json
 
-Every part runs in processes of its own, all parts in turn in every round; the figure is the least of all rounds. Ratios
-are to `import torch`, so that machines can be compared. A completion in a process that is already warm is timed beside.
+Every part runs in processes of its own, all parts in turn in every round; the figure is the minimum over all rounds. Ratios
+are to `import torch`, so that machines can be compared. A completion in a process that is already warm is timed too.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Stage A against the pure forward pass and against a serial loop, in one run; and 10,000 items looked at again.
+"""Stage A against the pure forward pass and against a serial loop, in one run; and a second scan of 10,000 items.
 
     python benchmarks/encode.py --quick
     python benchmarks/encode.py --json
     python benchmarks/encode.py --images photos/ --device cuda
 
-Two open_clip towers with random weights, loaded like any other: a ViT that the forward pass bounds, and one so
-small that decoding bounds it. Three ways over the same JPEGs, in turn:
+Two open_clip towers with random weights, loaded like any other: a ViT limited by the forward pass, and one so
+small that decoding is the limit. Three methods on the same JPEGs, in turn:
 
-forward  ``encoder.encode`` on samples that lie decoded in memory: nothing can be faster
+forward  ``encoder.encode`` on samples decoded in memory beforehand: the lower limit of the time
 encode   the whole of ``bundlecache.encode.run`` into an empty store: hash, decode, forward, commit, tidy
 serial   the way of clip-retrieval, re-created: decode, forward and ``.cpu()`` one after the other in one thread,
          one ``.npy`` written at the end

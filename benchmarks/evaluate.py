@@ -7,7 +7,7 @@
 Both sides have the same weights (a random Llama of width 256 with 4 layers and 32,000 words, LoRA, fusion of a 768-d
 and two 64-d vectors), the same recipe (public-code) and the same 12 questions of 10 options a batch. Theirs is
 re-created in public_code.py: fusion of the whole catalogue for every question, every text tokenised anew, padding on
-the left, 64 tokens decoded greedily. Ours is `train.scoring.score_options`: items' tokens, prompts from kept ids, and
+the left, 64 tokens decoded greedily. Ours is `train.inference.scoring.score_options`: items' tokens, prompts from cached token ids, and
 one forward with the head at the answer only. The first token must be the same.
 
 Figures are the least CPU seconds of one thread over interleaved repeats. Exits with 1 when a bar is missed.

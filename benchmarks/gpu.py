@@ -2,13 +2,13 @@
 
     python benchmarks/gpu.py                                  # 2048x22 and 4096x32, 10 and 20 options, FAISS to 1M items
     python benchmarks/gpu.py --shapes 2048x16 --faiss --json  # one shape, no FAISS
-    python benchmarks/gpu.py --device cpu --shapes 64x2 --quick   # shows that it runs; no bars
+    python benchmarks/gpu.py --device cpu --shapes 64x2 --quick   # checks that it runs; no requirements
 
 Weights are random, made on the device in bfloat16 and written nowhere; shapes that are well known get the heads, widths
 and words of Llama-3.2-1B (2048x16), TinyLlama-1.1B (2048x22) and Llama-2-7B (4096x32). The recipe is public-code (all is
 trained: LoRA, fusion, projector, separator) over 31,000 items with a 768-d and two 64-d vectors, batch 16. Theirs is
 re-created in public_code.py, on the same weights, in the same precision: it computes activations twice, ours once. Both
-take as few pieces of a batch as fit into memory; where not even single questions do, that is what is written down.
+split a batch into as few parts as fit into memory; if single questions do not fit, that is reported.
 
 - samples/s   questions a second over one bucket of steps (8 of 16 questions, drawn and sorted by length within the time),
               the device waited for at the end only. Theirs gets the same questions, shuffled: it does not sort.

@@ -1,12 +1,12 @@
-"""LightGCN: epochs per second against the reference's way, and Recall@20 on the LightGCN authors' LastFM split.
+"""Measures LightGCN: epochs per second against the reference's method, and Recall@20 on the LightGCN authors' LastFM split.
 
     python benchmarks/lightgcn.py --quick
     python benchmarks/lightgcn.py --json            # and the reference trained to the end, three seeds, settings chosen
     python benchmarks/lightgcn.py --data FOLDER     # data1.txt and test1.txt: user, item, weight; ids from 1
 
-The reference's way, re-created from its description: an epoch draws one (user, item, negative) per edge in
+The reference's method, re-created from its description: an epoch draws one (user, item, negative) per edge in
 a Python loop; for every batch of 2,048 the whole graph is propagated as one sparse COO product a layer, and
-autograd goes back through it. The ladder replaces one part after the other, all rungs interleaved in one run:
+autograd differentiates it. The variants replace one part after the other; all are interleaved in one run:
 
 - arrays      negatives are drawn for whole arrays, and drawn again where they hit an edge
 - CSR         the product runs over compressed rows

@@ -1,4 +1,4 @@
-"""The way of Bundle-MLLM's public code, re-created from its description, for tests and benchmarks to compare with.
+"""The method of Bundle-MLLM's public code, re-created from its description, for tests and benchmarks to compare with.
 
 Every question runs the input nets over the whole catalogue and then picks its rows; every text between two soft
 places is tokenised anew, by itself; prompts are padded on the left; training reads logits of every position and its

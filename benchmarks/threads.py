@@ -3,11 +3,11 @@
     python benchmarks/threads.py --quick
     python benchmarks/threads.py --json
 
-Each cell of the table is a process of its own, because OpenMP reads its variables when torch is imported.
+Each value of the table is measured in a process of its own, because OpenMP reads its variables when torch is imported.
 
 ======================  ==================================================================
 ``default``             OpenMP's own settings
-``passive``             ``OMP_WAIT_POLICY=PASSIVE``: a thread that waits sleeps
+``passive``             ``OMP_WAIT_POLICY=PASSIVE``: waiting threads sleep
 ``one thread``          ``OMP_NUM_THREADS=1``
 ``passive, one thread`` both
 ``bundlecache``         what ``bundlecache.threads.prepare`` sets when a workspace is opened

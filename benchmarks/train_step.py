@@ -1,4 +1,4 @@
-"""A training step: ours, the bare step of the same LLM on ready tensors, and the public code's way; in one run.
+"""Measures a training step: ours, the bare step of the same LLM on precomputed tensors, and the public code's method.
 
     python benchmarks/train_step.py --quick
     python benchmarks/train_step.py --json

@@ -1,4 +1,4 @@
-"""What items are like: categories, words of titles, stored vectors; nothing of it is learned from bundles but slots."""
+"""Content baselines: categories, words of titles and stored vectors; only category slots use training bundles."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from .sources import Sources
 
 WORD = re.compile(r"\w+")
-STEPS = 2000  # of category paths whose pairs are counted: the most frequent
+STEPS = 2000  # the most frequent category steps, whose pairs are counted
 
 
 def category_slots(sources: Sources) -> Iterator[Ranker]:
-    """Which categories fill a bundle together: smoothed PMI of category pairs in training bundles.
+    """Smoothed PMI of category pairs in training bundles.
 
-    Where categories are paths, the pairs of all their steps are looked at too: what rare leaves lack, their upper steps know.
+    Where categories are paths, a second ranker uses the pairs of all their steps, because rare leaf categories have few pairs.
     """
     labels = sources.catalogue.column("category")
     if "bundles" in sources.graphs and len({label for label in labels if label}) > 1:
@@ -39,9 +39,9 @@ def category_slots(sources: Sources) -> Iterator[Ranker]:
 
 
 def category_overlap(sources: Sources) -> Iterator[Ranker]:
-    """How much of their category paths (``Shoes > Boots``) items share, rare parts counting more.
+    """TF-IDF cosine of the steps of category paths (``Shoes > Boots``): rare steps count more.
 
-    A column ``categories`` (steps of all paths, parted by ``;``) is read beside ``category`` where it is there.
+    A column ``categories`` (steps of all paths, separated by ``;``) is used in addition to ``category`` where it exists.
     """
     steps = _steps(sources)
     if len({tuple(mine) for mine in steps if mine}) > 1:
@@ -49,7 +49,7 @@ def category_overlap(sources: Sources) -> Iterator[Ranker]:
 
 
 def title_words(sources: Sources) -> Iterator[Ranker]:
-    """TF-IDF cosine of the titles' words: the mean over the partial bundle, and the nearest of it."""
+    """TF-IDF cosine of the titles' words: the mean over the partial bundle, and the maximum over it."""
     words = [WORD.findall(title.lower()) for title in sources.catalogue.titles]
     if any(words):
         yield SparseFeatureRanker("TF-IDF title", "content", partial(tf_idf, words))
@@ -57,7 +57,7 @@ def title_words(sources: Sources) -> Iterator[Ranker]:
 
 
 def all_words(sources: Sources) -> Iterator[Ranker]:
-    """The same of the words of titles and of categories together."""
+    """`title_words` for the words of titles and categories together."""
     titles, *more = (sources.catalogue.titles, *(sources.catalogue.column(name) for name in ("category", "categories")))
     if any(titles) and any(cell for column in more for cell in column):
         words = [WORD.findall(" ".join(filter(None, cells)).lower()) for cells in zip(titles, *more, strict=True)]
@@ -66,7 +66,7 @@ def all_words(sources: Sources) -> Iterator[Ranker]:
 
 
 def cosines(sources: Sources) -> Iterator[CosineRanker]:
-    """Cosine of the vectors of each content modality: the mean over the partial bundle, and the nearest of it."""
+    """Cosine of the vectors of each content modality: the mean over the partial bundle, and the maximum over it."""
     matrices = sources.of(graph=False)
     for matrix in matrices:
         alone = sum(other.modality == matrix.modality for other in matrices) == 1
@@ -76,14 +76,14 @@ def cosines(sources: Sources) -> Iterator[CosineRanker]:
 
 
 def cosine_sum(sources: Sources) -> Iterator[Ranker]:
-    """The cosines of all stored vectors, graphs included, with equal weight and nothing learned."""
+    """The cosines of all stored vectors, graphs included, with equal weights that are not learned."""
     parts = stored_cosines(sources)
     if len(parts) > 1:
         yield ZScoreSum("cosine sum", "content", parts)
 
 
 def z_sum(sources: Sources) -> Iterator[Ranker]:
-    """All that items are like, with equal weight and nothing learned: vectors, words and categories."""
+    """Vectors, words and categories, with equal weights that are not learned."""
     parts = sources.rankers(cosines, title_words, category_overlap)
     if len(parts) > 1:
         yield ZScoreSum("z-sum of content", "content", parts)
@@ -104,7 +104,7 @@ def _steps(sources: Sources) -> list[list[str]]:
 
 
 def tf_idf(documents: Sequence[Sequence[str]]) -> csr_array:
-    """[I, words] of length 1 a row: 1 + log count, times log of items per item with the word; empty rows stay empty."""
+    """[I, words] rows of length 1: (1 + log count) * log(I / number of items with the word); empty rows stay empty."""
     vocabulary: dict[str, int] = {}
     cells = [
         (row, vocabulary.setdefault(word, len(vocabulary)), 1 + np.log(count))
@@ -120,12 +120,12 @@ def tf_idf(documents: Sequence[Sequence[str]]) -> csr_array:
 
 
 def _step_pmi(steps: list[list[str]], graph: csr_array) -> tuple[np.ndarray, csr_array]:
-    """PMI [P, P] of steps that stand in one basket on two items, and the steps of items [I, P], each row's sum 1 or 0.
+    """PMI [P, P] of steps of two items of one basket, and the steps of items [I, P], where each row sums to 1 or 0.
 
     >>> steps = [["Home", "Mugs"], ["Home", "Pots"], ["Garden", "Seeds"], ["Garden", "Tools"], ["Home", "Jars"]]
     >>> baskets = csr_array(np.array([[1, 1, 0, 0, 0], [0, 0, 1, 1, 0]], np.float32))
     >>> pmi, parts = _step_pmi(steps, baskets)
-    >>> worth = parts @ pmi @ parts.T  # a jar stood in no basket, but other things of the home did
+    >>> worth = parts @ pmi @ parts.T  # jars are in no basket, but other items of Home are
     >>> bool(worth[4, 0] > 0 > worth[4, 2])
     True
     """
@@ -135,7 +135,7 @@ def _step_pmi(steps: list[list[str]], graph: csr_array) -> tuple[np.ndarray, csr
     rows, columns = np.array(cells, np.int64).reshape(-1, 2).T
     parts = csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(steps), len(known)))
     counts = graph @ parts  # [baskets, P]
-    alone = parts.multiply(column(graph)[:, None])  # an item is no company to itself
+    alone = parts.multiply(column(graph)[:, None])  # pairs of an item with itself do not count
     together = (counts.T @ counts - parts.T @ alone).toarray().astype(np.float64)
     expected = np.outer(together.sum(1), together.sum(1)) / max(together.sum(), 1)
     share = 1 / np.maximum(np.asarray(parts.sum(axis=1)), 1)
@@ -143,13 +143,13 @@ def _step_pmi(steps: list[list[str]], graph: csr_array) -> tuple[np.ndarray, csr
 
 
 def _category_pmi(labels: list[str | None], graph: csr_array) -> tuple[csr_array, np.ndarray]:
-    """PMI of the categories' slots; items without a category share a last slot that says nothing."""
+    """PMI of the categories' slots; items without a category share the last slot, which has PMI 0."""
     slots = {label: s for s, label in enumerate(sorted({label for label in labels if label}))}
     slot = np.array([slots[label] if label else len(slots) for label in labels])
     cells = (np.ones(len(slot), np.float32), (np.arange(len(slot)), slot))
     counts = graph @ csr_array(coo_array(cells, shape=(len(slot), len(slots) + 1)))  # [baskets, S]
     total = column(counts)
-    together = (counts.T @ counts).toarray() - np.diag(total)  # an item is no company to itself
+    together = (counts.T @ counts).toarray() - np.diag(total)  # pairs of an item with itself do not count
     expected = np.outer(together.sum(1), together.sum(1)) / max(together.sum(), 1)
     pmi = np.log((together + 1) / (expected + 1))
     pmi[-1, :] = pmi[:, -1] = 0

@@ -1,7 +1,7 @@
-"""Who took what: popularity, co-occurrence, neighbours and factors of the training graphs.
+"""Collaborative baselines: popularity, co-occurrence, neighbours and factors of the training graphs.
 
-All of them know an item by the training bundles and training users that hold it; one that none holds ties
-with every other such item.
+All of them represent an item by the training bundles and training users that contain it; items that none of them
+contains have equal scores.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ KEPT = {"als": "ALS, stored", "bpr": "BPR, stored"}
 
 
 def chance(sources: Sources) -> Iterator[Ranker]:
-    """All options tie: with ties broken by lot, that is guessing, without the noise of one guess."""
+    """Equal scores for all options: ties count by their share, so this is the expected value of guessing."""
     yield ItemScoreRanker("random", "chance", lambda: np.zeros(len(sources.catalogue)))
 
 
 def popularity(sources: Sources) -> Iterator[Ranker]:
-    """How often an item stands in training bundles and training interactions (its logarithm, which ranks alike)."""
+    """How often an item occurs in training bundles and training interactions (its logarithm, which gives the same order)."""
     if sources.graphs:
         yield ItemScoreRanker("popularity", "collaborative", partial(popular, sources))
 
 
 def co_occurrence(sources: Sources) -> Iterator[Ranker]:
-    """How often two items stood in one training bundle, over the root of how often each stood in any."""
+    """Co-occurrences of two items in training bundles, divided by the square root of the product of their counts."""
     if "bundles" in sources.graphs:
         yield SparseFeatureRanker(
             "co-occurrence", "collaborative", partial(_baskets_of_items, sources.graphs["bundles"])
@@ -45,31 +45,31 @@ def co_occurrence(sources: Sources) -> Iterator[Ranker]:
 
 
 def ppmi(sources: Sources) -> Iterator[Ranker]:
-    """How much more often two items stood in one training bundle than chance would have it: log, never below 0."""
+    """Positive pointwise mutual information of two items in training bundles."""
     if "bundles" in sources.graphs:
         yield SimilarityRanker("PPMI", "collaborative", partial(_ppmi, sources.graphs["bundles"]))
 
 
 def item_knn(sources: Sources) -> Iterator[Ranker]:
-    """The nearest items by BM25-weighted baskets, by `implicit`, on either training graph."""
+    """Nearest items by BM25-weighted baskets (`implicit`), for each training graph."""
     for word, graph in sources.graphs.items():
         yield SimilarityRanker(f"item-kNN ({word})", "collaborative", partial(_nearest, graph))
 
 
 def als(sources: Sources) -> Iterator[Ranker]:
-    """Cosine of item factors of alternating least squares, by `implicit`, on either training graph."""
+    """Cosine of item factors of alternating least squares (`implicit`), for each training graph."""
     for word, graph in sources.graphs.items():
         yield CosineRanker(f"ALS ({word})", "collaborative", partial(_factors, "als", graph, sources.seed))
 
 
 def bpr(sources: Sources) -> Iterator[Ranker]:
-    """Cosine of item factors of Bayesian personalised ranking, by `implicit`, on either training graph."""
+    """Cosine of item factors of Bayesian personalised ranking (`implicit`), for each training graph."""
     for word, graph in sources.graphs.items():
         yield CosineRanker(f"BPR ({word})", "collaborative", partial(_factors, "bpr", graph, sources.seed))
 
 
 def lightgcn(sources: Sources) -> Iterator[Ranker]:
-    """Cosine of the graph vectors in the store: LightGCN's as a rule, imported ones, or kept factors."""
+    """Cosine of the graph vectors in the store: of LightGCN, imported ones, or stored factors."""
     for matrix in sources.of(graph=True):
         kind, _, graph = matrix.spec.partition(":")
         name = f"{KEPT.get(kind, 'LightGCN')} ({graph or matrix.spec})"
@@ -77,12 +77,12 @@ def lightgcn(sources: Sources) -> Iterator[Ranker]:
 
 
 def popular(sources: Sources) -> np.ndarray:
-    """[I] log(1 + training bundles and training users that hold an item)."""
+    """[I] log(1 + training bundles and training users that contain an item)."""
     return np.log1p(np.sum([column(graph) for graph in sources.graphs.values()], axis=0))
 
 
 def column(graph: csr_array) -> np.ndarray:
-    """[I] in how many baskets an item stands."""
+    """[I] the number of baskets that contain each item."""
     return np.asarray(graph.sum(axis=0)).ravel()  # [I]
 
 
@@ -113,13 +113,13 @@ def _nearest(graph: csr_array) -> tuple[csr_array, np.ndarray]:
 
     model = BM25Recommender(K=100, num_threads=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns about a matrix format that it chose itself
+        warnings.simplefilter("ignore")  # implicit warns about a matrix format that it chose itself
         model.fit(csr_matrix(graph), show_progress=False)
     return csr_array(model.similarity), np.arange(graph.shape[1])
 
 
 def _factors(method: str, graph: csr_array, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Item factors [I, d], and a mask [I] without the items that no basket holds."""
+    """Item factors [I, d], and a mask [I] of the items that occur in a basket."""
     return item_factors(method, graph, seed), column(graph) > 0
 
 

@@ -1,7 +1,7 @@
-"""What a table of methods says, in sentences, for readers who do not want to read tables.
+"""Describes a table of methods in sentences.
 
-A difference is called one only where its paired 95 % interval leaves out zero; everything else "cannot be
-told apart". A model that loses is said to lose.
+A difference is reported only where its paired 95 % interval excludes zero; otherwise the methods "cannot be told
+apart".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SPLITS = {"valid": "validation", "test": "test"}
 
 
 class OnTopRow(Protocol):
-    """A method that may stand on top of another one."""
+    """A method that may rerank another one."""
 
     @property
     def kind(self) -> str: ...  # noqa: D102
@@ -34,7 +34,7 @@ class OnTopRow(Protocol):
 
 
 def sentences(results: QuestionSetResult) -> list[str]:
-    """The verdict on one question set, from its methods; see `bench` for their layout."""
+    """The findings on one question set."""
     methods = results.methods
     by_name, model = results.by_name(), results.model_row
     out = [_opening(results, model)] if model else [_no_model(results)]
@@ -74,7 +74,7 @@ def left_out_questions(count: int, asked: int) -> list[str]:
 
 
 def chosen_on(split: str) -> list[str]:
-    """What figures on questions of ``split`` are not: a test, where weights were chosen on such questions."""
+    """A warning where ``split`` was used to choose weights, so that its figures are too high."""
     if "valid" not in split:
         return []
     return [
@@ -84,9 +84,9 @@ def chosen_on(split: str) -> list[str]:
 
 
 def near_a_leak(rows: Sequence[MethodResult], probes: Sequence[ProbeResult], suspects: Sequence[str]) -> list[str]:
-    """A sentence per stored graph that answers as only one with the held-out edges in it can.
+    """A sentence per stored graph that scores so high that it must contain the held-out edges.
 
-    It does when it has come half the way from the best method on the training graph to the leaking one.
+    The limit is halfway between the best method on the training graph and the leaking graph.
     """
     leak = next((row for row in probes if row.name == LEAK), None)
     fair = [row.hit1 for row in rows if row.kind == "collaborative" and row.name not in suspects]
@@ -101,7 +101,7 @@ def near_a_leak(rows: Sequence[MethodResult], probes: Sequence[ProbeResult], sus
 
 
 def worth(results: QuestionSetResult) -> list[str]:
-    """Whether the model is worth its seconds beside the best method that is no model; empty where no time was taken."""
+    """Compares the model's gain and time with those of the best other method; empty where nothing was timed."""
     methods, chance = results.methods, results.questions.chance
     model = results.model_row
     if model is None:
@@ -131,7 +131,7 @@ def worth(results: QuestionSetResult) -> list[str]:
 
 
 def left_out(name: str) -> str:
-    """What a model can do without, in words.
+    """The name of an ablated input.
 
     >>> left_out("image"), left_out("graph"), left_out("history")
     ('picture vectors', 'graph vectors', "user's history")
@@ -140,14 +140,14 @@ def left_out(name: str) -> str:
 
 
 def ablated(row: AblationRow) -> str:
-    """What the vectors of one modality are worth, or the user's history."""
-    (low, high), told = row.delta_interval, row.without == "history"
+    """A sentence on the effect of leaving out one modality, or the user's history."""
+    (low, high), single = row.delta_interval, row.without == "history"
     without = f"Without the {left_out(row.without)}"
     if high < 0:
-        worth = f"{'it is' if told else 'they are'} worth {_points(-row.delta)} {_range(-high, -low)}"
+        worth = f"{'it is' if single else 'they are'} worth {_points(-row.delta)} {_range(-high, -low)}"
         return f"{without} it finds {_percent(row.hit1)}: {worth}."
     if low > 0:
-        harm = f"{'it does' if told else 'they do'} harm, {_points(row.delta)} {_range(low, high)}"
+        harm = f"{'it does' if single else 'they do'} harm, {_points(row.delta)} {_range(low, high)}"
         return f"{without} it finds {_percent(row.hit1)}: {harm}."
     return f"{without} nothing measurable changes: {_open(-high, -low)}."
 
@@ -158,14 +158,14 @@ def is_single_cosine(row: MethodResult) -> bool:
 
 
 def measured(difference: Difference | None) -> Difference:
-    """A difference that must have been measured for this row."""
+    """The difference, checked to be measured."""
     if difference is None:
         raise ValueError("no difference was measured for this row")
     return difference
 
 
 def _standing(row: MethodResult) -> str:
-    """How the model stands against a row: ``better``, ``worse`` or ``level``."""
+    """The model compared with a row: ``better``, ``worse`` or ``level``."""
     return measured(row.versus_model).standing
 
 
@@ -187,7 +187,7 @@ def _no_model(results: QuestionSetResult) -> str:
 
 
 def _against(rows: Sequence[MethodResult], every: str, best_of: str) -> list[str]:
-    """How the model stands against a family of baselines; ``rows`` are best first."""
+    """A sentence that compares the model with a family of baselines; ``rows`` are best first."""
     if not rows:
         return []
     unbeaten = [row for row in rows if _standing(row) != "better"]
@@ -205,7 +205,7 @@ def _variant(row: MethodResult) -> str:
 
 
 def _together(row: MethodResult) -> str:
-    """What the model adds to the ranker that it reranks."""
+    """A sentence on what the model adds to the ranker that it reranks."""
     gain = measured(row.on_top_of)
     base, delta, (low, high) = gain.name, gain.delta, gain.interval
     model = row.name.removesuffix(f" + {base}")
@@ -291,7 +291,7 @@ def _range(low: float, high: float) -> str:
 
 
 def _open(low: float, high: float) -> str:
-    """A difference whose sign is open: from so many points more to so many less."""
+    """The range of a difference whose interval includes zero."""
     if low == high == 0:
         return "the same"
     if high <= 0 or low >= 0:

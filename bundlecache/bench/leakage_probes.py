@@ -1,15 +1,14 @@
-"""Leak probes: ways to answer that look at nothing a completion is about. Where one works, a score means less.
+"""Leakage probes: rankers that answer by a shortcut, to show where scores can be reached without understanding bundles.
 
-A probe knows the partial bundle no better than a stranger does: it goes by how often an option is seen, how long
-its title is, where its row or its id stands, which option is the middle one, where the last truths stood. On
-sound questions each of them is right as often as guessing. One that is right more often than its interval
-allows is named in the verdict; the intervals are widened for their number, so that all probes together cry
-wolf once in twenty times.
+A probe ranks options by a property that should not help: how often an option occurs, the length of its title, the
+position of its row or id, its similarity to the other options, or the positions of other truths. On valid questions
+each of them is right as often as guessing. A probe whose interval lies above chance is named in the findings; the
+intervals are widened for the number of probes (Bonferroni), so that all together give a false alarm once in twenty times.
 
-Two more are run on the answers of the others. *Label shuffle*: the best method against answers that were
-dealt out anew, which nothing but broken scoring survives. *Leaking graph*: co-occurrence with the held-out
-bundles and users left in, which shows what a leak would look like here; stored graph vectors that come near
-it, or that know items no training edge reaches, have seen the answers.
+Two more are controls. *Label shuffle*: the best method against permuted truths; it succeeds only if the scoring is
+wrong. *Leaking graph*: co-occurrence that includes the held-out bundles and users, which shows how high a leak would
+score; stored graph vectors that come close to it, or that cover items without a training edge, were trained on
+held-out edges.
 """
 
 from __future__ import annotations
@@ -39,13 +38,15 @@ if TYPE_CHECKING:
 
 LEAK = "leaking graph"
 SHUFFLE = "label shuffle"
-BLOCK = 16_384  # vectors looked at at once
-NEAR = 0.5  # of the way from the best fair graph method to the leaking one: from there on a graph has seen answers
+BLOCK = 16_384  # vectors per block
+NEAR = (
+    0.5  # share of the distance from the best fair graph method to the leaking one; above it, a graph counts as leaking
+)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A ranker that should know nothing, and what it does in words; ``suspects`` are methods it may find out."""
+    """A ranker that should score at chance, and a description of it; ``suspects`` are methods that it may show to leak."""
 
     ranker: Ranker
     words: str
@@ -67,13 +68,13 @@ class QuestionProbe:
 
 @dataclass(frozen=True)
 class PositionProbe:
-    """Ranks options by how often the truth stood there in the other half of the questions."""
+    """Ranks options by how often the truth has their position in the other half of the questions."""
 
     name: str = "position"
     kind: Kind = "probe"
 
     def scores(self, questions: Questions) -> np.ndarray:
-        """[q, n] counts; questions at even places are answered by those at odd ones, and the other way round."""
+        """[q, n] counts; questions with an even index are answered from those with an odd index, and vice versa."""
         half = np.arange(len(questions)) % 2
         counts = np.stack([np.bincount(questions.truth[half != h], minlength=questions.n_options) for h in (0, 1)])
         return counts[half].astype(float)
@@ -99,7 +100,7 @@ def _all(sources: Sources) -> Iterator[Probe]:
     if length.any():
         yield Probe(ItemScoreRanker("longest title", "probe", lambda: length), "picking the longest title")
         yield Probe(ItemScoreRanker("shortest title", "probe", lambda: -length), "picking the shortest title")
-    middle = partial(_alike, _content(sources))  # rows are read as they are asked for
+    middle = partial(_alike, _content(sources))  # rows are read on demand
     yield Probe(QuestionProbe("medoid", lambda _, o: middle(o)), "picking the option most like the other options")
     yield Probe(
         QuestionProbe("odd one out", lambda _, o: -middle(o)), "picking the option least like the other options"
@@ -122,7 +123,7 @@ def _all(sources: Sources) -> Iterator[Probe]:
 def run(
     probes: Sequence[Probe], questions: Questions, scores: Sequence[np.ndarray], names: Sequence[str], *, seed: int = 0
 ) -> list[tuple[str, str, np.ndarray]]:
-    """(name, words, hits [q]) of every probe, label shuffle among them.
+    """(name, words, hits [q]) of every probe, including label shuffle.
 
     ``scores`` are those of the methods ``names`` on these questions, each [q, n].
     """
@@ -141,7 +142,7 @@ def row(name: str, words: str, right: np.ndarray, n_options: int, count: int, *,
 
 
 def graph_leaks(sources: Sources) -> list[str]:
-    """Stored graph vectors that know items which no training edge reaches, one sentence each."""
+    """One sentence per stored graph table that has vectors of items without a training edge."""
     reached = np.zeros(len(sources.catalogue), bool)
     for graph in sources.graphs.values():
         reached |= np.asarray(graph.sum(axis=0)).ravel() > 0
@@ -176,7 +177,7 @@ def _nearest(place: np.ndarray, given: np.ndarray, options: np.ndarray) -> np.nd
 
 
 def _alike(units: Callable[[np.ndarray], np.ndarray | csr_array], options: np.ndarray) -> np.ndarray:
-    """[n] how much each option is like the others, by the unit rows [n, d] of their items."""
+    """[n] the summed similarity of each option to the others, by the unit rows [n, d] of their items."""
     shown = units(options)
     product = shown @ shown.T
     likeness = product.toarray() if isinstance(product, csr_array) else np.asarray(product, np.float64)
@@ -184,7 +185,7 @@ def _alike(units: Callable[[np.ndarray], np.ndarray | csr_array], options: np.nd
 
 
 def _content(sources: Sources) -> Callable[[np.ndarray], np.ndarray | csr_array]:
-    """Unit rows [n, d] of items, by which options resemble each other: the first stored content, else titles' words."""
+    """Unit rows [n, d] of items, for the similarity of options: the first stored content modality, otherwise TF-IDF of titles."""
     from ..baselines.content import WORD, tf_idf
 
     for matrix in sources.of(graph=False):
@@ -196,7 +197,7 @@ def _content(sources: Sources) -> Callable[[np.ndarray], np.ndarray | csr_array]
 
 
 def _units(matrix: Matrix, items: np.ndarray) -> np.ndarray:
-    """float32 [n, d]; rows of zeros where there is none."""
+    """float32 [n, d]; rows of zeros where there is no vector."""
     return unit_rows(np.where(matrix.mask[items, None], matrix.vectors[items], 0))
 
 

@@ -1,8 +1,8 @@
-"""Where a method is right: the same figures for groups of questions.
+"""Computes the figures of methods for groups of questions.
 
-Questions are grouped by something of their truth that no method changes: its category, how many items its bundle
-has, how popular it is, and whether any training bundle holds it. Groups too small to say anything are folded
-into their neighbours (categories into the step above them); what stays small is marked ``small``.
+Questions are grouped by a property of their truth: its category, the number of items of its bundle, its popularity, and
+whether any training bundle contains it. Groups with too few questions are merged into a neighbour (categories into
+their parent category); groups that are still too small are marked ``small``.
 
 ``slices`` of a results file holds, per way to group, ``[{"group", "n", "small", "methods": [{"name", figures,
 interval of the main figure}]}]``, methods best first.
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from ..catalogue.catalogue import Catalogue
 
-SMALL = 20  # questions; fewer are folded, or marked
-COMPARED = 4  # methods side by side: there is room for them in 80 columns
+SMALL = 20  # questions; smaller groups are merged, or marked
+COMPARED = 4  # methods side by side in 80 columns
 WAYS = ("category", "length", "popularity", "cold")
 NAMELESS, REST = "no category", "other"
 Groups = dict[str, list[str]]  # way -> names in the order of tables
@@ -37,13 +37,13 @@ Groups = dict[str, list[str]]  # way -> names in the order of tables
 
 @dataclass(frozen=True)
 class Slicer:
-    """Labels questions by what the catalogue says of their truth; popularity counts training edges only."""
+    """Labels questions by properties of their truth in the catalogue; popularity counts training edges only."""
 
     catalogue: Catalogue
 
     @cached_property
     def _edges(self) -> tuple[np.ndarray, np.ndarray]:
-        """[I] training bundles, and training users, that hold each item."""
+        """[I] training bundles, and training users, that contain each item."""
         both = [splits.training_graph(self.catalogue, graph)[:, 1] for graph in ("bundle-item", "user-item")]
         bundled, bought = (np.bincount(items, minlength=len(self.catalogue)) for items in both)
         return bundled, bought
@@ -51,7 +51,7 @@ class Slicer:
     def labels(self, truth: np.ndarray, length: np.ndarray) -> tuple[dict[str, np.ndarray], Groups]:
         """The group's number [q] of every question per way, and the groups' names, from items ``truth`` and ``length`` [q].
 
-        ``length`` is how many items the bundle has, the truth among them.
+        ``length`` is the number of items of the bundle, including the truth.
         """
         bundled, bought = self._edges
         column = self.catalogue.column("category")
@@ -96,9 +96,9 @@ class Method(Protocol):
 
 
 def leading(methods: Sequence[Method]) -> list[Method]:
-    """The methods to look at by groups: models first, then the best of the others; ``methods`` are best first.
+    """The methods that are shown by groups: models first, then the best others; ``methods`` are sorted, best first.
 
-    Those that put the first few of another method into a new order are left out: they find what it finds.
+    Methods that only rerank the first items of another method are left out.
     """
     rows = [row for row in methods if getattr(row, "first", None) is None]
     return sorted(rows, key=lambda row: row.kind != "model")[:COMPARED]
@@ -116,12 +116,12 @@ def ends(names: Sequence[str]) -> list[str]:
 
 
 def chosen(ways: Sequence[str]) -> list[str]:
-    """The ways to group that somebody typed, each once.
+    """The ways to group that a user asked for, without duplicates.
 
     Raises
     ------
     QuestionsError
-        For one that there is not.
+        When one of them does not exist.
     """
     for way in ways:
         if way not in WAYS:
@@ -132,7 +132,7 @@ def chosen(ways: Sequence[str]) -> list[str]:
 
 
 def by_category(categories: Sequence[str | None], smallest: int = SMALL) -> tuple[np.ndarray, list[str]]:
-    """Groups by category, largest first; one that is too small counts as the step above it, and at last as ``other``.
+    """Groups by category, largest first; one that is too small is merged into its parent category, and finally into ``other``.
 
     >>> number, names = by_category(["A > x"] * 3 + ["A > y", "A > z", "B", None], smallest=2)
     >>> names, number.tolist()
@@ -149,7 +149,7 @@ def by_category(categories: Sequence[str | None], smallest: int = SMALL) -> tupl
 
 
 def readable_categories(categories: Sequence[str | None]) -> tuple[np.ndarray, list[str]]:
-    """`by_category` with groups as large as leave at most half of the questions in ``other``: of 20, 10 or 5 at least.
+    """`by_category` with the largest minimum size (20, 10 or 5) that leaves at most half of the questions in ``other``.
 
     >>> number, names = readable_categories(["A"] * 21 + [f"B{k}" for k in range(8) for _ in range(9)])
     >>> names[:2], "other" in names
@@ -165,7 +165,7 @@ def readable_categories(categories: Sequence[str | None]) -> tuple[np.ndarray, l
 
 
 def deciles(values: np.ndarray) -> np.ndarray:
-    """[q] 0..9: tenths of the questions by ``values``; equal values stand in one tenth, that of their middle.
+    """[q] 0..9: tenths of the questions by ``values``; equal values share one tenth, that of their middle.
 
     >>> deciles(np.array([0, 0, 0, 0, 1, 2, 3, 4, 5, 6])).tolist()
     [2, 2, 2, 2, 4, 5, 6, 7, 8, 9]
@@ -176,7 +176,7 @@ def deciles(values: np.ndarray) -> np.ndarray:
 
 
 def in_order(values: np.ndarray, cut: np.ndarray, smallest: int = SMALL) -> tuple[np.ndarray, list[str]]:
-    """Groups of equal ``cut`` [q], lowest first, called after the ``values`` [q] in them; small ones join a neighbour.
+    """Groups of equal ``cut`` [q], lowest first, named by the ``values`` [q] in them; small groups are merged into a neighbour.
 
     >>> length = np.array([2, 2, 2, 3, 3, 4, 7])
     >>> number, names = in_order(length, length, smallest=2)

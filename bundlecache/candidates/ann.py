@@ -1,8 +1,8 @@
-"""FAISS structures that find near vectors without looking at all of them, and how far each must look.
+"""Approximate FAISS structures, and the search effort that each needs.
 
 =====  ==============================================================================================
-ivf    about ``2 sqrt(c)`` cells by k-means, vectors in half precision; ``nprobe`` cells are looked into
-hnsw   a graph of neighbours over vectors in half precision; ``efSearch`` nodes are kept in view
+ivf    about ``2 sqrt(c)`` cells by k-means, vectors in half precision; ``nprobe`` cells are searched
+hnsw   a graph of neighbours over vectors in half precision; ``efSearch`` nodes are kept as candidates
 pq     the cells of ivf, one byte for every 8 numbers of a vector; more is fetched than asked, then scored exactly
 =====  ==============================================================================================
 

@@ -1,9 +1,9 @@
-"""The file of a candidate set: the k items nearest to each bundle of a split, and how they were found.
+"""The file of a candidate set: the k items nearest to each bundle of a split, and how they were searched.
 
 ``candidates/MODALITIES-kN.parquet`` holds one row per bundle: bundle_id, partial list<string>, truth, candidates
 list<string>, scores list<float>, rank: the truth's place among all items that may be offered (1 is best), 0 when it has no
-vector or a filter took it away, -1 when an approximate search did not meet it among the first 100. The header, JSON in the
-schema's metadata, names the vectors that the file was made from; it is refused beside others.
+vector or a filter excluded it, -1 when an approximate search did not return it among the first 100. The header, JSON in the
+schema's metadata, names the vectors that the file was made from; the file is rejected if the current vectors are others.
 """
 
 from __future__ import annotations

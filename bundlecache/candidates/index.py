@@ -1,10 +1,10 @@
-"""A FAISS index over any mix of modalities: exact until exact stops being faster, then as near to it as asked.
+"""A FAISS index over any mix of modalities: exact while that is faster, otherwise approximate with a required recall.
 
 An exact index (``flat``) is FAISS's `IndexFlatIP`, or a scan of the memory-mapped vectors where that does not fit into
-the memory allowed. Beyond `ann.MIN_INDEXED_ITEMS` items an approximate structure of `ann` is built, and its search looks
-further and further until recall@20 against an exact search is reached, on queries held out of the catalogue (`recall`).
+the memory allowed. Beyond `ann.MIN_INDEXED_ITEMS` items an approximate structure of `ann` is built, and its search is
+widened until recall@20 against an exact search is reached, on queries held out of the catalogue (`recall`).
 A structure that is not faster than exact is dropped. What any structure returns is scored again in double precision, so
-that equal items get equal scores and ties fall by the item's index on every machine.
+that equal items get equal scores and ties are broken by the item's index on every machine.
 
 `index_file` keeps an index in a file.
 """

@@ -1,4 +1,4 @@
-"""Decides where an index stands: in the memory of a GPU or of this machine, or on disk, where its vectors are scanned."""
+"""Decides where an index is kept: in the memory of a GPU or of this machine, or on disk, where its vectors are scanned."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Item vectors to search by: one vector per item from any mix of modalities, and the query of a partial bundle.
 
-Two metrics, each right for what made the vectors:
+Two metrics, for different kinds of vectors:
 
 - ``cosine`` (pictures, sounds, texts, fused tokens, and every mix): the vector of an item is the concatenation of its
   modalities' unit vectors, each scaled by the root of its weight, then brought to length 1. An inner product of two of

@@ -1,6 +1,6 @@
-"""Measures the recall of an approximate index against an exact search, and chooses how far it must look.
+"""Measures the recall of an approximate index against an exact search, and chooses its search effort.
 
-Queries are held out of the catalogue: half of them choose the effort, the other half report the recall that it reaches.
+Queries are held out of the catalogue: one half is used to choose the effort, the other half to report the recall.
 """
 
 from __future__ import annotations

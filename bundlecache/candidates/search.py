@@ -1,7 +1,7 @@
 """Searches the whole catalogue for the items that complete a partial bundle.
 
-Members of the partial bundle are never offered, nor are copies of the truth (the same title, or the same content in every
-picture, sound and text searched by): who finds a copy has found nothing wrong. The header of the candidate set counts them.
+Members of the partial bundle are never returned, nor are copies of the truth (the same title, or the same content in every
+picture, sound and text searched by), because a copy is not a wrong answer. The header of the candidate set counts them.
 """
 
 from __future__ import annotations

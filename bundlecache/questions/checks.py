@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..catalogue.catalogue import Catalogue
 
 MALFORMED = "malformed"
-"""The kind of a fault that no change of the catalogue can cause."""
+"""The kind of a fault that a change of the catalogue cannot cause."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def faults(rows: Sequence[dict[str, Any]], split: str, catalogue: Catalogue, *, 
 
 
 def form_fault(row: dict[str, Any], n_options: int, catalogue: Catalogue) -> Fault | None:
-    """What is wrong with one question, looked at alone."""
+    """The fault of one question, checked by itself."""
     shown, given, truth = row["options"], row["partial"], row["truth"]
     clause = None
     if len(shown) != n_options or len(shown) < 2:
@@ -77,13 +77,13 @@ def form_fault(row: dict[str, Any], n_options: int, catalogue: Catalogue) -> Fau
 
 
 def splits_of(catalogue: Catalogue, bundle_ids: Iterable[str]) -> dict[str, str]:
-    """The split of each of these bundles that the catalogue knows."""
+    """The split of each of these bundles that is in the catalogue."""
     of = dict(zip(catalogue.bundles.ids, splits.assign(catalogue).tolist(), strict=True))
     return {bundle_id: of[bundle_id] for bundle_id in bundle_ids if bundle_id in of}
 
 
 def counts(found: Iterable[Fault | None]) -> dict[str, int]:
-    """How many faults there are of each kind, the most frequent first."""
+    """The number of faults of each kind, the most frequent first."""
     return dict(Counter(fault.kind for fault in found if fault).most_common())
 
 
@@ -107,7 +107,7 @@ def _bundle_fault(row: dict[str, Any], split_of: dict[str, str], split: str) -> 
 
 
 class _Comparison:
-    """Compares questions with the bundles of a catalogue, and each with those before it."""
+    """Compares questions with the bundles of a catalogue, and each with the earlier ones."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         bundles = catalogue.bundles
@@ -122,7 +122,7 @@ class _Comparison:
         self._count = 0
 
     def fault(self, row: dict[str, Any]) -> Fault | None:
-        """What is wrong with a question that is right when it is looked at alone."""
+        """The fault of a question that is valid by itself."""
         self._count += 1
         bundle, given, shown = row["bundle_id"], row["partial"], row["options"]
         right, whole = shown[row["truth"]], self._items[bundle]

@@ -1,4 +1,4 @@
-"""Draws frozen multiple-choice questions: a partial bundle, n options, one of them the item that was held out.
+"""Draws frozen multiple-choice questions: a partial bundle, n options, one of which is the held-out item.
 
 Questions are drawn once with a seed and saved (`sets`, `file`); methods are compared on the same questions. How wrong
 options are chosen stands in `negatives` and `hard_negatives`.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def name_of(split: str, negatives: str, n_options: int, seed: int = 0, difficulty: float = 1.0) -> str:
-    """``test-random10``; a seed other than 0 stands in the name, so that draws do not overwrite each other.
+    """``test-random10``; a seed other than 0 is part of the name, so that draws do not overwrite each other.
 
     >>> name_of("test", "nearest:image", 10, difficulty=0.5)
     'test-nearest_image@50-10'
@@ -135,7 +135,7 @@ def _right_by(score: np.ndarray, options: np.ndarray, truth: np.ndarray) -> floa
 
 
 def _positions(bundle_ids: list[str], n_options: int, seed: int) -> np.ndarray:
-    """[q] where the truth stands: every position equally often, in an order that tells nothing."""
+    """[q] the position of the truth: every position equally often, in an order independent of the bundles."""
     key = [hashlib.blake2b(f"{seed}/position/{bundle_id}".encode()).digest() for bundle_id in bundle_ids]
     positions = np.zeros(len(bundle_ids), np.int64)
     for rank, row in enumerate(sorted(range(len(key)), key=key.__getitem__)):
@@ -144,7 +144,7 @@ def _positions(bundle_ids: list[str], n_options: int, seed: int) -> np.ndarray:
 
 
 def _draw(rng: random.Random, tiers: Iterable[np.ndarray], need: int, given: set[int]) -> tuple[list[int], int]:
-    """``need`` distinct items, none ``given``, from the first tier as far as it goes; how many came from later ones."""
+    """``need`` distinct items outside ``given``, from the first tiers first; and how many came from later tiers."""
     drawn: list[int] = []
     taken = set(given)
     from_first = None
@@ -162,6 +162,6 @@ def _draw(rng: random.Random, tiers: Iterable[np.ndarray], need: int, given: set
             hint=Command("questions", "--options", max(len(drawn) + 1, 2)),
         )
     extra = need - (from_first or 0)
-    if extra:  # the later tiers' items must not stand last
+    if extra:  # mix in the later tiers' items, which would otherwise be last
         drawn = list(shuffled(rng, drawn))
     return drawn, extra

@@ -1,4 +1,4 @@
-"""Wrong options that are hard: near in a modality, of the same category, as popular, or bought along; with a dial.
+"""Wrong options that are hard: near in a modality, of the same category, as popular, or bought together; with adjustable difficulty.
 
 ==================  =======================================================================================
 nearest:MODALITY    items that look (sound, read, ...) like the truth, by FAISS over the stored vectors
@@ -60,7 +60,7 @@ SIMILARITY_STEP = 1e-5  # similarities that differ by less are the same on anoth
 
 
 class Asked(NamedTuple):
-    """The partial bundle of a question, and the item that was held out of it."""
+    """The partial bundle of a question, and its held-out item."""
 
     partial: np.ndarray
     truth: int
@@ -95,14 +95,14 @@ class HardNegatives:
             )
         self.difficulty = difficulty
         self.strata = negatives.stratify(catalogue, "random", None, ITEMS_PER_OPTION * n_options)
-        self.vectors: dict[str, dict[str, Any]] = {}  # what names the vectors that were looked at
+        self.vectors: dict[str, dict[str, Any]] = {}  # the identity of the vectors that were used
         self._pools, self._pool_of = _pools(self.strata.number)
         self._orders = [self._order(catalogue, name, matrices or {}) for name in kind.split("+")]
 
     def pick(
         self, rng: random.Random | np.random.Generator, partial: np.ndarray, truth: int, count: int, taken: set[int]
     ) -> np.ndarray:
-        """At most ``count`` distinct item indices, none of them ``taken`` nor the truth; fewer where nothing is hard.
+        """At most ``count`` distinct item indices, excluding ``taken`` and the truth; fewer where there are not enough hard items.
 
         Only ``rng.random()`` is asked.
         """
@@ -166,7 +166,7 @@ class _Scored:
     def hardest(
         self, rng: random.Random | np.random.Generator, asked: Asked, size: int, banned: Iterable[int]
     ) -> list[int]:
-        """The ``size`` hardest items that are not ``banned``; of those that tie for the last places, any."""
+        """The ``size`` hardest items outside ``banned``; ties for the last places are broken arbitrarily."""
         pool = self._pools[self._pool_of[asked.truth]]
         pool = pool[~np.isin(pool, list(banned))]
         if len(pool) <= size:
@@ -242,7 +242,7 @@ class _Nearest:
         return others[first : first + size]
 
     def _ranked(self, item: int, size: int, banned: set[int]) -> list[int]:
-        """The nearest items of a pool first, a few times ``size`` of them, those ``banned`` left out."""
+        """The nearest items of a pool first, a few times ``size`` of them, without those in ``banned``."""
         members, place, near = self._table(int(self._pool_of[item]), NEIGHBOURS_PER_ITEM * size + len(banned))
         return [i for i in members[near[place[item]]].tolist() if i not in banned]
 

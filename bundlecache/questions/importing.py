@@ -1,4 +1,4 @@
-"""Imports questions that somebody else froze: they are read, checked against the catalogue, and never drawn again.
+"""Imports questions that others froze, after checking them against the catalogue.
 
 Three forms are known:
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..catalogue.catalogue import Catalogue
 
-OURS = ""  # the one option list of a line in our form
+OURS = ""  # the name of the only option list of a line in our format
 CANS = re.compile(r"bi_(valid|test)_cans\d+")
 SEED = re.compile(r"[-_]?seed(\d+)")
 Row = dict[str, Any]
@@ -67,7 +67,7 @@ def read(file: Path, catalogue: Catalogue, *, skip_broken: bool = False) -> list
 
 
 def family(name: str) -> str:
-    """The name of a set without its seed: sets of one family differ by the draw alone.
+    """The name of a set without its seed: sets of one family differ only by their seed.
 
     >>> family("test-hard10-shop_test_seed2"), family("test-random10-seed1"), family("test-random10")
     ('test-hard10-shop_test', 'test-random10', 'test-random10')
@@ -122,7 +122,7 @@ def _kind_in(stem: str) -> str:
 
 
 def _split(file: Path, rows: list[Row], catalogue: Catalogue) -> str:
-    """The one split that all bundles asked about have in this catalogue."""
+    """The split of all bundles of the questions in this catalogue."""
     asked = splits_of(catalogue, [row["bundle_id"] for row in rows])
     counts = Counter(asked.values())
     if not counts:
@@ -190,7 +190,7 @@ def _cans(catalogue: Catalogue) -> Callable[[str], dict[str, Row]]:
     pad = str(len(catalogue))  # ids of that layout count from 0, and the first number beyond them fills up
 
     def parse(text: str) -> dict[str, Row]:
-        bundle, partial, truth, options = ast.literal_eval(text.strip())  # literals only: nothing in the file is run
+        bundle, partial, truth, options = ast.literal_eval(text.strip())  # literals only: code in the file is not run
         given = [item for item in _ids(partial) if item != pad or pad in catalogue.index]
         right = truth[0] if isinstance(truth, list | tuple) else truth
         return {OURS: {"bundle_id": _id(bundle), "partial": given, "options": _ids(options), "truth": right}}

@@ -1,4 +1,4 @@
-"""Chooses which wrong options stand beside a truth.
+"""Chooses the wrong options of a question.
 
 Everything that tells the truth from the options, and is not what is asked, is a way to cheat. So the items are cut into
 fixed strata, and all options of a question come from the stratum of its truth: within a stratum items are exchangeable,
@@ -30,7 +30,7 @@ KINDS = ("random", "hard")
 
 @dataclass(frozen=True)
 class Strata:
-    """The stratum of every item, and what it follows from.
+    """The stratum of every item, and the inputs that it depends on.
 
     ``number`` int64 [I]; ``seen`` bool [I], stands in a training bundle; ``popularity`` int64 [I], edges in training.
     """
@@ -86,7 +86,7 @@ def stratify(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimu
 
 
 class OtherAnswers:
-    """Items that would be right too: of the truth's title, or in another of ``bundles`` with the whole partial one."""
+    """Items that would also be right: with the truth's title, or in another of ``bundles`` that contains the partial bundle."""
 
     def __init__(self, bundles: Sequence[np.ndarray], titles: Sequence[str]) -> None:
         self._bundles = bundles
@@ -100,7 +100,7 @@ class OtherAnswers:
             self._titled[title].add(i)
 
     def of(self, b: int, partial: np.ndarray, truth: int) -> set[int]:
-        """What may be no wrong option of bundle number ``b``, from which ``truth`` is held out."""
+        """The items that are excluded as wrong options of bundle number ``b``, from which ``truth`` is held out."""
         others = set.intersection(*(self._of[i] for i in partial.tolist())) - {b}
         together = {i for other in others for i in self._bundles[other].tolist()}
         same = self._titled[self._titles[truth]] if self._titles[truth] else set()
@@ -108,7 +108,7 @@ class OtherAnswers:
 
 
 def shuffled(rng: random.Random | np.random.Generator, pool: Sequence[int] | np.ndarray) -> Iterator[int]:
-    """The members of ``pool`` in random order, drawn one by one, so that a few of many cost little.
+    """The members of ``pool`` in random order, drawn one by one, so that drawing a few of many is cheap.
 
     Only ``rng.random()`` is asked: Python promises that it stays the same in every version.
     """
@@ -120,7 +120,7 @@ def shuffled(rng: random.Random | np.random.Generator, pool: Sequence[int] | np.
 
 
 def _by_level(items: np.ndarray, level: np.ndarray, minimum: int) -> list[np.ndarray]:
-    """Cut by popularity, from the top down; a piece smaller than ``minimum`` joins the one below it."""
+    """Cut by popularity, from the top down; a piece smaller than ``minimum`` is merged into the next lower one."""
     pieces: list[np.ndarray] = []
     open_piece: list[np.ndarray] = []
     for value in sorted(set(level[items].tolist()), reverse=True):
@@ -135,7 +135,7 @@ def _by_level(items: np.ndarray, level: np.ndarray, minimum: int) -> list[np.nda
 
 
 def _by_category(items: np.ndarray, categories: Sequence[str | None], minimum: int) -> list[np.ndarray]:
-    """Cut by category; one smaller than ``minimum`` joins what is left over one step up its path.
+    """Cut by category; one smaller than ``minimum`` is merged into the remaining items of its parent category.
 
     The catalogue alone decides, so that its questions are the same whatever has been encoded.
     """
@@ -153,7 +153,7 @@ def _by_category(items: np.ndarray, categories: Sequence[str | None], minimum: i
 
 
 def _by_cluster(items: np.ndarray, vectors: np.ndarray, minimum: int) -> list[np.ndarray]:
-    """Cut by spherical k-means; items without a vector, and clusters too small, join the nearest large one."""
+    """Cut by spherical k-means; items without a vector, and clusters that are too small, are merged into the nearest large one."""
     from ..candidates.ann import faiss_module
 
     if len(items) < 2 * minimum:
@@ -174,7 +174,7 @@ def _by_cluster(items: np.ndarray, vectors: np.ndarray, minimum: int) -> list[np
 
 
 def _nearest(unit: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """int64 [items] the centroid that each is most like, so many compared at once as fit into a gigabyte."""
+    """int64 [items] the nearest centroid of each item, computed in blocks of at most a gigabyte."""
     step = max(1, 2**28 // len(centroids))
     parts = [(unit[start : start + step] @ centroids.T).argmax(1) for start in range(0, len(unit), step)]
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""The question sets of a workspace: which are the usual ones, freezing those that are missing, import and export."""
+"""The question sets of a workspace: the default ones, freezing missing ones, import and export."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from ..workspace import WorkspaceFolder
 
 NEGATIVES = ("random", "hard")
-"""The wrong options of the usual sets."""
+"""The kinds of wrong options of the default sets."""
 OPTIONS = 10
-"""The number of options of the usual sets."""
+"""The number of options of the default sets."""
 VERSION = re.compile(r"-v\d+$")
-"""The end of the name of a set that was made of another one."""
+"""The end of the name of a set that was derived from another one."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class QuestionSetInfo:
     left_out_by: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """What is known, by name."""
+        """The fields by name."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
 
@@ -75,7 +75,7 @@ def names(folder: WorkspaceFolder) -> list[str]:
 def load(
     folder: WorkspaceFolder, catalogue: Catalogue, name: str, *, say: Callable[[str], None] | None = None
 ) -> Questions:
-    """The question set ``name``; where some of its questions no longer fit the catalogue, a new set without them.
+    """The question set ``name``; if some of its questions no longer fit the catalogue, a new set without them.
 
     Items and bundles are deleted, and splits change. The file of the set stays as it is; the questions that still fit,
     unchanged and in their order, are a set of their own, ``NAME-v2``, with its own SHA-256, which is written when it is
@@ -113,7 +113,7 @@ def load(
 def load_all(
     folder: WorkspaceFolder, catalogue: Catalogue, wanted: Sequence[str], *, say: Callable[[str], None] | None = None
 ) -> list[Questions]:
-    """These sets as `load` gives them, each once: a set and the one without its unfit questions are not two."""
+    """These sets as `load` returns them, without duplicates: a set and its reduced form count once."""
     loaded = [load(folder, catalogue, name, say=say) for name in wanted]
     return list({asked.name: asked for asked in loaded}.values())
 
@@ -134,7 +134,7 @@ def _reduced(
             break
         try:
             rows, existing = read(file)
-        except QuestionsError:  # damaged, or half written by a process that was stopped: it stays as it is
+        except QuestionsError:  # damaged or incompletely written: it is kept as it is
             continue
         if rows == kept:
             return build(rows, existing, catalogue, str(file), restore_hint(file))
@@ -151,7 +151,7 @@ def _reduced(
 
 
 def default_names(folder: WorkspaceFolder, split: str) -> list[str]:
-    """The sets of a split that are used when none is named: ten options, else what there is."""
+    """The sets of a split that are used when none is named: those with ten options, otherwise all."""
     usual = usual_names(split, OPTIONS)
     made = [name for name in names(folder) if name.startswith(f"{split}-")]
     if not made or set(usual) & set(made):
@@ -160,7 +160,7 @@ def default_names(folder: WorkspaceFolder, split: str) -> list[str]:
 
 
 def usual_names(split: str, options: int, kinds: Sequence[str] = NEGATIVES) -> list[str]:
-    """The names of the sets of a split with so many options, one per kind of wrong options."""
+    """The names of the sets of a split with this number of options, one per kind of wrong options."""
     return [name_of(split, kind, options) for kind in kinds]
 
 
@@ -176,7 +176,7 @@ def freeze_missing(
     matrices: Callable[[], Mapping[str, Matrix]] = dict,
     say: Callable[[str], None] | None = None,
 ) -> list[QuestionSetInfo]:
-    """Freeze the validation and test sets that are missing; those that exist stay as they are.
+    """Freeze the validation and test sets that are missing; existing sets are not changed.
 
     ``matrices`` gives the stored vectors by modality; it is called for ``nearest:MODALITY`` only.
 
@@ -191,7 +191,7 @@ def freeze_missing(
             hint="--negatives same-category, or another kind that has a difficulty",
         )
     vectors: np.ndarray | None = None
-    if not any(catalogue.column("category")):  # hard options are near items then
+    if not any(catalogue.column("category")):  # then hard options are near items
         content = [name for name in store.modalities() if name != "graph"] or store.modalities()
         vectors = store.matrix(catalogue.item_ids, content[0]).vectors if content else None
     near = matrices() if any("nearest:" in kind for kind in kinds) else {}
@@ -226,7 +226,7 @@ def freeze_missing(
 def take_over(
     folder: WorkspaceFolder, catalogue: Catalogue, file: Path, *, skip_broken: bool = False
 ) -> list[QuestionSetInfo]:
-    """Store the sets of a file that others froze; the same again is fine, other content under its name is refused.
+    """Store the sets of a file that others froze; importing it again is allowed, other content under the same name is not.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the users of a bundle interacted with elsewhere: their history, for personalised rankers and prompts.
+"""Users' histories for personalised rankers and prompts: items that a bundle's users interacted with elsewhere.
 
 A bundle belongs to the users of its group. Its history holds the items of these users' interactions except those of
 the group's validation and test bundles: a held-out item, or an item beside it, is never in a history. The history of
@@ -39,34 +39,34 @@ class UserHistories:
     def _of_bundle(self) -> dict[str, np.ndarray]:
         """bundle_id -> items int32, each once, latest last."""
         bundles, interactions = self.catalogue.bundles, self.catalogue.interactions
-        taken: dict[str, dict[int, None]] = {group: {} for group in bundles.group}
+        items_in_order: dict[str, dict[int, None]] = {group: {} for group in bundles.group}
         for user, item in zip(interactions.user.tolist(), interactions.item.tolist(), strict=True):
             group = interactions.group[user]
-            if group in taken:
-                taken[group].pop(item, None)
-                taken[group][item] = None
+            if group in items_in_order:
+                items_in_order[group].pop(item, None)
+                items_in_order[group][item] = None
         trained = splits.assign(self.catalogue) == "train"
         histories = {}
         for rows in (np.flatnonzero(~trained), np.flatnonzero(trained)):
             for b in rows:
                 for item in bundles.items[b].tolist():
-                    taken[bundles.group[b]].pop(item, None)
+                    items_in_order[bundles.group[b]].pop(item, None)
             for b in rows:
-                history = taken[bundles.group[b]]
+                history = items_in_order[bundles.group[b]]
                 histories[bundles.ids[b]] = np.fromiter(history, np.int32, len(history))
         return histories
 
     def of(self, questions: Questions) -> list[np.ndarray]:
-        """int32 items per question, ``latest`` at most; none of its partial bundle and none of its options."""
+        """int32 items per question, at most ``latest``, without the items of its partial bundle and its options."""
         return self.besides(questions.bundle_ids, questions.partial, questions.options)
 
     def besides(self, bundle_ids: list[str], partial: list[np.ndarray], options: np.ndarray) -> list[np.ndarray]:
-        """The same for questions that are not whole yet: ``options`` [q, n] may be the truth alone."""
+        """The same for questions without wrong options yet: ``options`` [q, n] may hold only the truth."""
         asked = zip(bundle_ids, partial, options, strict=True)
         return [self._latest(self._of_bundle[name], np.concatenate([given, shown])) for name, given, shown in asked]
 
     def of_user(self, user: str, hidden: Sequence[int]) -> np.ndarray:
-        """int32: the ``latest`` items of a user, none of them ``hidden``.
+        """int32: the ``latest`` items of a user, without those in ``hidden``.
 
         Raises
         ------
@@ -81,8 +81,8 @@ class UserHistories:
                 hint=f"did you mean {', '.join(near)}?" if near else "--user takes a user_id of that table",
             )
         items = interactions.item[interactions.user == interactions.users.index(user)]
-        taken = list(dict.fromkeys(items[::-1].tolist()))[::-1]  # in the order of the last time
-        return self._latest(np.array(taken, np.int32), hidden)
+        items_in_order = list(dict.fromkeys(items[::-1].tolist()))[::-1]  # in the order of the last time
+        return self._latest(np.array(items_in_order, np.int32), hidden)
 
     def _latest(self, history: np.ndarray, hidden: np.ndarray | Sequence[int]) -> np.ndarray:
         return history[~np.isin(history, hidden)][-self.latest :]

@@ -1,4 +1,4 @@
-"""The bench's two pages: all methods on the same questions, and among the whole catalogue; each names the other."""
+"""The bench's two pages: all methods on the same questions, and among the whole catalogue; each links to the other."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Two runs on the same frozen questions: what differs between them, and what it changed.
+"""Two runs on the same frozen questions: their differences in settings and in results.
 
-``a`` is the run that the page is about, ``b`` the one it is held against; a difference is a minus b, in
-pairs of answers to the same question.
+``a`` is the run that the page is about, ``b`` the one it is compared with; a difference is a minus b,
+paired by question.
 """
 
 from __future__ import annotations

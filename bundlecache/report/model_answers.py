@@ -1,4 +1,4 @@
-"""The model's answers to one frozen question set, as ``evaluate`` left them."""
+"""The model's answers to one frozen question set, as ``evaluate`` stored them."""
 
 from __future__ import annotations
 

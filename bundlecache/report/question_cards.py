@@ -1,8 +1,8 @@
-"""A handful of test questions to look at: what was given, the options, what the model thought, the truth.
+"""A few test questions as examples: the partial bundle, the options, the model's probabilities, and the truth.
 
-Some are drawn by lot from the hits and from the misses, half of each where there are enough, with a seed that
-comes from the questions' own SHA-256: nobody picks the pretty ones. Others are the extremes: those that the
-model was surest of, rightly and wrongly, and those that it could not decide.
+Some are drawn at random from the hits and the misses, half of each where there are enough, with a seed derived from
+the questions' SHA-256, so that the choice is reproducible. Others are extremes: the hits and the misses with the
+highest probability, and the questions with the smallest margin.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How far a figure can be trusted: where a model is right and where not, and whether it knows.
+"""How reliable a figure is: accuracy by groups of questions, and calibration.
 
-A breakdown splits the questions into groups by something that is known without the model, and asks whether
-the groups differ by more than lot would make them differ: the hits are dealt out to groups of the same sizes
-again and again (a permutation test), and ``p`` is how often that looks as uneven as what was seen.
+A breakdown splits the questions into groups by a property that does not depend on the model, and tests whether
+the groups differ by more than chance: a permutation test assigns the hits to groups of the same sizes at random, and
+``p`` is the share of permutations that are at least as uneven as the observed groups.
 """
 
 from __future__ import annotations

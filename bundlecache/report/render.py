@@ -1,6 +1,6 @@
 """Fills the templates of pages: their filters, the geometry of bars, and the file that is written.
 
-A page needs no network and makes no request; its policy forbids any. Every text of a user is escaped by the templates.
+A page makes no network request (its content policy forbids any). The templates escape all texts of users.
 """
 
 from __future__ import annotations

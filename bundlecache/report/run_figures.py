@@ -1,4 +1,4 @@
-"""What a run's page says of its results: the headline, the tables by question set, reliability, and other seeds."""
+"""The results on a run's page: the headline, the tables by question set, reliability, and other seeds."""
 
 from __future__ import annotations
 

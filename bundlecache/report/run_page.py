@@ -1,7 +1,7 @@
 """Self-contained HTML pages: one about a run, with methods, reliability, examples, encoders, curves; one about two runs.
 
-A page needs no network and makes no request; its policy forbids any. Every text of a user is escaped by
-the templates. What is missing is shown as missing.
+A page makes no network request (its content policy forbids any). The templates escape all texts of users. Missing
+data is shown as missing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Pictures and sounds of a few items, small enough to stand inside one HTML file.
+"""Pictures and sounds of a few items, small enough to be embedded in one HTML file.
 
-Everything here reads files of users: whatever cannot be read is a MediaError, never a traceback.
+All functions read files of users; a file that cannot be read raises MediaError.
 """
 
 from __future__ import annotations

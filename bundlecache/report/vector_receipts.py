@@ -1,4 +1,4 @@
-"""What a run's page says of the vectors in the store: the newest receipts by modality, or why there is none."""
+"""The stored vectors on a run's page: the newest receipts by modality, or why a modality has no vectors."""
 
 from __future__ import annotations
 

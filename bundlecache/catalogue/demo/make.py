@@ -1,7 +1,7 @@
 """The demo catalogue: a gift shop that the project generates, small enough to ship in `data/`.
 
-`make` writes the three tables and the media of a workspace. What is hidden in them, and why a
-model must look at all four modalities, is told in `world`; data/README.md gives the figures.
+`make` writes the three tables and the media of a workspace. `world` describes the hidden
+factors and why a model needs all four modalities; data/README.md gives the figures.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Pictures and sounds of the demo catalogue, drawn and synthesised from a seeded generator.
 
-A picture shows a thing of its category in the hue of its colour level, on a pale ground among
-bits of other hues. A sound is struck, shaken or blown as its category is, and its mood is the
-band that rings and the pace at which it swells.
+A picture shows an object of its category in the hue of its colour level, on a pale background with
+small shapes of other hues. The category decides whether a sound is struck, shaken or blown; its mood decides the
+frequency band and the rate at which it swells.
 
 Units: pixels, hertz, seconds. Pictures are RGB uint8 [64, 64, 3], sounds float32 [t] in -1..1.
 """

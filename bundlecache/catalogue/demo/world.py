@@ -4,11 +4,11 @@ Every item has four hidden factors, each visible in one modality only:
 
 - style: in the title's words;
 - colour: in the picture;
-- mood: in the sound (half of the categories sound at all);
+- mood: in the sound (half of the categories have sounds);
 - community: in who clicked what.
 
 People pack gift boxes of distinct categories whose items agree in these factors. A third of
-the items are new arrivals: boxes of earlier users, the training boxes, hold none of them.
+the items are new arrivals: the training boxes, which are those of earlier users, contain none of them.
 The factors can be computed again from the seed and are never stored in the catalogue, so that a model has to
 infer them; `oracle_scores` measures how well the true factors answer questions.
 
