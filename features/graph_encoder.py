@@ -1,6 +1,6 @@
 """``lightgcn:``, ``als:``, ``bpr:``: item vectors from who-bought-what or from bundles, of the training split.
 
-The graph is `bundlecache.splits.training_graph` and nothing else: no edge of a validation or test bundle,
+The graph is `bundlecache.catalogue.splits.training_graph` and nothing else: no edge of a validation or test bundle,
 and none of a user who made one, can reach a vector.
 """
 
