@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.runner import invoke, run_process, succeed
@@ -567,3 +568,12 @@ def test_questions_that_a_run_was_trained_on_are_left_out_and_counted(trained: W
     assert any(f"{asked['trained_on']} of {split.count('test')} questions are left out" in s for s in result["verdict"])
     succeed("report", "--run", "first", "--data", root)
     assert "questions are left out" in (root / "runs" / "first" / "report.html").read_text("utf-8")
+
+
+def test_status_says_that_new_items_wait_and_what_to_type(trained: WorkspaceFolder, tmp_path: Path):
+    root = shutil.copytree(trained.root, tmp_path / "shop", symlinks=True)
+    assert "wait" not in succeed("status", "--data", root).stdout
+    rows = pq.read_table(root / "items.parquet").to_pylist()
+    rows.append({**rows[0], "item_id": "item-new", "title": "warm gong"})
+    pq.write_table(pa.Table.from_pylist(rows), root / "items.parquet")
+    assert f"wait for their vectors: bundlecache encode --data {root}" in succeed("status", "--data", root).stdout

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..bench import leaderboard
 from ..bench.slices import ends, leading
+from ..errors import Command
+from .exits import command_line
 from .output import columns_in_pieces, out, plain, say, show
 
 if TYPE_CHECKING:
@@ -95,7 +97,10 @@ def show_status(status: dict[str, Any], data: object, as_json: bool) -> None:
         show(None, False, rows, title="Store", columns=columns)
     else:
         say("Nothing to encode: no title, picture, sound, bundle or interaction.")
-    say("Runs: " + (", ".join(status["runs"]) or "none yet (bundlecache train)"))
+    waiting = sum(row["missing"] for row in status["store"] if row["current"])
+    if waiting:
+        say(f"New or changed items wait for their vectors: {command_line(Command('encode'))}")
+    say("Runs: " + (", ".join(status["runs"]) or f"none yet ({command_line(Command('train'))})"))
 
 
 def _is_used(row: dict[str, Any]) -> bool:
