@@ -13,7 +13,7 @@ from helpers.paths import TOP
 LOAD = "import torchvision.transforms\nfrom transformers import LlamaModel\n"
 ORDERS = {
     "torch and transformers first": "import torch, transformers\nimport bundlecache\n" + LOAD,
-    "a submodule alone": "from bundlecache.catalogue import model\n" + LOAD,
+    "a submodule alone": "from bundlecache.catalogue import catalogue\n" + LOAD,
     "after a failure": "try:\n    import torchvision\nexcept RuntimeError:\n    pass\nimport bundlecache\n" + LOAD,
 }
 
