@@ -72,6 +72,6 @@ def test_the_reader_of_the_page_imports(forget_plugins, monkeypatch, tmp_path: P
 def test_the_grid_of_the_page_sets_what_it_says(tmp_path: Path):
     text = re.search(r"```toml\n# mine.toml\n(.*?)```", PAGE, re.DOTALL)[1]
     (tmp_path / "mine.toml").write_text(text)
-    points = read_grid(tmp_path / "mine.toml").cells
+    points = read_grid(tmp_path / "mine.toml").points
     assert [point.words for point in points] == ["", "prompt.separator=none", "lora.rank=2"]
     assert {point.recipe.text_stage.steps for point in points} == {400}
