@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 LEAK = "leaking graph"
 SHUFFLE = "label shuffle"
 BLOCK = 16_384  # vectors per block
-NEAR = (
-    0.5  # share of the distance from the best fair graph method to the leaking one; above it, a graph counts as leaking
-)
 
 
 @dataclass(frozen=True)
