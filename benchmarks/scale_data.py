@@ -22,14 +22,82 @@ ITEMS_PER_THEME = 200
 BUNDLE_SIZES = (2, 3, 4, 5, 6, 7, 8)
 THEME_SHARE = 0.8  # of a bundle's items that are of its theme
 INTERACTIONS_PER_USER = 20
-COLOURS = "red blue green black white grey brown pink yellow orange purple silver golden beige navy olive".split()
-MATERIALS = (
-    "cotton wool linen leather wooden glass steel paper ceramic bamboo silk velvet rubber copper cork clay".split()
-)
-THINGS = (
-    "coat shirt shoe lamp chair table mug plate bowl vase candle clock bag belt scarf glove hat dress skirt sock "
-    "blanket pillow frame mirror basket box pen book puzzle kite drum guitar camera lens tripod charger cable speaker"
-).split()
+COLOURS = [
+    "red",
+    "blue",
+    "green",
+    "black",
+    "white",
+    "grey",
+    "brown",
+    "pink",
+    "yellow",
+    "orange",
+    "purple",
+    "silver",
+    "golden",
+    "beige",
+    "navy",
+    "olive",
+]
+MATERIALS = [
+    "cotton",
+    "wool",
+    "linen",
+    "leather",
+    "wooden",
+    "glass",
+    "steel",
+    "paper",
+    "ceramic",
+    "bamboo",
+    "silk",
+    "velvet",
+    "rubber",
+    "copper",
+    "cork",
+    "clay",
+]
+THINGS = [
+    "coat",
+    "shirt",
+    "shoe",
+    "lamp",
+    "chair",
+    "table",
+    "mug",
+    "plate",
+    "bowl",
+    "vase",
+    "candle",
+    "clock",
+    "bag",
+    "belt",
+    "scarf",
+    "glove",
+    "hat",
+    "dress",
+    "skirt",
+    "sock",
+    "blanket",
+    "pillow",
+    "frame",
+    "mirror",
+    "basket",
+    "box",
+    "pen",
+    "book",
+    "puzzle",
+    "kite",
+    "drum",
+    "guitar",
+    "camera",
+    "lens",
+    "tripod",
+    "charger",
+    "cable",
+    "speaker",
+]
 
 
 def make(items: int, out: Path, seed: int = 0) -> None:
