@@ -342,6 +342,7 @@ def bench_(
     permutations: o.Permutations = 1,
     at_once: o.AtOnce = None,
     batch_size: o.BatchSize = 32,
+    sample: o.Sample = 5000,
     device: o.Device = "auto",
     output: o.OutFolder = None,
     as_json: o.AsJson = False,
@@ -360,6 +361,7 @@ def bench_(
         "permutations": permutations,
         "at_once": at_once,
         "batch_size": batch_size,
+        "sample": sample,
         "device": device,
         "out": output,
     }

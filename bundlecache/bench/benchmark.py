@@ -17,6 +17,7 @@ import numpy as np
 
 from ..baselines.registry import all_makers, reranked
 from ..catalogue import splits
+from ..questions import sample
 from ..questions.importing import family
 from . import leakage_probes
 from .findings import ablated, near_a_leak, sentences, worth
@@ -246,6 +247,7 @@ def _question_set_info(sets: Sequence[Questions], trained_on: int) -> QuestionSe
         sets=tuple(asked.name for asked in sets) if several else (),
         sha256s=tuple(asked.sha256 for asked in sets) if several else (),
         trained_on=trained_on,
+        samples=tuple(drawn for asked in sets if (drawn := sample.info(asked)) is not None),
     )
 
 

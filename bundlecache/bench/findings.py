@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from ..questions.sample import SampleInfo
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,6 +40,7 @@ def sentences(results: QuestionSetResult) -> list[str]:
     methods = results.methods
     by_name, model = results.by_name(), results.model_row
     out = [_opening(results, model)] if model else [_no_model(results)]
+    out += sampled(results.questions.samples)
     out += left_out_questions(results.questions.trained_on, results.questions.n_questions)
     out += chosen_on(results.questions.split)
     if model is not None:
@@ -70,6 +73,20 @@ def left_out_questions(count: int, asked: int) -> list[str]:
     return [
         f"{count:,} of {count + asked:,} questions are left out: a run was trained on or selected with their bundle, its group "
         "or exactly its items."
+    ]
+
+
+def sampled(samples: Sequence[SampleInfo]) -> list[str]:
+    """How many of the frozen questions were asked, and what asks all of them; nothing where all were asked.
+
+    >>> sampled([SampleInfo(5000, 20000, 0, "...", "...")])[0]
+    'The questions are a fixed sample: 5,000 of 20,000 (seed 0); --sample all asks all of them.'
+    """
+    if not samples:
+        return []
+    asked, of = sum(each.n_questions for each in samples), sum(each.of for each in samples)
+    return [
+        f"The questions are a fixed sample: {asked:,} of {of:,} (seed {samples[0].seed}); --sample all asks all of them."
     ]
 
 

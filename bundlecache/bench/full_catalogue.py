@@ -158,6 +158,7 @@ def run(
         history=max(map(len, held.history), default=0),
         with_history=sum(len(history) > 0 for history in held.history),
         trained_on=trained_on,
+        samples=held.samples,
     )
     slices = slicer.slices(held.truth, held.length, values, main=MAIN, unit=unit, seed=seed)
     return FullCatalogueResult(info, rows, slices)

@@ -4,7 +4,8 @@
 
     {"format_version": 1,
      "held_out": {"sets", "sha256", "n_questions", "n_bundles", "n_items", "split", "cold",
-                  "history": items of the longest history that joins a query, "with_history": how many queries},
+                  "history": items of the longest history that joins a query, "with_history": how many queries,
+                  "samples": as in `result_files`, where not all questions were asked},
      "methods":  [{"name", "kind", "n", "recall@1" ... "recall@100", "ndcg@1" ... "ndcg@100", "mrr",
                    and "..._interval" of each, "seconds", "first": items that a model puts in order,
                    "on_top_of": {"name", "delta", "interval"}}],
@@ -22,7 +23,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_text
-from .findings import chosen_on, left_out_questions, measured, personal
+from ..questions.sample import SampleInfo
+from .findings import chosen_on, left_out_questions, measured, personal, sampled
 from .result_rows import Difference, Interval, Slices, interval_of
 from .results import slices_from_dict, slices_to_dict
 
@@ -101,10 +103,17 @@ class HeldOutInfo:
     history: int
     with_history: int
     trained_on: int = 0
+    samples: tuple[SampleInfo, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of result files."""
-        return {key: value for key, value in vars(self).items() if key != "trained_on" or value}
+        made = {key: value for key, value in vars(self).items() if key not in ("trained_on", "samples") or value}
+        return made | ({"samples": [each.to_dict() for each in self.samples]} if self.samples else {})
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> HeldOutInfo:
+        """From the JSON of result files."""
+        return cls(**{**row, "samples": tuple(SampleInfo.from_dict(each) for each in row.get("samples", ()))})
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,7 @@ class FullCatalogueResult:
     def from_dict(cls, found: Mapping[str, Any]) -> FullCatalogueResult:
         """From the JSON of result files."""
         methods = [FullMethodResult.from_dict(row) for row in found["methods"]]
-        return cls(HeldOutInfo(**found["held_out"]), methods, slices_from_dict(found["slices"]))
+        return cls(HeldOutInfo.from_dict(found["held_out"]), methods, slices_from_dict(found["slices"]))
 
 
 def sentences(results: FullCatalogueResult) -> list[str]:
@@ -155,6 +164,7 @@ def sentences(results: FullCatalogueResult) -> list[str]:
     if alike:
         out.append(f"Within its interval stand {'; '.join(alike)} too.")
     out += [_reordered(row) for row in rows if row.first is not None and row.on_top_of is not None]
+    out += sampled(held.samples)
     out += left_out_questions(held.trained_on, held.n_questions)
     out += chosen_on(held.split)
     if held.with_history:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..questions.question_file import Questions
+from ..questions.sample import SampleInfo, info
 
 if TYPE_CHECKING:
     from ..catalogue.catalogue import Catalogue
@@ -33,6 +34,7 @@ class HeldOut:
     truth: np.ndarray
     sha256: str
     history: list[np.ndarray]
+    samples: tuple[SampleInfo, ...] = ()  # of the question sets that were not asked as a whole
 
     def __len__(self) -> int:
         return len(self.bundle_ids)
@@ -63,6 +65,7 @@ class HeldOut:
             truth=truth,
             sha256=total.hexdigest(),
             history=history,
+            samples=tuple(drawn for asked in sets if (drawn := info(asked)) is not None),
         )
 
     @property

@@ -4,7 +4,8 @@ The JSON is that of `results.QuestionSetResult`::
 
     {"format_version": 1,
      "questions": {"name", "sha256", "n_questions", "n_options", "split", "negatives",
-                   "trained_on": questions left out, where there were any},
+                   "trained_on": questions left out, where there were any,
+                   "samples": [{"n_questions", "of", "seed", "rule", "sha256" of the whole set}] where not all were asked},
      "model":     the method that others are compared with, or null
      "methods":   [{"name", "kind", "n", "hit@1", "hit@3", "hit@5", "mrr", "hit@1_interval", "valid_ratio",
                     "hit@1_valid_only", "seconds", "training_seconds", "versus_model": {"delta", "interval", "p"},

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..questions.sample import SampleInfo
 from .result_rows import AblationRow, Group, MethodResult, ProbeResult, Slices, renamed
 
 FORMAT_VERSION = 1
@@ -18,7 +19,8 @@ FORMAT_VERSION = 1
 class QuestionSetInfo:
     """Which frozen questions were answered; ``sets`` and their hashes where several differ by their seed.
 
-    ``trained_on`` is how many questions were left out because a run was trained on their bundle.
+    ``trained_on`` is how many questions were left out because a run was trained on their bundle. ``samples`` say, set by
+    set, how the questions were sampled (`questions.sample`); empty where whole sets were asked.
     """
 
     name: str
@@ -30,6 +32,13 @@ class QuestionSetInfo:
     sets: tuple[str, ...] = ()
     sha256s: tuple[str, ...] = ()
     trained_on: int = 0
+    samples: tuple[SampleInfo, ...] = ()
+
+    @property
+    def amount(self) -> str:
+        """How many questions were asked, and of how many where they are a sample: ``5,000 of 20,000``."""
+        whole = sum(each.of for each in self.samples)
+        return f"{self.n_questions:,}" + (f" of {whole:,}" if whole else "")
 
     @property
     def chance(self) -> float:
@@ -48,6 +57,8 @@ class QuestionSetInfo:
         }
         if self.sets:
             made |= {"sets": list(self.sets), "sha256s": list(self.sha256s)}
+        if self.samples:
+            made["samples"] = [each.to_dict() for each in self.samples]
         return made | ({"trained_on": self.trained_on} if self.trained_on else {})
 
     @classmethod
@@ -55,7 +66,8 @@ class QuestionSetInfo:
         """From the JSON of result files."""
         plain = {key: row[key] for key in ("name", "sha256", "n_questions", "n_options", "split", "negatives")}
         sets, sha256s = (tuple(row.get(key, ())) for key in ("sets", "sha256s"))
-        return cls(**plain, sets=sets, sha256s=sha256s, trained_on=row.get("trained_on", 0))
+        samples = tuple(SampleInfo.from_dict(each) for each in row.get("samples", ()))
+        return cls(**plain, sets=sets, sha256s=sha256s, trained_on=row.get("trained_on", 0), samples=samples)
 
 
 @dataclass(frozen=True)

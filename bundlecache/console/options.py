@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from ..limits import MAX_K, MAX_OPTIONS, MAX_PERMUTATIONS, MAX_SEED
+from .parsing import sample_size
 from .reporter import DEFAULT_DATA
 
 MAX_BATCH = 1_000_000
@@ -60,6 +61,15 @@ AtOnce = Annotated[
         min=2,
         max=MAX_OPTIONS,
         show_default=False,
+    ),
+]
+Sample = Annotated[
+    int,
+    Option(
+        "--sample",
+        help="Questions of a set that are asked at most, always the same ones; all, or 0, asks all.",
+        parser=sample_size,
+        metavar="N|all",
     ),
 ]
 BatchSize = Annotated[int, Option("--batch-size", help="Questions per forward of a model.", min=1, max=MAX_BATCH)]

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 from typer.core import TyperCommand
 
 from ..errors import BundlecacheError, Command
+from ..text import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from ..catalogue.readers.tables import TablesRequest
+
+MAX_SAMPLE_DIGITS = 12
 
 
 class Verb(TyperCommand):
@@ -119,3 +122,24 @@ def check_question_options(
         )
     if skip_broken and not files:
         raise BundlecacheError("--skip-broken is for questions of a FILE, and none was given.", hint="name the FILE")
+
+
+def sample_size(text: str | int) -> int:
+    """``--sample`` as a number of questions; 0 for ``all``.
+
+    >>> sample_size("5000"), sample_size("all"), sample_size("0")
+    (5000, 0, 0)
+
+    Raises
+    ------
+    BundlecacheError
+        When it is neither ``all`` nor a whole number of 0 or more.
+    """
+    typed = str(text).strip().lower()
+    if typed == "all":
+        return 0
+    if not (typed.isascii() and typed.isdigit() and len(typed) <= MAX_SAMPLE_DIGITS):
+        raise BundlecacheError(
+            f"--sample is {quoted(typed[:30])}; it takes a number of questions, or all.", hint="--sample 5000"
+        )
+    return int(typed)

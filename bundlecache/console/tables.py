@@ -124,9 +124,7 @@ def show_results(results: Sequence[QuestionSetResult]) -> None:
             }
             for row in result.methods
         ]
-        title = (
-            f"{asked.name}: {asked.n_questions:,} questions of {asked.n_options} options, sha256 {asked.sha256[:12]}"
-        )
+        title = f"{asked.name}: {asked.amount} questions of {asked.n_options} options, sha256 {asked.sha256[:12]}"
         show(None, False, rows, title=title)
         ablation = [
             {
@@ -164,7 +162,7 @@ def show_leaderboard(results: Sequence[QuestionSetResult]) -> None:
         show(None, False, rows, title=heading, columns=["method", *piece])
         title = "HitRate@1 on more questions"
     for name, result in zip(names, results, strict=True):
-        out.print(f"[bold]{plain(name)}[/]: {result.questions.n_questions:,} questions", highlight=False)
+        out.print(f"[bold]{plain(name)}[/]: {result.questions.amount} questions", highlight=False)
         _show_findings([*result.findings, *result.worth])
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError, Command
+from ..questions.sample import MAX_QUESTIONS
+from ..questions.sample import sample as sampled
 from .run import Run
 from .session import PROCESSES
 
@@ -63,6 +65,7 @@ def bench(
     permutations: int = 1,
     at_once: int | None = None,
     batch_size: int = 32,
+    sample: int = MAX_QUESTIONS,
     device: str = "auto",
     out: Path | None = None,
 ) -> BenchResult:
@@ -76,6 +79,8 @@ def bench(
         Ask again with so many latest items of the bundle's user in the query.
     permutations, at_once, batch_size, device
         How models are asked, see `Run.evaluate`.
+    sample
+        How many questions of a set are asked at most, always the same ones (`questions.sample`); 0 asks all.
     out
         Folder of the results; ``bench/`` of the workspace if left out.
 
@@ -88,7 +93,7 @@ def bench(
     from ..bench.results import AskedHow
     from ..report import bench_pages
 
-    folder, sets = _folder_and_sets(session, questions, out)
+    folder, sets = _folder_and_sets(session, questions, out, sample)
     field = _Field(session, sets, runs if models else None, device, permutations, at_once, batch_size)
     setup = benchmark.BenchSetup.of(
         field.sources,
@@ -114,6 +119,7 @@ def bench_full(
     permutations: int = 1,
     at_once: int | None = None,
     batch_size: int = 32,
+    sample: int = MAX_QUESTIONS,
     device: str = "auto",
     out: Path | None = None,
 ) -> FullBenchResult:
@@ -123,7 +129,7 @@ def bench_full(
     from ..bench.slices import Slicer
     from ..report import bench_pages
 
-    folder, sets = _folder_and_sets(session, questions, out)
+    folder, sets = _folder_and_sets(session, questions, out, sample)
     field = _Field(session, sets, runs if models else None, device, permutations, at_once, batch_size)
     personal = field.personal(history, [])
     held = HeldOut.of(field.sets, session.catalogue, personal[0].histories if personal else None)
@@ -147,15 +153,17 @@ def bench_full(
     return FullBenchResult(bench_pages.write_full(folder, ranked), ranked)
 
 
-def _folder_and_sets(session: Session, questions: Sequence[str], out: Path | None) -> tuple[Path, list[Questions]]:
-    """Where results go, tried before any model is read, and the questions, frozen where there are none."""
+def _folder_and_sets(
+    session: Session, questions: Sequence[str], out: Path | None, sample: int
+) -> tuple[Path, list[Questions]]:
+    """Where results go, tried before any model is read, and the questions to ask, frozen where there are none."""
     from ..files import make_folder
 
     names = list(questions) or session.all_test_sets()
     sets = session.question_sets(names)
     folder = out or session.folder.root / "bench"
     make_folder(folder)
-    return folder, sets
+    return folder, [sampled(asked, sample) for asked in sets]
 
 
 class _Field:
