@@ -47,6 +47,7 @@ class EncoderBatcher:
         self._batch: list[tuple[Unit, Any]] = []
         self._open: list[tuple[Unit, np.ndarray]] = []
         self._open_rows = 0
+        self._open_fragments: list[tuple[list[str], list[str]]] = []  # of other processes, with their items
         self._committed_at = time.monotonic()
         self._commit: Future[None] | None = None
 
@@ -158,10 +159,18 @@ class EncoderBatcher:
             self._hold(unit, rows[row])
         self._commit_when_due()
 
-    def add_result(self, units: Sequence[Unit], result: PartResult, workers: int) -> None:
-        """Add the result of one of ``workers`` other processes: the rows of ``units``, its failures and counts."""
+    def add_result(self, units: Sequence[Unit], written: Sequence[Unit], result: PartResult, workers: int) -> None:
+        """Add the result of one of ``workers`` other processes: the rows of ``units``, its failures and counts.
+
+        The rows of the units ``written`` are in its fragments, to be committed.
+        """
         for unit, row in zip(units, result.rows.values(), strict=True):
             self._hold(unit, row)
+        if written:
+            item_ids = [item_id for unit in written for item_id in unit.item_ids]
+            self._open_fragments.append((result.fragments, item_ids))
+            self.encoded += len(item_ids)
+            self.reused += len(item_ids) - len(written)
         self.failed |= result.failed
         self.forwards += result.forwards
         self.seconds["forward"] += result.forward / workers
@@ -186,10 +195,21 @@ class EncoderBatcher:
         """Hand the open rows to the committing thread, once the commit before is done."""
         self._wait()
         units, self._open, self._open_rows = self._open, [], 0
-        self._commit = self.committer.submit(self._write, units, dict(self.failed))
+        fragments, self._open_fragments = self._open_fragments, []
+        self._commit = self.committer.submit(self._write, units, fragments, dict(self.failed))
         self._committed_at = time.monotonic()
 
-    def _write(self, units: list[tuple[Unit, np.ndarray]], failed: dict[str, Failure]) -> None:
+    def _write(
+        self,
+        units: list[tuple[Unit, np.ndarray]],
+        fragments: list[tuple[list[str], list[str]]],
+        failed: dict[str, Failure],
+    ) -> None:
+        if fragments:  # one commit for those of all workers
+            self.table.append_fragments(
+                [fragment for made, _ in fragments for fragment in made],
+                [item_id for _, item_ids in fragments for item_id in item_ids],
+            )
         if units:
             item_ids = [item_id for unit, _ in units for item_id in unit.item_ids]
             hashes = [unit.source.content_hash for unit, _ in units for _ in unit.item_ids]

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .scan import Source
 
 PART_BATCHES = 8  # batches of a part for another process, so that it decodes one while it encodes another
+FRAGMENT_ITEMS = 16_384  # contents of a part whose rows its worker writes: small files cost a reader time
+PARTS_PER_WRITER = 4  # parts of each such worker at least, so that all end at about the same time
 
 
 @dataclass(frozen=True)
@@ -122,18 +124,31 @@ class Pipeline:
 
     def _encode_elsewhere(self, jobs: Sequence[Job], pool: WorkerPool) -> None:
         known = {job.source.content_hash: job for job in jobs}
-        batches = max(batcher.batch_size for batcher in self.batchers) * PART_BATCHES
-        size = max(MAX_FAILURES_IN_A_ROW, min(batches, -(-len(jobs) // pool.size)))
-        parts = (jobs[low : low + size] for low in range(0, len(jobs), size))
-        for result in pool.map(
-            [[job.units[batcher] for job in part if batcher in job.units] for batcher in self.batchers]
-            for part in parts
-        ):
-            self.waited += result[0].waited / pool.size
-            for batcher, part_result in zip(self.batchers, result, strict=True):
-                batcher.add_result(
-                    [known[content].units[batcher] for content in part_result.rows], part_result, pool.size
+        most = max(batcher.batch_size for batcher in self.batchers) * PART_BATCHES
+        least, targets = 1, []
+        if pool.writes:
+            most, least = max(most, FRAGMENT_ITEMS), PARTS_PER_WRITER
+            targets = [
+                batcher.table.target(
+                    {key: job.units[batcher].item_ids for key, job in known.items() if batcher in job.units}
                 )
+                for batcher in self.batchers
+            ]
+        size = max(MAX_FAILURES_IN_A_ROW, min(most, -(-len(jobs) // (least * pool.size))))
+        parts = (
+            [
+                [job.units[batcher] for job in jobs[low : low + size] if batcher in job.units]
+                for batcher in self.batchers
+            ]
+            for low in range(0, len(jobs), size)
+        )
+        for result in pool.map(parts, targets):
+            self.waited += result[0].waited / pool.size
+            for batcher, made in zip(self.batchers, result, strict=True):
+                rows, written = (
+                    [known[content].units[batcher] for content in contents] for contents in (made.rows, made.written)
+                )
+                batcher.add_result(rows, written, made, pool.size)
 
     def _jobs(self, units: Sequence[Iterable[Unit]]) -> list[Job]:
         """The units of all encoders by content, in the order of the catalogue."""

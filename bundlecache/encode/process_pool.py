@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from multiprocessing.connection import Connection
 
+    from ..store.fragments import FragmentTarget
     from .encoder import EncoderInfo
     from .protocol import Load, Part, PartResult
 
@@ -41,6 +42,8 @@ class ProcessPool:
     EncoderError
         When an encoder cannot be loaded, or two devices would make different vectors.
     """
+
+    writes = False
 
     def __init__(self, load: Load, devices: Sequence[str], workers: int) -> None:
         self.devices, self.size = list(devices), len(devices)
@@ -77,7 +80,7 @@ class ProcessPool:
                 closing.submit(pool.shutdown, cancel_futures=True)
         self._lifeline.close()
 
-    def map(self, parts: Iterable[Part]) -> Iterator[list[PartResult]]:
+    def map(self, parts: Iterable[Part], targets: Sequence[FragmentTarget] = ()) -> Iterator[list[PartResult]]:  # noqa: ARG002
         """See `WorkerPool.map`."""
         todo = iter(parts)
         running: dict[Future[list[PartResult]], int] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..store.failures import Failure
+    from ..store.fragments import FragmentTarget
     from .encoder import Encoder, EncoderInfo
     from .scan import Source
 
@@ -52,7 +53,8 @@ class Limits:
 class PartResult:
     """What a worker made of a part for one encoder: rows [w] by content hash, failures by item, and counts.
 
-    ``waited`` and ``forward`` are seconds without a decoded sample, and in the encoder.
+    ``waited`` and ``forward`` are seconds without a decoded sample, and in the encoder. Where the worker has written
+    rows itself, ``fragments`` are to be committed; they hold the rows of the contents ``written``.
     """
 
     rows: dict[str, np.ndarray]
@@ -62,6 +64,8 @@ class PartResult:
     note: str
     waited: float
     forward: float
+    fragments: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
 
 
 class WorkerPool(Protocol):
@@ -73,13 +77,18 @@ class WorkerPool(Protocol):
         How many workers there are.
     encoders
         What their encoders declare; these stand for the encoders here, but read and encode nothing.
+    writes
+        Whether its workers write rows themselves, as fragments; then parts are larger.
     """
 
     size: int
     encoders: list[EncoderInfo]
+    writes: bool
 
-    def map(self, parts: Iterable[Part]) -> Iterator[list[PartResult]]:
+    def map(self, parts: Iterable[Part], targets: Sequence[FragmentTarget] = ()) -> Iterator[list[PartResult]]:
         """The results of each part, by encoder, in the order in which the workers finish.
+
+        ``targets`` are the tables of the encoders, for workers that write.
 
         Raises
         ------

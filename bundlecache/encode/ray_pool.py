@@ -1,7 +1,8 @@
 """``--engine ray``: the workers are actors of Ray Data, on this machine or on a cluster.
 
-On a cluster the workspace must be at the same path on every machine, because the workers read its files; only this
-process writes.
+On a cluster the workspace must be at the same path on every machine, because the workers read its files. They write
+their rows themselves, as fragments of the tables; this process commits them, so it is no bottleneck. For tables on an
+object store every machine needs the keys in its environment.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from ..errors import BundlecacheError, EncoderError
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from ..store.fragments import FragmentTarget
     from .encoder import EncoderInfo
     from .protocol import Load, Part, PartResult
 
@@ -35,6 +37,8 @@ class RayPool:
     EncoderError
         When ray is not installed, nothing answers at the address, or an encoder cannot be loaded.
     """
+
+    writes = True
 
     def __init__(self, load: Load, workers: int, address: str | None = None, device: str = "auto") -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when ray starts: nothing calls home
@@ -86,7 +90,7 @@ class RayPool:
         if self._ours:
             self._ray.shutdown()
 
-    def map(self, parts: Iterable[Part]) -> Iterator[list[PartResult]]:
+    def map(self, parts: Iterable[Part], targets: Sequence[FragmentTarget] = ()) -> Iterator[list[PartResult]]:
         """See `WorkerPool.map`."""
         data = self._ray.data
         data.DataContext.get_current().enable_progress_bars = False
@@ -96,7 +100,7 @@ class RayPool:
             return
         encoded = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Actor,
-            fn_constructor_args=(self._load, self._device, self._workers),
+            fn_constructor_args=(self._load, self._device, self._workers, list(targets)),
             batch_size=1,
             compute=data.ActorPoolStrategy(size=min(self.size, len(rows))),
             **self._needs,
@@ -119,8 +123,8 @@ class RayPool:
 class _Actor:
     """A worker as Ray Data calls it: batches of parts in, batches of results out."""
 
-    def __init__(self, load: Load, device: str, workers: int) -> None:
-        self.worker = Worker(load, device, workers)
+    def __init__(self, load: Load, device: str, workers: int, targets: Sequence[FragmentTarget]) -> None:
+        self.worker = Worker(load, device, workers, targets)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         return {"results": [_packed(self.worker.encode, pickle.loads(part)) for part in batch["part"]]}

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -22,15 +21,15 @@ import pyarrow as pa
 from ..errors import BundlecacheError, Command, StoreError, counted
 from . import failures
 from .failures import Failure
+from .fragments import FragmentTarget, absolute, append, record_batches, sound
 from .location import StoreLocation, refusal, unreachable
-from .table_schema import CHECKSUM_COVERS_IDS, Identity, as_numpy, checksum, format_of, id_checksums
+from .table_schema import CHECKSUM_COVERS_IDS, Identity, as_numpy, format_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence, Set
     from types import TracebackType
 
 SAMPLE_ROWS = 512  # rows of a commit that are read back and compared, if they are not wide
-PIECE_BYTES, WRITERS = 48 << 20, 4  # a commit is written in pieces of that size or more, so many at once
 FRAGMENT_BYTES = 1 << 30  # pieces are written together up to this size
 COMPACT_FRAGMENTS = 16  # a table in more pieces than this is written together at the end of a run
 KEEP_VERSIONS = timedelta(minutes=10)  # long enough for a reader that has just opened an older version
@@ -200,37 +199,39 @@ class TableWriter:
                 commit([item_ids[row] for row in rows.tolist()], [hashes[row] for row in rows.tolist()], vectors[rows])
         self._present.update(item_ids)
 
-    def _batches(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> Iterator[pa.RecordBatch]:
-        schema, size = self.identity.schema, self.identity.batch_rows
-        for low in range(0, len(item_ids), size):
-            part = vectors[low : low + size]
-            texts = [pa.array(column[low : low + size], pa.string()) for column in (item_ids, hashes)]
-            columns = [
-                *texts,
-                pa.array(checksum(part) + id_checksums(*texts) if self._keyed else checksum(part)),
-                pa.array(np.ones(len(part), bool)),
-                pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), self.identity.width),
-            ]
-            yield pa.record_batch(columns, schema=schema)
+    def target(self, contents: Mapping[str, Sequence[str]] | None = None) -> FragmentTarget:
+        """What other processes need to write rows of this table; ``contents`` are the items of each content hash.
+
+        Contents of an item that has a row already are to be sent back instead, for :meth:`write`.
+        """
+        known = {content for content, item_ids in (contents or {}).items() if not self._present.isdisjoint(item_ids)}
+        where = self.root.absolute(), absolute(self.uri), self.location.options
+        return FragmentTarget(*where, self.identity, self._keyed, frozenset(known))
+
+    def append_fragments(self, written: Sequence[str], item_ids: Sequence[str]) -> None:
+        """Commit fragments that other processes wrote by :meth:`target`: rows of these items, which had none before.
+
+        Raises
+        ------
+        StoreError
+            When the disk refuses, or what is read back is not what was written; then nothing has changed.
+        """
+        before = self._unchanged()
+        rows = before.count_rows()
+        with storing(self.root):
+            after = append(self.uri, self.location.options, written, before.version)
+        self.wrote, self._version = True, after.version
+        whole = after.count_rows() == rows + len(item_ids) and self._present.isdisjoint(item_ids)
+        if not whole or not sound(after.take((rows + self._sample(len(item_ids))).tolist())):
+            self._take_back(before)
+        self._present.update(item_ids)
 
     def _append(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
-        import lance
-
-        before, options = self._unchanged(), self.location.options or None
+        before = self._unchanged()
         rows = before.count_rows()
-
-        def piece(low: int, high: int) -> list[Any]:
-            batches = self._batches(item_ids[low:high], hashes[low:high], vectors[low:high])
-            reader = pa.RecordBatchReader.from_batches(self.identity.schema, batches)
-            return list(lance.fragment.write_fragments(reader, self.uri, mode="append", storage_options=options))
-
-        # Lance encodes a piece on one core; what is large is written in several pieces at once.
-        count = max(1, min(WRITERS, vectors.nbytes // PIECE_BYTES))
-        cuts = np.linspace(0, len(item_ids), count + 1).astype(int).tolist()
-        with storing(self.root), ThreadPoolExecutor(count) as pool:
-            pieces = [fragment for made in pool.map(piece, cuts[:-1], cuts[1:]) for fragment in made]
-            append = lance.LanceOperation.Append(pieces)
-            after = lance.LanceDataset.commit(self.uri, append, read_version=before.version, storage_options=options)
+        with storing(self.root):
+            pieces = self.target().write(item_ids, hashes, vectors)
+            after = append(self.uri, self.location.options, pieces, before.version)
         self.wrote, self._version = True, after.version
         picks = self._sample(len(item_ids))
         got = after.take((rows + picks).tolist(), columns=["item_id", "content_hash", "vector"])
@@ -238,7 +239,7 @@ class TableWriter:
 
     def _replace(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
         before = self._unchanged()
-        rows = pa.Table.from_batches(self._batches(item_ids, hashes, vectors))
+        rows = pa.Table.from_batches(record_batches(self.identity, item_ids, hashes, vectors, keyed=self._keyed))
         with storing(self.root):
             table = self.location.database().open_table(self.name)
             table.merge_insert("item_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
@@ -274,11 +275,14 @@ class TableWriter:
             and np.array_equal(as_numpy(got["vector"]).view(np.uint8), vectors[picks].view(np.uint8))
         )
         if not same:
-            before.restore()
-            raise StoreError(
-                f"The table {self.name} did not read back as it was written; the last commit was taken back.",
-                hint="no other program may write to the store meanwhile; type the same command again",
-            )
+            self._take_back(before)
+
+    def _take_back(self, before: Any) -> NoReturn:
+        before.restore()
+        raise StoreError(
+            f"The table {self.name} did not read back as it was written; the last commit was taken back.",
+            hint="no other program may write to the store meanwhile; type the same command again",
+        )
 
     def update_status(self, outcome: Mapping[str, Failure | None], dead: Set[str] = frozenset()) -> None:
         """Record how items are now: with a failure or none, and whose rows are no longer valid (``dead``).

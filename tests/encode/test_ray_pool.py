@@ -1,21 +1,31 @@
-"""`--engine ray`: the rows of one process out of a local cluster of two cores."""
+"""`--engine ray`: the rows of one process out of a local cluster of two nodes, in a folder and on an object store."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from helpers import object_store
 from helpers import pool_encoders as pool_world
 from helpers.encode_shop import Shop
 
 from bundlecache.encode.ray_pool import RayPool
 from bundlecache.errors import EncoderError
+from bundlecache.store import location
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+STORE_BYTES = 100 << 20  # shared memory of a node
+
+
+def data_files(shop: Shop) -> list[Any]:
+    """The files of the first table's newest version."""
+    dataset = shop.store.location.dataset(shop.store.location.names()[0])
+    return [file for fragment in dataset.get_fragments() for file in fragment.data_files()]
 
 
 def test_without_ray_or_its_cluster_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch):
@@ -28,21 +38,37 @@ def test_without_ray_or_its_cluster_one_sentence_says_so(monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Two cores; a pool uses the cluster that its process is in."""
+def endpoint() -> Iterator[str]:
+    with object_store.serving() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def cluster(endpoint: str) -> Iterator[None]:
+    """Two nodes of one core; a pool uses the cluster that its process is in."""
     ray = pytest.importorskip("ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    here = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # the workers find the toys
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1", runtime_env=here)
+    from ray.cluster_utils import Cluster
+
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **object_store.KEYS})
+    here = {"PYTHONPATH": os.pathsep.join(sys.path), **object_store.KEYS}  # the workers find the toys
+    size = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
+    nodes = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **size})
+    nodes.add_node(**size)
+    ray.init(nodes.address, log_to_driver=False, runtime_env={"env_vars": here})
     yield
     ray.shutdown()
+    nodes.shutdown()
 
 
 @pytest.mark.slow
-def test_ray_leaves_the_rows_failures_and_receipts_of_one_process(tmp_path: Path, cluster: None):
+def test_two_nodes_write_to_s3_the_rows_and_receipts_of_one_process(tmp_path: Path, cluster: None, endpoint: str):
+    shop = pool_world.make(tmp_path / "ray")
+    location.set_location(shop.workspace.store, f"s3://shop/{tmp_path.name}", object_store.options_of(endpoint))
     with RayPool(pool_world.toys, workers=1) as pool:
         assert pool.size == 2
-        pool_world.check_equal(pool_world.make(tmp_path / "alone"), pool_world.make(tmp_path / "ray"), pool)
+        pool_world.check_equal(pool_world.make(tmp_path / "alone"), shop, pool)
+    assert not list(shop.workspace.store.glob("*.lance"))
+    assert len({file.path for file in data_files(shop)}) > 2  # of either table, one a worker at least
 
 
 @pytest.mark.slow

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from helpers import object_store
 from helpers.encode_shop import Shop, Toy, stored
 from helpers.runner import printed_json
 from helpers.shop import make_shop
@@ -28,24 +27,16 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """A server on loopback that speaks S3, with one bucket called shop."""
-    moto = pytest.importorskip("moto.server")
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would tell of every request
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    urllib.request.urlopen(urllib.request.Request(f"{url}/shop", method="PUT")).close()
-    yield url
-    server.stop()
+    with object_store.serving() as url:
+        yield url
 
 
 @pytest.fixture
 def options(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """How to reach it; the keys are in the environment."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return {"endpoint": endpoint, "allow_http": "true", "region": "us-east-1"}
+    for name, value in object_store.KEYS.items():
+        monkeypatch.setenv(name, value)
+    return object_store.options_of(endpoint)
 
 
 @pytest.fixture

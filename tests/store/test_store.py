@@ -21,11 +21,10 @@ from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.errors import EncoderError, StoreError
 from bundlecache.files import replacing
 from bundlecache.modalities import MODALITIES
-from bundlecache.store import tables, verify
+from bundlecache.store import fragments, tables, verify
 from bundlecache.store.coverage import coverage
 from bundlecache.store.store import Store
 from bundlecache.store.table_schema import BATCH_ROWS, Identity, as_numpy, checksum, flaws
-from bundlecache.store.tables import TableWriter
 
 
 @pytest.fixture
@@ -69,9 +68,9 @@ def test_what_was_written_is_read_by_lancedb_and_by_matrix_on_the_right_rows(
 
 
 def test_a_large_write_in_several_pieces_at_once_keeps_its_order(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(fragments, "PIECE_BYTES", 1000)
     info = store.write(PICTURES, names(1000), vectors(1000))
-    assert len(store.dataset(info).get_fragments()) == tables.WRITERS
+    assert len(store.dataset(info).get_fragments()) == fragments.WRITERS
     assert store.dataset(info).to_table()["item_id"].to_pylist() == names(1000)
     assert np.array_equal(store.matrix(names(1000), "image").vectors, vectors(1000))
 
@@ -190,12 +189,13 @@ def test_a_commit_that_does_not_read_back_is_taken_back(
     store: Store, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
     store.write(PICTURES, names(5), vectors(5))
-    right = TableWriter._batches
+    right = fragments.record_batches
 
-    def shifted(self: TableWriter, item_ids: Any, hashes: Any, rows: np.ndarray) -> Any:
-        return right(self, item_ids, hashes, np.roll(rows, 1, axis=0))
+    def shifted(identity: Identity, item_ids: Any, hashes: Any, rows: np.ndarray, **how: Any) -> Any:
+        return right(identity, item_ids, hashes, np.roll(rows, 1, axis=0), **how)
 
-    monkeypatch.setattr(TableWriter, "_batches", shifted)
+    for module in (fragments, tables):
+        monkeypatch.setattr(module, "record_batches", shifted)
     more = names(5) if known else [f"more-{i}" for i in range(5)]
     with pytest.raises(StoreError, match="did not read back as it was written"):
         store.write(PICTURES, more, vectors(5, seed=1))

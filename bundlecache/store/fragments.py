@@ -1,0 +1,101 @@
+"""Fragments of a table: files of rows that any process or machine may write, and that the table's one writer commits.
+
+A fragment belongs to no version of the table until `TableWriter.append_fragments` commits it. What a process that was
+killed has written is removed by `TableWriter.tidy`; nobody has ever read it.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from .table_schema import Identity, as_numpy, checksum, id_checksums
+from .table_schema import vector_checksums as stored_checksums
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+PIECE_BYTES, WRITERS = 48 << 20, 4  # rows are written in pieces of that size or more, so many at once
+
+
+@dataclass(frozen=True)
+class FragmentTarget:
+    """A table as a worker needs it to write rows: the store's folder, the table's address, how rows are laid out.
+
+    ``keyed`` says whether checksums cover ids and hashes. ``send_back`` holds the content hashes of items that have a
+    row already: a fragment only adds rows, so the writer of the table replaces these.
+    """
+
+    root: Path
+    uri: str
+    options: Mapping[str, str]
+    identity: Identity
+    keyed: bool
+    send_back: frozenset[str] = frozenset()
+
+    def write(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> list[str]:
+        """Write rows [n, w] as fragments, in several pieces at once where they are large; what to commit, as JSON.
+
+        Raises
+        ------
+        OSError
+            When the disk or the object store refuses.
+        """
+        import lance
+
+        def piece(low: int, high: int) -> list[str]:
+            part = slice(low, high)
+            batches = record_batches(self.identity, item_ids[part], hashes[part], vectors[part], keyed=self.keyed)
+            reader = pa.RecordBatchReader.from_batches(self.identity.schema, batches)
+            made = lance.fragment.write_fragments(
+                reader, self.uri, mode="append", storage_options=dict(self.options) or None
+            )
+            return [json.dumps(fragment.to_json()) for fragment in made]
+
+        # Lance encodes a piece on one core.
+        count = max(1, min(WRITERS, vectors.nbytes // PIECE_BYTES))
+        cuts = np.linspace(0, len(item_ids), count + 1).astype(int).tolist()
+        with ThreadPoolExecutor(count) as pool:
+            return [fragment for made in pool.map(piece, cuts[:-1], cuts[1:]) for fragment in made]
+
+
+def record_batches(
+    identity: Identity, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray, *, keyed: bool
+) -> Iterator[pa.RecordBatch]:
+    """Rows [n, w] as a table of ``identity`` stores them, in batches; their checksums cover ids where it is ``keyed``."""
+    schema, size = identity.schema, identity.batch_rows
+    for low in range(0, len(item_ids), size):
+        part = vectors[low : low + size]
+        texts = [pa.array(column[low : low + size], pa.string()) for column in (item_ids, hashes)]
+        columns = [
+            *texts,
+            pa.array(checksum(part) + id_checksums(*texts) if keyed else checksum(part)),
+            pa.array(np.ones(len(part), bool)),
+            pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), identity.width),
+        ]
+        yield pa.record_batch(columns, schema=schema)
+
+
+def append(uri: str, options: Mapping[str, str], fragments: Sequence[str], read_version: int) -> Any:
+    """The table with these fragments: one new version, or none at all."""
+    import lance
+
+    pieces = [lance.FragmentMetadata.from_json(fragment) for fragment in fragments]
+    adding = lance.LanceOperation.Append(pieces)
+    return lance.LanceDataset.commit(uri, adding, read_version=read_version, storage_options=dict(options) or None)
+
+
+def sound(rows: pa.Table) -> bool:
+    """Whether rows that were read back have the checksums that were computed before they were written."""
+    return bool(np.array_equal(stored_checksums(rows, rows.schema), checksum(as_numpy(rows["vector"]))))
+
+
+def absolute(address: str) -> str:
+    """The address of a table for processes that run in another folder."""
+    return address if "://" in address else str(Path(address).absolute())
