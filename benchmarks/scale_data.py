@@ -22,82 +22,12 @@ ITEMS_PER_THEME = 200
 BUNDLE_SIZES = (2, 3, 4, 5, 6, 7, 8)
 THEME_SHARE = 0.8  # of a bundle's items that are of its theme
 INTERACTIONS_PER_USER = 20
-COLOURS = [
-    "red",
-    "blue",
-    "green",
-    "black",
-    "white",
-    "grey",
-    "brown",
-    "pink",
-    "yellow",
-    "orange",
-    "purple",
-    "silver",
-    "golden",
-    "beige",
-    "navy",
-    "olive",
-]
-MATERIALS = [
-    "cotton",
-    "wool",
-    "linen",
-    "leather",
-    "wooden",
-    "glass",
-    "steel",
-    "paper",
-    "ceramic",
-    "bamboo",
-    "silk",
-    "velvet",
-    "rubber",
-    "copper",
-    "cork",
-    "clay",
-]
-THINGS = [
-    "coat",
-    "shirt",
-    "shoe",
-    "lamp",
-    "chair",
-    "table",
-    "mug",
-    "plate",
-    "bowl",
-    "vase",
-    "candle",
-    "clock",
-    "bag",
-    "belt",
-    "scarf",
-    "glove",
-    "hat",
-    "dress",
-    "skirt",
-    "sock",
-    "blanket",
-    "pillow",
-    "frame",
-    "mirror",
-    "basket",
-    "box",
-    "pen",
-    "book",
-    "puzzle",
-    "kite",
-    "drum",
-    "guitar",
-    "camera",
-    "lens",
-    "tripod",
-    "charger",
-    "cable",
-    "speaker",
-]
+COLOURS = "red blue green black white grey brown pink yellow orange purple silver golden beige navy olive"
+MATERIALS = "cotton wool linen leather wooden glass steel paper ceramic bamboo silk velvet rubber copper cork clay"
+THINGS = (
+    "coat shirt shoe lamp chair table mug plate bowl vase candle clock bag belt scarf glove hat dress skirt "
+    "sock blanket pillow frame mirror basket box pen book puzzle kite drum guitar camera lens tripod charger cable speaker"
+)
 
 
 def make(items: int, out: Path, seed: int = 0) -> None:
@@ -107,7 +37,8 @@ def make(items: int, out: Path, seed: int = 0) -> None:
     number = rng.permutation(items)  # ids tell nothing of the theme
     ids = pa.array(np.char.add("i", number.astype(str)))
     theme = np.arange(items) // ITEMS_PER_THEME  # [I]
-    words = [np.array(each)[rng.integers(0, len(each), items)] for each in (COLOURS, MATERIALS, THINGS)]
+    lists = [np.array(each.split()) for each in (COLOURS, MATERIALS, THINGS)]
+    words = [each[rng.integers(0, len(each), items)] for each in lists]
     title = words[0]
     for more in (*words[1:], (number % 9973).astype(str)):
         title = np.char.add(np.char.add(title, " "), more)

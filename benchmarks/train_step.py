@@ -345,13 +345,9 @@ def peak_mib() -> float:
 def catalogue_of(titles: list[str]) -> Catalogue:
     """Bundles of two to four items, as many as a real training set has."""
     rng = np.random.default_rng(1)
-    bundles = Bundles()
-    for b in range(2000):
-        bundles.ids.append(str(b))
-        bundles.items.append(rng.choice(len(titles), rng.integers(2, 5), replace=False).astype(np.int32))
-        bundles.split.append("train")
-        bundles.group.append(str(b))
-        bundles.name.append(None)
+    numbers = [str(b) for b in range(2000)]
+    items = [rng.choice(len(titles), rng.integers(2, 5), replace=False) for _ in numbers]
+    bundles = Bundles(numbers, items, ["train"] * 2000, numbers, [None] * 2000)
     ids = [str(i) for i in range(len(titles))]
     return Catalogue(ids, titles, {}, bundles, Interactions())
 

@@ -57,6 +57,11 @@ class WorkspaceFolder:
         return self.root / "store"
 
     @property
+    def catalogue_cache(self) -> Path:
+        """The input tables as mapped columns; made anew when it is deleted."""
+        return self.root / "store" / "catalogue"
+
+    @property
     def tokens(self) -> Path:
         """Token ids of titles, by tokenizer."""
         return self.root / "store" / "tokens"

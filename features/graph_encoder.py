@@ -7,7 +7,7 @@ and none of a user who made one, can reach a vector.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,7 @@ class GraphEncoder:
     reading = "item id"
     batch_size = 4096
 
-    def __init__(self, spec: str, item_ids: list[str], edges: np.ndarray, method: Method, dtype: str) -> None:
+    def __init__(self, spec: str, item_ids: Sequence[str], edges: np.ndarray, method: Method, dtype: str) -> None:
         self.spec, self.dtype, self.dim, self.method = spec, dtype, method.dim, method
         self.index = {item_id: i for i, item_id in enumerate(item_ids)}
         edges = edges[np.lexsort((edges[:, 1], edges[:, 0]))]
@@ -93,7 +93,7 @@ class GraphEncoder:
         self.linked = np.zeros(len(item_ids), bool)
         self.linked[self.item] = True
         kind = spec.partition(":")[0]
-        self.fingerprint = fingerprint(kind, 2, method.causes, item_ids, _digest(self.left), _digest(self.item))
+        self.fingerprint = fingerprint(kind, 2, method.causes, [*item_ids], _digest(self.left), _digest(self.item))
         self.preprocess = f"{self.reading}, training split only, {len(self.item)} edges, {method.about}"
         self._vectors: np.ndarray | None = None
 

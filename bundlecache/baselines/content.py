@@ -30,7 +30,9 @@ def category_slots(sources: Sources) -> Iterator[Ranker]:
     """
     labels = sources.catalogue.column("category")
     if "bundles" in sources.graphs and len({label for label in labels if label}) > 1:
-        yield SimilarityRanker("category slots", "content", partial(_category_pmi, labels, sources.graphs["bundles"]))
+        yield SimilarityRanker(
+            "category slots", "content", partial(_category_pmi, list(labels), sources.graphs["bundles"])
+        )
         steps = _steps(sources)
         if any(len(mine) > 1 for mine in steps):  # else they are the slots
             yield AttributeRanker(

@@ -82,14 +82,12 @@ class Sources:
         seen their bundles or users. The graph vectors of the store have seen them, and are left out.
         """
         bundles = self.training.bundles
-        third = splits.assign(
-            replace(self.training, bundles=replace(bundles, split=[None] * len(bundles))), self.seed, 1 / 3, 1 / 3
-        )
+        third = splits.assign(replace(self.training, bundles=bundles.with_split(None)), self.seed, 1 / 3, 1 / 3)
         content = {name: matrix for name, matrix in self.matrices.items() if matrix.modality != "graph"}
         made = []
         for fold in FOLDS:
-            split: list[str | None] = ["test" if part == fold else "train" for part in third]
-            catalogue = replace(self.training, bundles=replace(bundles, split=split))
+            split = np.where(third == fold, "test", "train")
+            catalogue = replace(self.training, bundles=bundles.with_split(split))
             sources = Sources(splits.visible(catalogue, "train"), content, self.seed, self.learners)
             made.append((sources, self._drawn(catalogue, "test", DRAWS)))
         return [(sources, asked) for sources, asked in made if asked and len(sources.catalogue.bundles)]

@@ -1,6 +1,7 @@
 """The catalogue: items, the bundles that people made of them, and who interacted with which item.
 
-It is read and checked once, and does not change afterwards. Items are indexed in the order of a hash of their id,
+It is read and checked once, and does not change afterwards. All of it is columns in Arrow memory (`columns`); after the
+first reading they are mapped files (`cache`). Items are indexed in the order of a hash of their id,
 because the order of rows and of ids tells which items belong together (in public bundle data the nearest row is the
 right answer to up to 95 of 100 questions), so neither may become the index.
 """
@@ -8,50 +9,72 @@ right answer to up to 95 of 100 questions), so neither may become the index.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..encoder_spec import TITLE
 from ..errors import BundlecacheError, CatalogueError, Command, counted
 from ..text import listed, quoted
+from ..workspace import TABLES
+from . import cache
+from .columns import ItemIds, ItemIndex, Lists, Strings
+from .input_tables import SPLITS, parse
 from .kept_splits import KeptSplits
 from .table_transaction import finish
-from .tables import cell_list, cell_text, number, read_table, required_column, required_texts, unique_ids
+from .tables import number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas
 
     from ..workspace import WorkspaceFolder
 
-SPLITS = ("train", "valid", "test")
+__all__ = ["SPLITS", "Bundles", "Catalogue", "Interactions"]
 MAX_COMPARED_CHARS = 100  # of an unknown id, when ids like it are looked for
+MAX_COMPARED_IDS = 20_000  # of the catalogue
 
 
 @dataclass(frozen=True, repr=False)
 class Bundles:
-    """B bundles, in the order of their file. ``items`` holds int32 item indices, distinct, in bundle order."""
+    """B bundles, in the order of their file. ``items`` holds int32 item indices, distinct, in bundle order.
 
-    ids: list[str] = field(default_factory=list)
-    items: list[np.ndarray] = field(default_factory=list)
-    split: list[str | None] = field(default_factory=list)
-    group: list[str] = field(default_factory=list)
-    name: list[str | None] = field(default_factory=list)
+    Texts are `Strings` and lists of items are `Lists`; other sequences are converted.
+    """
+
+    ids: Strings[str] = field(default_factory=Strings)
+    items: Lists = field(default_factory=Lists)
+    split: Strings[str | None] = field(default_factory=Strings)
+    group: Strings[str] = field(default_factory=Strings)
+    name: Strings[str | None] = field(default_factory=Strings)
+
+    def __post_init__(self) -> None:
+        for name in ("ids", "split", "group", "name"):
+            object.__setattr__(self, name, Strings(getattr(self, name)))
+        object.__setattr__(self, "items", Lists(self.items))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        members = sum(map(len, self.items))
-        return f"<Bundles: {counted(len(self), 'bundle')} of {counted(members, 'item')}, {counted(len(set(self.group)), 'group')}>"
+        groups = self.group.codes()[1]
+        return f"<Bundles: {counted(len(self), 'bundle')} of {counted(len(self.items.values), 'item')}, {counted(len(groups), 'group')}>"
+
+    def take(self, indices: np.ndarray) -> Bundles:
+        """The bundles of these numbers, in their order."""
+        split, group, name = self.split.take(indices), self.group.take(indices), self.name.take(indices)
+        return Bundles(self.ids.take(indices), self.items.take(indices), split, group, name)
+
+    def with_split(self, split: Sequence[str | None] | np.ndarray | None) -> Bundles:
+        """The same bundles with these splits [B]; with none where ``split`` is None."""
+        column = pa.nulls(len(self)) if split is None else pa.array(split, pa.large_string())
+        return replace(self, split=Strings(column))
 
     def to_pandas(self, item_ids: Sequence[str] | None = None) -> pandas.DataFrame:
         """One row per bundle: bundle_id, items (indices; ids where ``item_ids`` of the catalogue are given), split, group, name.
@@ -61,19 +84,24 @@ class Bundles:
         BundlecacheError
             When pandas is not installed.
         """
-        items = [items.tolist() if item_ids is None else [item_ids[i] for i in items] for items in self.items]
+        values = pa.array(self.items.values) if item_ids is None else Strings(item_ids).take(self.items.values).arrow
+        items = pa.LargeListArray.from_arrays(pa.array(self.items.offsets), values)
         columns: dict[str, Any] = {"bundle_id": self.ids, "items" if item_ids is None else "item_ids": items}
         return _frame(columns | {"split": self.split, "group": self.group, "name": self.name})
 
 
 @dataclass(frozen=True, repr=False)
 class Interactions:
-    """E edges of the user-item graph: ``user[e]`` indexes ``users``, ``item[e]`` the catalogue's items."""
+    """E edges of the user-item graph: ``user[e]`` indexes ``users`` and ``group``, ``item[e]`` the catalogue's items."""
 
-    users: list[str] = field(default_factory=list)
+    users: Strings[str] = field(default_factory=Strings)
     user: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     item: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
-    group: list[str] = field(default_factory=list)
+    group: Strings[str] = field(default_factory=Strings)
+
+    def __post_init__(self) -> None:
+        for name in ("users", "group"):
+            object.__setattr__(self, name, Strings(getattr(self, name)))
 
     def __len__(self) -> int:
         return len(self.user)
@@ -89,9 +117,9 @@ class Interactions:
         BundlecacheError
             When pandas is not installed.
         """
-        items = self.item if item_ids is None else [item_ids[i] for i in self.item]
-        columns = {"user_id": [self.users[u] for u in self.user], "item" if item_ids is None else "item_id": items}
-        return _frame(columns | {"group": [self.group[u] for u in self.user]})
+        items: Any = self.item if item_ids is None else Strings(item_ids).take(self.item)
+        columns = {"user_id": self.users.take(self.user), "item" if item_ids is None else "item_id": items}
+        return _frame(columns | {"group": self.group.take(self.user)})
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,16 +128,26 @@ class Catalogue:
 
     ``columns`` holds every column of the items table except item_id and title, as text, None where the
     cell is empty (`numbers` gives a column as numbers). ``notes`` has a sentence for each thing that was left out.
-    ``kept_splits`` are the splits of the bundles that had one before; see `splits.assign`.
+    ``kept_splits`` are the splits of the bundles that had one before; see `splits.assign`. Texts are `Strings`; other
+    sequences are converted. ``memory`` keeps what is computed once per catalogue (`splits.assign`), ``cached_in`` is the
+    folder of its mapped files; a catalogue that was made from another one begins without both.
     """
 
-    item_ids: list[str]
-    titles: list[str]
-    columns: dict[str, list[str | None]]
+    item_ids: ItemIds
+    titles: Strings[str]
+    columns: Mapping[str, Strings[str | None]]
     bundles: Bundles
     interactions: Interactions
     notes: list[str] = field(default_factory=list)
     kept_splits: KeptSplits = field(default_factory=KeptSplits)
+    memory: dict[Any, Any] = field(default_factory=dict, init=False, compare=False)
+    cached_in: Path | None = field(default=None, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.item_ids, ItemIds):
+            object.__setattr__(self, "item_ids", ItemIds(self.item_ids))
+        object.__setattr__(self, "titles", Strings(self.titles))
+        object.__setattr__(self, "columns", {name: Strings(cells) for name, cells in self.columns.items()})
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -129,20 +167,20 @@ class Catalogue:
         """
         columns: dict[str, Any] = {"item_id": self.item_ids, "title": self.titles}
         for name, cells in self.columns.items():
-            coded = any(cell and cell[0] == "0" and cell[1:2].isdigit() for cell in cells)  # 00712 is no number
+            coded = pc.any(pc.match_substring_regex(cells.arrow, r"\A0[0-9]")).as_py()  # 00712 is no number
             numbers = self.numbers(name)
-            whole = not coded and np.isfinite(numbers).sum() == sum(cell is not None for cell in cells) > 0
-            columns[name] = numbers if whole else pa.array(cells, pa.string())
+            there = len(cells) - cells.arrow.null_count
+            columns[name] = numbers if not coded and np.isfinite(numbers).sum() == there > 0 else cells
         return _frame(columns)
 
-    @cached_property
-    def index(self) -> dict[str, int]:
+    @property
+    def index(self) -> ItemIndex:
         """item_id -> index."""
-        return {item_id: i for i, item_id in enumerate(self.item_ids)}
+        return ItemIndex(self.item_ids)
 
-    def column(self, name: str) -> list[str | None]:
+    def column(self, name: str) -> Strings[str | None]:
         """A column of the items table, all None when the table has no such column."""
-        return self.columns.get(name) or [None] * len(self)
+        return self.columns[name] if name in self.columns else Strings(pa.nulls(len(self), pa.large_string()))
 
     def check_text_columns(self, columns: Sequence[str]) -> None:
         """Refuse columns that the items table lacks; ids are no text, they would tell which items belong together.
@@ -159,26 +197,32 @@ class Catalogue:
                     f"The items have no text column {quoted(name)}; there are {listed(there)}.", hint="--fields title"
                 )
 
-    def texts(self, columns: Sequence[str] = TITLE) -> list[str]:
+    def texts(self, columns: Sequence[str] = TITLE) -> Strings[str]:
         """[I] the cells of these columns that are not empty, joined by ". "; "" where all are empty."""
-        cells = [self.titles if name == "title" else self.column(name) for name in columns]
-        return [". ".join(cell for cell in row if cell) for row in zip(*cells, strict=True)]
+        joined, separator = pa.nulls(len(self), pa.large_string()), pa.scalar(". ", pa.large_string())
+        for name in columns:
+            cells = (self.titles if name == "title" else self.column(name)).arrow
+            cells = pc.if_else(pc.equal(pc.binary_length(cells), 0), None, cells)
+            both = pc.binary_join_element_wise(joined, cells, separator)  # None where one of them is
+            joined = pc.coalesce(both, joined, cells)
+        return Strings(pc.fill_null(joined, ""))
 
     def numbers(self, name: str) -> np.ndarray:
         """float64 [I] a column as numbers, for instance the price; NaN where a cell is empty or no finite number."""
-        found = [number(cell) for cell in self.column(name)]
-        return np.array([np.nan if value is None else value for value in found], np.float64)
+        codes, distinct = self.column(name).codes()
+        found = [number(cell) for cell in distinct]
+        return np.array([*(np.nan if value is None else value for value in found), np.nan], np.float64)[codes]
 
     def has_source(self, modality: str, columns: Sequence[str] = TITLE) -> np.ndarray:
         """[I] bool, whether an item has something to encode (in ``columns``, of texts); for the graph, any edge at all."""
         if modality == "text":
-            return np.array([bool(text) for text in self.texts(columns)])
+            return self.texts(columns).filled
         if modality == "graph":
             linked = np.zeros(len(self), bool)
-            for items in (*self.bundles.items, self.interactions.item):
-                linked[items] = True
+            linked[self.bundles.items.values] = True
+            linked[self.interactions.item] = True
             return linked
-        return np.array([bool(cell) for cell in self.column(modality)])
+        return self.column(modality).filled
 
     def indices(self, item_ids: Sequence[str]) -> np.ndarray:
         """int32 indices of ``item_ids``.
@@ -188,19 +232,31 @@ class Catalogue:
         CatalogueError
             When one of them is not in the catalogue.
         """
-        for item_id in item_ids:
-            if item_id not in self.index:
-                typed = item_id[:MAX_COMPARED_CHARS]
-                near = difflib.get_close_matches(typed, self.item_ids, n=3, cutoff=0.5) or self.item_ids[:3]
-                raise CatalogueError(
-                    f"{quoted(item_id)} is none of the {len(self):,} items of this catalogue.",
-                    hint=f"ids such as {listed(near)}",
-                )
-        return np.array([self.index[item_id] for item_id in item_ids], np.int32)
+        found = [self.item_ids.position(item_id) for item_id in item_ids]
+        if -1 in found:
+            unknown = item_ids[found.index(-1)]
+            raise CatalogueError(
+                f"{quoted(unknown)} is none of the {len(self):,} items of this catalogue.",
+                hint=f"ids such as {listed(self._like(unknown))}",
+            )
+        return np.array(found, np.int32)
+
+    def positions(self, item_ids: Strings[Any] | pa.Array | Sequence[str | None]) -> np.ndarray:
+        """int64 [n], the index of every id; -1 for one that is unknown or None."""
+        return self.item_ids.positions(item_ids)
+
+    def _like(self, unknown: str) -> list[str]:
+        """At most three ids that resemble an unknown one; the first ones of the catalogue where none does."""
+        compared = self.item_ids[:MAX_COMPARED_IDS]
+        near = difflib.get_close_matches(unknown[:MAX_COMPARED_CHARS], compared, n=3, cutoff=0.5)
+        return near or list(self.item_ids[:3])
 
     @classmethod
-    def read(cls, workspace: WorkspaceFolder) -> Catalogue:
+    def read(cls, workspace: WorkspaceFolder, cached: Path | None = None) -> Catalogue:
         """Read the three input tables of a workspace; bundles and interactions may be absent.
+
+        The first reading of these contents writes what it found into ``cached`` (by default
+        `WorkspaceFolder.catalogue_cache`), where later readings map it.
 
         Raises
         ------
@@ -219,109 +275,37 @@ class Catalogue:
                 f"The folder {workspace.root} may not be read by this user.", hint="change its permissions"
             )
         finish(workspace.root)
-        path = workspace.table("items")
-        if path is None:
+        paths = {name: workspace.table(name) for name in TABLES}
+        if paths["items"] is None:
             raise CatalogueError(
                 f"{workspace.root} holds no items.parquet, items.csv or items.jsonl.",
                 hint=[Command("import", "FORMAT", "SRC"), "or, to try it, bundlecache demo --make-data DIR"],
             )
-        notes: list[str] = []
-        item_ids, titles, columns = _items(path, notes)
-        index = {item_id: i for i, item_id in enumerate(item_ids)}
-        bundles_path, interactions_path = workspace.table("bundles"), workspace.table("interactions")
+        tables, folder = cache.read_or_build(
+            cached or workspace.catalogue_cache, [path for path in paths.values() if path], lambda: parse(paths)
+        )
+        catalogue = cls._of(tables.columns, tables.notes, KeptSplits.read(workspace.kept_splits))
+        object.__setattr__(catalogue, "cached_in", folder)
+        return catalogue
+
+    @classmethod
+    def _of(cls, tables: Mapping[str, pa.RecordBatch], notes: list[str], kept_splits: KeptSplits) -> Catalogue:
+        """A catalogue of the columns that `input_tables.parse` gives."""
+        items, bundles, users, edges = (tables[name] for name in ("items", "bundles", "users", "edges"))
+        members = bundles["items"]
         return cls(
-            item_ids=item_ids,
-            titles=titles,
-            columns=columns,
-            bundles=_bundles(bundles_path, index, notes) if bundles_path else Bundles(),
-            interactions=_interactions(interactions_path, index, notes) if interactions_path else Interactions(),
-            notes=notes,
-            kept_splits=KeptSplits.read(workspace.kept_splits),
+            ItemIds(items["item_id"], np.asarray(tables["keys"]["key"])),
+            items["title"],
+            {name: items[name] for name in items.schema.names[2:]},
+            Bundles(
+                bundles["bundle_id"],
+                Lists.of(np.asarray(members.offsets), np.asarray(members.values)),
+                *(bundles[name] for name in ("split", "group", "name")),
+            ),
+            Interactions(users["user_id"], np.asarray(edges["user"]), np.asarray(edges["item"]), users["group"]),
+            notes,
+            kept_splits,
         )
-
-
-def id_hash(item_id: str) -> bytes:
-    """The sort key that gives an item its index; it depends on the id alone, and similar ids have unrelated keys."""
-    return hashlib.blake2b(item_id.encode(), digest_size=16).digest()
-
-
-def _items(path: Path, notes: list[str]) -> tuple[list[str], list[str], dict[str, list[str | None]]]:
-    table = read_table(path, notes)
-    ids = unique_ids(required_column(table, path, "item_id"), path, "item_id", "item")
-    if not ids:
-        raise CatalogueError(f"{path} holds no item.", hint="an item needs a row with item_id and title")
-    order = sorted(range(len(ids)), key=lambda i: id_hash(ids[i]))
-    columns = {
-        name: [cell_text(values[i]) for i in order]
-        for name, values in table.items()
-        if name not in ("item_id", "title")
-    }
-    titles = [cell_text(title) or "" for title in table.get("title", [None] * len(ids))]
-    untitled = sum(not title for title in titles)
-    if untitled:
-        notes.append(f"{untitled:,} of {len(ids):,} items have no title.")
-    return [ids[i] for i in order], [titles[i] for i in order], columns
-
-
-def _bundles(path: Path, index: dict[str, int], notes: list[str]) -> Bundles:
-    table = read_table(path, notes)
-    ids = unique_ids(required_column(table, path, "bundle_id"), path, "bundle_id", "bundle")
-    members = [cell_list(cell) for cell in required_column(table, path, "item_ids")]
-    nothing: list[Any] = [None] * len(ids)
-    splits, groups, names = (table.get(name, nothing) for name in ("split", "group", "name"))
-    bundles = Bundles()
-    unknown: list[str] = []
-    small = 0
-    for row, (bundle_id, item_ids, cell, group, name) in enumerate(
-        zip(ids, members, splits, groups, names, strict=True)
-    ):
-        split = cell_text(cell)
-        if split not in (None, *SPLITS):
-            raise CatalogueError(
-                f"{path} puts bundle {quoted(bundle_id)} (row {row + 1:,}) into the split {quoted(split)}; "
-                f"allowed are {', '.join(SPLITS)}.",
-                hint="rename the values of the column split to train, valid and test, or leave the column out: "
-                "then bundles are split by group",
-            )
-        known = list(dict.fromkeys(index[item_id] for item_id in item_ids if item_id in index))
-        unknown += [item_id for item_id in item_ids if item_id not in index]
-        if len(known) < 2:
-            small += 1
-            continue
-        bundles.ids.append(bundle_id)
-        bundles.items.append(np.array(known, np.int32))
-        bundles.split.append(split)
-        bundles.group.append(cell_text(group) or bundle_id)
-        bundles.name.append(cell_text(name))
-    if unknown:
-        notes.append(
-            f"{path.name} names {len(unknown):,} items that are not in the catalogue, {quoted(unknown[0])} among them; "
-            "they are left out."
-        )
-    if small:
-        notes.append(f"{small:,} bundles have fewer than two known items; they are left out.")
-    return bundles
-
-
-def _interactions(path: Path, index: dict[str, int], notes: list[str]) -> Interactions:
-    table = read_table(path, notes)
-    user_ids = required_texts(required_column(table, path, "user_id"), path, "user_id")
-    item_ids = required_texts(required_column(table, path, "item_id"), path, "item_id")
-    groups = table.get("group", user_ids)
-    users: dict[str, int] = {}
-    group: list[str] = []
-    user, item = [], []
-    for user_id, item_id, row_group in zip(user_ids, item_ids, groups, strict=True):
-        if item_id not in index:
-            continue
-        if user_id not in users:
-            users[user_id] = len(users)
-            group.append(cell_text(row_group) or user_id)
-        user.append(users[user_id])
-        item.append(index[item_id])
-    if len(user) < len(user_ids):
-        notes.append(f"{path.name} names unknown items in {len(user_ids) - len(user):,} rows; they are left out.")
-    return Interactions(list(users), np.array(user, np.int32), np.array(item, np.int32), group)
 
 
 def _frame(columns: dict[str, Any]) -> pandas.DataFrame:

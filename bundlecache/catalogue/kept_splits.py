@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
@@ -38,11 +38,30 @@ class KeptBundle(NamedTuple):
     item_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True)
 class KeptSplits:
-    """Bundle id -> the bundle when it was placed; bundles that were deleted since are among them."""
+    """Bundle id -> the bundle when it was placed; bundles that were deleted since are among them.
 
-    bundles: dict[str, KeptBundle] = field(default_factory=dict)
+    ``file_sha256`` is that of the file that they were read from, "" where there is none. The rows of a file are read and
+    checked when they are first asked for.
+    """
+
+    def __init__(self, bundles: Mapping[str, KeptBundle] | None = None, path: Path | None = None) -> None:
+        self._given, self._path = bundles, path
+        self.file_sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+
+    @cached_property
+    def bundles(self) -> Mapping[str, KeptBundle]:
+        """The rows by bundle id.
+
+        Raises
+        ------
+        CatalogueError
+            When the file is damaged, or its rows were changed since they were written.
+        """
+        return _read(self._path) if self._path else self._given or {}
+
+    def __bool__(self) -> bool:
+        return bool(self._path or self._given)
 
     def __len__(self) -> int:
         return len(self.bundles)
@@ -67,29 +86,12 @@ class KeptSplits:
         Raises
         ------
         CatalogueError
-            When the file is damaged, or its rows were changed since they were written.
+            When the file cannot be read.
         """
-        if not path.is_file():
-            return cls()
         try:
-            table = pq.read_table(path, schema=SCHEMA)
-            columns = [table.column(name).to_pylist() for name in SCHEMA.names]
-            kept = cls(
-                {
-                    bundle_id: KeptBundle(split, group, tuple(item_ids))
-                    for bundle_id, split, group, item_ids in zip(*columns, strict=True)
-                }
-            )
-            known = (pq.read_schema(path).metadata or {}).get(SHA_KEY, b"").decode("ascii", "replace")
-        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
-            reason = clean_text(str(error).partition("\n")[0]).rstrip(".")
-            raise CatalogueError(f"{path} is damaged: {reason}.", hint=f"restore {path.name} from a copy") from error
-        if kept.sha256 != known:
-            raise CatalogueError(
-                f"{path} was changed after it was written, so the split of a bundle cannot be trusted.",
-                hint=f"restore {path.name} from a copy",
-            )
-        return kept
+            return cls(path=path) if path.is_file() else cls()
+        except OSError as error:
+            raise _damaged(path, error) from error
 
     @property
     def sha256(self) -> str:
@@ -110,3 +112,27 @@ class KeptSplits:
         table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({SHA_KEY: self.sha256.encode()})
         with replacing(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
+
+
+def _read(path: Path) -> dict[str, KeptBundle]:
+    try:
+        table = pq.read_table(path, schema=SCHEMA)
+        columns = [table.column(name).to_pylist() for name in SCHEMA.names]
+        kept = {
+            bundle_id: KeptBundle(split, group, tuple(item_ids))
+            for bundle_id, split, group, item_ids in zip(*columns, strict=True)
+        }
+        known = (pq.read_schema(path).metadata or {}).get(SHA_KEY, b"").decode("ascii", "replace")
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        raise _damaged(path, error) from error
+    if KeptSplits(kept).sha256 != known:
+        raise CatalogueError(
+            f"{path} was changed after it was written, so the split of a bundle cannot be trusted.",
+            hint=f"restore {path.name} from a copy",
+        )
+    return kept
+
+
+def _damaged(path: Path, error: Exception) -> CatalogueError:
+    reason = clean_text(str(error).partition("\n")[0]).rstrip(".")
+    return CatalogueError(f"{path} is damaged: {reason}.", hint=f"restore {path.name} from a copy")

@@ -15,19 +15,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
 
 from ..errors import CatalogueError, counted
 from ..text import quoted
-from .catalogue import SPLITS, Bundles, Catalogue, Interactions
+from . import cache
+from .catalogue import SPLITS, Catalogue, Interactions
+from .columns import Lists
 from .kept_splits import KeptBundle, KeptSplits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from ..workspace import WorkspaceFolder
 
 GRAPHS = ("user-item", "bundle-item")
 VALID_SHARE, TEST_SHARE = 0.1, 0.2  # of all bundles, where no split column is given
+COMPARED_BUNDLES = 4096  # held-out bundles that are compared with all of training at once
 TOO_ALIKE = 0.1  # share of held-out bundles with a near-copy in training from which on a split is called leaking
 
 
@@ -44,33 +48,59 @@ def assign(catalogue: Catalogue, seed: int = 0, valid: float = VALID_SHARE, test
     CatalogueError
         When the split column is filled for some bundles only.
     """
+    asked = (seed, valid, test)
+    if asked not in catalogue.memory:
+        split = _assign(catalogue, *asked)
+        split.flags.writeable = False
+        catalogue.memory[asked] = split
+    found: np.ndarray = catalogue.memory[asked]
+    return found
+
+
+def _assign(catalogue: Catalogue, seed: int, valid: float, test: float) -> np.ndarray:
     bundles = catalogue.bundles
-    given = [split is not None for split in bundles.split]
-    if given and all(given):
-        return np.array(bundles.split, dtype="<U5")
-    if any(given):
+    missing = bundles.split.arrow.null_count
+    if not missing:
+        codes, names = bundles.split.codes()
+        return np.array([*names], dtype="<U5")[codes] if len(bundles) else np.zeros(0, "<U5")
+    if missing < len(bundles):
         raise CatalogueError(
-            f"{sum(given):,} of {len(bundles):,} bundles have a split, the others none.",
+            f"{len(bundles) - missing:,} of {len(bundles):,} bundles have a split, the others none.",
             hint="fill the column split, or drop it",
         )
-    if catalogue.kept_splits and (seed, valid, test) == (0, VALID_SHARE, TEST_SHARE):
-        placement = place(catalogue)
-        if placement is not None:
-            return placement.split
-    root = _connected(range(len(bundles)), catalogue)
-    sizes = dict(zip(*np.unique(root, return_counts=True), strict=True))
-    names: dict[int, str] = {}
-    for r, bundle_id in zip(root, bundles.ids, strict=True):
-        names[r] = min(bundle_id, names.get(r, bundle_id))
-    order = sorted(sizes, key=lambda r: _digest(seed, names[r]))
-    split_of: dict[int, str] = {}
-    filled = 0
-    for r in order:
-        # A group goes where its middle falls, so that one large group cannot swallow a whole split.
-        middle = (filled + sizes[r] / 2) / len(bundles)
-        split_of[r] = _split_at(middle, valid, test)
-        filled += sizes[r]
-    return np.array([split_of[r] for r in root], dtype="<U5")
+    usual = (seed, valid, test) == (0, VALID_SHARE, TEST_SHARE)
+    file = None
+    if usual and catalogue.cached_in:
+        file = catalogue.cached_in / f"split-{catalogue.kept_splits.file_sha256[:16] or 'new'}.npy"
+        known = cache.read_array(file)
+        if (
+            known is not None
+            and known.shape == (len(bundles),)
+            and known.dtype == np.uint8
+            and known.max() < len(SPLITS)
+        ):
+            return np.array(SPLITS)[known]
+    placement = place(catalogue) if usual and catalogue.kept_splits else None
+    split = placement.split if placement else _dealt_out(catalogue, seed, valid, test)
+    cache.write_array(file, sum((split == part) * np.uint8(code) for code, part in enumerate(SPLITS)))
+    return split
+
+
+def _dealt_out(catalogue: Catalogue, seed: int, valid: float, test: float) -> np.ndarray:
+    """Connected groups in the order of a hash of their name fill test, then valid, then train."""
+    bundles = catalogue.bundles
+    root = _connected(np.arange(len(bundles)), catalogue)
+    sizes = np.bincount(root)
+    by_name = np.asarray(pc.array_sort_indices(bundles.ids.arrow))
+    first = np.unique(root[by_name], return_index=True)[1]  # the smallest id of each group names it
+    keys = [_digest(seed, name) for name in bundles.ids.take(by_name[first])]
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+    # A group goes where its middle falls, so that one large group cannot swallow a whole split.
+    before = np.concatenate([[0], sizes[order].cumsum()[:-1]])
+    middle = (before + sizes[order] / 2) / len(bundles)
+    split_of = np.empty(len(sizes), "<U5")
+    split_of[order] = np.where(middle < test, "test", np.where(middle < test + valid, "valid", "train"))
+    return split_of[root]
 
 
 @dataclass(frozen=True)
@@ -117,8 +147,8 @@ def place(catalogue: Catalogue) -> Placement | None:
     ):
         return None
     split = np.array([kept.bundles[name].split if name in kept.bundles else "" for name in bundles.ids], dtype="<U5")
-    new: list[int] = np.flatnonzero(split == "").tolist()
-    if not new:
+    new = np.flatnonzero(split == "")
+    if not len(new):
         return Placement(split, {}, 0, 0)
     splits_of: defaultdict[object, set[str]] = defaultdict(set)
     for bundle in kept.bundles.values():  # as they were, also those that were deleted since
@@ -128,7 +158,7 @@ def place(catalogue: Catalogue) -> Placement | None:
         for label in _labels(catalogue, b):
             splits_of[label].add(str(split[b]))
     components: defaultdict[int, list[int]] = defaultdict(list)
-    for b, component in zip(new, _connected(new, catalogue).tolist(), strict=True):
+    for b, component in zip(new.tolist(), _connected(new, catalogue).tolist(), strict=True):
         components[component].append(b)
     joined = between = 0
     for members in components.values():
@@ -177,26 +207,24 @@ def hold_out(catalogue: Catalogue, split: str, seed: int = 0) -> list[tuple[int,
     Which one depends on the seed and the bundle's id alone. Bundles with fewer than two items have
     nothing to ask and are passed over.
     """
+    bundles = catalogue.bundles
+    chosen = np.flatnonzero((assign(catalogue) == split) & (bundles.items.lengths >= 2))
     taken = []
-    for b in np.flatnonzero(assign(catalogue) == split).tolist():
-        items = catalogue.bundles.items[b]
-        if len(items) < 2:
-            continue
-        rng = random.Random(f"{seed}/held-out/{catalogue.bundles.ids[b]}")
-        at = int(rng.random() * len(items))
-        taken.append((b, np.delete(items, at).astype(np.int32), int(items[at])))
+    for b, bundle_id in zip(chosen.tolist(), bundles.ids.take(chosen), strict=True):
+        items = bundles.items[b]
+        at = int(random.Random(f"{seed}/held-out/{bundle_id}").random() * len(items))
+        taken.append((b, np.concatenate([items[:at], items[at + 1 :]]), int(items[at])))
     return taken
 
 
 def crossing_groups(catalogue: Catalogue, split: np.ndarray) -> list[str]:
     """Groups with bundles in more than one split, in ascending order; each is a leak."""
-    first: dict[str, str] = {}
-    crossing = {
-        group
-        for group, part in zip(catalogue.bundles.group, split, strict=True)
-        if first.setdefault(group, str(part)) != part
-    }
-    return sorted(crossing)
+    codes, names = catalogue.bundles.group.codes()
+    part = np.unique(split, return_inverse=True)[1].reshape(-1)
+    lowest, highest = np.full(len(names), len(split)), np.full(len(names), -1)
+    np.minimum.at(lowest, codes, part)
+    np.maximum.at(highest, codes, part)
+    return sorted(names.take(np.flatnonzero(lowest < highest)))
 
 
 def leaks(catalogue: Catalogue, split: np.ndarray | None = None) -> list[str]:
@@ -210,8 +238,7 @@ def leaks(catalogue: Catalogue, split: np.ndarray | None = None) -> list[str]:
     held = np.flatnonzero(split != "train")
     found = []
     if cut := crossing_groups(catalogue, split):
-        crossing = set(cut)
-        inside = sum(catalogue.bundles.group[b] in crossing for b in held)
+        inside = int(np.isin(catalogue.bundles.group.take(held), cut).sum())
         given = catalogue.bundles.split[0] is not None
         found.append(
             f"The split cuts through {len(cut):,} groups ({quoted(cut[0])}, ...): {inside:,} of {len(held):,} held-out bundles have "
@@ -234,21 +261,26 @@ def near_copies(catalogue: Catalogue, split: np.ndarray) -> np.ndarray:
     """[held-out bundles] bool: whether a training bundle shares two items or more, and over half of both together."""
     from scipy.sparse import csr_array
 
-    bundles = catalogue.bundles
-    sizes = np.array([len(items) for items in bundles.items], np.int64)
-    member = csr_array(
-        (
-            np.ones(sizes.sum(), np.int32),
-            np.concatenate([*bundles.items, np.zeros(0, np.int32)]),
-            np.r_[0, sizes.cumsum()],
-        ),
-        shape=(len(bundles), len(catalogue)),
-    )
+    members, sizes = catalogue.bundles.items, catalogue.bundles.items.lengths
+    # Two bundles that share more than half of both together share one of the rarer half of their items. Bundles with
+    # such an item in common are few, while those that share a popular one grow with the square of the bundles.
+    popularity = np.bincount(members.values, minlength=len(catalogue))
+    order = np.lexsort((members.values, popularity[members.values], members.rows))
+    place = np.arange(len(order)) - np.repeat(members.offsets[:-1], sizes)
+    rare = order[place < np.repeat((sizes + 1) // 2, sizes)]
+    shape = (len(sizes), len(catalogue))
+    member = csr_array((np.ones(len(order), np.int32), members.values[order], members.offsets), shape=shape)
+    member.sort_indices()
+    rarer = csr_array((np.ones(len(rare), np.int32), (members.rows[rare], members.values[rare])), shape=shape)
     held, train = np.flatnonzero(split != "train"), np.flatnonzero(split == "train")
-    shared = (member[held] @ member[train].T).tocoo()
-    union = sizes[held][shared.row] + sizes[train][shared.col] - shared.data
     out = np.zeros(len(held), bool)
-    out[shared.row[(shared.data >= 2) & (2 * shared.data > union)]] = True
+    others = rarer[train].T.tocsr()
+    for start in range(0, len(held), COMPARED_BUNDLES):
+        rows = np.arange(start, min(start + COMPARED_BUNDLES, len(held)))
+        pairs = (rarer[held[rows]] @ others).tocoo()
+        a, b = held[rows][pairs.row], train[pairs.col]
+        shared = (member[a] * member[b]).sum(axis=1)
+        out[rows[pairs.row[(shared >= 2) & (3 * shared > sizes[a] + sizes[b])]]] = True
     return out
 
 
@@ -259,8 +291,8 @@ def visible_edges(catalogue: Catalogue, split: np.ndarray, parts: Sequence[str])
     bundle of another split.
     """
     bundles, interactions = catalogue.bundles, catalogue.interactions
-    hidden = {group for group, part in zip(bundles.group, split.tolist(), strict=True) if part not in parts}
-    allowed = np.array([group not in hidden for group in interactions.group], bool)
+    hidden = bundles.group.take(np.flatnonzero(~np.isin(split, parts)))
+    allowed = ~np.asarray(pc.is_in(interactions.group.arrow, value_set=hidden.arrow))
     return allowed[interactions.user] if len(interactions) else np.zeros(0, bool)
 
 
@@ -268,17 +300,11 @@ def visible(catalogue: Catalogue, *parts: str, seed: int = 0) -> Catalogue:
     """The catalogue restricted to these splits: their bundles, and no interaction of a group that made other bundles."""
     split = assign(catalogue, seed)
     bundles, interactions = catalogue.bundles, catalogue.interactions
-    kept = np.flatnonzero(np.isin(split, parts)).tolist()
+    kept = np.flatnonzero(np.isin(split, parts))
     edges = visible_edges(catalogue, split, parts)
     return replace(
         catalogue,
-        bundles=Bundles(
-            ids=[bundles.ids[b] for b in kept],
-            items=[bundles.items[b] for b in kept],
-            split=[str(split[b]) for b in kept],
-            group=[bundles.group[b] for b in kept],
-            name=[bundles.name[b] for b in kept],
-        ),
+        bundles=bundles.take(kept).with_split(split[kept]),
         interactions=Interactions(
             interactions.users, interactions.user[edges], interactions.item[edges], interactions.group
         ),
@@ -301,11 +327,13 @@ def training_graph(catalogue: Catalogue, kind: str, seed: int = 0) -> np.ndarray
     bundles, interactions = catalogue.bundles, catalogue.interactions
     split = assign(catalogue, seed)
     if kind == "bundle-item":
-        pairs = [(b, int(i)) for b in np.flatnonzero(split == "train") for i in bundles.items[b]]
-        return np.array(pairs, np.int64).reshape(-1, 2)
+        train = np.flatnonzero(split == "train")
+        members = bundles.items.take(train)
+        return np.stack([np.repeat(train, members.lengths), members.values], axis=1).astype(np.int64)
     keep = visible_edges(catalogue, split, ("train",))
-    edges = np.stack([interactions.user[keep], interactions.item[keep]], axis=1).astype(np.int64)
-    return np.unique(edges, axis=0).reshape(-1, 2)
+    size = max(len(catalogue), 1)
+    edges = np.unique(interactions.user[keep].astype(np.int64) * size + interactions.item[keep])
+    return np.stack([edges // size, edges % size], axis=1)
 
 
 def _digest(seed: int, name: str) -> bytes:
@@ -323,18 +351,18 @@ def _labels(catalogue: Catalogue, b: int) -> tuple[tuple[str, object], tuple[str
     return ("group", catalogue.bundles.group[b]), ("items", items)
 
 
-def _connected(chosen: Iterable[int], catalogue: Catalogue) -> np.ndarray:
+def _connected(chosen: np.ndarray, catalogue: Catalogue) -> np.ndarray:
     """[chosen] the component of each bundle: bundles that share a group or hold the same items are connected."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    nodes: dict[object, int] = {}
-    pairs: list[tuple[int, int]] = []
-    for row, b in enumerate(chosen):
-        labels = ("group", catalogue.bundles.group[b]), ("items", tuple(sorted(catalogue.bundles.items[b].tolist())))
-        pairs += [(row, nodes.setdefault(label, len(nodes))) for label in labels]
-    count = pairs[-1][0] + 1 if pairs else 0
-    rows, columns = np.array(pairs, np.int64).reshape(-1, 2).T
-    size = count + len(nodes)
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, count + columns)), shape=(size, size))
+    count = len(chosen)
+    groups = np.unique(catalogue.bundles.group.take(chosen).codes()[0], return_inverse=True)[1].reshape(-1)
+    members = catalogue.bundles.items.take(chosen)
+    ordered = Lists.of(members.offsets, members.values[np.lexsort((members.values, members.rows))])
+    numbers: dict[bytes, int] = {}
+    sets = np.fromiter((numbers.setdefault(each.tobytes(), len(numbers)) for each in ordered), np.int64, count)
+    ends = np.concatenate([count + groups, count + groups.max(initial=-1) + 1 + sets])
+    size = int(ends.max(initial=count - 1)) + 1
+    graph = coo_array((np.ones(2 * count, np.int8), (np.tile(np.arange(count), 2), ends)), shape=(size, size))
     return connected_components(graph, directed=False)[1][:count]

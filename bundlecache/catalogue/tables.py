@@ -11,7 +11,8 @@ import io
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,12 +21,13 @@ from ..errors import CatalogueError
 from ..text import clean_text, listed, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a UTF-16 file begins
-WHOLE_FLOAT = re.compile(r"-?\d+\.0")
+WHOLE_NUMBER = re.compile(r"-?\d+\.0")
 WRITE_AGAIN = "write that file again"
+Cells = TypeVar("Cells")
 
 
 def read_table(path: Path, notes: list[str] | None = None) -> dict[str, list[Any]]:
@@ -42,13 +44,35 @@ def read_table(path: Path, notes: list[str] | None = None) -> dict[str, list[Any
         When the file cannot be parsed as what its suffix says.
     """
     notes = [] if notes is None else notes
-    try:
+    with parsing(path):
         if path.suffix == ".parquet":
-            return _clean_names(_parquet(path, notes))
+            return clean_names(_parquet(path, notes))
         if path.suffix == ".jsonl":
             rows, header = _json_lines(path), list[str]()
         else:
             rows, header = _csv(path)
+    if not all(isinstance(row, dict) for row in rows):
+        raise CatalogueError(f"{path} must hold one JSON object a line.", hint=WRITE_AGAIN)
+    if too_long := sum(None in row for row in rows):
+        notes.append(f"{path.name} has {too_long:,} rows with more cells than its first row; those cells are left out.")
+    names = list(dict.fromkeys([*header, *(name for row in rows for name in row if name is not None)]))
+    table = {name: [row.get(name) for row in rows] for name in names}
+    if path.suffix == ".csv":
+        table = {name: _whole_numbers(cells) for name, cells in table.items()}
+    return clean_names(table)
+
+
+@contextmanager
+def parsing(path: Path) -> Iterator[None]:
+    """Turn the errors of parsing ``path`` into one sentence.
+
+    Raises
+    ------
+    CatalogueError
+        When the file cannot be parsed as what its suffix says.
+    """
+    try:
+        yield
     except UnicodeDecodeError as error:
         encoding = "UTF-16" if error.object[:2] in UTF_16 else "LATIN1"
         raise CatalogueError(
@@ -58,15 +82,6 @@ def read_table(path: Path, notes: list[str] | None = None) -> dict[str, list[Any
     except (ValueError, csv.Error, pa.ArrowException, OSError) as error:
         reason = clean_text(str(error).partition("\n")[0]).rstrip(".")
         raise CatalogueError(f"{path} cannot be read as {path.suffix[1:]}: {reason}.", hint=WRITE_AGAIN) from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise CatalogueError(f"{path} must hold one JSON object a line.", hint=WRITE_AGAIN)
-    if too_long := sum(None in row for row in rows):
-        notes.append(f"{path.name} has {too_long:,} rows with more cells than its first row; those cells are left out.")
-    names = list(dict.fromkeys([*header, *(name for row in rows for name in row if name is not None)]))
-    table = {name: [row.get(name) for row in rows] for name in names}
-    if path.suffix == ".csv":
-        table = {name: _whole_numbers(cells) for name, cells in table.items()}
-    return _clean_names(table)
 
 
 def cell_text(value: object) -> str | None:
@@ -185,12 +200,19 @@ def unique_ids(cells: Sequence[Any], source: Path | str, name: str, kept: str) -
 def _parquet(path: Path, notes: list[str]) -> dict[str, list[Any]]:
     table = pq.read_table(path)
     return {
-        name: _arrow_cells(name, column, path, notes)
+        name: arrow_cells(name, column, path, notes)
         for name, column in zip(table.column_names, table.columns, strict=True)
     }
 
 
-def _arrow_cells(name: str, column: pa.ChunkedArray, path: Path, notes: list[str]) -> list[Any]:
+def arrow_cells(name: str, column: pa.ChunkedArray | pa.Array, path: Path, notes: list[str]) -> list[Any]:
+    """The cells of an Arrow column as Python objects, or as text where Python has no such object, which a note says.
+
+    Raises
+    ------
+    CatalogueError
+        When they cannot be read as text either.
+    """
     try:
         return column.to_pylist()
     except (OverflowError, ValueError):  # nanoseconds, or dates, times and durations that Python cannot represent
@@ -216,10 +238,17 @@ def _csv(path: Path) -> tuple[list[Any], list[str]]:
 def _json_lines(path: Path) -> list[Any]:
     """The values of a JSONL file; not by splitlines, which also cuts at characters that may stand in a title."""
     lines = path.read_text("utf-8-sig").split("\n")
-    return [_json(line, row) for row, line in enumerate(lines, 1) if line.strip()]
+    return [json_value(line, row) for row, line in enumerate(lines, 1) if line.strip()]
 
 
-def _json(line: str, row: int) -> Any:
+def json_value(line: str, row: int) -> Any:
+    """The value of line number ``row`` of a JSONL file; an integer too long for Python as its digits.
+
+    Raises
+    ------
+    ValueError
+        When it is no JSON, or nested too deeply.
+    """
     try:
         return json.loads(line)
     except RecursionError:
@@ -232,12 +261,12 @@ def _json(line: str, row: int) -> Any:
 
 def _whole_numbers(cells: list[Any]) -> list[Any]:
     """A CSV column of whole numbers that pandas wrote as 1.0, 2.0 because a cell was empty: as 1, 2."""
-    if any(cells) and all(not cell or WHOLE_FLOAT.fullmatch(cell) for cell in cells):
+    if any(cells) and all(not cell or WHOLE_NUMBER.fullmatch(cell) for cell in cells):
         return [cell and cell[:-2] for cell in cells]
     return cells
 
 
-def _clean_names(table: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def clean_names(table: dict[str, Cells]) -> dict[str, Cells]:
     """Column names without control characters and outer spaces, where that keeps them apart."""
     cleaned = [clean_text(name).strip() for name in table]
     if len(set(cleaned)) < len(cleaned):

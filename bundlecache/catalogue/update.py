@@ -116,7 +116,7 @@ def _write(merged: Dataset, stage: WorkspaceFolder, workspace: WorkspaceFolder) 
     for table in TABLES:
         if not merged.rows(table) and workspace.table(table) is None:
             (stage.root / f"{table}.parquet").unlink()
-    return Catalogue.read(stage)
+    return Catalogue.read(stage, workspace.catalogue_cache)
 
 
 def _rows(workspace: WorkspaceFolder, table: str) -> list[Row]:
@@ -193,7 +193,7 @@ def _fill_splits(before: Catalogue, after: Catalogue, rows: list[Row]) -> list[s
         for name, part, group, items in zip(bundles.ids, bundles.split, bundles.group, bundles.items, strict=True)
         if part is not None
     }
-    without = replace(bundles, split=[None] * len(bundles))
+    without = bundles.with_split(None)
     placement = splits.place(replace(after, bundles=without, kept_splits=KeptSplits(kept)))
     if placement is None:
         return []

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..rows import Rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from .session import Session
@@ -33,7 +35,7 @@ class Vectors:
     ``vectors`` is memory-mapped and read-only.
     """
 
-    ids: list[str]
+    ids: Sequence[str]
     vectors: np.ndarray
     mask: np.ndarray
     modality: str

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from helpers.bench_setup import compare, summarise
-from helpers.random_catalogue import random_catalogue
+from helpers.random_catalogue import random_catalogue, with_cells
 
 from bundlecache.baselines.graphs import co_occurrence, item_knn, popularity
 from bundlecache.baselines.registry import REGISTRY, Sources, all_baselines
@@ -100,7 +100,7 @@ def test_picking_what_training_never_saw_is_found_out():
 def test_each_leak_that_was_built_in_is_named(leak, words):
     catalogue = random_catalogue(400, 600)
     rng = np.random.default_rng(1)
-    catalogue.titles[:] = ["x" * int(k) for k in rng.integers(5, 60, 400)]
+    catalogue = dataclasses.replace(catalogue, titles=["x" * int(k) for k in rng.integers(5, 60, 400)])
     vectors = rng.normal(size=(400, 6))
     text = Matrix("text", "descriptor:text", "t", "f", 1, vectors.astype(np.float32), np.ones(400, bool))
     asked = questions.freeze(catalogue, split="test")
@@ -141,7 +141,7 @@ def pairs_catalogue():
     rng = np.random.default_rng(0)
     catalogue = random_catalogue(400, 200, categories=False)
     members = rng.permutation(400).reshape(200, 2)
-    catalogue.bundles.items[:] = [m.astype(np.int32) for m in members]
+    catalogue = dataclasses.replace(catalogue, bundles=dataclasses.replace(catalogue.bundles, items=members))
     edges = np.array([(u, i) for u in range(80) for i in rng.choice(400, 20, replace=False)], np.int32)
     people = [f"u{u}" for u in range(80)]
     return dataclasses.replace(catalogue, interactions=Interactions(people, edges[:, 0], edges[:, 1], list(people)))
@@ -200,12 +200,13 @@ def sessions(bundles=300, *, grouped: bool):
     """Three near-copies of a bundle from every session; without a group nobody can know that."""
     catalogue = random_catalogue(2000, bundles)
     rng = np.random.default_rng(3)
+    items, group = {}, {}
     for b in range(0, bundles, 3):
         whole = rng.choice(2000, 6, replace=False)
         for k in range(3):
-            catalogue.bundles.items[b + k] = np.delete(whole, k).astype(np.int32)
-            catalogue.bundles.group[b + k] = f"s{b}" if grouped else f"g{b + k}"
-    return catalogue
+            items[b + k] = np.delete(whole, k).astype(np.int32)
+            group[b + k] = f"s{b}" if grouped else f"g{b + k}"
+    return with_cells(catalogue, items=items, group=group)
 
 
 def test_a_split_by_session_is_clean_and_keeps_sessions_whole():
@@ -216,7 +217,7 @@ def test_a_split_by_session_is_clean_and_keeps_sessions_whole():
 
 def test_a_split_column_that_cuts_through_sessions_is_warned_about_in_one_sentence():
     catalogue = sessions(grouped=True)
-    catalogue.bundles.split[:] = ["test" if b % 5 == 0 else "train" for b in range(300)]
+    catalogue = with_cells(catalogue, split={b: "test" if b % 5 == 0 else "train" for b in range(300)})
     (said,) = splits.leaks(catalogue)
     assert "60 of 60 held-out bundles have near-copies on another side" in said
     assert said in verdict(catalogue, questions.freeze(catalogue, split="test"))
@@ -244,7 +245,9 @@ def test_near_copies_are_what_comparing_every_pair_finds():
 
 def test_training_sees_no_held_out_bundle_and_no_user_who_made_one():
     catalogue = pairs_catalogue()
-    catalogue.interactions.group[:40] = catalogue.bundles.group[:40]
+    clicks = catalogue.interactions
+    group = [*catalogue.bundles.group[:40], *clicks.group[40:]]
+    catalogue = dataclasses.replace(catalogue, interactions=dataclasses.replace(clicks, group=group))
     seen = splits.visible(catalogue, "train")
     for kind in splits.GRAPHS:
         was, now = splits.training_graph(catalogue, kind), splits.training_graph(seen, kind)

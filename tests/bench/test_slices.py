@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from helpers.bench_setup import summarise
-from helpers.random_catalogue import random_catalogue
+from helpers.random_catalogue import random_catalogue, with_cells
 
 from bundlecache.bench import benchmark as bench
 from bundlecache.bench import slices
@@ -20,10 +20,9 @@ def test_groups_follow_from_the_truth_and_from_training_alone():
     shop = random_catalogue(60, 400)
     some = [0, 1, 2, 3]
     split = ["train"] * 300 + ["test"] * 100
-    bundles = dataclasses.replace(shop.bundles, split=split)
-    for b in range(300):
-        bundles.items[b] = bundles.items[b][bundles.items[b] > 3]  # no training bundle holds them
-    shop = dataclasses.replace(shop, bundles=bundles)
+    shop = dataclasses.replace(shop, bundles=shop.bundles.with_split(split))
+    items = shop.bundles.items
+    shop = with_cells(shop, items={b: items[b][items[b] > 3] for b in range(300)})  # no training bundle holds them
     truth, length = np.array([*some * 10, *range(20, 60)]), np.repeat([2, 3, 5, 6], 20)
     number, names = Slicer(shop).labels(truth, length)
     assert names["cold"] == ["seen", "cold"]
@@ -31,7 +30,7 @@ def test_groups_follow_from_the_truth_and_from_training_alone():
     assert names["length"] == ["2", "3", "5", "6"]
     assert names["popularity"][0] == "0"  # all cold ones in one group, though they are four tenths
     assert (number["popularity"] == 0).sum() == 40
-    counts = np.bincount(np.concatenate(bundles.items[:300]), minlength=60)
+    counts = np.bincount(np.concatenate(shop.bundles.items[:300]), minlength=60)
     for g, name in enumerate(names["popularity"]):
         low, _, high = name.partition("-")
         inside = counts[truth[number["popularity"] == g]]

@@ -11,7 +11,6 @@ import pytest
 
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.catalogue import Catalogue
-from bundlecache.catalogue.kept_splits import KeptSplits
 from bundlecache.errors import CatalogueError
 from bundlecache.questions.question_sets import freeze_missing, load
 from bundlecache.store.store import Store
@@ -144,7 +143,7 @@ def test_changed_or_damaged_kept_splits_are_refused(tmp_path: Path):
     flipped = ["train" if part == "test" else part for part in table["split"].to_pylist()]
     pq.write_table(table.set_column(1, "split", pa.array(flipped)), workspace.kept_splits)
     with pytest.raises(CatalogueError, match="was changed after it was written"):
-        KeptSplits.read(workspace.kept_splits)
+        splits.assign(Catalogue.read(workspace))
     workspace.kept_splits.write_bytes(b"PAR1")
     with pytest.raises(CatalogueError, match="is damaged"):
-        Catalogue.read(workspace)
+        splits.assign(Catalogue.read(workspace))

@@ -84,11 +84,11 @@ def test_contents_of_a_training_bundle_are_seen_under_a_test_id(catalogue: Catal
 
 def test_hashes_do_not_depend_on_other_items(catalogue: Catalogue):
     keys = bundle_keys(catalogue, [3])
-    ids = [f"x{i}" for i in range(5)] + catalogue.item_ids
+    ids = [*(f"x{i}" for i in range(5)), *catalogue.item_ids]
     moved = replace(
         catalogue,
         item_ids=ids,
-        titles=[""] * 5 + catalogue.titles,
+        titles=[*[""] * 5, *catalogue.titles],
         columns={},
         bundles=replace(catalogue.bundles, items=[items + 5 for items in catalogue.bundles.items]),
     )

@@ -95,7 +95,7 @@ def test_a_csv_table_becomes_parquet_and_numbers_compare_as_numbers(tmp_path: Pa
     same = update(workspace, Dataset(items=[{"item_id": "a", "price": 9.5}]))
     assert same.changes == 0
     update(workspace, Dataset(items=[{"item_id": " c ", "title": "z", "price": 1.0}]))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["items.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["items.parquet", "store"]
     assert Catalogue.read(workspace).index.keys() == {"a", "b", "c"}
 
 

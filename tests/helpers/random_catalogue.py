@@ -7,7 +7,19 @@ import dataclasses
 import numpy as np
 
 from bundlecache.catalogue import splits
-from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions, id_hash
+from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
+from bundlecache.catalogue.columns import id_hash
+
+
+def with_cells(catalogue: Catalogue, **columns) -> Catalogue:
+    """The catalogue with other cells in columns of its bundles: for each column a mapping from bundle numbers to cells."""
+    bundles = catalogue.bundles
+    changed = {}
+    for name, cells in columns.items():
+        changed[name] = [*getattr(bundles, name)]
+        for b, cell in cells.items():
+            changed[name][b] = cell
+    return dataclasses.replace(catalogue, bundles=dataclasses.replace(bundles, **changed))
 
 
 def random_catalogue(items=400, bundles=600, *, popular=False, categories=True, seed=0) -> Catalogue:

@@ -29,14 +29,14 @@ WORDS = ["lamp", "bell", "mug", "chime", "red", "blue"]
 
 def catalogue(seed: int = 0) -> Catalogue:
     rng = np.random.default_rng(seed)
-    bundles = Bundles()
-    for b in range(120):
-        members = rng.choice(ITEMS // 2, size=int(rng.integers(3, 5)), replace=False) * 2 + b % 2
-        bundles.ids.append(f"bundle-{b}")
-        bundles.items.append(members.astype(np.int32))
-        bundles.split.append("train" if b < 80 else "valid" if b < 100 else "test")
-        bundles.group.append(f"user-{b}")
-        bundles.name.append(None)
+    members = [rng.choice(ITEMS // 2, size=int(rng.integers(3, 5)), replace=False) * 2 + b % 2 for b in range(120)]
+    bundles = Bundles(
+        [f"bundle-{b}" for b in range(120)],
+        members,
+        ["train"] * 80 + ["valid"] * 20 + ["test"] * 20,
+        [f"user-{b}" for b in range(120)],
+        [None] * 120,
+    )
     titles = [f"{WORDS[4 + rng.integers(2)]} {WORDS[rng.integers(4)]}" for _ in range(ITEMS)]
     return Catalogue([f"item-{i:02d}" for i in range(ITEMS)], titles, {}, bundles, Interactions())
 

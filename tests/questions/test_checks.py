@@ -60,10 +60,17 @@ def same_question_again(_, lines):
     lines.insert(1, lines[0] | {"options": lines[0]["options"][::-1], "truth": 9 - lines[0]["truth"]})
 
 
+def with_items(catalogue, bundle, items):
+    """Change the items of a bundle in place."""
+    lists = [*catalogue.bundles.items]
+    lists[bundle] = items
+    object.__setattr__(catalogue, "bundles", dataclasses.replace(catalogue.bundles, items=lists))
+
+
 def training_bundle(catalogue, lines):
     b = catalogue.bundles.ids.index(lines[0]["bundle_id"])
     trained = int(np.flatnonzero(splits.assign(catalogue) == "train")[0])
-    catalogue.bundles.items[trained] = catalogue.bundles.items[b][::-1].copy()
+    with_items(catalogue, trained, catalogue.bundles.items[b][::-1].copy())
 
 
 @pytest.mark.parametrize(
@@ -107,7 +114,7 @@ def test_imported_questions_are_compared_again_when_they_are_read(tmp_path, cata
     (made,) = question_sets.take_over(folder, catalogue, tmp_path / "own.jsonl")
     b = catalogue.bundles.ids.index(question_sets.load(folder, catalogue, made.name).bundle_ids[0])
     trained = int(np.flatnonzero(splits.assign(catalogue) == "train")[0])
-    catalogue.bundles.items[trained] = catalogue.bundles.items[b]
+    with_items(catalogue, trained, catalogue.bundles.items[b])
     again = question_sets.load(folder, catalogue, made.name, say=told.append)
     assert len(again) == made.questions - 1
     assert "1 with the items of training bundles" in told[0]
@@ -184,11 +191,13 @@ def test_questions_of_bundles_that_are_trained_on_now_are_left_out(tmp_path, cat
     folder = WorkspaceFolder(tmp_path)
     asked = freeze(catalogue, split="test")
     asked.save(question_sets.path(folder, asked.name), catalogue)
-    catalogue.bundles.split[catalogue.bundles.ids.index(asked.bundle_ids[0])] = "train"
+    split = [*catalogue.bundles.split]
+    split[catalogue.bundles.ids.index(asked.bundle_ids[0])] = "train"
+    catalogue = dataclasses.replace(catalogue, bundles=catalogue.bundles.with_split(split))
     reduced = question_sets.load(folder, catalogue, asked.name)
     assert reduced.bundle_ids == asked.bundle_ids[1:]
     assert reduced.header["left_out_by"] == {"of train bundles": 1}
-    catalogue.bundles.split[:] = ["train"] * len(catalogue.bundles)
+    catalogue = dataclasses.replace(catalogue, bundles=catalogue.bundles.with_split(["train"] * len(split)))
     with pytest.raises(QuestionsError, match=r"None of the \d+ questions of test-random10 fits") as none:
         question_sets.load(folder, catalogue, asked.name)
     assert none.value.hint == "bundlecache questions --seed 1 freezes others beside them"

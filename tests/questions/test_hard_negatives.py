@@ -148,11 +148,11 @@ def test_what_is_bundled_elsewhere_with_the_partial_bundle_is_never_wrong(world,
     more = dataclasses.replace(
         catalogue,
         bundles=Bundles(
-            bundles.ids + [f"x{t}" for t in range(len(twins))],
-            bundles.items + [np.unique(twin).astype(np.int32) for twin in twins],
-            bundles.split + ["valid"] * len(twins),
-            bundles.group + [f"x{t}" for t in range(len(twins))],
-            bundles.name + [None] * len(twins),
+            [*bundles.ids, *(f"x{t}" for t in range(len(twins)))],
+            [*bundles.items, *(np.unique(twin).astype(np.int32) for twin in twins)],
+            [*bundles.split, *["valid"] * len(twins)],
+            [*bundles.group, *(f"x{t}" for t in range(len(twins)))],
+            [*bundles.name, *[None] * len(twins)],
         ),
     )
     asked = freeze(more, split="test", negatives=kind, matrices=matrices)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.paths import TOP
-from helpers.random_catalogue import random_catalogue
+from helpers.random_catalogue import random_catalogue, with_cells
 
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.catalogue import Catalogue
@@ -58,7 +58,7 @@ def test_every_question_has_distinct_options_one_truth_and_nothing_of_its_bundle
 def test_one_question_per_bundle_of_the_split_and_small_bundles_are_counted():
     catalogue = random_catalogue()
     first = int(np.flatnonzero(splits.assign(catalogue) == "test")[0])
-    catalogue.bundles.items[first] = catalogue.bundles.items[first][:1]
+    catalogue = with_cells(catalogue, items={first: catalogue.bundles.items[first][:1]})
     asked = freeze(catalogue, split="test")
     wanted = {b for b, part in zip(catalogue.bundles.ids, splits.assign(catalogue), strict=True) if part == "test"}
     assert sorted(asked.bundle_ids) == sorted(wanted - {catalogue.bundles.ids[first]})
@@ -172,8 +172,9 @@ def test_small_categories_join_along_their_path_and_no_item_is_lost():
 
 def test_other_right_answers_are_no_wrong_options():
     catalogue = random_catalogue(40, 60, seed=3)
-    catalogue.bundles.items[:] = [np.array([b % 3, 10 + b % 8, 20 + b % 7], np.int32) for b in range(60)]
-    catalogue.titles[30:40] = [catalogue.titles[20]] * 10
+    catalogue = with_cells(catalogue, items={b: [b % 3, 10 + b % 8, 20 + b % 7] for b in range(60)})
+    titles = [*catalogue.titles[:30], *[catalogue.titles[20]] * 10]
+    catalogue = dataclasses.replace(catalogue, titles=titles)
     asked = freeze(catalogue, split="test", n_options=4, negatives="hard")
     for given, row, truth in zip(asked.partial, asked.options, asked.truth, strict=True):
         for wrong in np.delete(row, truth).tolist():
@@ -276,7 +277,7 @@ def test_a_file_with_a_right_hash_and_wrong_content_is_refused(tmp_path, change,
 def test_questions_about_bundles_that_are_training_bundles_now_are_refused(tmp_path):
     catalogue = random_catalogue()
     path = saved(tmp_path, catalogue)
-    catalogue.bundles.split[:] = ["train"] * len(catalogue.bundles)
+    catalogue = with_cells(catalogue, split=dict.fromkeys(range(len(catalogue.bundles)), "train"))
     with pytest.raises(QuestionsError, match="is a train bundle in this catalogue"):
         Questions.load(path, catalogue)
 
@@ -429,8 +430,10 @@ def numbered(items=60, bundles=40) -> Catalogue:
     number = {item_id: str(n) for n, item_id in enumerate(sorted(catalogue.item_ids))}
     split = ["train" if b < 20 else "test" for b in range(bundles)]
     place = {number[item_id]: i for i, item_id in enumerate(catalogue.item_ids)}
-    for b, members in ((20, "7 3 9"), (21, "8 4")):
-        catalogue.bundles.items[b] = np.array([place[item_id] for item_id in members.split()], np.int32)
+    known = {20: "7 3 9", 21: "8 4"}
+    catalogue = with_cells(
+        catalogue, items={b: [place[item_id] for item_id in members.split()] for b, members in known.items()}
+    )
     return dataclasses.replace(
         catalogue,
         item_ids=[number[i] for i in catalogue.item_ids],

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,9 +163,11 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _digest_catalogue(catalogue: Catalogue) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    bundles = {**asdict(catalogue.bundles), "items": [items.tolist() for items in catalogue.bundles.items]}
-    edges = catalogue.interactions
-    for part in (catalogue.item_ids, catalogue.titles, catalogue.columns, bundles, edges.users, edges.group):
+    of, edges = catalogue.bundles, catalogue.interactions
+    bundles = {name: [*getattr(of, name)] for name in ("ids", "items", "split", "group", "name")}
+    bundles["items"] = [items.tolist() for items in of.items]
+    columns = {name: [*cells] for name, cells in catalogue.columns.items()}
+    for part in ([*catalogue.item_ids], [*catalogue.titles], columns, bundles, [*edges.users], [*edges.group]):
         digest.update(json.dumps(part).encode())
     digest.update(edges.user.tobytes() + edges.item.tobytes())
     return digest.hexdigest()
