@@ -213,6 +213,8 @@ def evaluate(
     for asked, left_out in unseen_questions({MODEL: loaded}, sets, sources.catalogue, say):
         with say.bar(asked.name) as bar:
             variants = scoring.score_variants(loaded.model, asked, ablation=ablation, progress=bar.step, **how)
+        with say.bar("fit") as bar:
+            setup.costs.fit_all(setup.rankers, asked, bar.step)
         result = benchmark.compare(
             setup,
             asked,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,15 +12,18 @@ from scipy.sparse import coo_array, csr_array
 
 from ..catalogue.category_paths import path_prefixes
 from .graphs import column, lightgcn, stored
-from .rankers import AttributeRanker, CosineRanker, Ranker, SimilarityRanker, SparseFeatureRanker, ZScoreSum
+from .rankers import BLOCK, AttributeRanker, CosineRanker, Ranker, SimilarityRanker, SparseFeatureRanker, ZScoreSum
+from .text_features import Documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ..catalogue.columns import Strings
     from .sources import Sources
 
 WORD = re.compile(r"\w+")
-STEPS = 2000  # the most frequent category steps, whose pairs are counted
+STEPS = 2_000  # the most frequent category steps, whose pairs are counted
+SLOTS = 4_000  # the most frequent categories, whose pairs are counted: a table of 128 MB
 
 
 def category_slots(sources: Sources) -> Iterator[Ranker]:
@@ -29,12 +32,10 @@ def category_slots(sources: Sources) -> Iterator[Ranker]:
     Where categories are paths, a second ranker uses the pairs of all their steps, because rare leaf categories have few pairs.
     """
     labels = sources.catalogue.column("category")
-    if "bundles" in sources.graphs and len({label for label in labels if label}) > 1:
-        yield SimilarityRanker(
-            "category slots", "content", partial(_category_pmi, list(labels), sources.graphs["bundles"])
-        )
+    if "bundles" in sources.graphs and sum(map(bool, labels.codes()[1])) > 1:
+        yield SimilarityRanker("category slots", "content", partial(_category_pmi, labels, sources.graphs["bundles"]))
         steps = _steps(sources)
-        if any(len(mine) > 1 for mine in steps):  # else they are the slots
+        if steps.lengths.max(initial=0) > 1:  # else they are the slots
             yield AttributeRanker(
                 "category slots, all steps", "content", partial(_step_pmi, steps, sources.graphs["bundles"])
             )
@@ -46,25 +47,30 @@ def category_overlap(sources: Sources) -> Iterator[Ranker]:
     A column ``categories`` (steps of all paths, separated by ``;``) is used in addition to ``category`` where it exists.
     """
     steps = _steps(sources)
-    if len({tuple(mine) for mine in steps if mine}) > 1:
-        yield SparseFeatureRanker("category overlap", "content", partial(tf_idf, steps))
+    if steps.differ():
+        yield SparseFeatureRanker("category overlap", "content", partial(_tf_idf, sources, "steps", steps))
 
 
 def title_words(sources: Sources) -> Iterator[Ranker]:
     """TF-IDF cosine of the titles' words: the mean over the partial bundle, and the maximum over it."""
-    words = [WORD.findall(title.lower()) for title in sources.catalogue.titles]
-    if any(words):
-        yield SparseFeatureRanker("TF-IDF title", "content", partial(tf_idf, words))
-        yield SparseFeatureRanker("TF-IDF title, nearest", "content", partial(tf_idf, words), "max")
+    if any(WORD.search(title) for title in sources.catalogue.titles):
+        features = partial(title_features, sources)
+        yield SparseFeatureRanker("TF-IDF title", "content", features)
+        yield SparseFeatureRanker("TF-IDF title, nearest", "content", features, "max")
 
 
 def all_words(sources: Sources) -> Iterator[Ranker]:
     """`title_words` for the words of titles and categories together."""
     titles, *more = (sources.catalogue.titles, *(sources.catalogue.column(name) for name in ("category", "categories")))
-    if any(titles) and any(cell for column in more for cell in column):
-        words = [WORD.findall(" ".join(filter(None, cells)).lower()) for cells in zip(titles, *more, strict=True)]
-        yield SparseFeatureRanker("TF-IDF title + category", "content", partial(tf_idf, words))
-        yield SparseFeatureRanker("TF-IDF title + category, nearest", "content", partial(tf_idf, words), "max")
+    if titles.any() and any(column.any() for column in more):
+
+        def features() -> csr_array:
+            cells = zip(titles, *more, strict=True)
+            words = (WORD.findall(" ".join(filter(None, each)).lower()) for each in cells)
+            return sources.of_items("all words", lambda: Documents.of(words).tf_idf())
+
+        yield SparseFeatureRanker("TF-IDF title + category", "content", features)
+        yield SparseFeatureRanker("TF-IDF title + category, nearest", "content", features, "max")
 
 
 def cosines(sources: Sources) -> Iterator[CosineRanker]:
@@ -96,46 +102,53 @@ def stored_cosines(sources: Sources) -> list[Ranker]:
     return [part for part in sources.rankers(cosines, lightgcn) if getattr(part, "pool", "mean") == "mean"]
 
 
-def _steps(sources: Sources) -> list[list[str]]:
-    """[I] the prefixes of each item's category path, and the steps of its ``categories``."""
+def title_features(sources: Sources) -> csr_array:
+    """TF-IDF rows [I, words] of the titles' words."""
+    words = (WORD.findall(title.lower()) for title in sources.catalogue.titles)
+    return sources.of_items("title words", lambda: Documents.of(words).tf_idf())
+
+
+def _tf_idf(sources: Sources, name: str, documents: Documents) -> csr_array:
+    return sources.of_items(f"tf-idf of {name}", documents.tf_idf)
+
+
+def _steps(sources: Sources) -> Documents:
+    """The prefixes of each item's category path, and the steps of its ``categories``."""
     paths, more = (sources.catalogue.column(name) for name in ("category", "categories"))
-    return [
-        [*path_prefixes(path or ""), *(step.strip() for step in (steps or "").split(";") if step.strip())]
-        for path, steps in zip(paths, more, strict=True)
-    ]
+    codes = [column.codes() for column in (paths, more)]
+    texts = [[*distinct, None] for _, distinct in codes]  # the code -1 is that of an empty cell
+    known: dict[tuple[int, int], list[str]] = {}
+
+    def steps(path: int, others: int) -> list[str]:
+        if (path, others) not in known:
+            listed = (step.strip() for step in (texts[1][others] or "").split(";"))
+            known[path, others] = [*path_prefixes(texts[0][path] or ""), *filter(None, listed)]
+        return known[path, others]
+
+    pairs = (pair for block in _blocks(codes[0][0], codes[1][0]) for pair in block)
+    return sources.of_items("steps", lambda: Documents.of(itertools.starmap(steps, pairs)))
 
 
-def tf_idf(documents: Sequence[Sequence[str]]) -> csr_array:
-    """[I, words] rows of length 1: (1 + log count) * log(I / number of items with the word); empty rows stay empty."""
-    vocabulary: dict[str, int] = {}
-    cells = [
-        (row, vocabulary.setdefault(word, len(vocabulary)), 1 + np.log(count))
-        for row, words in enumerate(documents)
-        for word, count in Counter(words).items()
-    ]
-    rows, columns, values = (np.array(part) for part in zip(*cells, strict=True))
-    weights = np.log(len(documents) / np.bincount(columns))
-    values = values * weights[columns]
-    length = np.sqrt(np.bincount(rows, values**2, minlength=len(documents)))
-    values = values / np.maximum(length, 1e-12)[rows]
-    return csr_array((values, (rows, columns)), shape=(len(documents), len(vocabulary)))
+def _blocks(*columns: np.ndarray) -> Iterator[list[tuple[int, ...]]]:
+    """The rows of columns [I], as tuples, so many at once."""
+    for low in range(0, len(columns[0]), BLOCK):
+        yield list(zip(*(column[low : low + BLOCK].tolist() for column in columns), strict=True))
 
 
-def _step_pmi(steps: list[list[str]], graph: csr_array) -> tuple[np.ndarray, csr_array]:
+def _step_pmi(steps: Documents, graph: csr_array) -> tuple[np.ndarray, csr_array]:
     """PMI [P, P] of steps of two items of one basket, and the steps of items [I, P], where each row sums to 1 or 0.
 
-    >>> steps = [["Home", "Mugs"], ["Home", "Pots"], ["Garden", "Seeds"], ["Garden", "Tools"], ["Home", "Jars"]]
+    >>> paths = [["Home", "Mugs"], ["Home", "Pots"], ["Garden", "Seeds"], ["Garden", "Tools"], ["Home", "Jars"]]
     >>> baskets = csr_array(np.array([[1, 1, 0, 0, 0], [0, 0, 1, 1, 0]], np.float32))
-    >>> pmi, parts = _step_pmi(steps, baskets)
+    >>> pmi, parts = _step_pmi(Documents.of(paths), baskets)
     >>> worth = parts @ pmi @ parts.T  # jars are in no basket, but other items of Home are
     >>> bool(worth[4, 0] > 0 > worth[4, 2])
     True
     """
-    often = Counter(step for mine in steps for step in set(mine))
-    known = {step: p for p, (step, _) in enumerate(sorted(often.items(), key=lambda pair: (-pair[1], pair[0]))[:STEPS])}
-    cells = [(i, known[step]) for i, mine in enumerate(steps) for step in sorted(set(mine)) if step in known]
-    rows, columns = np.array(cells, np.int64).reshape(-1, 2).T
-    parts = csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(steps), len(known)))
+    item, step, _ = steps.cells()
+    number, size = _most_frequent(steps.vocabulary, np.bincount(step, minlength=len(steps.vocabulary)), STEPS)
+    item, column_of = item[number[step] < size], number[step][number[step] < size]
+    parts = csr_array((np.ones(len(item), np.float32), (item, column_of)), shape=(len(steps), size))
     counts = graph @ parts  # [baskets, P]
     alone = parts.multiply(column(graph)[:, None])  # pairs of an item with itself do not count
     together = (counts.T @ counts - parts.T @ alone).toarray().astype(np.float64)
@@ -144,15 +157,37 @@ def _step_pmi(steps: list[list[str]], graph: csr_array) -> tuple[np.ndarray, csr
     return np.log((together + 1) / (expected + 1)), csr_array(parts.multiply(share[:, None]))
 
 
-def _category_pmi(labels: list[str | None], graph: csr_array) -> tuple[csr_array, np.ndarray]:
-    """PMI of the categories' slots; items without a category share the last slot, which has PMI 0."""
-    slots = {label: s for s, label in enumerate(sorted({label for label in labels if label}))}
-    slot = np.array([slots[label] if label else len(slots) for label in labels])
+def _category_pmi(labels: Strings[str | None], graph: csr_array) -> tuple[csr_array, np.ndarray]:
+    """PMI of the categories' slots; items without a category share the last slot, which has PMI 0.
+
+    Beyond `SLOTS` categories the rarer ones share that slot too.
+    """
+    code, distinct = labels.codes()
+    names = list(distinct)
+    named = np.array([bool(name) for name in names])
+    often = np.bincount(code[code >= 0], minlength=len(names)) * named
+    place, size = _most_frequent(names, often, min(SLOTS, int(named.sum())))
+    kept = sorted(np.flatnonzero(place < size).tolist(), key=names.__getitem__)
+    slot_of = np.full(len(names) + 1, size)  # the last one is that of items without a category, whose code is -1
+    slot_of[kept] = np.arange(size)
+    slot = slot_of[code]
     cells = (np.ones(len(slot), np.float32), (np.arange(len(slot)), slot))
-    counts = graph @ csr_array(coo_array(cells, shape=(len(slot), len(slots) + 1)))  # [baskets, S]
+    counts = graph @ csr_array(coo_array(cells, shape=(len(slot), size + 1)))  # [baskets, S]
     total = column(counts)
     together = (counts.T @ counts).toarray() - np.diag(total)  # pairs of an item with itself do not count
     expected = np.outer(together.sum(1), together.sum(1)) / max(together.sum(), 1)
     pmi = np.log((together + 1) / (expected + 1))
     pmi[-1, :] = pmi[:, -1] = 0
     return csr_array(pmi), slot
+
+
+def _most_frequent(words: Sequence[str], count: np.ndarray, most: int) -> tuple[np.ndarray, int]:
+    """[words] each word's place by how often it stands, then by itself; and how many of them are kept, at most ``most``.
+
+    >>> place, kept = _most_frequent(["a", "b", "c"], np.array([1, 5, 5]), 2)
+    >>> place.tolist(), kept
+    ([2, 0, 1], 2)
+    """
+    place = np.empty(len(words), np.int64)
+    place[sorted(range(len(words)), key=lambda code: (-count[code], words[code]))] = np.arange(len(words))
+    return place, min(most, len(words))

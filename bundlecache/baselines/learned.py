@@ -15,6 +15,7 @@ import numpy as np
 from .content import all_words, category_overlap, category_slots, cosines, stored_cosines, title_words
 from .graphs import als, co_occurrence, item_knn, popularity
 from .rankers import Kind, Ranker, ZScoreSum, all_scores, z_scores
+from .sources import DRAWS, FOLDS, KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -74,6 +75,11 @@ class LearnedRanker:
         """The rankers it stands on, p of them."""
         return self.sources.rankers(*PARTS)
 
+    @property
+    def fit_steps(self) -> int:
+        """How many steps a fit tells ``sources`` of, at most: a part that answers a set of questions is a step."""
+        return len(FOLDS) * DRAWS * KINDS * len(self.parts)
+
     @cached_property
     def fitted(self) -> tuple[np.ndarray, np.ndarray]:
         """Weights [2p], and the scale of each feature [2p].
@@ -90,7 +96,9 @@ class LearnedRanker:
             at = [names.index(name) for name in known]
             for each in asked:
                 features = np.zeros((*each.options.shape, 2 * len(names)))
-                features[..., [*at, *(len(names) + i for i in at)]] = _features([fitted[name] for name in known], each)
+                features[..., [*at, *(len(names) + i for i in at)]] = _features(
+                    [fitted[name] for name in known], each, self.sources.tell
+                )
                 seen.append(features)
             right.append(truths(asked))
         if not seen:
@@ -205,9 +213,11 @@ def _likelihood(score: np.ndarray, truth: np.ndarray) -> float:
     return float((score[np.arange(len(truth)), truth] - np.log(np.exp(score).sum(axis=1))).mean())
 
 
-def _features(parts: list[Ranker], questions: Questions) -> np.ndarray:
+def _features(
+    parts: list[Ranker], questions: Questions, tell: Callable[[str], None] = lambda _name: None
+) -> np.ndarray:
     """[q, n, 2p] z-scores, then scores less their mean within the question."""
-    raw = all_scores(parts, questions)
+    raw = all_scores(parts, questions, tell)
     return np.concatenate([z_scores(raw), raw - raw.mean(axis=1, keepdims=True)], axis=-1)
 
 

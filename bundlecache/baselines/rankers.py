@@ -70,9 +70,13 @@ class ItemScoreRanker:
     kind: Kind
     fit: Callable[[], np.ndarray]
 
+    @cached_property
+    def _fitted(self) -> np.ndarray:
+        return np.asarray(self.fit(), np.float64)  # [I]
+
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] the options' values."""
-        return np.asarray(self.fit(), np.float64)[questions.options]
+        return self._fitted[questions.options]
 
 
 @dataclass(frozen=True)
@@ -151,13 +155,10 @@ class SparseFeatureRanker:
         out = np.zeros(questions.options.shape)
         for rows in _chunks(len(questions)):
             options, partial = questions.options[rows], questions.partial[rows]
-            if self.pool == "max":
-                out[rows] = [
-                    (features[o] @ features[p].T).toarray().max(axis=1, initial=0)
-                    for o, p in zip(options, partial, strict=True)
-                ]
-                continue
             items, place = distinct(options, features.shape[0])
+            if self.pool == "max":
+                out[rows] = np.take_along_axis(_greatest(features, items, partial), place, axis=1)
+                continue
             query = _members(partial, features.shape[0]) @ features  # [c, F]
             out[rows] = np.take_along_axis((query @ features[items].T).toarray(), place, axis=1)
         return np.round(out, 6)
@@ -234,9 +235,15 @@ class ModelRanker:
         return np.log(np.maximum(self.answers(questions).probabilities(), 1e-12)).astype(np.float64)
 
 
-def all_scores(parts: Sequence[Ranker], questions: Questions) -> np.ndarray:
-    """[q, n, p] the scores of p rankers."""
-    return np.stack([part.scores(questions) for part in parts], axis=-1)
+def all_scores(
+    parts: Sequence[Ranker], questions: Questions, tell: Callable[[str], None] = lambda _name: None
+) -> np.ndarray:
+    """[q, n, p] the scores of p rankers; ``tell`` is told the name of each that has answered."""
+    out = np.zeros((*questions.options.shape, len(parts)))
+    for p, part in enumerate(parts):
+        out[..., p] = part.scores(questions)
+        tell(part.name)
+    return out
 
 
 def z_scores(scores: np.ndarray) -> np.ndarray:
@@ -278,9 +285,27 @@ def distinct(options: np.ndarray, n_items: int) -> tuple[np.ndarray, np.ndarray]
     (array([2, 5, 9]), array([[1, 0],
            [0, 2]]))
     """
+    if options.size < n_items // 8:  # sorting a few is faster than a look at every item of the catalogue
+        items, place = np.unique(options, return_inverse=True)
+        return items, place.reshape(options.shape)
     shown = np.zeros(n_items, bool)
     shown[options] = True
     return np.flatnonzero(shown), (np.cumsum(shown) - 1)[options]
+
+
+def _greatest(features: csr_array, items: np.ndarray, partial: list[np.ndarray]) -> np.ndarray:
+    """[c, u] the greatest dot product of each item [u] with the members of each partial bundle [c], 0 at least."""
+    out = np.zeros((len(partial), len(items)))
+    filled = np.flatnonzero([len(given) for given in partial])
+    if not len(filled):
+        return out
+    starts = np.cumsum([0, *(len(partial[q]) for q in filled[:-1])])
+    members = features[np.concatenate([partial[q] for q in filled])].T  # [F, members]
+    for low in range(0, len(items), BLOCK):
+        block = slice(low, low + BLOCK)
+        near = (features[items[block]] @ members).toarray()  # [<= BLOCK, members]
+        out[filled, block] = np.maximum.reduceat(near, starts, axis=1).T
+    return np.maximum(out, 0)
 
 
 def _chunks(size: int) -> Iterator[slice]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from ..catalogue import splits
 from ..errors import QuestionsError
 from ..questions import freeze as questions
+from ..questions import sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from ..store.store import Matrix
     from .rankers import Ranker
 
+T = TypeVar("T")
 OPTIONS = 10  # of the questions that are drawn to learn from
 DRAWS = 3  # of questions about each training bundle: another item held out, other options
+MAX_ASKED = 2_000  # bundles of a third, and of the validation split, that are asked about
+KINDS = 2  # of wrong options: random, and hard where there are categories
 FOLDS = ("train", "valid", "test")  # names for three thirds of the training bundles, nothing more
 
 
@@ -39,6 +43,8 @@ class Sources:
     seed: int = 0
     learners: tuple[Callable[[Sources], Iterable[Ranker]], ...] = ()
     _made: dict[Callable[..., Iterable[Ranker]], list[Ranker]] = field(default_factory=dict, repr=False, compare=False)
+    listeners: list[Callable[[str], None]] = field(default_factory=list, repr=False, compare=False)
+    _of_items: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def rankers(self, *makers: Callable[[Sources], Iterable[Ranker]]) -> list[Ranker]:
         """What these baselines give, each made once: methods that stand on others share what was fitted."""
@@ -46,6 +52,18 @@ class Sources:
             if make not in self._made:
                 self._made[make] = list(make(self))
         return [ranker for make in makers for ranker in self._made[make]]
+
+    def tell(self, what: str) -> None:
+        """Tell the ``listeners`` that a step of a long fit is done."""
+        for listener in self.listeners:
+            listener(what)
+
+    def of_items(self, name: str, make: Callable[[], T]) -> T:
+        """What follows from the items alone, such as words of titles: made once for these sources and their `folds`."""
+        if name not in self._of_items:
+            self._of_items[name] = make()
+        found: T = self._of_items[name]
+        return found
 
     def baskets(self, graph: str) -> csr_array:
         """float32 [baskets, I]: one row per training bundle (bundle-item) or training user (user-item)."""
@@ -71,15 +89,19 @@ class Sources:
 
     @cached_property
     def validation(self) -> list[Questions]:
-        """Questions about validation bundles, random and hard; drawn here, without a look at test bundles."""
-        return self._drawn(splits.visible(self.catalogue, "train", "valid"), "valid")
+        """Questions about validation bundles, random and hard; drawn here, without a look at test bundles.
+
+        Of more than `MAX_ASKED` bundles, a fixed sample is asked about.
+        """
+        return self._drawn(_asked(splits.visible(self.catalogue, "train", "valid"), "valid", unasked="test"), "valid")
 
     @cached_property
     def folds(self) -> list[tuple[Sources, list[Questions]]]:
         """Three times two thirds of the training groups, each with questions about the other third.
 
         What is fitted on the former answers the latter as it will answer test questions: without having
-        seen their bundles or users. The graph vectors of the store have seen them, and are left out.
+        seen their bundles or users. The graph vectors of the store have seen them, and are left out. Of a third with
+        more than `MAX_ASKED` bundles, a fixed sample is asked about.
         """
         bundles = self.training.bundles
         third = splits.assign(replace(self.training, bundles=bundles.with_split(None)), self.seed, 1 / 3, 1 / 3)
@@ -88,8 +110,9 @@ class Sources:
         for fold in FOLDS:
             split = np.where(third == fold, "test", "train")
             catalogue = replace(self.training, bundles=bundles.with_split(split))
-            sources = Sources(splits.visible(catalogue, "train"), content, self.seed, self.learners)
-            made.append((sources, self._drawn(catalogue, "test", DRAWS)))
+            seen = splits.visible(catalogue, "train")
+            sources = Sources(seen, content, self.seed, self.learners, _of_items=self._of_items)
+            made.append((sources, self._drawn(_asked(catalogue, "test", unasked="valid"), "test", DRAWS)))
         return [(sources, asked) for sources, asked in made if asked and len(sources.catalogue.bundles)]
 
     def _drawn(self, catalogue: Catalogue, split: str, draws: int = 1) -> list[Questions]:
@@ -103,3 +126,18 @@ class Sources:
             ]
         except QuestionsError:
             return []
+
+
+def _asked(catalogue: Catalogue, part: str, *, unasked: str) -> Catalogue:
+    """The catalogue with at most `MAX_ASKED` bundles in the split ``part``; the others of it go to the split ``unasked``.
+
+    Neither split is seen in training, so what training sees stays the same.
+    """
+    bundles = catalogue.bundles
+    split = splits.assign(catalogue).copy()
+    there = np.flatnonzero(split == part)
+    if len(there) <= MAX_ASKED:
+        return catalogue
+    kept = there[sample.chosen(list(bundles.ids.take(there)), bundles.items.lengths[there], MAX_ASKED)]
+    split[np.setdiff1d(there, kept)] = unasked
+    return replace(catalogue, bundles=bundles.with_split(split))

@@ -7,6 +7,7 @@ all, each with the 95 % interval of a paired bootstrap.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -128,10 +129,16 @@ def compare(
     )
 
 
-def score(setup: BenchSetup, questions: Questions, models: Sequence[ModelAnswers] = ()) -> list[MethodScores]:
+def score(
+    setup: BenchSetup,
+    questions: Questions,
+    models: Sequence[ModelAnswers] = (),
+    tell: Callable[[str], None] = lambda _name: None,
+) -> list[MethodScores]:
     """Models, then rankers, on one set of questions; a ranker is fitted before its answering is timed.
 
-    A ranker built on a trained model reuses its answers from ``models``; its seconds include those of the model.
+    A ranker built on a trained model reuses its answers from ``models``; its seconds include those of the model. ``tell``
+    is told the name of every ranker that has answered.
     """
     out = []
     for each in models:
@@ -155,6 +162,7 @@ def score(setup: BenchSetup, questions: Questions, models: Sequence[ModelAnswers
         fitting += of_models(ranker, training)
         on_top_of = getattr(ranker, "on_top_of", None)
         out.append(MethodScores(ranker.name, ranker.kind, scores, seconds, round(fitting, 4), on_top_of=on_top_of))
+        tell(ranker.name)
     names = [method.name for method in out]
     if len(set(names)) < len(names):
         raise ValueError(f"two methods are called {next(name for name in names if names.count(name) > 1)!r}")
@@ -202,24 +210,26 @@ def run(
     *,
     model: str | None = None,
     trained_on: Mapping[str, int] | None = None,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
 ) -> list[QuestionSetResult]:
     """All methods on all sets: one result per family of sets that differ by their seed; see `summarise`.
 
     ``models(questions)`` returns the trained models' answers, ``model`` names the one others are compared with.
-    ``trained_on`` maps the name of a set to the number of questions left out of it.
+    ``trained_on`` maps the name of a set to the number of questions left out of it. ``progress`` is told
+    how many steps are done, of how many, and who answered; rankers that are not fitted yet (`FittingCosts.fit_all`) are
+    fitted on the way.
     """
     families: dict[str, list[Questions]] = {}
     for asked in sets:
         families.setdefault(family(asked.name), []).append(asked)
     order = sorted(families.values(), key=lambda m: (m[0].negatives != "random", m[0].negatives, m[0].n_options))
-    results, done = [], 0
+    results, told, steps = [], itertools.count(1), len(sets) * (1 + len(setup.rankers))
     for members in order:
         scored = []
         for asked in members:
-            scored.append(score(setup, asked, models(asked)))
-            done += 1
-            progress(done, len(sets))
+            answers = models(asked)
+            progress(next(told), steps, "models")
+            scored.append(score(setup, asked, answers, lambda name: progress(next(told), steps, name)))
         left_out = sum((trained_on or {}).get(asked.name, 0) for asked in members)
         results.append(summarise(setup, members, scored, model=model, trained_on=left_out))
     return results

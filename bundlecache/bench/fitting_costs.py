@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..baselines.rankers import ModelRanker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ..baselines.rankers import Ranker
     from ..questions.question_file import Questions
@@ -20,6 +22,23 @@ class FittingCosts:
     """Seconds of fitting by ranker; one object serves all question sets, because a ranker is fitted once."""
 
     _own: dict[int, tuple[Ranker, float]] = field(default_factory=dict)  # by id; the ranker is held, so ids stay theirs
+
+    def fit_all(
+        self,
+        rankers: Sequence[Ranker],
+        questions: Questions,
+        progress: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
+    ) -> None:
+        """Fit all rankers and what they stand on, each once; ``progress`` is told (steps done, of all, what is fitted)."""
+        used = {id(each): each for ranker in rankers for each in (*parts_of(ranker), ranker)}
+        total = sum(_steps(each) for each in used.values())
+        done = 0
+        for each in used.values():
+            progress(done, total, each.name)
+            with _listening(each, done, total, progress):
+                self.fit(each, questions)
+            done += _steps(each)
+        progress(done, total, "")
 
     def fit(self, ranker: Ranker, questions: Questions) -> float:
         """Fit a ranker and what it stands on, by having it answer one question; seconds of all of them together.
@@ -65,3 +84,24 @@ def _first(questions: Questions) -> Questions:
         truth=questions.truth[:1],
         sha256=f"{questions.sha256}/first",
     )
+
+
+def _steps(ranker: Ranker) -> int:
+    """How many steps a fit has."""
+    return int(getattr(ranker, "fit_steps", 1))
+
+
+@contextmanager
+def _listening(ranker: Ranker, done: int, total: int, progress: Callable[[int, int, str], None]) -> Iterator[None]:
+    """Pass on the steps of a ranker that tells its sources of them (`bundlecache.baselines.sources.Sources.tell`)."""
+    listeners: list[Callable[[str], None]] = getattr(getattr(ranker, "sources", None), "listeners", [])
+    told = itertools.count(1)
+
+    def listener(what: str) -> None:
+        progress(done + min(next(told), _steps(ranker)), total, f"{ranker.name}: {what}")
+
+    listeners.append(listener)
+    try:
+        yield
+    finally:
+        listeners.remove(listener)

@@ -20,6 +20,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.sparse import csr_array
 
 from ..baselines.rankers import ItemScoreRanker, Kind, Ranker, SparseFeatureRanker
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 LEAK = "leaking graph"
 SHUFFLE = "label shuffle"
 BLOCK = 16_384  # vectors per block
+DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def _all(sources: Sources) -> Iterator[Probe]:
             ItemScoreRanker("least popular", "probe", lambda: -seen),
             "picking the option least seen in training, or never",
         )
-    length = np.array([len(title) for title in catalogue.titles], float)
+    length = np.asarray(pc.utf8_length(catalogue.titles.arrow), float)
     if length.any():
         yield Probe(ItemScoreRanker("longest title", "probe", lambda: length), "picking the longest title")
         yield Probe(ItemScoreRanker("shortest title", "probe", lambda: -length), "picking the shortest title")
@@ -158,13 +161,18 @@ def graph_leaks(sources: Sources) -> list[str]:
 def id_order(item_ids: Sequence[str]) -> np.ndarray:
     """[I] the rank of each id, numbers in it read as numbers.
 
-    >>> id_order(["i10", "i9", "i100"]).tolist()
-    [1, 0, 2]
+    >>> id_order(["i10", "i9", "i100", "i", "i9b", "j1"]).tolist()
+    [3, 1, 4, 0, 2, 5]
     """
-    keys = [[(len(part), part) if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", i)] for i in item_ids]
+    keys = pa.array((DIGITS.sub(_by_length, item_id) for item_id in item_ids), pa.string())
     rank = np.empty(len(keys), np.int64)
-    rank[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+    rank[np.asarray(pc.array_sort_indices(keys))] = np.arange(len(keys))  # by bytes, which is by code points
     return rank
+
+
+def _by_length(digits: re.Match[str]) -> str:
+    """A key for sorting a number: a character before all others, how many digits it has, and the digits."""
+    return f"\0{chr(len(digits[0]))}{digits[0]}"
 
 
 def _nearest(place: np.ndarray, given: np.ndarray, options: np.ndarray) -> np.ndarray:
@@ -183,13 +191,12 @@ def _alike(units: Callable[[np.ndarray], np.ndarray | csr_array], options: np.nd
 
 def _content(sources: Sources) -> Callable[[np.ndarray], np.ndarray | csr_array]:
     """Unit rows [n, d] of items, for the similarity of options: the first stored content modality, otherwise TF-IDF of titles."""
-    from ..baselines.content import WORD, tf_idf
+    from ..baselines.content import WORD, title_features
 
     for matrix in sources.of(graph=False):
         return partial(_units, matrix)
-    words = [WORD.findall(title.lower()) for title in sources.catalogue.titles]
-    if any(words):
-        return tf_idf(words).__getitem__
+    if any(WORD.search(title) for title in sources.catalogue.titles):
+        return lambda items: title_features(sources)[items]
     return lambda items: np.zeros((len(items), 1), np.float32)
 
 
@@ -201,8 +208,7 @@ def _units(matrix: Matrix, items: np.ndarray) -> np.ndarray:
 def _every_edge(catalogue: Catalogue) -> csr_array:
     """[baskets, I] of all bundles and all users, held out or not."""
     bundles, interactions = catalogue.bundles, catalogue.interactions
-    rows = [np.full(len(items), b) for b, items in enumerate(bundles.items)]
-    row = np.concatenate([*rows, len(bundles) + interactions.user]).astype(np.int64)
-    column = np.concatenate([*bundles.items, interactions.item]).astype(np.int64)
+    row = np.concatenate([bundles.items.rows, len(bundles) + interactions.user]).astype(np.int64)
+    column = np.concatenate([bundles.items.values, interactions.item]).astype(np.int64)
     shape = (len(bundles) + len(interactions.users), len(catalogue))
     return csr_array((np.ones(len(row), np.float32), (row, column)), shape=shape)

@@ -102,9 +102,9 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def step(self, done: int, total: int) -> None:
-        """Show ``done`` of ``total``."""
-        self._update(done, total)
+    def step(self, done: int, total: int, note: str = "") -> None:
+        """Show ``done`` of ``total``, and what is being done."""
+        self._update(done, total, note=note)
 
     def encoding(self, progress: Any) -> None:
         """Show how far an encode run is (`bundlecache.encode.progress.Progress`), and where its time goes."""

@@ -101,6 +101,8 @@ def bench(
         field.personal(history, field.strangers),
         how=AskedHow(permutations, at_once),
     )
+    with session.say.bar("fit") as bar:
+        setup.costs.fit_all(setup.rankers, field.sets[0], bar.step)
     with session.say.bar("bench") as bar:
         results = benchmark.run(
             setup, field.sets, field.answers, model=field.newest(), trained_on=field.trained_on, progress=bar.step

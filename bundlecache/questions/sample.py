@@ -74,7 +74,7 @@ def info(questions: Questions) -> SampleInfo | None:
     return None if found is None else SampleInfo.from_dict(found)
 
 
-def chosen(bundle_ids: Sequence[str], lengths: Sequence[int], size: int, seed: int = SEED) -> np.ndarray:
+def chosen(bundle_ids: Sequence[str], lengths: Sequence[int] | np.ndarray, size: int, seed: int = SEED) -> np.ndarray:
     """int64 [size], ascending: the rows of a sample; ``lengths`` [q] are the strata.
 
     >>> ids, lengths = [f"b{k}" for k in range(100)], [2] * 80 + [7] * 20
