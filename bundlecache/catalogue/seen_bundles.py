@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ..errors import CheckpointError, Command
 from ..files import replacing
+from ..vector_math import sorted_distinct
 from . import splits
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class SeenBundles:
         users = catalogue.interactions.group
         visible = {
             users[user]
-            for user in np.unique(catalogue.interactions.user[splits.visible_edges(catalogue, split, ("train",))])
+            for user in sorted_distinct(catalogue.interactions.user[splits.visible_edges(catalogue, split, ("train",))])
         }
         return cls(
             trained=bundle_keys(catalogue, np.flatnonzero(split == "train") if trained is None else trained),

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from ..errors import CatalogueError, counted
 from ..text import quoted
+from ..vector_math import sorted_distinct
 from . import cache
 from .catalogue import SPLITS, Catalogue, Interactions
 from .columns import Lists
@@ -332,7 +333,7 @@ def training_graph(catalogue: Catalogue, kind: str, seed: int = 0) -> np.ndarray
         return np.stack([np.repeat(train, members.lengths), members.values], axis=1).astype(np.int64)
     keep = visible_edges(catalogue, split, ("train",))
     size = max(len(catalogue), 1)
-    edges = np.unique(interactions.user[keep].astype(np.int64) * size + interactions.item[keep])
+    edges = sorted_distinct(interactions.user[keep].astype(np.int64) * size + interactions.item[keep])
     return np.stack([edges // size, edges % size], axis=1)
 
 
