@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,11 +132,13 @@ def load(
     matrices: Mapping[str, Matrix],
     device: str | torch.device = "auto",
     token_cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> BundleMLLM:
     """The trained model of ``run``, ready to score.
 
     ``matrices`` must hold, under the same names, vectors of the very encoders that the run was trained on;
-    others are ignored. ``token_cache`` is the folder that keeps the titles' token ids.
+    others are ignored. ``token_cache`` is the folder that keeps the titles' token ids;
+    ``progress(done, of)`` is called while titles are tokenised.
 
     Raises
     ------
@@ -149,7 +151,8 @@ def load(
     names = [encoder["name"] for encoder in manifest["encoders"]]
     check_encoders(manifest, matrices, run.name)
     chosen = {name: matrices[name] for name in names}
-    model = build(catalogue.titles, chosen, recipe, place, token_cache, histories_for(recipe, catalogue))
+    histories = histories_for(recipe, catalogue)
+    model = build(catalogue.titles, chosen, recipe, place, token_cache, histories, progress)
     restore(model, run, manifest)
     return model.eval()
 

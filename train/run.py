@@ -89,7 +89,9 @@ def load(
                 f"note: {others:,} {e['name']} vectors are others than when {run.name} was trained",
                 Command("drift", "--modality", e["modality"], "--from", run.name),
             )
-    return LoadedRun(run, checkpoint.load(run, catalogue, matrices, device, folder.tokens), matrices)
+    with say.bar("load") as bar:
+        model = checkpoint.load(run, catalogue, matrices, device, folder.tokens, bar.step)
+    return LoadedRun(run, model, matrices)
 
 
 def train(
@@ -138,6 +140,7 @@ def train(
             max_minutes=max_minutes,
             token_cache=folder.tokens,
             progress=bar.training,
+            tokenising=bar.named("titles"),
             snapshot=snapshot,
         )
     for note in result.notes:

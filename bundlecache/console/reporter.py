@@ -13,7 +13,7 @@ from rich.text import Text
 from . import output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from rich.console import RenderableType
 
@@ -105,6 +105,10 @@ class ProgressBar:
     def step(self, done: int, total: int, note: str = "") -> None:
         """Show ``done`` of ``total``, and what is being done."""
         self._update(done, total, note=note)
+
+    def named(self, name: str) -> Callable[[int, int], None]:
+        """``step`` of a part of the work that has a name of its own."""
+        return lambda done, total: self._update(done, total, name=name)
 
     def encoding(self, progress: Any) -> None:
         """Show how far an encode run is (`bundlecache.encode.progress.Progress`), and where its time goes."""

@@ -16,10 +16,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from bundlecache.recipes.settings import Prompt
 from bundlecache.train import checkpoint
 from bundlecache.train.model.llm import EMBEDDED
+from bundlecache.train.prompts import title_tokens
 from bundlecache.train.prompts.builder import NO_ITEMS, PromptBuilder
 from bundlecache.train.prompts.templates import TEMPLATES
+from bundlecache.train.prompts.title_tokens import Ending
 from bundlecache.train.prompts.titles import cache_fingerprint
-from bundlecache.train.prompts.tokens import encode_many
+from bundlecache.train.prompts.tokens import clean, encode_many, reserved
 from bundlecache.train.training import loop
 
 ODD = [
@@ -143,7 +145,43 @@ def test_new_titles_are_added_and_known_ones_kept(made, tmp_path):
         )
     assert len(list(tmp_path.iterdir())) == 1, "no temporary file stays"
     table = pa.ipc.open_file(pa.memory_map(str(next(tmp_path.iterdir())))).read_all()
-    assert len(table) == len(set(table["title"].to_pylist())) == len({*DEMO_TITLES[:70], "a"})
+    assert table["title"].to_pylist() == [*DEMO_TITLES[40:70], *DEMO_TITLES[:50], "a"]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_titles_made_of_their_words_are_those_tokenised_whole(name, made):
+    tokenizer = tokenizer_of(name, made)
+    if not title_tokens.splits_at_spaces(tokenizer):
+        pytest.skip("titles of this tokenizer are always tokenised whole")
+    endings = [Ending(" A", text, " B") for text in ("", ";", ",", ");\nAnswer:")]
+    long = ["Brass (antique) poster-frame, 30x40cm; 2 pack " * 3, "x" * 99, "a - b & c's"]
+    titles = pa.array(sorted({*DEMO_TITLES, *filter(str.isascii, ODD), *long} - {""}))
+    titles = pa.array([clean(title, reserved(tokenizer)) for title in titles.to_pylist()])
+    for most in (4, 32):
+        words = title_tokens._from_words(tokenizer, titles, endings, most, title_tokens._tell_nobody)
+        assert words.equals(title_tokens._whole(tokenizer, titles, endings, most, title_tokens._tell_nobody))
+
+
+def test_a_tokenizer_that_depends_on_other_words_is_found_by_the_sample(made):
+    tokenizer = tokenizer_of("embedded", made)
+
+    class Counting:  # spells every text of two words by other ids than the words have alone
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+        def __call__(self, texts, **how):
+            lists = tokenizer(texts, **how)["input_ids"]
+            return {
+                "input_ids": [
+                    [*ids[:-1], 0] if text.count(" ") > 1 else ids for text, ids in zip(texts, lists, strict=True)
+                ]
+            }
+
+    odd = Counting()
+    assert title_tokens.splits_at_spaces(odd)
+    titles, endings = pa.array(sorted(set(DEMO_TITLES))), [Ending(" A", ";", " B")]
+    found = title_tokens.tokenised(odd, titles, endings, 32)
+    assert found.equals(title_tokens._whole(odd, titles, endings, 32, title_tokens._tell_nobody))
 
 
 def test_another_tokenizer_wording_or_cut_is_another_file(made, tmp_path):

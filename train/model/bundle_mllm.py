@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -186,12 +186,13 @@ def build(
     device: torch.device,
     token_cache: Path | None = None,
     histories: UserHistories | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> BundleMLLM:
     """A new model of ``recipe`` over a catalogue's titles [I] and its stored vectors.
 
     Without matrices the model reads text only. Weights are drawn from torch's global seed. ``token_cache`` is
     the folder that keeps the titles' token ids (`bundlecache.train.prompts.titles`), ``histories`` are those of
-    :func:`histories_for`.
+    :func:`histories_for`; ``progress(done, of)`` is called while titles are tokenised.
 
     Raises
     ------
@@ -199,7 +200,7 @@ def build(
         When the base model, one of its option letters, or a modality of the recipe is missing.
     """
     base = llms.load(recipe.base, device)
-    prompts = PromptBuilder(base.tokenizer, titles, recipe.prompt, recipe.data.options, token_cache)
+    prompts = PromptBuilder(base.tokenizer, titles, recipe.prompt, recipe.data.options, token_cache, progress)
     embeddings = EmbeddingTable.of(matrices, recipe.fusion.modalities, device) if matrices else None
     adapted = llms.add_lora(
         base.model, recipe.lora

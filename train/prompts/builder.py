@@ -14,19 +14,22 @@ Notation: b questions in a batch, L tokens of a prompt, u distinct items of a ba
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from bundlecache.errors import RecipeError
 from bundlecache.recipes.settings import Prompt
 
 from .chat import Frame, frame, letter_spellings
 from .templates import TEMPLATES, template_name
-from .titles import Ending, read_titles
+from .title_tokens import Ending
+from .titles import read_titles
 from .tokens import ALPHABET, ANCHOR, Packed, Pieces, encode_many, encode_text, letter_ids
 
 SEPARATOR = -1
@@ -59,6 +62,8 @@ class PromptBuilder:
         How many option letters are needed.
     cache
         The folder in which the ids of titles are kept.
+    progress
+        ``progress(done, of)`` is called while titles are tokenised.
 
     Attributes
     ----------
@@ -76,7 +81,13 @@ class PromptBuilder:
     """
 
     def __init__(
-        self, tokenizer: Any, titles: Sequence[str], settings: Prompt, at_least: int = 2, cache: Path | None = None
+        self,
+        tokenizer: Any,
+        titles: Sequence[str],
+        settings: Prompt,
+        at_least: int = 2,
+        cache: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.settings, self.tokenizer = settings, tokenizer
         self.template = template_name(settings.template, tokenizer)
@@ -93,9 +104,11 @@ class PromptBuilder:
         hard = settings.separator == "hard"
         self._before_soft = (settings.separator_words if hard else wording.before_soft) + wording.soft_space
         self._soft = [SEPARATOR, ITEM] if settings.separator == "soft" else [ITEM]
-        self._tokenise_pieces(titles, cache)
+        self._tokenise_pieces(titles, cache, progress)
 
-    def _tokenise_pieces(self, titles: Sequence[str], cache: Path | None) -> None:
+    def _tokenise_pieces(
+        self, titles: Sequence[str], cache: Path | None, progress: Callable[[int, int], None] | None
+    ) -> None:
         """Tokenise everything that prompts are copied from, each piece from one space to another.
 
         Of an item the pieces are its label, its title up to the first space of what follows it (its ending), and a tail:
@@ -111,7 +124,8 @@ class PromptBuilder:
         label, next_label = self._option_labels[:2]
         endings = [Ending(label, ending, rest[ending] or next_label) for ending in sorted(rest)]
         # The last title is no item's: with it the builder tries out whether pieces and whole texts agree.
-        self.titles = read_titles(self.tokenizer, [*titles, ANCHOR], endings, self.settings.max_title_tokens, cache)
+        given = pa.concat_arrays([pa.array(titles, pa.string()), pa.array([ANCHOR])])
+        self.titles = read_titles(self.tokenizer, given, endings, self.settings.max_title_tokens, cache, progress)
         self.fresh = self.titles.fresh
 
         behind_soft = [self._encode(text, last=k == CLOSING) for k, text in enumerate(after)]
@@ -129,14 +143,14 @@ class PromptBuilder:
             encode(self._option_labels),
         ]
         structure = Packed.of([ids for some in lists for ids in some])
-        count = len(structure.length)
+        count = len(structure)
         self._pieces = Pieces([structure, *(self.titles.ids[ending.text] for ending in endings)])
         numbers = np.split(np.arange(count), np.cumsum([len(some) for some in lists])[:-1])
         _, mm, text, self._number_pieces, self._option_pieces = numbers
         self._tails = {"mm": mm, "text": text}  # by what follows
         first = {ending.text: count + k * (self.items + 1) for k, ending in enumerate(endings)}
         self._titles = {mode: np.array([first[ending] for ending, _ in pairs]) for mode, pairs in splits.items()}
-        empty = np.array([text == "" for text in self.titles.shown.to_pylist()], bool)
+        empty = pc.equal(pc.binary_length(self.titles.shown), 0).to_numpy(zero_copy_only=False)
         self._exact = self.titles.exact & ~empty & self._agrees()  # what begins at no space may melt into the left
 
     def _agrees(self) -> bool:
@@ -266,7 +280,7 @@ class PromptBuilder:
 
     def _length(self, history: np.ndarray, partial: np.ndarray, options: np.ndarray, mode: str) -> int:
         if self._is_exact(history, partial, options):
-            return int(self._pieces.length[self._chain(history, partial, options, mode)].sum())
+            return int(self._pieces.lengths(self._chain(history, partial, options, mode)).sum())
         return len(self.spell(partial, options, mode, history))
 
     def build(

@@ -1,20 +1,15 @@
 """Caches the token ids of titles on disk: no title is tokenised twice by one tokenizer for one wording.
 
-The last word of a title may share a token with what follows (``),`` is one token of Llama-2's). So a title is kept
-together with the beginning of what follows it, up to the next space: its *ending*. Most tokenizers have no token with a
-space behind another character; then the ids between two spaces do not depend on what stands outside, and a prompt can be
-put together by copying ids. This is checked for every title, by tokenising it between the words that stand around it in
-a prompt: where the ids of the neighbours are not found again on both sides, the title is marked as not ``exact``, and
-prompts that contain it are tokenised whole.
-
-One Arrow file per tokenizer and wording, memory-mapped; for new titles the file is written anew.
+One Arrow file per tokenizer, wording and list of titles, in the order of the catalogue and memory-mapped: opening it
+reads nothing but a hash of the titles. When titles change, the new file takes what it can from the one before it, which
+is then deleted. `bundlecache.train.prompts.title_tokens` says how the ids are made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from importlib.metadata import version
@@ -28,60 +23,53 @@ import pyarrow.compute as pc
 from bundlecache.errors import BundlecacheError
 from bundlecache.files import replacing
 
-from .tokens import Packed, clean, encode_many, reserved
+from .title_tokens import Ending, schema, tokenised
+from .tokens import Packed, clean, reserved
 
 FORMAT = 1
-TITLES_PER_CALL = 8192  # of the tokenizer
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What follows a title up to the next space, and an example of what stands before the title and after that.
-
-    ``right`` is empty or begins with a space.
-    """
-
-    left: str
-    text: str
-    right: str
+PLAIN_ASCII = r"^[!-~]+( [!-~]+)*$"
+"""Printable ASCII with single spaces between words: `clean` changes no such title that holds no control token."""
 
 
 @dataclass(frozen=True)
 class Titles:
     """The catalogue's titles in their order: as shown, their ids by ending, and whether those are exact [I]."""
 
-    shown: pa.ChunkedArray
+    shown: pa.Array | pa.ChunkedArray
     ids: dict[str, Packed]
     exact: np.ndarray
     fresh: int  # titles that had to be tokenised
 
 
 def read_titles(
-    tokenizer: Any, titles: Sequence[str], endings: Sequence[Ending], max_tokens: int, folder: Path | None
+    tokenizer: Any,
+    titles: pa.Array,
+    endings: Sequence[Ending],
+    max_tokens: int,
+    folder: Path | None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Titles:
-    """The ids of ``titles``, from the cache in ``folder`` as far as they are there, else tokenised and kept there.
+    """The ids of ``titles`` (strings), from the cache in ``folder`` as far as they are there, else tokenised and kept there.
 
-    A folder that cannot be written, or a damaged file in it, costs time and nothing else.
+    A folder that cannot be written, or a damaged file in it, costs time and nothing else. ``progress(done, of)`` is
+    called while titles are tokenised.
     """
-    path = None if folder is None else folder / f"{_key(tokenizer, endings, max_tokens)}.arrow"
-    known = _load(path, endings)
-    control = reserved(tokenizer)
-    plain = pa.array([clean(title, control) for title in titles], pa.string())
-    new = pc.unique(plain)
-    new = new.filter(pc.invert(pc.is_in(new, value_set=known["title"])))
-    if len(new):
-        made = [
-            _tokenised(tokenizer, new[k : k + TITLES_PER_CALL].to_pylist(), endings, max_tokens)
-            for k in range(0, len(new), TITLES_PER_CALL)
-        ]
-        known = pa.concat_tables([known, *made]).combine_chunks()
+    key = _key(tokenizer, endings, max_tokens)
+    path = None if folder is None else folder / f"{key}-{_digest(titles)}.arrow"
+    table, fresh = _load(path, endings), 0
+    if table is None or len(table) != len(titles):
+        earlier = [] if folder is None else _earlier(folder, key)
+        table, fresh = _made(tokenizer, titles, endings, max_tokens, earlier, progress)
         if path is not None:
-            with suppress(BundlecacheError):
-                _save(known, path)
-    rows = pc.index_in(plain, value_set=known["title"]).to_numpy(zero_copy_only=False)
-    ids = {ending.text: _packed(known[f"ids {k}"], rows) for k, ending in enumerate(endings)}
-    exact = known["exact"].to_numpy()[rows] if len(rows) else np.zeros(0, bool)
-    return Titles(known["shown"].take(pa.array(rows)), ids, exact, len(new))
+            with suppress(BundlecacheError, OSError):
+                _save(table, path)
+                table = _load(path, endings) or table
+                for old in earlier:
+                    if old != path:
+                        old.unlink(missing_ok=True)
+    ids = {ending.text: _packed(table[f"ids {k}"]) for k, ending in enumerate(endings)}
+    exact = table["exact"].to_numpy(zero_copy_only=False) if len(table) else np.zeros(0, bool)
+    return Titles(table["shown"].combine_chunks(), ids, exact, fresh)
 
 
 def cache_fingerprint(tokenizer: Any) -> str:
@@ -101,41 +89,41 @@ def cache_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(causes, sort_keys=True).encode()).hexdigest()
 
 
-def shorten(tokenizer: Any, titles: Sequence[str], max_tokens: int) -> list[str]:
-    """``titles`` cut, where they are longer, to their longest beginning of at most ``max_tokens`` tokens."""
-    cut = list(titles)
-    lengths = [len(ids) for ids in encode_many(tokenizer, [f" {title}" if title else "" for title in titles])]
-    long = [k for k, length in enumerate(lengths) if length > max_tokens]
-    low, high = np.zeros(len(long), int), np.array([len(titles[k]) for k in long], int)  # fits, does not fit
-    while (high - low > 1).any():
-        middle = (low + high) // 2
-        tried = encode_many(tokenizer, [f" {titles[k][:m]}".rstrip() for k, m in zip(long, middle, strict=True)])
-        fits = np.array([len(ids) <= max_tokens for ids in tried], bool)
-        low, high = np.where(fits, middle, low), np.where(fits, high, middle)
-    for k, m in zip(long, low, strict=True):
-        cut[k] = titles[k][:m].rstrip()
-    return cut
+def _made(
+    tokenizer: Any,
+    titles: pa.Array,
+    endings: Sequence[Ending],
+    max_tokens: int,
+    earlier: Sequence[Path],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[pa.Table, int]:
+    """The table of all titles in their order, and how many of them no file of ``earlier`` held."""
+    plain = _cleaned(titles, reserved(tokenizer))
+    distinct = new = pc.unique(plain)
+    parts = []
+    for known in (_load(old, endings) for old in earlier):
+        if known is not None:
+            parts.append(known)
+            new = new.filter(pc.invert(pc.is_in(new, value_set=known["title"])))
+    if len(new):
+        parts.append(tokenised(tokenizer, new, endings, max_tokens, progress))
+    table = pa.concat_tables([schema(endings).empty_table(), *parts]).combine_chunks()
+    if len(distinct) == len(plain) == len(new):  # the table is in the order of the titles already
+        return table, len(new)
+    return table.take(pc.index_in(plain, value_set=table["title"])).combine_chunks(), len(new)
 
 
-def _tokenised(tokenizer: Any, titles: list[str], endings: Sequence[Ending], max_tokens: int) -> pa.Table:
-    shown = shorten(tokenizer, titles, max_tokens)
-    exact = np.ones(len(titles), bool)
-    columns: dict[str, Any] = {}
-    for k, ending in enumerate(endings):
-        left, right = encode_many(tokenizer, [ending.left, ending.right])
-        texts = [ending.left + (f" {title}" if title else "") + ending.text + ending.right for title in shown]
-        lists = []
-        for row, ids in enumerate(encode_many(tokenizer, texts)):
-            stop = len(ids) - len(right)
-            exact[row] &= stop >= len(left) and ids[: len(left)] == left and ids[stop:] == right
-            lists.append(ids[len(left) : max(stop, len(left))])
-        columns[f"ids {k}"] = pa.array(lists, pa.list_(pa.int32()))
-    return pa.table({"title": titles, "shown": shown, "exact": exact, **columns}, _schema(endings))
-
-
-def _schema(endings: Sequence[Ending]) -> pa.Schema:
-    fields = [("title", pa.string()), ("shown", pa.string()), ("exact", pa.bool_())]
-    return pa.schema([*fields, *((f"ids {k}", pa.list_(pa.int32())) for k in range(len(endings)))])
+def _cleaned(titles: pa.Array, control: Sequence[str]) -> pa.Array:
+    """`clean` of all titles; the cells that it cannot change are not touched."""
+    whole = pc.fill_null(titles, "")
+    odd = pc.invert(pc.match_substring_regex(whole, PLAIN_ASCII))
+    for word in control:
+        odd = pc.or_(odd, pc.match_substring(whole, word, ignore_case=True))
+    rows = np.flatnonzero(odd.to_numpy(zero_copy_only=False))
+    if not len(rows):
+        return whole
+    changed = [clean(title, control) for title in whole.take(pa.array(rows)).to_pylist()]
+    return pc.replace_with_mask(whole, odd, pa.array(changed, pa.string()))
 
 
 def _key(tokenizer: Any, endings: Sequence[Ending], max_tokens: int) -> str:
@@ -143,14 +131,29 @@ def _key(tokenizer: Any, endings: Sequence[Ending], max_tokens: int) -> str:
     return f"{cache_fingerprint(tokenizer)[:16]}-{hashlib.sha256(wording.encode()).hexdigest()[:8]}"
 
 
-def _load(path: Path | None, endings: Sequence[Ending]) -> pa.Table:
-    schema = _schema(endings)
+def _digest(titles: pa.Array) -> str:
+    """16 hex digits: which titles they are, in which order."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(pc.fill_null(pc.binary_length(titles), 0).to_numpy(zero_copy_only=False).tobytes())
+    _, offsets, text = titles.buffers()
+    if text is not None and len(titles):
+        first, last = np.frombuffer(offsets, np.int32)[[titles.offset, titles.offset + len(titles)]].tolist()
+        digest.update(memoryview(text)[first:last])
+    return digest.hexdigest()
+
+
+def _earlier(folder: Path, key: str) -> list[Path]:
+    """Files of other titles, or of the format without a digest, the newest first."""
+    return sorted(folder.glob(f"{key}*.arrow"), key=lambda path: -path.stat().st_mtime)
+
+
+def _load(path: Path | None, endings: Sequence[Ending]) -> pa.Table | None:
     if path is not None:
         with suppress(OSError, pa.ArrowInvalid):
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-            if table.schema.equals(schema):
+            if table.schema.equals(schema(endings)):
                 return table
-    return schema.empty_table()
+    return None
 
 
 def _save(table: pa.Table, path: Path) -> None:
@@ -158,9 +161,7 @@ def _save(table: pa.Table, path: Path) -> None:
         file.write_table(table)
 
 
-def _packed(column: pa.ChunkedArray, rows: np.ndarray) -> Packed:
-    """Rows of a list column in one chunk; the ids stay where they are, on disk as a rule."""
+def _packed(column: pa.ChunkedArray) -> Packed:
+    """A list column; the ids stay where they are, on disk as a rule."""
     lists = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    bounds = lists.offsets.to_numpy()
-    start, stop = bounds[:-1].astype(np.int64)[rows], bounds[1:].astype(np.int64)[rows]
-    return Packed(lists.values.to_numpy(), start, stop - start)
+    return Packed(lists.values.to_numpy(), lists.offsets.to_numpy())

@@ -21,39 +21,68 @@ ANCHOR = "a"
 
 @dataclass(frozen=True)
 class Packed:
-    """Many short id lists in one array: list ``k`` is ``ids[start[k] : start[k] + length[k]]``."""
+    """Many short id lists in one array: list ``k`` is ``ids[bounds[k] : bounds[k + 1]]``."""
 
     ids: np.ndarray  # int32 [total]
-    start: np.ndarray  # int64 [k]
-    length: np.ndarray  # int64 [k]
+    bounds: np.ndarray  # int32 or int64 [k + 1]
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
 
     @classmethod
     def of(cls, lists: Sequence[Sequence[int]]) -> Packed:
         """Pack ``lists`` in their order."""
         length = np.fromiter((len(ids) for ids in lists), np.int64, len(lists))
         flat = np.fromiter((i for ids in lists for i in ids), np.int32, int(length.sum()))
-        return cls(flat, np.cumsum(length) - length, length)
+        return cls(flat, np.concatenate([[0], np.cumsum(length)]))
 
 
 class Pieces:
-    """The lists of several packed arrays under one numbering: those of ``pools[0]`` first, then those of the next."""
+    """The lists of several packed arrays under one numbering: those of ``pools[0]`` first, then those of the next.
+
+    Nothing is copied from the pools until it is asked for: those of a large catalogue are memory-mapped.
+    """
 
     def __init__(self, pools: Sequence[Packed]) -> None:
         self.pools = pools
-        self.length = np.concatenate([pool.length for pool in pools])
-        self._start = np.concatenate([pool.start for pool in pools])
-        self._pool = np.repeat(np.arange(len(pools), dtype=np.int8), [len(pool.length) for pool in pools])
+        self._first = np.cumsum([0, *map(len, pools)])  # number of the first list of each pool
+
+    def lengths(self, chain: np.ndarray) -> np.ndarray:
+        """int64 [c]: how many ids the lists ``chain`` [c] hold."""
+        _, start, stop = self._places(chain)
+        return stop - start
 
     def gather(self, chain: np.ndarray) -> np.ndarray:
         """int64: the ids of the lists ``chain`` [c], one after the other."""
-        length = self.length[chain]
-        shift = self._start[chain] - (np.cumsum(length) - length)
-        where = np.repeat(shift, length) + np.arange(int(length.sum()))
-        pool = np.repeat(self._pool[chain], length)
+        pool, start, stop = self._places(chain)
+        length = stop - start
+        where = ranges(start, length)
+        pool = np.repeat(pool, length)
         out = np.empty(len(where), np.int64)
         for p in np.unique(pool):
             out[pool == p] = self.pools[p].ids[where[pool == p]]
         return out
+
+    def _places(self, chain: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pool, start and stop [c] each of the lists ``chain`` [c]."""
+        pool = np.searchsorted(self._first, chain, side="right") - 1
+        row = chain - self._first[pool]
+        start, stop = np.empty(len(chain), np.int64), np.empty(len(chain), np.int64)
+        for p in np.unique(pool):
+            mine = pool == p
+            start[mine] = self.pools[p].bounds[row[mine]]
+            stop[mine] = self.pools[p].bounds[row[mine] + 1]
+        return pool, start, stop
+
+
+def ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """int64: ``start[k], start[k] + 1, ...``, ``length[k]`` numbers of each k, one after the other.
+
+    >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    shift = start - (np.cumsum(length) - length)
+    return np.repeat(shift, length) + np.arange(int(length.sum()))
 
 
 def clean(title: str, reserved: Sequence[str]) -> str:
@@ -64,7 +93,9 @@ def clean(title: str, reserved: Sequence[str]) -> str:
     >>> clean("red <s>\\n dress\\x07", ["<s>"])
     'red < s> dress'
     """
-    text = " ".join("".join(c if c.isprintable() else " " for c in title).split())
+    if not title.isprintable():
+        title = "".join(c if c.isprintable() else " " for c in title)
+    text = " ".join(title.split())
     if not reserved:
         return text
     control = _any_of(tuple(reserved))
@@ -101,7 +132,8 @@ def encode_many(tokenizer: Any, pieces: Sequence[str], *, control: bool = False)
 
 def encode_text(tokenizer: Any, texts: Sequence[str], *, control: bool = False) -> list[list[int]]:
     """Ids of ``texts`` from their beginning: plain text, out of which no control token can come unless they count."""
-    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=not control)["input_ids"]
+    how = {"add_special_tokens": False, "split_special_tokens": not control, "return_attention_mask": False}
+    encoded = tokenizer(list(texts), **how)["input_ids"]
     return [list(ids) for ids in encoded]
 
 

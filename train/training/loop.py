@@ -95,6 +95,7 @@ def train(
     max_minutes: float | None = None,
     token_cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    tokenising: Callable[[int, int], None] | None = None,
     snapshot: Snapshot | None = None,
 ) -> TrainResult:
     """Train by ``recipe`` and write the run folder; every stage ends with its best weights on ``valid``.
@@ -107,6 +108,8 @@ def train(
         Those of the recipe (``run.seed``, ``run.max_minutes``) when None; the manifest records the seed.
     token_cache
         The folder that keeps the titles' token ids, so that the next training tokenises none of them again.
+    tokenising
+        ``tokenising(done, of)`` is called while titles are tokenised.
     stage
         One stage, or ``"all"``: the recipe's strategy.
     init
@@ -132,7 +135,8 @@ def train(
     accelerator = accelerator_for(recipe, llms.device_of(device))
     torch.manual_seed(seed)
     histories = histories_for(recipe, catalogue)
-    model = build(catalogue.titles, matrices if fuses else {}, recipe, accelerator.device, token_cache, histories)
+    vectors = matrices if fuses else {}
+    model = build(catalogue.titles, vectors, recipe, accelerator.device, token_cache, histories, tokenising)
     if init is not None and start is not None:
         _go_on(model, init, start, valid, matrices)
     used = {} if model.embeddings is None else dict(zip(model.embeddings.names, model.embeddings.matrices, strict=True))
