@@ -240,9 +240,10 @@ def candidates(
     max_memory: o.MaxMemory = None,
     rebuild: o.Rebuild = False,
     device: o.Device = "auto",
+    engine: o.SearchEngine = "faiss",
     as_json: o.AsJson = False,
 ) -> None:
-    """Search the whole catalogue with FAISS for the k items nearest to each partial bundle."""
+    """Search the whole catalogue for the k items nearest to each partial bundle."""
     from bundlecache.console.tables import show_candidates
 
     made = _open(data).candidates(
@@ -259,6 +260,7 @@ def candidates(
         max_memory=max_memory,
         rebuild=rebuild,
         device=device,
+        engine=engine,
     )
     show_candidates(made.to_dict(), made.candidates.summary(), made.index, as_json)
 

@@ -4,6 +4,8 @@
 ivf    about ``2 sqrt(c)`` cells by k-means, vectors in half precision; ``nprobe`` cells are searched
 hnsw   a graph of neighbours over vectors in half precision; ``efSearch`` nodes are kept as candidates
 pq     the cells of ivf, one byte for every 8 numbers of a vector; more is fetched than asked, then scored exactly
+disk   the cells of ivf in a file that is read where a search looks: for more vectors than memory, see `disk_index`
+lance  an index of LanceDB over the store's tables, bytes as in pq, see `lance_index`; ``--engine lance`` asks for it
 =====  ==============================================================================================
 
 All return candidates that `index.Index` scores again with the exact vectors, so half precision and bytes cost
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
 
     from .item_vectors import ItemVectors
 
-KINDS = ("flat", "ivf", "hnsw", "pq")
+KINDS = ("flat", "ivf", "hnsw", "pq", "disk")
+LANCE = "lance"
+REFINED = ("pq", LANCE)  # kinds that hold bytes, so that more is fetched than asked
 MIN_INDEXED_ITEMS = 50_000  # items: a flat search of 10,000 bundles takes about as long as building an ivf
 MAX_GRAPH_ITEMS = 200_000  # items up to which a graph is tried unasked: it builds twenty times slower than an ivf
 TARGET_RECALL, RECALL_DEPTH = 0.99, 20  # recall@20
@@ -83,14 +87,14 @@ def parse_bytes(text: str) -> int:
 
 def bytes_needed(kind: str, count: int, width: int) -> int:
     """Memory of a structure over ``count`` vectors of ``width``, without what building it takes for a while."""
-    learnt = 4 * width * _n_lists(count) if kind in ("ivf", "pq") else 0
+    learnt = 4 * width * _n_lists(count) if kind in ("ivf", "pq", "disk") else 0
     learnt += 4 * width * 256 if kind == "pq" else 0
     each = {
         "flat": 4 * width,
         "ivf": 2 * width + 8,
         "hnsw": 2 * width + 4 * 2 * HNSW_LINKS + 16,
         "pq": -(-width // PQ_NUMBERS_PER_BYTE) + 8,
-    }[kind]
+    }.get(kind, 0)  # disk and lance: in files
     return count * each + learnt
 
 
@@ -126,8 +130,8 @@ def plan(
         return [kind]
     tried = ["ivf", "hnsw"] if count <= MAX_GRAPH_ITEMS else ["ivf"]
     fitting = [name for name in tried if fits(name)]
-    if not fitting and fits("pq"):
-        fitting = ["pq"]
+    if not fitting:
+        fitting = [name for name in ("pq", "disk") if fits(name)][:1]
     return [*fitting, "flat"]
 
 
@@ -143,18 +147,8 @@ def build(
 
     On the GPU of the number ``gpu`` where one is given; FAISS raises RuntimeError when it finds no memory there.
     """
-    faiss = faiss_module()
-    count = len(vectors.rows)
-    width = structure_width(kind, vectors.width)
-    structure = _empty(faiss, kind, width, count, seed)
-    if not structure.is_trained:
-        most = min(count, max(KMEANS_SAMPLES_PER_LIST * _n_lists(count), MIN_PQ_SAMPLES))
-        sample = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
-        # Learnt before it moves: a structure on a GPU knows nothing of the seed and rounds that were set here.
-        helper = to_gpu(faiss.IndexFlatIP(width), gpu) if gpu is not None else None
-        structure.clustering_index = helper
-        structure.train(widened(np.concatenate([block for _, block in vectors.blocks(vectors.rows[sample])]), width))
-        structure.clustering_index = None
+    structure = trained(kind, vectors, seed=seed, gpu=gpu)
+    count, width = len(vectors.rows), structure.d
     if gpu is not None:
         structure = to_gpu(structure, gpu)
     done = 0
@@ -165,6 +159,22 @@ def build(
             progress(done, count)
     if gpu is not None and kind != "flat":
         structure.reclaimMemory()
+    return structure
+
+
+def trained(kind: str, vectors: ItemVectors, *, seed: int = 0, gpu: int | None = None) -> Any:
+    """The empty structure of ``kind``, its cells and bytes learnt from a sample of ``vectors``."""
+    faiss = faiss_module()
+    count, width = len(vectors.rows), structure_width(kind, vectors.width)
+    structure = _empty(faiss, kind, width, count, seed)
+    if not structure.is_trained:
+        most = min(count, max(KMEANS_SAMPLES_PER_LIST * _n_lists(count), MIN_PQ_SAMPLES))
+        sample = np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+        # Learnt before it moves: a structure on a GPU knows nothing of the seed and rounds that were set here.
+        helper = to_gpu(faiss.IndexFlatIP(width), gpu) if gpu is not None else None
+        structure.clustering_index = helper
+        structure.train(widened(np.concatenate([block for _, block in vectors.blocks(vectors.rows[sample])]), width))
+        structure.clustering_index = None
     return structure
 
 
@@ -198,7 +208,7 @@ def efforts(kind: str, count: int, *, gpu: bool = False) -> list[int]:
 
 def refinements(kind: str) -> tuple[int, ...]:
     """How many times as many candidates as asked may be fetched, from most to least."""
-    return (*REFINEMENTS, 1) if kind == "pq" else (1,)
+    return (*REFINEMENTS, 1) if kind in REFINED else (1,)
 
 
 def tune(recall: Callable[[int, int], float], kind: str, steps: Sequence[int], target: float) -> tuple[int, int]:
@@ -268,6 +278,8 @@ def why_no_gpu(kind: str, count: int, width: int, room: float) -> str:
     """Why a structure cannot stand on a GPU with ``room`` bytes for it, as a clause; nothing where it can."""
     if kind == "hnsw":
         return "FAISS has no graph on a GPU"
+    if kind in ("disk", LANCE):
+        return "it stands in a file"
     if kind == "pq" and (_bits(count) < 8 or -(-width // PQ_NUMBERS_PER_BYTE) not in GPU_PQ_BYTES):
         return f"FAISS has no pq of {-(-width // PQ_NUMBERS_PER_BYTE)} codes of {_bits(count)} bits on a GPU"
     if (needed := GPU_BUILD_FACTOR * bytes_needed(kind, count, width)) > room:
@@ -312,7 +324,7 @@ def _empty(faiss: ModuleType, kind: str, width: int, count: int, seed: int) -> A
         graph.hnsw.efConstruction = HNSW_CONSTRUCTION
         return graph
     cells = faiss.IndexFlatIP(width)
-    if kind == "ivf":
+    if kind in ("ivf", "disk"):
         half = faiss.ScalarQuantizer.QT_fp16
         made = faiss.IndexIVFScalarQuantizer(cells, width, _n_lists(count), half, product, False)
     else:

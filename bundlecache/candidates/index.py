@@ -23,12 +23,15 @@ from . import ann
 from .ann import faiss_module
 from .index_placement import build_structure, half_of_memory
 from .item_vectors import ItemVectors
+from .lance_index import MIN_ITEMS
 from .recall import TOLERANCE, RecallTrial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from ..store.store import Matrix
+    from .lance_index import LanceTables
 
 EXTRA_RESULTS = 16  # asked for beyond k, so that a tie rarely needs a second search
 TIE = 1e-5  # FAISS's single precision may order what lies closer than this either way
@@ -65,6 +68,9 @@ class Index:
         seed: int = 0,
         device: str = "auto",
         progress: Callable[[int, int], None] | None = None,
+        folder: Path | None = None,
+        tables: LanceTables | None = None,
+        rebuild: bool = False,
     ) -> Index:
         """Index every item that has a vector of at least one modality.
 
@@ -73,7 +79,7 @@ class Index:
         matrices, weights, metric
             As in `ItemVectors.of`.
         kind
-            ``flat``, ``ivf``, ``hnsw``, ``pq``, or ``auto``: flat below ``break_even`` items (by default
+            ``flat``, ``ivf``, ``hnsw``, ``pq``, ``disk``, or ``auto``: flat below ``break_even`` items (by default
             `ann.MIN_INDEXED_ITEMS`) or where it fits on a GPU, beyond it the first that fits into ``memory`` bytes (by default
             half of this machine's, and all that is free on the GPU), reaches ``target`` and is faster than flat.
         held_out
@@ -83,6 +89,10 @@ class Index:
             ``remark``, why something is not on the GPU.
         progress
             Called with the number of items added so far, and of all.
+        folder
+            Where an index of the kind ``disk`` is built; a temporary folder of the system if left out.
+        tables, rebuild
+            The tables of the vectors: LanceDB's index over them instead of FAISS's; make that index anew.
 
         Raises
         ------
@@ -94,20 +104,28 @@ class Index:
         room = ann.gpu_room(gpu, memory)
         memory = half_of_memory() if memory is None else memory
         break_even = ann.MIN_INDEXED_ITEMS if break_even is None else break_even
-        kinds = ann.plan(kind, len(vectors.rows), vectors.width, memory=memory, room=room, break_even=break_even)
+        count = len(vectors.rows)
+        if tables is not None:
+            kinds = [ann.LANCE if count >= MIN_ITEMS else "flat"]
+        else:
+            kinds = ann.plan(kind, count, vectors.width, memory=memory, room=room, break_even=break_even)
         trial = RecallTrial.draw(vectors, held_out, seed) if kinds[0] != "flat" else None
         passed_over = []
         for name in kinds:
             began = time.perf_counter()
-            structure, remark = build_structure(name, vectors, memory, gpu, room, seed, progress)
+            structure, remark = build_structure(
+                name, vectors, memory, gpu, room, seed, progress, folder=folder, tables=tables, rebuild=rebuild
+            )
             index = cls(vectors, name, structure)
             if name == "flat" or trial is None:
+                if tables is not None:
+                    remark = f"LanceDB's index learns from {MIN_ITEMS:,} items or more; of {count:,}, all are searched."
                 report = {"recall@20": 1.0, "queries": 0, "reached": True}
                 break
             efforts = ann.efforts(name, len(vectors.rows), gpu=ann.lives_on_gpu(structure))
             tuned = trial.tuned(index._found_scores, name, efforts, target)
             index, report = replace(index, effort=tuned.effort, refine=tuned.refine), tuned.report
-            if kind != "auto" or (report["reached"] and report["faster"] > 1):
+            if kind != "auto" or tables is not None or (report["reached"] and report["faster"] > 1):
                 break
             passed_over.append({"kind": name, **report})
             structure, index = None, replace(index, structure=None)  # the next one needs the memory

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..catalogue.splits import hold_out
 from ..errors import Command, QuestionsError, first_line
 from ..files import replacing, write_text
-from . import ann
+from . import ann, disk_index
 from .ann import faiss_module
 from .index import Index
 from .index_placement import build_structure, faiss_reason, half_of_memory, remark_on_cpu
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..catalogue.catalogue import Catalogue
     from ..store.store import Matrix
     from ..workspace import WorkspaceFolder
+    from .lance_index import LanceTables
 
 FORMAT_VERSION = 1
 REBUILD = Command("candidates", "--rebuild")
@@ -48,19 +49,29 @@ def open_index(
     rebuild: bool = False,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    tables: LanceTables | None = None,
 ) -> tuple[Index, bool]:
     """The index that the workspace keeps for these vectors, or a new one; and whether it was kept.
 
     Recall is measured with partial training bundles as queries. Kept is what took a measurement to choose: a flat index
     below `ann.MIN_INDEXED_ITEMS` items is made anew in no time. A kept index that does not fit, because it is damaged or
     was built from another version of the vectors or for other items, is built again; ``report["remark"]`` says why.
+    With ``tables`` the index is LanceDB's over them, and the file is its header alone.
     """
+    kind = ann.LANCE if tables is not None else kind
     file = index_path(workspace, matrices, kind=kind, weights=weights, metric=metric, memory=memory, target=target)
     why = ""
     if file.with_suffix(".json").is_file() and not rebuild:
         try:
             kept = load(
-                file, matrices, catalogue.item_ids, weights=weights, metric=metric, memory=memory, device=device
+                file,
+                matrices,
+                catalogue.item_ids,
+                weights=weights,
+                metric=metric,
+                memory=memory,
+                device=device,
+                tables=tables,
             )
         except QuestionsError as error:
             why = f"The index is built again: {error.message}"
@@ -76,6 +87,9 @@ def open_index(
         held_out=[partial for _, partial, _ in hold_out(catalogue, "train")],
         device=device,
         progress=progress,
+        folder=file.parent,
+        tables=tables,
+        rebuild=rebuild,
     )
     if not index.exact or index.report["passed_over"]:
         save(index, file, catalogue.item_ids)
@@ -106,13 +120,17 @@ def index_path(
 def save(index: Index, path: Path, item_ids: Sequence[str]) -> None:
     """Write ``path`` (FAISS's own format, none for a flat index) and its header beside it, which comes last."""
     header = path.with_suffix(".json")
-    stored = 0
-    if not index.exact:
+    stored = lists = 0
+    if not index.exact and index.kind != ann.LANCE:
         with replacing(path) as temporary:
             header.unlink(missing_ok=True)  # its presence means complete
+            if index.kind == "disk":
+                disk_index.keep(index.structure, disk_index.lists_file(path))
+                lists = disk_index.lists_file(path).stat().st_size
             _write(index.structure, temporary)
         stored = path.stat().st_size
-    about = {"format_version": FORMAT_VERSION, "ids": _ids_of(item_ids), "file_bytes": stored, **index.report}
+    about = {"format_version": FORMAT_VERSION, "ids": _ids_of(item_ids), "file_bytes": stored, "lists_bytes": lists}
+    about |= index.report
     write_text(header, json.dumps(about, indent=1, sort_keys=True) + "\n")
 
 
@@ -125,6 +143,7 @@ def load(
     metric: str = "cosine",
     memory: float | None = None,
     device: str = "auto",
+    tables: LanceTables | None = None,
 ) -> Index:
     """An index from its file, over the very vectors and items that it was built from.
 
@@ -148,8 +167,11 @@ def load(
         memory = half_of_memory() if memory is None else memory
         structure, remark = build_structure("flat", vectors, memory, gpu, room)
         return _reported(Index(vectors, "flat", structure), header, remark)
-    index = Index(vectors, header["kind"], _read_structure(path, header, vectors), header["effort"], header["refine"])
-    if gpu is None:
+    if (header["kind"] == ann.LANCE) != (tables is not None):
+        raise QuestionsError(f"The index {path} was built by another engine.", hint=REBUILD)
+    structure = _read_structure(path, header, vectors) if tables is None else tables.structure(vectors)
+    index = Index(vectors, header["kind"], structure, header["effort"], header["refine"])
+    if gpu is None or index.kind in ("disk", ann.LANCE):
         return _reported(index, header, "")
     why = ann.why_no_gpu(index.kind, len(vectors.rows), vectors.width, room)
     if index.effort > ann.GPU_MAX_RESULTS and not why:
@@ -168,7 +190,8 @@ def _read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(file.read_text("utf-8"))
         whole = (
-            header["kind"] in ann.KINDS
+            header["kind"] in (*ann.KINDS, ann.LANCE)
+            and (header["kind"] != "disk" or isinstance(header["lists_bytes"], int))
             and all(isinstance(header[name], int) and header[name] >= 0 for name in ("effort", "refine"))
             and all({"table", "version"} <= set(version) for version in header["vectors"].values())
             and set(header["vectors"]) == set(header["modalities"])
@@ -213,7 +236,10 @@ def _read_structure(path: Path, header: Mapping[str, Any], vectors: ItemVectors)
     try:
         if path.stat().st_size != header["file_bytes"]:
             raise RuntimeError("its size is not what the header says")
-        structure = faiss_module().read_index(str(path))
+        if header["kind"] == "disk":
+            structure = disk_index.read(path, header["lists_bytes"])
+        else:
+            structure = faiss_module().read_index(str(path))
         if structure.ntotal != len(vectors.rows):
             raise RuntimeError("its number of vectors is not what the catalogue has")
         if structure.d != ann.structure_width(header["kind"], vectors.width):

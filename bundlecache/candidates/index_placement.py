@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from . import ann
+from . import ann, disk_index
 from .item_vectors import ItemVectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from .lance_index import LanceTables
 
 
 def build_structure(
@@ -20,8 +23,20 @@ def build_structure(
     room: float,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    folder: Path | None = None,
+    tables: LanceTables | None = None,
+    rebuild: bool = False,
 ) -> tuple[Any, str]:
-    """A structure where it fits, on the GPU or off it, None for a flat one that fits nowhere; why not on the GPU."""
+    """A structure where it fits, on the GPU or off it, None for a flat one that fits nowhere; why not on the GPU.
+
+    ``folder`` is where an index of the kind ``disk`` is built, ``tables`` are what one of ``lance`` is over.
+    """
+    if kind == ann.LANCE:
+        assert tables is not None  # noqa: S101 - see Index.build
+        return tables.structure(vectors, rebuild=rebuild, progress=progress), ""
+    if kind == "disk":
+        return disk_index.build(vectors, folder=folder, memory=memory, seed=seed, progress=progress), ""
     remark = ""
     if gpu is not None:
         why = ann.why_no_gpu(kind, len(vectors.rows), vectors.width, room)

@@ -236,7 +236,11 @@ SearchedEncoders = Annotated[list[str] | None, _text("Search the stored vectors 
 SearchedRun = Annotated[str | None, _text("Search the fused tokens of this run.", "--run")]
 Weights = Annotated[list[str] | None, _text("Weight of a modality: --weight image=2; 1 if left out.", "--weight")]
 Split = Annotated[str, Option("--split", help="Bundles to complete: train, valid or test.")]
-IndexKind = Annotated[str, Option("--index", help="auto, flat (exact), ivf, hnsw or pq.")]
+IndexKind = Annotated[str, Option("--index", help="auto, flat (exact), ivf, hnsw, pq or disk (ivf in a file).")]
+SearchEngine = Annotated[
+    str,
+    Option("--engine", help="faiss, or lance: LanceDB's IVF_PQ index over the tables, for more vectors than memory."),
+]
 Metric = Annotated[str, Option("--metric", help="cosine, or inner-product (of graph vectors alone).")]
 Recall = Annotated[float, Option("--recall", help="Recall@20 against exact that an index must reach.", min=0.01, max=1)]
 MaxMemory = Annotated[

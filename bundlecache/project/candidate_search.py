@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .session import Session
 
 
+ENGINES = ("faiss", "lance")
+
+
 @dataclass(frozen=True)
 class CandidateSets:
     """The k nearest items to each bundle of a split, and how the index that found them does."""
@@ -52,8 +55,9 @@ def candidates(
     max_memory: str | None = None,
     rebuild: bool = False,
     device: str = "auto",
+    engine: str = "faiss",
 ) -> CandidateSets:
-    """Search the whole catalogue with FAISS for the k items nearest to each partial bundle of a split.
+    """Search the whole catalogue for the k items nearest to each partial bundle of a split.
 
     Parameters
     ----------
@@ -65,8 +69,10 @@ def candidates(
     where
         Conditions on item attributes, ``"price<50"``; what fulfils them is searched exactly.
     index, metric, recall, max_memory, rebuild
-        "auto", "flat", "ivf", "hnsw" or "pq"; "cosine" or "inner-product"; Recall@20 against exact that an index
+        "auto", "flat", "ivf", "hnsw", "pq" or "disk"; "cosine" or "inner-product"; Recall@20 against exact that an index
         must reach; its memory, "8GB"; build a kept index again.
+    engine
+        "faiss", or "lance": LanceDB's own IVF_PQ index over the tables of the store, for more vectors than memory.
 
     Raises
     ------
@@ -76,6 +82,17 @@ def candidates(
     from ..candidates import ann, search
     from ..candidates.index_file import open_index
 
+    if engine not in ENGINES:
+        raise BundlecacheError(f"There is no engine {engine!r}; there are faiss and lance.", hint="--engine lance")
+    tables = None
+    if engine == "lance" and not where:  # what a filter leaves is scanned exactly
+        from ..candidates.lance_index import LanceTables
+
+        if index != "auto":
+            raise BundlecacheError(
+                f"--index {index} is one of FAISS; LanceDB has its own.", hint="leave --index out, or --engine faiss"
+            )
+        tables = LanceTables(session.store.location, session.folder.candidates / "indexes", session.catalogue)
     if device != "auto":
         from ..features import registry
 
@@ -96,6 +113,7 @@ def candidates(
             rebuild=rebuild,
             device="cpu" if where else device,
             progress=bar.step,
+            tables=tables,
         )
     if built.report["remark"]:
         session.say.note(f"note: {built.report['remark']}")

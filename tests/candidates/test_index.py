@@ -39,7 +39,7 @@ def exact_best(clumps, given, k):
     return np.argsort(-scores, kind="stable")[:k], scores
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw", "pq"])
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "pq", "disk"])
 def test_an_approximate_index_has_the_recall_that_it_claims_on_queries_it_never_saw(clumps, kind):
     index = Index.build([clumps], kind=kind)
     assert index.kind == kind
