@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..store.tables import TableWriter
     from .encoder import Encoder
+    from .plan import Copies
     from .protocol import Limits, PartResult, Unit
 
 COMMIT_BYTES = 64 << 20  # open rows, those of the running commit and its copy stand in memory at the same time
@@ -61,16 +62,15 @@ class EncoderBatcher:
         self.failed |= failures
         self._count_errors()
 
-    def copy_rows(self, copies: Sequence[tuple[str, str, str]]) -> None:
-        """Write rows for items (item_id, content hash, item_id of a stored row with the same content)."""
-        rows = {item_id: row for row, item_id in enumerate(self.table.content)}
-        for low in range(0, len(copies), self.commit_rows):
-            part = copies[low : low + self.commit_rows]
-            vectors = self.table.vectors([rows[holder] for _, _, holder in part])
+    def copy_rows(self, copies: Copies) -> None:
+        """Write rows for items that have the content of a stored row."""
+        for low in range(0, len(copies.rows), self.commit_rows):
+            part = slice(low, low + self.commit_rows)
+            vectors = self.table.vectors(copies.rows[part])
             with self._spent_on("write"):
-                self.table.write([item_id for item_id, _, _ in part], [content for _, content, _ in part], vectors)
-            self.encoded += len(part)
-            self.reused += len(part)
+                self.table.write(copies.item_ids[part], copies.hashes[part], vectors)
+            self.encoded += len(vectors)
+            self.reused += len(vectors)
             self.changed()
 
     def take(self, unit: Unit, sample: Any) -> None:

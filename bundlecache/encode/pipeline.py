@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from ..errors import MediaError
 from .batcher import EncoderBatcher, reason_of
+from .plan import items_of, merged
 from .protocol import MAX_FAILURES_IN_A_ROW, Unusable
 
 if TYPE_CHECKING:
@@ -108,13 +109,13 @@ class Pipeline:
         forward, write = (sum(batcher.seconds[name] for batcher in batchers) for name in ("forward", "write"))
         return Shares(seconds, *(min(1.0, part / seconds) for part in (self.waited, forward, write)))
 
-    def encode(self, units: Sequence[Iterable[Unit]], pool: WorkerPool | None = None) -> None:
+    def encode(self, units: Sequence[Sequence[Unit]], pool: WorkerPool | None = None) -> None:
         """Decode, encode and commit the units of each encoder; its batcher holds the failures afterwards.
 
         With a ``pool``, its workers decode and encode, and their rows are committed here.
         """
         if pool is not None:
-            self._encode_elsewhere(self._jobs(units), pool)
+            self._encode_elsewhere(units, pool)
             return
         for job, samples in self._samples(self._jobs(units)):
             for batcher, sample in samples.items():
@@ -122,44 +123,46 @@ class Pipeline:
         for batcher in self.batchers:
             batcher.encode()
 
-    def _encode_elsewhere(self, jobs: Sequence[Job], pool: WorkerPool) -> None:
-        known = {job.source.content_hash: job for job in jobs}
+    def _encode_elsewhere(self, units: Sequence[Sequence[Unit]], pool: WorkerPool) -> None:
         most = max(batcher.batch_size for batcher in self.batchers) * PART_BATCHES
         least, targets = 1, []
         if pool.writes:
             most, least = max(most, FRAGMENT_ITEMS), PARTS_PER_WRITER
             targets = [
-                batcher.table.target(
-                    {key: job.units[batcher].item_ids for key, job in known.items() if batcher in job.units}
-                )
-                for batcher in self.batchers
+                batcher.table.target(*items_of(each)) for batcher, each in zip(self.batchers, units, strict=True)
             ]
-        size = max(MAX_FAILURES_IN_A_ROW, min(most, -(-len(jobs) // (least * pool.size))))
-        parts = (
-            [
-                [job.units[batcher] for job in jobs[low : low + size] if batcher in job.units]
-                for batcher in self.batchers
-            ]
-            for low in range(0, len(jobs), size)
-        )
-        for result in pool.map(parts, targets):
+        size = max(MAX_FAILURES_IN_A_ROW, min(most, -(-max(map(len, units)) // (least * pool.size))))
+        away: list[dict[str, Unit]] = [{} for _ in self.batchers]  # by content: sent to the workers, no result yet
+
+        def parts() -> Iterator[list[list[Unit]]]:
+            jobs = self._jobs(units)
+            while together := list(islice(jobs, size)):
+                part = [[job.units[batcher] for job in together if batcher in job.units] for batcher in self.batchers]
+                for sent, wanted in zip(away, part, strict=True):
+                    sent.update((unit.source.content_hash, unit) for unit in wanted)
+                yield part
+
+        for result in pool.map(parts(), targets):
             self.waited += result[0].waited / pool.size
-            for batcher, made in zip(self.batchers, result, strict=True):
-                rows, written = (
-                    [known[content].units[batcher] for content in contents] for contents in (made.rows, made.written)
-                )
+            for batcher, sent, made in zip(self.batchers, away, result, strict=True):
+                rows, written = ([sent.pop(content) for content in contents] for contents in (made.rows, made.written))
                 batcher.add_result(rows, written, made, pool.size)
+                for failure in made.failed.values():
+                    sent.pop(failure.content_hash, None)
 
-    def _jobs(self, units: Sequence[Iterable[Unit]]) -> list[Job]:
-        """The units of all encoders by content, in the order of the catalogue."""
-        jobs: dict[str, Job] = {}
-        for batcher, wanted in zip(self.batchers, units, strict=True):
-            for unit in wanted:
-                job = jobs.setdefault(unit.source.content_hash, Job(unit.source))
-                job.units[batcher] = unit
-        return sorted(jobs.values(), key=lambda job: min(unit.position for unit in job.units.values()))
+    def _jobs(self, units: Sequence[Sequence[Unit]]) -> Iterator[Job]:
+        """The units of all encoders by content, in the order of the catalogue; each is made when it is asked for."""
+        for row in merged(units).tolist():
+            job = None
+            for batcher, wanted, at in zip(self.batchers, units, row, strict=True):
+                if at >= 0:
+                    unit = wanted[at]
+                    job = job or Job(unit.source)
+                    job.units[batcher] = unit
+            assert job is not None  # noqa: S101 - each row has a unit
+            yield job
 
-    def _samples(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[EncoderBatcher, Any]]]:
+    def _samples(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[EncoderBatcher, Any]]]:
         """Decoded samples in the order of the jobs; decoding runs two batches ahead of the encoders."""
         # Several items a task: handing over one item costs more than decoding a title.
         batch_size = max(batcher.batch_size for batcher in self.batchers)

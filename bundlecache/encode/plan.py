@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
+from ..store.text_columns import differs, is_among, places, take, text_column
 from .protocol import Unit
 
 if TYPE_CHECKING:
@@ -15,15 +20,69 @@ if TYPE_CHECKING:
     from .scan import Scan
 
 
+@dataclass(frozen=True)
+class Copies:
+    """Items [c] that get the vector of a stored row: their ids and content hashes as columns, and the rows [c]."""
+
+    item_ids: pa.Array
+    hashes: pa.Array
+    rows: np.ndarray
+
+
+class Units(Sequence[Unit]):
+    """u units, in the order of their first items; each is made when it is asked for.
+
+    Attributes
+    ----------
+    hashes, positions
+        The content hash of each unit, as a column, and the position of its first item in the catalogue, int64 [u].
+    """
+
+    def __init__(self, scan: Scan, rows: np.ndarray) -> None:
+        """Units of the present items ``rows`` [n] of a scan, equal contents together."""
+        self._scan = scan
+        hashes = take(scan.hashes, rows)
+        code = hashes.dictionary_encode().indices.to_numpy()  # [n], in the order of first appearance
+        order = np.argsort(code, kind="stable")
+        self._rows = rows[order]  # unit by unit
+        starts = np.flatnonzero(np.diff(code[order], prepend=-1))
+        self._cuts = np.append(starts, len(rows))  # [u + 1]
+        self._first = self._rows[starts]
+        self.hashes = take(scan.hashes, self._first)
+        self.positions = scan.present[self._first]
+
+    @property
+    def items(self) -> tuple[pa.Array, pa.Array]:
+        """Ids and content hashes of all items, unit by unit, as columns."""
+        return self._scan.ids(self._scan.present[self._rows]), take(self._scan.hashes, self._rows)
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        if not 0 <= at < len(self):
+            raise IndexError(f"unit {at} of {len(self)}")
+        rows = self._rows[self._cuts[at] : self._cuts[at + 1]]
+        item_ids = self._scan.ids(self._scan.present[rows]).to_pylist()
+        return Unit(self._scan.source(int(self._first[at])), item_ids, int(self.positions[at]))
+
+
 @dataclass
 class Plan:
-    """Items that are cached, that failed before, that get a copy of a stored vector, and units to encode."""
+    """How many items are cached, which failed before, which get a copy of a stored vector, and units to encode."""
 
     scan: Scan
-    cached: list[str] = field(default_factory=list)
+    cached: int
+    copies: Copies
+    units: Units
     failed: dict[str, Failure] = field(default_factory=dict)
-    copies: list[tuple[str, str, str]] = field(default_factory=list)  # item, content hash, item that has its vector
-    units: list[Unit] = field(default_factory=list)
+
+    @property
+    def unencoded(self) -> int:
+        """Items that need no encoding."""
+        return self.cached + len(self.failed) + len(self.scan.absent)
 
     def update_status(self, table: TableWriter, failed: Mapping[str, Failure]) -> None:
         """Record the failures, and mark rows whose item has other content now, or none, as no longer valid.
@@ -31,28 +90,64 @@ class Plan:
         An item whose file cannot be read keeps its row: nothing is known about its content.
         """
         failed = {**self.failed, **failed}
-        outcome: dict[str, Failure | None] = dict.fromkeys([*self.scan.present, *self.scan.absent])
-        dead = {item_id for item_id, failure in failed.items() if failure.content_hash}
-        table.update_status(outcome | failed, dead=dead | set(self.scan.absent))
+        dead = [item_id for item_id, failure in failed.items() if failure.content_hash]
+        absent = self.scan.ids(self.scan.absent)
+        table.update_status(self.scan.item_ids, failed, dead=pa.concat_arrays([text_column(dead), absent]))
 
 
 def plan(scan: Scan, table: TableWriter, *, retry_failed: bool) -> Plan:
     """Sort items into cached, failed before, copies of a stored vector, and units of equal content to encode."""
-    made = Plan(scan)
-    holder = {content_hash: item_id for item_id, content_hash in table.content.items()}
-    units: dict[str, Unit] = {}
-    for position, (item_id, source) in enumerate(scan.present.items()):
-        content_hash = source.content_hash
-        failure = table.errors.get(item_id)
-        if table.content.get(item_id) == content_hash:
-            made.cached.append(item_id)
-        elif failure is not None and failure.content_hash == content_hash and not retry_failed:
-            made.failed[item_id] = failure
-        elif content_hash in holder:
-            made.copies.append((item_id, content_hash, holder[content_hash]))
-        elif content_hash in units:
-            units[content_hash].item_ids.append(item_id)
-        else:
-            units[content_hash] = Unit(source, [item_id], position)
-    made.units = list(units.values())
-    return made
+    item_ids = scan.ids(scan.present)
+    row = places(item_ids, among=table.item_ids)  # [p]
+    todo = row < 0
+    known = np.flatnonzero(~todo)
+    todo[known] = differs(take(scan.hashes, known), take(table.hashes, row[known]))
+    rows = np.flatnonzero(todo)  # of the present items
+    failed: dict[str, Failure] = {}
+    if table.errors and not retry_failed:
+        again = np.ones(len(rows), bool)
+        for place in np.flatnonzero(is_among(take(item_ids, rows), list(table.errors))).tolist():
+            item_id, content_hash = item_ids[int(rows[place])].as_py(), scan.hashes[int(rows[place])].as_py()
+            if table.errors[item_id].content_hash == content_hash:
+                failed[item_id], again[place] = table.errors[item_id], False
+        rows = rows[again]
+    holder = places(take(scan.hashes, rows), among=table.hashes)  # [rows]
+    copied = rows[holder >= 0]
+    copies = Copies(take(item_ids, copied), take(scan.hashes, copied), holder[holder >= 0])
+    return Plan(scan, int((~todo).sum()), copies, Units(scan, rows[holder < 0]), failed)
+
+
+def merged(units: Sequence[Sequence[Unit]]) -> np.ndarray:
+    """Which units of e encoders have the same content, int64 [contents, e]: the number of each unit, -1 for none.
+
+    Contents stand in the order of their first items in the catalogue.
+    """
+    if len(units) == 1:
+        return np.arange(len(units[0]))[:, None]
+    hashes = [each.hashes if isinstance(each, Units) else _hashes(each) for each in units]
+    positions = [each.positions if isinstance(each, Units) else _positions(each) for each in units]
+    code = pa.concat_arrays(hashes).dictionary_encode().indices.to_numpy()  # [all units]
+    number = np.concatenate([np.arange(len(each)) for each in units])
+    encoder = np.repeat(np.arange(len(units)), [len(each) for each in units])
+    count = int(code.max()) + 1 if len(code) else 0
+    rows = np.full((count, len(units)), -1, np.int64)
+    rows[code, encoder] = number
+    first = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(first, code, np.concatenate(positions))
+    return rows[np.argsort(first, kind="stable")]
+
+
+def _hashes(units: Sequence[Unit]) -> pa.Array:
+    return text_column([unit.source.content_hash for unit in units])
+
+
+def _positions(units: Sequence[Unit]) -> np.ndarray:
+    return np.array([unit.position for unit in units], np.int64)
+
+
+def items_of(units: Sequence[Unit]) -> tuple[pa.Array, pa.Array]:
+    """Ids and content hashes of all items of units, as columns."""
+    if isinstance(units, Units):
+        return units.items
+    pairs = [(item_id, unit.source.content_hash) for unit in units for item_id in unit.item_ids]
+    return text_column([item_id for item_id, _ in pairs]), text_column([content for _, content in pairs])

@@ -98,7 +98,7 @@ class ProgressReporter:
 
     def planned(self, plans: Sequence[Plan]) -> None:
         """Count the items that need no encoding."""
-        self._unencoded = sum(len(plan.cached) + len(plan.failed) + len(plan.scan.absent) for plan in plans)
+        self._unencoded = sum(plan.unencoded for plan in plans)
         self._failed = sum(len(plan.failed) for plan in plans)
 
     def encoding(self, pipeline: Pipeline) -> None:

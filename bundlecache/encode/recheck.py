@@ -12,6 +12,7 @@ from ..encoder_spec import EncoderSpec
 from ..errors import BundlecacheError, EncoderError
 from ..store.table_schema import Identity, as_numpy, as_stored
 from ..store.tables import among
+from ..store.text_columns import differs, places, take, text_column
 from .batcher import reason_of
 from .scan import scan_items
 
@@ -65,13 +66,16 @@ def recheck(
     if (identity.tokens, identity.dim) != (info.tokens, info.dim):
         raise EncoderError(f"{info.spec} gives vectors of another shape now than when these were made.")
     rows = store.dataset(info).to_table(columns=["item_id", "content_hash"], filter="live")
-    content = dict(zip(rows["item_id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True))
     columns = EncoderSpec.parse(info.spec).columns
-    present = scan_items(info.modality, catalogue, workspace, workers=4, columns=columns).for_encoder(encoder).present
-    same = [item_id for item_id, source in present.items() if content.get(item_id) == source.content_hash]
-    picks = np.random.default_rng(seed).permutation(len(same))[:sample]
-    item_ids = [same[pick] for pick in np.sort(picks)]
-    made, differing = _encode(encoder, identity, {item_id: present[item_id] for item_id in item_ids})
+    found = scan_items(info.modality, catalogue, workspace, workers=4, columns=columns).for_encoder(encoder)
+    row = places(found.ids(found.present), among=rows["item_id"])  # [p]
+    there = np.flatnonzero(row >= 0)
+    stored_hashes = take(text_column(rows["content_hash"]), row[there])
+    same = there[~differs(take(found.hashes, there), stored_hashes)]
+    picks = np.sort(np.random.default_rng(seed).permutation(len(same))[:sample])
+    item_ids = found.ids(found.present[same[picks]]).to_pylist()
+    sources = {item_id: found.source(at) for item_id, at in zip(item_ids, same[picks].tolist(), strict=True)}
+    made, differing = _encode(encoder, identity, sources)
     if not made:
         return Recheck(encoder.preprocess, len(item_ids), differing, None, None)
     stored = _stored(store, info, list(made))

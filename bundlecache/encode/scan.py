@@ -13,15 +13,17 @@ graph     item_id             the encoder's graph lacks it
 from __future__ import annotations
 
 import hashlib
+import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,9 +31,10 @@ from ..encoder_spec import TITLE
 from ..errors import BundlecacheError, MediaError
 from ..files import replacing
 from ..store.failures import Failure
+from ..store.text_columns import filled, is_among, places, take, text_column
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ..catalogue.catalogue import Catalogue
     from ..workspace import WorkspaceFolder
@@ -40,6 +43,9 @@ Stamp = tuple[int, int, int]  # a file's size, time of writing, time of change
 CHUNK_BYTES = 1 << 20
 STABLE_AFTER_NS = 2_000_000_000  # a file changed later than this ago may change again within the same time stamp
 SAVE_SECONDS = 30.0
+BLOCK_ITEMS = 65_536  # texts that are Python objects at the same time
+FILES_AT_ONCE = 1024
+STAMP_COLUMNS = ("size", "mtime_ns", "ctime_ns")
 HASH_SCHEMA = pa.schema(
     [
         ("uri", pa.string()),
@@ -69,19 +75,49 @@ class Source:
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found, by item_id: sources, files that cannot be read, and items with nothing to encode."""
+    """What was found among the first s items of a catalogue: p of them are present.
 
-    present: dict[str, Source] = field(default_factory=dict)
+    Attributes
+    ----------
+    item_ids, present, absent
+        Ids of the s items as a column; int64 positions in it, of items with something to encode [p], and of the
+        others. Those in neither have ``failed``: their files cannot be read.
+    hashes, values, stamps
+        Of the present items [p]: content hashes as a column, texts or paths, stamps of files int64 [p, 3].
+    """
+
+    item_ids: pa.Array
+    present: np.ndarray
+    hashes: pa.Array
+    values: Sequence[Any]
+    absent: np.ndarray
     failed: dict[str, Failure] = field(default_factory=dict)
-    absent: list[str] = field(default_factory=list)
+    stamps: np.ndarray | None = None
+
+    def source(self, row: int) -> Source:
+        """The source of the present item ``row``, of p."""
+        content_hash = self.hashes[row].as_py()
+        if self.stamps is None:
+            return Source(str(self.values[row]), content_hash)
+        size, written, changed = self.stamps[row].tolist()
+        return Source(Path(os.fsdecode(self.values[row].as_py())), content_hash, (size, written, changed))
+
+    def ids(self, positions: np.ndarray) -> pa.Array:
+        """The ids at these positions, as a column."""
+        return take(self.item_ids, positions)
 
     def for_encoder(self, encoder: Any) -> Scan:
         """The same for one encoder: items that its graph lacks (``has``) are absent."""
         has = getattr(encoder, "has", None)
         if has is None:
             return self
-        known = {item_id: source for item_id, source in self.present.items() if has(item_id)}
-        return Scan(known, self.failed, self.absent + [item_id for item_id in self.present if item_id not in known])
+        blocks = (self.present[low : low + BLOCK_ITEMS] for low in range(0, len(self.present), BLOCK_ITEMS))
+        known = np.array([has(item_id) for block in blocks for item_id in self.ids(block).to_pylist()], bool)  # [p]
+        rows = np.flatnonzero(known)
+        assert self.stamps is None  # noqa: S101 - a graph's nodes are no files
+        values = self.values if known.all() else take(text_column(self.values), rows)
+        absent = np.sort(np.concatenate([self.absent, self.present[~known]]))
+        return replace(self, present=self.present[rows], hashes=take(self.hashes, rows), values=values, absent=absent)
 
 
 def scan_items(
@@ -105,17 +141,35 @@ def scan_items(
         When a text is to be made of a column that the items lack.
     """
     count = len(catalogue) if limit is None else min(limit, len(catalogue))
-    item_ids = catalogue.item_ids[:count]
+    item_ids = text_column(catalogue.item_ids[:count])
     if modality in ("image", "audio"):
-        cells = catalogue.column(modality)[:count]
-        return _files(dict(zip(item_ids, cells, strict=True)), modality, workspace, workers, scanned)
+        return _files(item_ids, catalogue.column(modality)[:count], modality, workspace, workers, scanned)
     if modality == "text":
         catalogue.check_text_columns(columns)
-    texts = dict(zip(item_ids, catalogue.texts(columns) if modality == "text" else item_ids, strict=False))
-    return Scan(
-        present={item_id: Source(text, hash_text(text)) for item_id, text in texts.items() if text},
-        absent=[item_id for item_id, text in texts.items() if not text],
-    )
+    texts = catalogue.texts(columns)[:count] if modality == "text" else catalogue.item_ids[:count]
+    hashes = [text_column([])]
+    filled = np.zeros(count, bool)
+    for low in range(0, count, BLOCK_ITEMS):
+        block = list(texts[low : low + BLOCK_ITEMS])
+        filled[low : low + len(block)] = [bool(text) for text in block]
+        hashes.append(text_column([hash_text(text) for text in block if text]))
+        scanned(low + len(block))
+    present = np.flatnonzero(filled)
+    values = texts if len(present) == count else _Chosen(texts, present)
+    return Scan(item_ids, present, pa.concat_arrays(hashes), values, np.flatnonzero(~filled))
+
+
+class _Chosen(Sequence[Any]):
+    """The texts at some positions, without a copy of them."""
+
+    def __init__(self, texts: Sequence[Any], positions: np.ndarray) -> None:
+        self.texts, self.positions = texts, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.texts[int(self.positions[row])]
 
 
 def hash_text(text: str) -> str:
@@ -133,40 +187,58 @@ def hash_file(path: Path) -> str:
 
 
 def _files(
-    cells: dict[str, str | None],
+    item_ids: pa.Array,
+    cells: Sequence[str | None],
     modality: str,
     workspace: WorkspaceFolder,
     workers: int,
     scanned: Callable[[int], None],
 ) -> Scan:
-    cache = _HashCache(workspace.store / "hashes" / f"{modality}.parquet")
-    found = Scan()
+    cells = text_column(cells)
+    wanted = np.flatnonzero(filled(cells))  # [w]
+    coded = take(cells, wanted).dictionary_encode()
+    uris, code = text_column(coded.dictionary), coded.indices.to_numpy()  # [u] each file once, [w]
+    cache = _HashCache(workspace.store / "hashes" / f"{modality}.parquet", uris)
 
-    def hash_one(uri: str) -> Source | Failure:
+    def hash_one(row: int, uri: str) -> tuple[bytes, Stamp, str] | Failure:
         try:
             path = workspace.media(uri)
             stamp = _stamp(path)
-            return Source(path, cache.get(uri, stamp) or cache.put(uri, stamp, hash_file(path)), stamp)
+            known = cache.get(row, stamp) or cache.put(row, stamp, hash_file(path))
+            return os.fsencode(path), stamp, known
         except MediaError as error:
             return Failure("read", str(error), "")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             return Failure("read", f"{uri[:200]}: {reason}", "")
 
-    wanted = {item_id: uri for item_id, uri in cells.items() if uri}
-    found.absent.extend(item_id for item_id in cells if item_id not in wanted)
+    reasons: dict[int, Failure] = {}  # by file
+    paths, hashes = [pa.array([], pa.large_binary())], [text_column([])]
+    stamps = np.zeros((len(uris), 3), np.int64)
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="hash") as pool:
-        todo = iter(wanted.items())
-        while part := list(islice(todo, 1024)):
-            for (item_id, _), source in zip(part, pool.map(hash_one, [uri for _, uri in part]), strict=True):
-                if isinstance(source, Source):
-                    found.present[item_id] = source
-                else:
-                    found.failed[item_id] = source
-            scanned(len(found.present) + len(found.failed))
+        for low in range(0, len(uris), FILES_AT_ONCE):
+            block = uris.slice(low, FILES_AT_ONCE).to_pylist()
+            found = list(pool.map(hash_one, range(low, low + len(block)), block))
+            reasons |= {row: each for row, each in enumerate(found, low) if isinstance(each, Failure)}
+            read = [(b"", (0, 0, 0), "") if isinstance(each, Failure) else each for each in found]
+            paths.append(pa.array([path for path, _, _ in read], pa.large_binary()))
+            stamps[low : low + len(block)] = [stamp for _, stamp, _ in read]
+            hashes.append(text_column([content_hash for _, _, content_hash in read]))
+            scanned((low + len(block)) * len(wanted) // len(uris))
             cache.save(at_least_seconds=SAVE_SECONDS)
     cache.save()
-    return found
+    bad = np.isin(code, list(reasons))  # [w]
+    ids = take(item_ids, wanted[bad]).to_pylist()
+    good = code[~bad]  # [p]
+    return Scan(
+        item_ids,
+        present=wanted[~bad],
+        hashes=take(pa.concat_arrays(hashes), good),
+        values=take(pa.concat_arrays(paths), good),
+        absent=np.setdiff1d(np.arange(len(item_ids)), wanted, assume_unique=True),
+        failed={item_id: reasons[each] for item_id, each in zip(ids, code[bad].tolist(), strict=True)},
+        stamps=stamps[good],
+    )
 
 
 def _stamp(path: Path) -> Stamp:
@@ -177,35 +249,40 @@ def _stamp(path: Path) -> Stamp:
 
 
 class _HashCache:
-    """Content hashes by address, size and time of change, kept in one Parquet file."""
+    """Content hashes by address, size and time of change, kept in one Parquet file; asked for ``uris`` [u] by row."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._new = False
-        self._saved = time.monotonic()
-        self._known: dict[str, tuple[Stamp, str]] = {}
+    def __init__(self, path: Path, uris: pa.Array) -> None:
+        self.path, self.uris = path, uris
+        self._new: dict[int, tuple[Stamp, str]] = {}  # by row of uris
+        self._saved_new, self._saved_at = 0, time.monotonic()
         try:
-            rows = zip(*pq.read_table(path, schema=HASH_SCHEMA).to_pydict().values(), strict=True)
+            self._known = pq.read_table(path, schema=HASH_SCHEMA).combine_chunks()
         except (OSError, pa.ArrowException):
-            return  # nothing is known: all files are read
-        self._known = {uri: ((size, mtime, ctime), known) for uri, size, mtime, ctime, known in rows}
+            self._known = HASH_SCHEMA.empty_table()  # nothing is known: all files are read
+        self._row = places(uris, among=self._known["uri"])  # [u]
+        self._stamps = np.stack([self._known[name].to_numpy() for name in STAMP_COLUMNS], axis=1)  # [known, 3]
+        self._hashes = text_column(self._known["content_hash"])
 
-    def get(self, uri: str, stamp: Stamp) -> str | None:
-        known_stamp, content_hash = self._known.get(uri, (None, None))
-        return content_hash if known_stamp == stamp else None
+    def get(self, row: int, stamp: Stamp) -> str | None:
+        known = int(self._row[row])
+        same = known >= 0 and tuple(self._stamps[known].tolist()) == stamp
+        return self._hashes[known].as_py() if same else None
 
-    def put(self, uri: str, stamp: Stamp, content_hash: str) -> str:
+    def put(self, row: int, stamp: Stamp, content_hash: str) -> str:
         if time.time_ns() - max(stamp[1:]) > STABLE_AFTER_NS:
-            self._known[uri] = (stamp, content_hash)
-            self._new = True
+            self._new[row] = (stamp, content_hash)
         return content_hash
 
     def save(self, at_least_seconds: float = 0.0) -> None:
-        if not self._new or time.monotonic() - self._saved < at_least_seconds:
+        if len(self._new) == self._saved_new or time.monotonic() - self._saved_at < at_least_seconds:
             return
-        rows = [(uri, *stamp, content_hash) for uri, (stamp, content_hash) in list(self._known.items())]
-        table = pa.table([list(column) for column in zip(*rows, strict=True)], schema=HASH_SCHEMA)
+        new = dict(self._new)
+        rows = np.fromiter(new, np.int64, len(new))
+        uris = take(self.uris, rows).cast(pa.string())
+        columns = [uris, *(pa.array([stamp[i] for stamp, _ in new.values()], pa.int64()) for i in range(3))]
+        made = pa.table([*columns, pa.array([known for _, known in new.values()])], schema=HASH_SCHEMA)
+        kept = self._known.filter(pa.array(~is_among(self._known["uri"], uris)))
         # Without the cache the files are read again; a full disk becomes an error when vectors are committed.
         with suppress(BundlecacheError), replacing(self.path) as temporary:
-            pq.write_table(table, temporary)
-        self._new, self._saved = False, time.monotonic()
+            pq.write_table(pa.concat_tables([kept, made]), temporary)
+        self._saved_new, self._saved_at = len(new), time.monotonic()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..store.guards import storing
 from ..store.table_schema import Identity
-from ..store.tables import storing
 from .encoder import EncoderInfo
 from .pipeline import Pipeline
 from .protocol import Limits, PartResult

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..encoder_spec import EncoderSpec
 from ..modalities import MODALITIES
 from .table_schema import IMPORTED
+from .text_columns import is_among
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,11 +80,9 @@ def encoders_in_use(store: Store) -> dict[str, list[TableInfo]]:
 
 
 def _table(store: Store, info: TableInfo, catalogue: Catalogue, receipt: dict[str, Any]) -> dict[str, Any]:
-    live = store.live_ids(info)
-    failed = set(store.errors(info.table)["item_id"].to_pylist()) - live
     source = catalogue.has_source(info.modality, EncoderSpec.parse(info.spec).columns)  # [I]
-    row = np.array([item_id in live for item_id in catalogue.item_ids], bool)
-    bad = np.array([item_id in failed for item_id in catalogue.item_ids], bool)
+    row = is_among(catalogue.item_ids, store.live_ids(info))  # [I]
+    bad = is_among(catalogue.item_ids, store.errors(info.table)["item_id"]) & ~row  # [I]
     waiting = int((source & ~row & ~bad).sum())
     absent = int((~source & ~row & ~bad).sum())
     if info.modality == "graph":

@@ -6,18 +6,19 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from ..errors import Command, StoreError
 from ..names import tag_name
 from ..vector_math import unit_rows
+from .guards import opening
 from .maintenance import tags
 from .table_schema import BATCH_ROWS, Identity, as_numpy, vector_checksums
-from .tables import opening
+from .text_columns import is_among, places, take, text_column
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from .store import Store, TableInfo
+    from .text_columns import Texts
 
 NEIGHBOURS = 10
 POOL = 50_000  # items among which neighbours are looked for, at most
@@ -67,29 +68,27 @@ class Snapshot(NamedTuple):
     """The live rows of one version of a table: vectors [n, d] (the mean of an item's tokens) and checksums [n]."""
 
     name: str
-    item_ids: list[str]
+    item_ids: pa.Array
     sums: np.ndarray
     vectors: np.ndarray
 
 
 def compare(modality: str, old: Snapshot, new: Snapshot, *, sample: int = 1000, seed: int = 0) -> Drift:
     """Compare two snapshots; neighbours are looked up for ``sample`` items."""
-    old_row, new_row = ({item_id: row for row, item_id in enumerate(side.item_ids)} for side in (old, new))
-    both = [item_id for item_id in new.item_ids if item_id in old_row]
-    a = np.array([old_row[item_id] for item_id in both], np.int64)
-    b = np.array([new_row[item_id] for item_id in both], np.int64)
+    rows = places(new.item_ids, among=old.item_ids)  # [new]
+    a, b = rows[rows >= 0], np.flatnonzero(rows >= 0)  # rows of the items of both
     same_kind = old.vectors.shape[1:] == new.vectors.shape[1:]
     moved = old.sums[a] != new.sums[b]  # [both]
     cosines = _cosines(old.vectors, a[moved], new.vectors, b[moved]) if same_kind else np.zeros(0)  # [changed]
-    pool = np.random.default_rng(seed).permutation(len(both))[:POOL]
+    pool = np.random.default_rng(seed).permutation(len(a))[:POOL]
     p1, p10, p50 = (float(value) for value in np.percentile(cosines, PERCENTILES)) if len(cosines) else (None,) * 3
     return Drift(
         modality=modality,
         old=old.name,
         new=new.name,
         kept=int((~moved).sum()),
-        added=len(new.item_ids) - len(both),
-        removed=len(old.item_ids) - len(both),
+        added=len(new.item_ids) - len(a),
+        removed=len(old.item_ids) - len(a),
         changed=int(moved.sum()),
         cosine_mean=float(cosines.mean()) if len(cosines) else None,
         cosine_p1=p1,
@@ -101,7 +100,7 @@ def compare(modality: str, old: Snapshot, new: Snapshot, *, sample: int = 1000, 
 
 
 def snapshot(
-    store: Store, info: TableInfo, version: int | str | None = None, item_ids: Collection[str] | None = None
+    store: Store, info: TableInfo, version: int | str | None = None, item_ids: Texts | None = None
 ) -> Snapshot:
     """The rows of a table now, or at a version or tag; of ``item_ids`` only, if they are given.
 
@@ -123,23 +122,22 @@ def snapshot(
         ) from error
     identity = Identity.read(dataset.schema)
     assert identity is not None  # noqa: S101 - it is one of store.tables()
-    found: list[str] = []
+    found = [text_column([])]
     sums, vectors = [np.zeros(0, np.uint64)], [np.zeros((0, identity.dim), identity.dtype)]
     with opening(dataset.uri):
         columns = ["item_id", "content_hash", "checksum", "vector"]
         for batch in dataset.to_batches(columns=columns, filter="live", batch_size=identity.batch_rows):
-            found += batch["item_id"].to_pylist()
+            found.append(text_column(batch["item_id"]))
             sums.append(vector_checksums(batch, dataset.schema))
             rows = as_numpy(batch["vector"]).reshape(len(batch), -1, identity.dim)  # [n, t or 1, d]
             vectors.append(
                 rows.mean(axis=1, dtype=np.float32).astype(identity.dtype) if identity.tokens else rows[:, 0]
             )
     name, every_sum, every_row = f"{info.table}@{dataset.version}", np.concatenate(sums), np.concatenate(vectors)
-    if item_ids is not None:
-        wanted = set(item_ids)
-        rows_kept = [row for row, item_id in enumerate(found) if item_id in wanted]
-        return Snapshot(name, [found[row] for row in rows_kept], every_sum[rows_kept], every_row[rows_kept])
-    return Snapshot(name, found, every_sum, every_row)
+    ids = pa.concat_arrays(found)
+    if item_ids is not None and not (kept_rows := is_among(ids, item_ids)).all():
+        return Snapshot(name, take(ids, np.flatnonzero(kept_rows)), every_sum[kept_rows], every_row[kept_rows])
+    return Snapshot(name, ids, every_sum, every_row)
 
 
 def find(store: Store, info: TableInfo, start: str | None) -> Snapshot:
@@ -159,7 +157,7 @@ def find(store: Store, info: TableInfo, start: str | None) -> Snapshot:
     if start is None:
         versions = sorted({*known.values(), *(entry["version"] for entry in store.dataset(info).versions())})
         older = [version for version in [*known.values()][::-1] + versions if version < info.version]
-        filled = [snap for version in older if (snap := snapshot(store, info, version)).item_ids]
+        filled = [snap for version in older if len((snap := snapshot(store, info, version)).item_ids)]
         if filled:
             return filled[0]
         for other in others:

@@ -7,6 +7,7 @@ killed has written is removed by `TableWriter.tidy`; nobody has ever read it.
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,12 @@ import pyarrow as pa
 
 from .table_schema import Identity, as_numpy, checksum, id_checksums
 from .table_schema import vector_checksums as stored_checksums
+from .text_columns import text_column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from .text_columns import Texts
 
 PIECE_BYTES, WRITERS = 48 << 20, 4  # rows are written in pieces of that size or more, so many at once
 
@@ -39,7 +43,7 @@ class FragmentTarget:
     keyed: bool
     send_back: frozenset[str] = frozenset()
 
-    def write(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> list[str]:
+    def write(self, item_ids: Texts, hashes: Texts, vectors: np.ndarray) -> list[str]:
         """Write rows [n, w] as fragments, in several pieces at once where they are large; what to commit, as JSON.
 
         Raises
@@ -49,6 +53,8 @@ class FragmentTarget:
         """
         import lance
 
+        item_ids, hashes = text_column(item_ids), text_column(hashes)
+
         def piece(low: int, high: int) -> list[str]:
             part = slice(low, high)
             batches = record_batches(self.identity, item_ids[part], hashes[part], vectors[part], keyed=self.keyed)
@@ -56,6 +62,7 @@ class FragmentTarget:
             made = lance.fragment.write_fragments(
                 reader, self.uri, mode="append", storage_options=dict(self.options) or None
             )
+            sync(self.uri, "data", [file.path for fragment in made for file in fragment.files])  # as others are encoded
             return [json.dumps(fragment.to_json()) for fragment in made]
 
         # Lance encodes a piece on one core.
@@ -66,13 +73,13 @@ class FragmentTarget:
 
 
 def record_batches(
-    identity: Identity, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray, *, keyed: bool
+    identity: Identity, item_ids: pa.Array, hashes: pa.Array, vectors: np.ndarray, *, keyed: bool
 ) -> Iterator[pa.RecordBatch]:
     """Rows [n, w] as a table of ``identity`` stores them, in batches; their checksums cover ids where it is ``keyed``."""
     schema, size = identity.schema, identity.batch_rows
     for low in range(0, len(item_ids), size):
         part = vectors[low : low + size]
-        texts = [pa.array(column[low : low + size], pa.string()) for column in (item_ids, hashes)]
+        texts = [column.slice(low, size).cast(pa.string()) for column in (item_ids, hashes)]
         columns = [
             *texts,
             pa.array(checksum(part) + id_checksums(*texts) if keyed else checksum(part)),
@@ -88,7 +95,24 @@ def append(uri: str, options: Mapping[str, str], fragments: Sequence[str], read_
 
     pieces = [lance.FragmentMetadata.from_json(fragment) for fragment in fragments]
     adding = lance.LanceOperation.Append(pieces)
-    return lance.LanceDataset.commit(uri, adding, read_version=read_version, storage_options=dict(options) or None)
+    made = lance.LanceDataset.commit(uri, adding, read_version=read_version, storage_options=dict(options) or None)
+    sync(uri, "_versions")
+    return made
+
+
+def sync(uri: str, folder: str, names: Sequence[str] = ()) -> None:
+    """Wait until files of a table's ``folder`` are on this machine's disk, by default the newest one there."""
+    if "://" in uri:
+        return
+    path = Path(uri) / folder
+    newest = sorted(path.iterdir(), key=lambda file: file.stat().st_mtime_ns)[-1:] if path.is_dir() else []
+    files = [path / name for name in names] or newest
+    for file in [*files, path] if os.name == "posix" and files else files:  # Windows opens no folder
+        handle = os.open(file, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def sound(rows: pa.Table) -> bool:

@@ -17,13 +17,18 @@ from ..errors import Command, StoreError
 from ..files import read_json
 from ..names import TAG_PREFIX, tag_name
 from .coverage import current_tables
+from .guards import locked, storing
 from .location import folder_bytes
 from .matrices import matrix_folder
 from .table_schema import Identity, vector_checksums
-from .tables import clean, locked, rewrite, storing
+from .tables import clean, rewrite
+from .text_columns import places, text_column
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
+
+    import numpy as np
+    import pyarrow as pa
 
     from .store import Matrix, Store, TableInfo
 
@@ -63,12 +68,16 @@ def changed_items(store: Store, info: TableInfo, version: int) -> int | None:
         older = _sums(store.dataset(info, version))
     except (ValueError, OSError):
         return None
-    return len(older - _sums(store.dataset(info)))
+    item_ids, sums = older
+    now, sums_now = _sums(store.dataset(info))
+    row = places(item_ids, among=now)
+    return int((row < 0).sum() + (sums[row >= 0] != sums_now[row[row >= 0]]).sum())
 
 
-def _sums(dataset: Any) -> set[tuple[str, int]]:
+def _sums(dataset: Any) -> tuple[pa.Array, np.ndarray]:
+    """The ids of the live rows, and the checksums of their vectors."""
     rows = dataset.to_table(columns=["item_id", "content_hash", "checksum"], filter="live")
-    return set(zip(rows["item_id"].to_pylist(), vector_checksums(rows, dataset.schema).tolist(), strict=True))
+    return text_column(rows["item_id"]), vector_checksums(rows, dataset.schema)
 
 
 def tags(store: Store, info: TableInfo) -> dict[str, int]:

@@ -18,20 +18,23 @@ import pyarrow.parquet as pq
 
 from ..errors import BundlecacheError, Command, StoreError, counted
 from ..files import read_json, replacing, write_text
+from .guards import opening
 from .table_schema import BATCH_ROWS, Identity, as_numpy, checksum, flaws, vector_checksums
-from .tables import opening
+from .text_columns import joined_bytes, places, take, text_column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from .text_columns import Texts
+
 ABANDONED_SECONDS = 3600.0
 RECORD = "made.json"  # of a matrix folder: the hash of its content, and size and time of its files
 
 
-def matrix_folder(root: Path, table: str, version: int, item_ids: Sequence[str]) -> Path:
+def matrix_folder(root: Path, table: str, version: int, item_ids: Texts) -> Path:
     """Where the matrix of these items stands, or would stand."""
-    ids = hashlib.blake2b("\0".join(item_ids).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    ids = hashlib.blake2b(joined_bytes(item_ids), digest_size=8).hexdigest()  # 0.05 s for a million ids
     return root / "matrices" / table / f"{version}-{ids}"
 
 
@@ -144,15 +147,12 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np
     return made
 
 
-def _rows(dataset: Any, item_ids: Sequence[str]) -> np.ndarray:
+def _rows(dataset: Any, item_ids: Texts) -> np.ndarray:
     """The live row of each item, -1 where there is none, int64 [I]."""
-    import pyarrow.compute as pc  # it imports pandas where that is installed
-
     with opening(dataset.uri):
         table = dataset.to_table(columns=["item_id", "live"])
     live = np.flatnonzero(table["live"].to_numpy())
-    found = pc.index_in(pa.array(item_ids, pa.string()), value_set=table["item_id"].take(pa.array(live)))
-    return np.append(live, -1)[found.fill_null(len(live)).to_numpy()]
+    return np.append(live, -1)[places(item_ids, among=take(text_column(table["item_id"]), live))]
 
 
 def _runs(positions: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, slice]]:

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ..files import read_json, write_text
-from .tables import storing
+from .guards import storing
 
 if TYPE_CHECKING:
     from pathlib import Path

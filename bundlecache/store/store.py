@@ -28,10 +28,12 @@ from ..files import replacing
 from ..modalities import MODALITIES, check_modality
 from . import failures, receipts
 from .failures import Failure
+from .guards import opening, storing
 from .location import StoreLocation
 from .matrices import export_npy, export_parquet, load_matrix, materialise, matrix_folder
 from .table_schema import Identity, as_stored, checksum, flaws
-from .tables import TableWriter, opening, storing
+from .tables import TableWriter
+from .text_columns import differs, places, take, text_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,10 +169,10 @@ class Store:
         """The Lance dataset of a table, as ``info`` saw it, or an older version by its number or tag."""
         return self.location.dataset(info.table, version or info.version)
 
-    def live_ids(self, info: TableInfo) -> set[str]:
-        """The items with a valid vector in a table."""
+    def live_ids(self, info: TableInfo) -> pa.Array:
+        """The ids of the items with a valid vector in a table, as a column."""
         with opening(self.location.uri(info.table)):
-            return set(self.dataset(info).to_table(columns=["item_id"], filter="live")["item_id"].to_pylist())
+            return text_column(self.dataset(info).to_table(columns=["item_id"], filter="live")["item_id"])
 
     def errors(self, table: str) -> pa.Table:
         """The failed items of a table: item_id, stage (read, decode, encode, check), reason, content_hash."""
@@ -225,27 +227,28 @@ class Store:
         StoreError
             When the shape does not fit, an id stands twice, the table is locked or the disk refuses.
         """
-        needed = (len(item_ids), *identity.shape)
-        if vectors.shape != needed or len(set(item_ids)) < len(item_ids):
+        needed, ids = (len(item_ids), *identity.shape), text_column(item_ids)
+        if vectors.shape != needed or len(ids.unique()) < len(ids):
             raise StoreError(
-                f"{len(item_ids):,} item ids ({len(set(item_ids)):,} distinct) and vectors of shape {vectors.shape} "
+                f"{len(ids):,} item ids ({len(ids.unique()):,} distinct) and vectors of shape {vectors.shape} "
                 f"were given; needed are distinct ids and the shape {needed}."
             )
         rows = as_stored(vectors, identity)
-        content = hashes if hashes is not None else [f"vector:{value:016x}" for value in checksum(rows).tolist()]
+        content = text_column(
+            hashes if hashes is not None else [f"vector:{value:016x}" for value in checksum(rows).tolist()]
+        )
         with self.writer(identity) as table:
             receipt = self.begin_run(identity)
             bad = flaws(rows)
-            keep = [i for i in range(len(rows)) if i not in bad and table.content.get(item_ids[i]) != content[i]]
-            whole = len(keep) == len(rows)
-            if keep:
-                table.write(
-                    item_ids if whole else [item_ids[i] for i in keep],
-                    content if whole else [content[i] for i in keep],
-                    rows if whole else rows[keep],
-                )
-            flawed = {item_ids[i]: Failure("check", reason, content[i]) for i, reason in bad.items()}
-            table.update_status(dict.fromkeys(item_ids) | flawed, dead=set(flawed))
+            row = places(ids, among=table.item_ids)
+            stored = row >= 0
+            stored[stored] = ~differs(take(content, np.flatnonzero(stored)), take(table.hashes, row[stored]))
+            stored[list(bad)] = True
+            keep = np.flatnonzero(~stored)
+            if len(keep):
+                table.write(take(ids, keep), take(content, keep), rows if len(keep) == len(rows) else rows[keep])
+            flawed = {ids[i].as_py(): Failure("check", reason, content[i].as_py()) for i, reason in bad.items()}
+            table.update_status(ids, flawed, dead=list(flawed))
             table.tidy()
             figures = {"items": len(rows), "encoded": len(keep), "failed": len(bad), "absent": 0, "forwards": 0}
             self.end_run(receipt, identity, figures | {"cached": len(rows) - len(keep) - len(bad)})

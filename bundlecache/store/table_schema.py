@@ -163,15 +163,18 @@ def id_checksums(item_ids: pa.Array, hashes: pa.Array) -> np.ndarray:
     >>> id_checksums(pa.array(["ab", "a"]), pa.array(["c", "bc"])).tolist() == id_checksums(pa.array(["a", "a"]), pa.array(["c", "bc"])).tolist()
     False
     """
-    return _text_checksums(item_ids) * np.uint64(0xD6E8FEB86659FD93) + _text_checksums(hashes) * np.uint64(
+    return text_checksums(item_ids) * np.uint64(0xD6E8FEB86659FD93) + text_checksums(hashes) * np.uint64(
         0xA0761D6478BD642F
     )
 
 
-def _text_checksums(column: pa.Array) -> np.ndarray:
+def text_checksums(column: pa.Array) -> np.ndarray:
     """:func:`checksum` of strings and their lengths, uint64 [n], without making Python's of them."""
     _, offsets, buffer = column.buffers()
-    starts = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    if not len(column):
+        return np.zeros(0, np.uint64)
+    width = np.int64 if pa.types.is_large_string(column.type) else np.int32
+    starts = np.frombuffer(offsets, width)[column.offset : column.offset + len(column) + 1]
     data = np.frombuffer(buffer or b"", np.uint8)
     lengths = np.diff(starts)  # [n]
     sums = np.zeros(len(column), np.uint64)

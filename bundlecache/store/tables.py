@@ -2,114 +2,48 @@
 
 It avoids three problems of Lance: sliced list columns may be written to the wrong rows (arrays are built anew, and
 every commit is read back), upserts of two processes at once duplicate keys (one writer per table, by a lock file), and
-files that a killed process wrote stay on the disk (``tidy``). A killed process loses the open commit. Lance does not
-fsync; the checksums show what a power cut damaged.
+files that a killed process wrote stay on the disk (``tidy``). A killed process loses the open commit, and so does a
+power cut: Lance does not fsync, so this module does, at every commit.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 
-from ..errors import BundlecacheError, Command, StoreError, counted
+from ..errors import Command, StoreError, counted
 from . import failures
 from .failures import Failure
-from .fragments import FragmentTarget, absolute, append, record_batches, sound
-from .location import StoreLocation, refusal, unreachable
+from .fragments import FragmentTarget, absolute, append, record_batches, sound, sync
+from .guards import locked, opening, storing
+from .location import StoreLocation
 from .table_schema import CHECKSUM_COVERS_IDS, Identity, as_numpy, format_of
+from .text_columns import IdSet, is_among, places, repeated, take, text_column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence, Set
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
+
+    from .text_columns import Texts
 
 SAMPLE_ROWS = 512  # rows of a commit that are read back and compared, if they are not wide
 FRAGMENT_BYTES = 1 << 30  # pieces are written together up to this size
 COMPACT_FRAGMENTS = 16  # a table in more pieces than this is written together at the end of a run
 KEEP_VERSIONS = timedelta(minutes=10)  # long enough for a reader that has just opened an older version
-NOT_CHECKED = Failure("", "", "")
-
-
-@contextmanager
-def storing(root: Path) -> Iterator[None]:
-    """Turn what a full, read-only or broken disk raises into one sentence."""
-    try:
-        yield
-    except BundlecacheError as error:
-        if type(error) is not BundlecacheError:
-            raise
-        raise StoreError(error.message, hint=error.advice) from error  # raised by files.replacing
-    except (OSError, RuntimeError) as error:
-        if refused := refusal(error):
-            raise unreachable(StoreLocation(root), refused) from error
-        text = str(error).splitlines()[0]
-        if isinstance(error, RuntimeError) and "lance" not in text.lower():
-            raise
-        reason = re.sub(r"^(lance error: )?(LanceError\(IO\): )?|, /\S+:\d+:\d+$", "", text)
-        raise StoreError(
-            f"The store {root} cannot be written: {reason}. What it held before is unharmed.",
-            hint="make room or mend the permissions, then type the same command: it goes on from there",
-        ) from error
-
-
-@contextmanager
-def opening(path: Path | str) -> Iterator[None]:
-    """Turn what Lance raises on opening or reading a table with damaged files into one sentence."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        if refused := refusal(error):
-            raise unreachable(path, refused) from error
-        reason = re.sub(r"^(External error: |LanceError\(IO\): )*|, /\S+:\d+:\d+$", "", str(error).splitlines()[0])[
-            :200
-        ]
-        raise StoreError(
-            f"The table {path} is damaged: {reason}.",
-            hint=[
-                Command("verify", "--repair"),
-                f"mends it; where that fails too, delete {path} and encode its items again",
-            ],
-        ) from error
-
-
-@contextmanager
-def locked(root: Path, name: str) -> Iterator[None]:
-    """Hold the lock of a table: whoever changes it does so inside this block.
-
-    Raises
-    ------
-    StoreError
-        When another process holds it, or the disk refuses.
-    """
-    import filelock
-
-    with storing(root):
-        (root / "locks").mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(root / "locks" / f"{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise StoreError(
-                f"Another process is writing to {name} in {root}.",
-                hint="wait until it has ended, then type the same command",
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+MARK_ROWS = 16_384  # rows whose mark "live" is changed by one statement
 
 
 class TableWriter:
     """The one writer of a table: ``with TableWriter(root, identity) as table: table.write(...)``.
 
-    Entering takes the table's lock and makes the table if there is none. ``content`` (item_id -> content
-    hash, in the order of the rows) and ``errors`` show what it held then.
+    Entering takes the table's lock and makes the table if there is none. ``item_ids`` and ``hashes`` (columns, in the
+    order of the rows) and ``errors`` (item_id -> failure) show what it held then.
 
     Raises
     ------
@@ -146,12 +80,10 @@ class TableWriter:
             self._version = self._opened.version
             self._keyed = format_of(self._opened.schema) >= CHECKSUM_COVERS_IDS
             rows = self._opened.to_table(columns=["item_id", "content_hash"])
-        self.content: dict[str, str] = dict(
-            zip(rows["item_id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)
-        )
-        if len(self.content) < len(rows):
+        self.item_ids, self.hashes = (text_column(rows[name]) for name in ("item_id", "content_hash"))
+        if doubled := repeated(self.item_ids):
             raise StoreError(
-                f"The table {self.name} holds {counted(len(rows) - len(self.content), 'item')} twice; "
+                f"The table {self.name} holds {counted(len(doubled), 'item')} twice; "
                 "another program has written to it.",
                 hint=[
                     Command("verify", "--repair"),
@@ -160,7 +92,7 @@ class TableWriter:
                     "makes them again",
                 ],
             )
-        self._present = set(self.content)
+        self._known = IdSet(self.item_ids)
         self.errors = failures.by_item(self.root, self.name)
 
     def _unchanged(self) -> Any:
@@ -174,41 +106,41 @@ class TableWriter:
             )
         return dataset
 
-    def vectors(self, rows: Sequence[int]) -> np.ndarray:
-        """Rows [n, w] at ``rows`` of the table as it was on entering."""
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Rows [n, w] at ``rows`` [n] of the table as it was on entering."""
         with opening(self.uri):
-            return as_numpy(self._opened.take(list(rows), columns=["vector"])["vector"])
+            return as_numpy(self._opened.take(rows.tolist(), columns=["vector"])["vector"])
 
-    def write(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
+    def write(self, item_ids: Texts, hashes: Texts, vectors: np.ndarray) -> None:
         """Commit rows: new items are appended, known ones replaced.
 
-        Vectors [n, d], [n, t, d] or rows [n, w] in the table's dtype, contiguous, as from :func:`as_stored`.
+        Vectors [n, d], [n, t, d] or rows [n, w] in the table's dtype, contiguous, as from :func:`as_stored`. On a disk
+        of this machine the rows are on the disk when this returns, and outlast a power cut.
 
         Raises
         ------
         StoreError
             When the disk refuses, or what is read back is not what was written; then nothing has changed.
         """
+        item_ids, hashes = text_column(item_ids), text_column(hashes)
         vectors = vectors.reshape(len(item_ids), self.identity.width)
-        new = np.array([item_id not in self._present for item_id in item_ids], bool)
-        for part, commit in ((new, self._append), (~new, self._replace)):
-            if part.all():
-                commit(item_ids, hashes, vectors)
-            elif part.any():
+        known = self._known.has(item_ids)
+        for part, commit in ((~known, self._append), (known, self._replace)):
+            if part.any():
                 rows = np.flatnonzero(part)
-                commit([item_ids[row] for row in rows.tolist()], [hashes[row] for row in rows.tolist()], vectors[rows])
-        self._present.update(item_ids)
+                commit(take(item_ids, rows), take(hashes, rows), vectors if part.all() else vectors[rows])
+        self._known.update(item_ids)
 
-    def target(self, contents: Mapping[str, Sequence[str]] | None = None) -> FragmentTarget:
-        """What other processes need to write rows of this table; ``contents`` are the items of each content hash.
+    def target(self, item_ids: Texts = (), hashes: Texts = ()) -> FragmentTarget:
+        """What other processes need to write rows of this table, of items [n] with these content hashes [n].
 
         Contents of an item that has a row already are to be sent back instead, for :meth:`write`.
         """
-        known = {content for content, item_ids in (contents or {}).items() if not self._present.isdisjoint(item_ids)}
+        known = take(text_column(hashes), np.flatnonzero(self._known.has(item_ids))).to_pylist()
         where = self.root.absolute(), absolute(self.uri), self.location.options
         return FragmentTarget(*where, self.identity, self._keyed, frozenset(known))
 
-    def append_fragments(self, written: Sequence[str], item_ids: Sequence[str]) -> None:
+    def append_fragments(self, written: Sequence[str], item_ids: Texts) -> None:
         """Commit fragments that other processes wrote by :meth:`target`: rows of these items, which had none before.
 
         Raises
@@ -221,12 +153,12 @@ class TableWriter:
         with storing(self.root):
             after = append(self.uri, self.location.options, written, before.version)
         self.wrote, self._version = True, after.version
-        whole = after.count_rows() == rows + len(item_ids) and self._present.isdisjoint(item_ids)
+        whole = after.count_rows() == rows + len(item_ids) and not self._known.has(item_ids).any()
         if not whole or not sound(after.take((rows + self._sample(len(item_ids))).tolist())):
             self._take_back(before)
-        self._present.update(item_ids)
+        self._known.update(item_ids)
 
-    def _append(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
+    def _append(self, item_ids: pa.Array, hashes: pa.Array, vectors: np.ndarray) -> None:
         before = self._unchanged()
         rows = before.count_rows()
         with storing(self.root):
@@ -237,20 +169,23 @@ class TableWriter:
         got = after.take((rows + picks).tolist(), columns=["item_id", "content_hash", "vector"])
         self._compare(before, after.count_rows() - rows, got, picks, item_ids, hashes, vectors)
 
-    def _replace(self, item_ids: Sequence[str], hashes: Sequence[str], vectors: np.ndarray) -> None:
+    def _replace(self, item_ids: pa.Array, hashes: pa.Array, vectors: np.ndarray) -> None:
         before = self._unchanged()
         rows = pa.Table.from_batches(record_batches(self.identity, item_ids, hashes, vectors, keyed=self._keyed))
         with storing(self.root):
             table = self.location.database().open_table(self.name)
             table.merge_insert("item_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
-        after = self.location.dataset(self.name)
+            after, old = self.location.dataset(self.name), {each.fragment_id for each in before.get_fragments()}
+            new = [each for each in after.get_fragments() if each.fragment_id not in old]
+            sync(self.uri, "data", [file.path for each in new for file in each.metadata.files])
+            sync(self.uri, "_deletions")
+            sync(self.uri, "_versions")
         self.wrote, self._version = True, after.version
         picks = self._sample(len(item_ids))
-        got = after.to_table(
-            columns=["item_id", "content_hash", "vector"], filter=among([item_ids[pick] for pick in picks.tolist()])
-        )
-        order = {item_id: row for row, item_id in enumerate(got["item_id"].to_pylist())}
-        got = got.take([order[item_ids[pick]] for pick in picks.tolist() if item_ids[pick] in order])
+        wanted = take(item_ids, picks)
+        got = after.to_table(columns=["item_id", "content_hash", "vector"], filter=among(wanted.to_pylist()))
+        order = places(wanted, among=got["item_id"])
+        got = got.take(order[order >= 0])
         grown = after.count_rows() - before.count_rows()
         self._compare(before, grown + len(item_ids), got, picks, item_ids, hashes, vectors)
 
@@ -264,14 +199,14 @@ class TableWriter:
         written: int,
         got: pa.Table,
         picks: np.ndarray,
-        item_ids: Sequence[str],
-        hashes: Sequence[str],
+        item_ids: pa.Array,
+        hashes: pa.Array,
         vectors: np.ndarray,
     ) -> None:
         same = (
             written == len(item_ids)
-            and got["item_id"].to_pylist() == [item_ids[pick] for pick in picks.tolist()]
-            and got["content_hash"].to_pylist() == [hashes[pick] for pick in picks.tolist()]
+            and text_column(got["item_id"]).equals(take(item_ids, picks))
+            and text_column(got["content_hash"]).equals(take(hashes, picks))
             and np.array_equal(as_numpy(got["vector"]).view(np.uint8), vectors[picks].view(np.uint8))
         )
         if not same:
@@ -284,29 +219,29 @@ class TableWriter:
             hint="no other program may write to the store meanwhile; type the same command again",
         )
 
-    def update_status(self, outcome: Mapping[str, Failure | None], dead: Set[str] = frozenset()) -> None:
-        """Record how items are now: with a failure or none, and whose rows are no longer valid (``dead``).
+    def update_status(self, checked: Texts, failed: Mapping[str, Failure], dead: Texts = ()) -> None:
+        """Record how the ``checked`` items are now: which of them have ``failed``, and whose rows are ``dead``.
 
-        A row that is not valid keeps its vector, and becomes valid again when its item has no failure and is not
-        in ``dead``. Rows of failed items that are not in ``dead``, and of items not in ``outcome``, are left alone.
+        A row that is not valid keeps its vector, and becomes valid again when its item is checked, has not failed and is
+        not dead. Rows of failed items that are not dead, and of items that were not checked, are left alone.
         """
-        errors = {item_id: failure for item_id, failure in self.errors.items() if item_id not in outcome}
-        errors |= {item_id: failure for item_id, failure in outcome.items() if failure is not None}
+        old = [] if not self.errors else is_among(list(self.errors), checked).tolist()
+        errors = {each: self.errors[each] for each, seen in zip(list(self.errors), old, strict=True) if not seen}
+        errors |= failed
         if errors != self.errors:
             self._save_errors(errors)
         with opening(self.uri):
             rows = self._unchanged().to_table(columns=["item_id", "live"])
-        changed: dict[bool, list[str]] = {True: [], False: []}
-        for item_id, live in zip(rows["item_id"].to_pylist(), rows["live"].to_pylist(), strict=True):
-            if live and item_id in dead:
-                changed[False].append(item_id)
-            elif not live and item_id not in dead and outcome.get(item_id, NOT_CHECKED) is None:
-                changed[True].append(item_id)
-        for live, item_ids in changed.items():
-            for low in range(0, len(item_ids), SAMPLE_ROWS):
-                part = among(item_ids[low : low + SAMPLE_ROWS])
+        item_ids, live = text_column(rows["item_id"]), rows["live"].to_numpy()
+        gone = is_among(item_ids, dead)  # [rows]
+        kept_out = np.flatnonzero(~live & ~gone)
+        candidates = take(item_ids, kept_out)
+        back = kept_out[is_among(candidates, checked) & ~is_among(candidates, list(failed))]
+        for mark, changed in ((True, back), (False, np.flatnonzero(live & gone))):
+            for low in range(0, len(changed), MARK_ROWS):
+                part = among(take(item_ids, changed[low : low + MARK_ROWS]).to_pylist())
                 with storing(self.root):
-                    self.location.database().open_table(self.name).update(where=part, values={"live": live})
+                    self.location.database().open_table(self.name).update(where=part, values={"live": mark})
                     self._version = self.location.dataset(self.name).version
                 self.wrote = True
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from ..errors import StoreError, counted
+from .guards import locked, opening, storing
 from .maintenance import damaged_tags, mend_tags
 from .matrices import matrix_folder, open_matrix
 from .table_schema import Identity, as_numpy, checksum, vector_checksums
-from .tables import SAMPLE_ROWS, among, locked, opening, storing
+from .tables import SAMPLE_ROWS, among
+from .text_columns import places, repeated, take, text_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from .store import Store, TableInfo
+    from .text_columns import Texts
 
 COLUMNS = ["item_id", "content_hash", "checksum", "live", "vector"]
 
@@ -75,7 +78,7 @@ class Damage:
 def verify(
     store: Store,
     info: TableInfo,
-    item_ids: Sequence[str] = (),
+    item_ids: Texts = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Damage:
     """Read every row of a table, and the matrix of ``item_ids`` if there is one.
@@ -88,30 +91,32 @@ def verify(
     dataset = store.dataset(info)
     identity = Identity.read(dataset.schema)
     assert identity is not None  # noqa: S101 - it is one of store.tables()
-    sums: dict[str, int] = {}  # of live rows
+    seen, sums, marks = [text_column([])], [np.zeros(0, np.uint64)], [np.zeros(0, bool)]  # ids, checksums, live
     wrong: list[str] = []
-    seen: Counter[str] = Counter()
     pieces: list[int] = []
-    lost = 0
+    lost = read = 0
     for fragment in dataset.get_fragments():
         with suppress(StoreError), opening(dataset.uri):
             for batch in fragment.to_batches(columns=COLUMNS, batch_size=identity.batch_rows):
-                ids, _ = batch["item_id"].to_pylist(), batch["content_hash"].to_pylist()  # both must be text
+                for name in ("item_id", "content_hash"):
+                    batch[name].validate(full=True)  # both must be text
                 written = vector_checksums(batch, dataset.schema)
-                bad = checksum(as_numpy(batch["vector"])) != written
-                wrong += [ids[row] for row in np.flatnonzero(bad)]
-                seen.update(ids)
-                live = batch["live"].to_numpy(zero_copy_only=False)
-                sums |= {ids[row]: int(written[row]) for row in np.flatnonzero(live)}
+                bad = np.flatnonzero(checksum(as_numpy(batch["vector"])) != written)
+                wrong += take(text_column(batch["item_id"]), bad).to_pylist()
+                seen.append(text_column(batch["item_id"]))
+                sums.append(written)
+                marks.append(batch["live"].to_numpy(zero_copy_only=False))
+                read += len(batch)
                 if progress is not None:
-                    progress(len(seen), info.rows)
+                    progress(read, info.rows)
             continue
         pieces.append(fragment.fragment_id)
         lost += fragment.count_rows()
     folder = matrix_folder(store.path, info.table, info.version, item_ids)
-    matrices = [] if pieces or _same(folder, identity, item_ids, sums) else [folder]
-    doubled = [item_id for item_id, times in seen.items() if times > 1]
-    return Damage(dataset.count_rows(), wrong, doubled, pieces, lost, matrices, damaged_tags(store, info))
+    ids, live = pa.concat_arrays(seen), np.flatnonzero(np.concatenate(marks))
+    written = np.concatenate(sums)[live]
+    matrices = [] if pieces or _same(folder, identity, item_ids, take(ids, live), written) else [folder]
+    return Damage(dataset.count_rows(), wrong, repeated(ids), pieces, lost, matrices, damaged_tags(store, info))
 
 
 def repair(store: Store, info: TableInfo, damage: Damage) -> None:
@@ -143,8 +148,8 @@ def _few(item_ids: Sequence[str]) -> str:
     return ", ".join(item_ids[:5]) + (", ..." if len(item_ids) > 5 else "")
 
 
-def _same(folder: Path, identity: Identity, item_ids: Sequence[str], sums: dict[str, int]) -> bool:
-    """Whether a matrix holds what the table says, or there is none."""
+def _same(folder: Path, identity: Identity, item_ids: Texts, stored: pa.Array, sums: np.ndarray) -> bool:
+    """Whether a matrix holds what the ``stored`` rows and their checksums say, or there is none."""
     if not folder.is_dir():
         return True
     try:
@@ -155,9 +160,10 @@ def _same(folder: Path, identity: Identity, item_ids: Sequence[str], sums: dict[
         return False
     if vectors.shape != (len(item_ids), *identity.shape) or mask.shape != (len(item_ids),):
         return False
-    if mask.tolist() != [item_id in sums for item_id in item_ids]:
+    row = places(item_ids, among=stored)
+    if not np.array_equal(mask, row >= 0):
         return False
-    wanted = np.array([sums.get(item_id, 0) for item_id in item_ids], np.uint64)  # a row of zeros has the checksum 0
+    wanted = np.append(sums, np.uint64(0))[row]  # a row of zeros has the checksum 0
     size = identity.batch_rows
     return all(
         np.array_equal(checksum(vectors[low : low + size].reshape(-1, identity.width)), wanted[low : low + size])
