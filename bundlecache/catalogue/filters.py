@@ -13,10 +13,12 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
 
 from ..errors import CatalogueError
 from ..text import listed, quoted
 from .category_paths import PATH_SEPARATOR
+from .columns import Strings
 from .tables import number
 
 if TYPE_CHECKING:
@@ -54,9 +56,10 @@ def _matches(catalogue: Catalogue, condition: str) -> np.ndarray:
             hint='--where category=coat, --where "price<50"',
         )
     name, sign, value = parsed.groups()
-    cells = _cells(catalogue, name)
+    codes, cells = _cells(catalogue, name).codes()  # each distinct cell is compared once
     if sign in ("=", "!="):
-        return np.array([cell is not None and _equal(cell, value) is (sign == "=") for cell in cells], bool)
+        matches = [_equal(cell, value) is (sign == "=") for cell in cells]
+        return np.array([*matches, False], bool)[codes]  # an empty cell, -1, matches nothing
     bound, numbers = number(value), [number(cell) for cell in cells]
     if bound is None or all(each is None for each in numbers):
         what = quoted(value)
@@ -65,12 +68,13 @@ def _matches(catalogue: Catalogue, condition: str) -> np.ndarray:
         raise CatalogueError(
             f"{quoted(condition)} compares numbers, but {what} is none.", hint=f'--where "{name}=VALUE" compares text'
         )
-    return np.array([each is not None and COMPARE[sign](each, bound) for each in numbers], bool)
+    return np.array([*(each is not None and COMPARE[sign](each, bound) for each in numbers), False], bool)[codes]
 
 
-def _cells(catalogue: Catalogue, name: str) -> Sequence[str | None]:
+def _cells(catalogue: Catalogue, name: str) -> Strings[str] | Strings[str | None]:
     if name == "title":
-        return [title or None for title in catalogue.titles]
+        titles = catalogue.titles.arrow
+        return Strings(pc.if_else(pc.equal(pc.binary_length(titles), 0), None, titles))
     if name == "item_id":
         return catalogue.item_ids
     if name not in catalogue.columns:
