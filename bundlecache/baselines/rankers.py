@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Kind = Literal["chance", "collaborative", "content", "model", "personal", "probe"]
 Pool = Literal["mean", "max"]  # over the members of the partial bundle
 CHUNK = 128  # questions scored at once
+FEW_OPTIONS = 100  # of a question, up to which so many questions are scored at once
 POOLS: dict[Pool, Callable[..., np.ndarray]] = {"mean": np.mean, "max": np.max}
 BLOCK = 4096  # items whose vectors are widened at once
 
@@ -94,14 +95,18 @@ class SimilarityRanker:
     def _fitted(self) -> tuple[csr_array, np.ndarray]:
         return self.fit()
 
+    def near(self, partial: Sequence[np.ndarray]) -> csr_array:
+        """Sparse [c, S]: the summed similarities of every slot to each partial bundle."""
+        similarity, slot = self._fitted
+        return _members([slot[items] for items in partial], similarity.shape[0]) @ similarity
+
     def scores(self, questions: Questions) -> np.ndarray:
         """[q, n] summed similarities; 0 for options that never met any of the partial bundle."""
-        similarity, slot = self._fitted
+        _, slot = self._fitted
         out = np.zeros(questions.options.shape)
-        for rows in _chunks(len(questions)):
+        for rows in _chunks(questions, len(slot)):
             options = slot[questions.options[rows]]
-            partial = [slot[items] for items in questions.partial[rows]]
-            near = _members(partial, similarity.shape[0]) @ similarity  # [c, S]
+            near = self.near(questions.partial[rows])  # [c, S]
             line = np.repeat(np.arange(len(options)), options.shape[1])
             out[rows] = np.asarray(near[line, options.ravel()]).reshape(options.shape)
         return np.round(out, 6)
@@ -126,7 +131,7 @@ class AttributeRanker:
         """[q, n] summed worths; 0 for options, and for partial bundles, without any part."""
         worth, parts = self._fitted
         out = np.zeros(questions.options.shape)
-        for rows in _chunks(len(questions)):
+        for rows in _chunks(questions, parts.shape[0]):
             items, place = distinct(questions.options[rows], parts.shape[0])
             near = (_members(questions.partial[rows], parts.shape[0]) @ parts) @ worth  # [c, P]
             out[rows] = np.take_along_axis((parts[items] @ near.T).T, place, axis=1)
@@ -153,7 +158,7 @@ class SparseFeatureRanker:
         """[q, n] dot products; 0 for options that share no feature with the partial bundle."""
         features = self._fitted
         out = np.zeros(questions.options.shape)
-        for rows in _chunks(len(questions)):
+        for rows in _chunks(questions, features.shape[0]):
             options, partial = questions.options[rows], questions.partial[rows]
             items, place = distinct(options, features.shape[0])
             if self.pool == "max":
@@ -260,7 +265,7 @@ def pooled_cosines(
     ``vectors`` [I, d] of which ``mask`` [I] says which are known. An item that several questions show is looked at once.
     """
     out = np.zeros(questions.options.shape)
-    for rows in _chunks(len(questions)):
+    for rows in _chunks(questions, len(vectors)):
         options, partial = questions.options[rows], questions.partial[rows]
         given = [items[mask[items]] for items in partial]
         ends = np.cumsum([0, *map(len, given)])
@@ -308,8 +313,15 @@ def _greatest(features: csr_array, items: np.ndarray, partial: list[np.ndarray])
     return np.maximum(out, 0)
 
 
-def _chunks(size: int) -> Iterator[slice]:
-    return (slice(start, start + CHUNK) for start in range(0, size, CHUNK))
+def _chunks(questions: Questions, n_items: int) -> Iterator[slice]:
+    """Questions scored at once: `CHUNK`, or fewer of many options each, of which hardly any are shared.
+
+    All questions of a chunk look at every item that one of them shows, which is a waste where these are many and differ.
+    """
+    size, options = CHUNK, questions.options.shape[1]
+    if FEW_OPTIONS < options < n_items // 8:
+        size = max(1, CHUNK * FEW_OPTIONS // options)
+    return (slice(start, start + size) for start in range(0, len(questions), size))
 
 
 def _members(lists: list[np.ndarray], width: int) -> csr_array:

@@ -45,14 +45,18 @@ class FittingCosts:
 
         What a trained model took is not in it: it answers questions that others time.
         """
-        used = {id(each): each for each in (*parts_of(ranker), ranker)}
+        used = _used(ranker)
         for key, each in used.items():
             if key not in self._own:
                 start = time.perf_counter()
                 if not isinstance(each, ModelRanker):
                     each.scores(_first(questions))
                 self._own[key] = each, time.perf_counter() - start
-        return sum(self._own[key][1] for key in used)
+        return self.of(ranker)
+
+    def of(self, ranker: Ranker) -> float:
+        """Seconds that were spent on fitting a ranker and what it stands on, so far."""
+        return sum(self._own[key][1] for key in _used(ranker) if key in self._own)
 
 
 def parts_of(ranker: Ranker) -> Iterator[Ranker]:
@@ -84,6 +88,10 @@ def _first(questions: Questions) -> Questions:
         truth=questions.truth[:1],
         sha256=f"{questions.sha256}/first",
     )
+
+
+def _used(ranker: Ranker) -> dict[int, Ranker]:
+    return {id(each): each for each in (*parts_of(ranker), ranker)}
 
 
 def _steps(ranker: Ranker) -> int:

@@ -11,6 +11,7 @@ count by the average over their places; intervals are 95 % bootstraps over bundl
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,13 +23,16 @@ from ..baselines.personal import PersonalRanker
 from ..questions.question_file import Questions, assemble
 from .bootstrap import intervals
 from .full_results import DEPTHS, FIGURES, MAIN, FullCatalogueResult, FullMethodResult, HeldOutInfo
-from .held_out_items import HeldOut
+from .held_out_items import MAX_SCORES, HeldOut
 from .metrics import Places
+from .proposals import CHECKED, rows_of
 from .result_rows import Difference
 
 if TYPE_CHECKING:
     from ..baselines.rankers import Kind, Ranker
     from ..catalogue.catalogue import Catalogue
+    from .fitting_costs import FittingCosts
+    from .proposals import Proposals
     from .slices import Slicer
 
 FEW = 10  # items that a model reranks
@@ -78,27 +82,36 @@ def rank(
     held: HeldOut,
     n_items: int,
     reranked: Sequence[FirstFew] = (),
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
+    proposals: Proposals | None = None,
 ) -> dict[str, tuple[Places, float]]:
-    """Name -> the truths' places [q] and the seconds it took, fitting included; of ``reranked`` the second look alone."""
+    """Name -> the truths' places [q] and the seconds it took, fitting included; of ``reranked`` the second look alone.
+
+    Every item is ranked, or of a large catalogue those that ``proposals`` hold.
+    """
     places = {method.name: Places(np.zeros(len(held), np.int64), np.ones(len(held), np.int64)) for method in rankers}
     places |= {method.name: Places(np.zeros(len(held), np.int64), np.ones(len(held), np.int64)) for method in reranked}
     seconds = dict.fromkeys(places, 0.0)
-    done = 0
-    for rows, asked in held.chunks(n_items):
+    done, total = 0, len(held) * len(rankers)
+    chunks = (
+        held.chunks(n_items) if proposals is None else proposals.chunks(held, MAX_SCORES // proposals.items.shape[1])
+    )
+    banned = np.array([len(items) for items in held.banned])
+    for rows, asked in chunks:
+        beyond = n_items - banned[rows] - asked.n_options  # [c] items that are neither proposed nor excluded
         for ranker in rankers:
             start = time.perf_counter()
             scores = ranker.scores(asked)
             seconds[ranker.name] += time.perf_counter() - start
-            _put(places[ranker.name], rows, Places.of(scores, asked.truth))
+            _put(places[ranker.name], rows, _places(asked, scores, beyond, _by_scores))
             for method in reranked:
                 if method.first is ranker:
                     start = time.perf_counter()
-                    found = method.places(asked, scores)
+                    found = _places(asked, scores, beyond, method.places)
                     seconds[method.name] += time.perf_counter() - start
                     _put(places[method.name], rows, found)
-        done += len(rows)
-        progress(done, len(held))
+            done += len(rows)
+            progress(done, total, ranker.name)
     return {name: (places[name], seconds[name]) for name in places}
 
 
@@ -109,15 +122,33 @@ def run(
     reranked: Sequence[FirstFew] = (),
     *,
     trained_on: int = 0,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
+    checking: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
+    proposals: Proposals | None = None,
+    costs: FittingCosts | None = None,
     seed: int = 0,
 ) -> FullCatalogueResult:
     """Rank every held-out item among the whole catalogue by every method.
 
-    ``trained_on`` is how many questions were left out of ``held``, see `bundlecache.bench.exclude_seen`.
+    Parameters
+    ----------
+    trained_on
+        How many questions were left out of ``held``, see `bundlecache.bench.exclude_seen`.
+    progress, checking
+        Told how many rankings are done, of how many, and who ranked: of all questions, and of those that measure the
+        recall of ``proposals``.
+    proposals
+        The items that are ranked where the catalogue is too large to be ranked whole.
+    costs
+        Seconds that were spent on fitting before.
     """
     catalogue = slicer.catalogue
-    found = rank(rankers, held, len(catalogue), reranked, progress)
+    found = rank(rankers, held, len(catalogue), reranked, progress, proposals)
+    recall: dict[str, float] = {}
+    if proposals is not None:
+        told, steps = itertools.count(1), len(rankers) * CHECKED
+        recall = proposals.recall(rankers, held, lambda name: checking(min(next(told), steps), steps, name))
+    fitted = {each.name: costs.of(each) for each in rankers} if costs is not None else {}
     kinds = {method.name: method.kind for method in rankers} | {method.name: method.kind for method in reranked}
     under = {each.name: (each.on_top_of, MAIN) for each in rankers if isinstance(each, PersonalRanker)}
     under |= {each.name: (each.first.name, "recall@1") for each in reranked}
@@ -140,7 +171,8 @@ def run(
                 n=len(held),
                 figures={figure: float(values[name][figure].mean()) for figure in FIGURES},
                 intervals={figure: (low, high) for figure, (low, high) in zip(FIGURES, ranges, strict=True)},
-                seconds=round(seconds, 4),
+                seconds=round(seconds + fitted.get(name, 0.0), 4),
+                proposed=recall.get(name),
                 first=few.get(name),
                 on_top_of=on_top_of,
             )
@@ -159,6 +191,7 @@ def run(
         with_history=sum(len(history) > 0 for history in held.history),
         trained_on=trained_on,
         samples=held.samples,
+        proposals=None if proposals is None else proposals.info(held),
     )
     slices = slicer.slices(held.truth, held.length, values, main=MAIN, unit=unit, seed=seed)
     return FullCatalogueResult(info, rows, slices)
@@ -175,6 +208,27 @@ def figures(places: Places) -> dict[str, np.ndarray]:
     """
     made = {f"recall@{k}": places.within(k) for k in DEPTHS} | {f"ndcg@{k}": places.ndcg(k) for k in DEPTHS}
     return made | {"mrr": places.reciprocal()}
+
+
+def _places(
+    asked: Questions, scores: np.ndarray, beyond: np.ndarray, ranked: Callable[[Questions, np.ndarray], Places]
+) -> Places:
+    """The truths' places [c] by ``scores`` [c, n]; one that is no option (-1) stands behind all of them.
+
+    There it is level with the ``beyond`` [c] items that are no options either.
+    """
+    at = np.flatnonzero(asked.truth >= 0)
+    if len(at) == len(asked):
+        return ranked(asked, scores)
+    better, level = np.full(len(asked), asked.n_options), np.maximum(beyond, 1)
+    if len(at):
+        found = ranked(rows_of(asked, at), scores[at])
+        better[at], level[at] = found.better, found.level
+    return Places(better, level)
+
+
+def _by_scores(asked: Questions, scores: np.ndarray) -> Places:
+    return Places.of(scores, asked.truth)
 
 
 def _put(places: Places, rows: np.ndarray, found: Places) -> None:

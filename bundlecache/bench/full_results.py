@@ -5,9 +5,11 @@
     {"format_version": 1,
      "held_out": {"sets", "sha256", "n_questions", "n_bundles", "n_items", "split", "cold",
                   "history": items of the longest history that joins a query, "with_history": how many queries,
-                  "samples": as in `result_files`, where not all questions were asked},
+                  "samples": as in `result_files`, where not all questions were asked,
+                  "proposals": {"n_items", "found", "index", "index_recall", "checked"}, where the catalogue is large},
      "methods":  [{"name", "kind", "n", "recall@1" ... "recall@100", "ndcg@1" ... "ndcg@100", "mrr",
                    and "..._interval" of each, "seconds", "first": items that a model puts in order,
+                   "proposed": the share of its first 20 that was proposed, where the catalogue is large,
                    "on_top_of": {"name", "delta", "interval"}}],
      "slices":   see `slices`,
      "verdict":  the findings in words}
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import write_text
 from ..questions.sample import SampleInfo
 from .findings import chosen_on, left_out_questions, measured, personal, sampled
+from .proposals import ProposalInfo
 from .result_rows import Difference, Interval, Slices, interval_of
 from .results import slices_from_dict, slices_to_dict
 
@@ -42,7 +45,8 @@ class FullMethodResult:
     """One method among the whole catalogue: every figure of `FIGURES` by name, and its 95 % interval over bundles.
 
     ``first`` is how many items a model puts into another order. ``on_top_of`` is, in pairs, what a user's history adds to
-    the Recall@20 of the method that knows no user, or what another order of the first few adds to Recall@1.
+    the Recall@20 of the method that knows no user, or what another order of the first few adds to Recall@1. ``proposed`` is
+    the share of its first 20 of the whole catalogue that was among the proposals, where it ranked these alone.
     """
 
     name: str
@@ -53,6 +57,7 @@ class FullMethodResult:
     seconds: float
     first: int | None = None
     on_top_of: Difference | None = None
+    proposed: float | None = None
 
     @property
     def value(self) -> float:
@@ -67,6 +72,8 @@ class FullMethodResult:
         made["seconds"] = self.seconds
         if self.first is not None:
             made["first"] = self.first
+        if self.proposed is not None:
+            made["proposed"] = self.proposed
         return made if self.on_top_of is None else {**made, "on_top_of": self.on_top_of.to_dict()}
 
     @classmethod
@@ -82,6 +89,7 @@ class FullMethodResult:
             seconds=row["seconds"],
             first=row.get("first"),
             on_top_of=None if on_top_of is None else Difference.from_dict(on_top_of),
+            proposed=row.get("proposed"),
         )
 
 
@@ -104,16 +112,22 @@ class HeldOutInfo:
     with_history: int
     trained_on: int = 0
     samples: tuple[SampleInfo, ...] = ()
+    proposals: ProposalInfo | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of result files."""
-        made = {key: value for key, value in vars(self).items() if key not in ("trained_on", "samples") or value}
-        return made | ({"samples": [each.to_dict() for each in self.samples]} if self.samples else {})
+        later = ("samples", "proposals")
+        made = {key: value for key, value in vars(self).items() if key not in later and (key != "trained_on" or value)}
+        if self.samples:
+            made["samples"] = [each.to_dict() for each in self.samples]
+        return made | ({} if self.proposals is None else {"proposals": self.proposals.to_dict()})
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> HeldOutInfo:
         """From the JSON of result files."""
-        return cls(**{**row, "samples": tuple(SampleInfo.from_dict(each) for each in row.get("samples", ()))})
+        samples = tuple(SampleInfo.from_dict(each) for each in row.get("samples", ()))
+        proposals = ProposalInfo.from_dict(row["proposals"]) if "proposals" in row else None
+        return cls(**{**row, "samples": samples, "proposals": proposals})
 
 
 @dataclass(frozen=True)
@@ -164,6 +178,8 @@ def sentences(results: FullCatalogueResult) -> list[str]:
     if alike:
         out.append(f"Within its interval stand {'; '.join(alike)} too.")
     out += [_reordered(row) for row in rows if row.first is not None and row.on_top_of is not None]
+    if held.proposals is not None:
+        out += _proposed(held.proposals, rows)
     out += sampled(held.samples)
     out += left_out_questions(held.trained_on, held.n_questions)
     out += chosen_on(held.split)
@@ -177,6 +193,23 @@ def sentences(results: FullCatalogueResult) -> list[str]:
         out.append(
             f"{held.cold * 100:.0f}% of the held-out items stand in no training bundle: whoever knows only what was bundled "
             "ties on them."
+        )
+    return out
+
+
+def _proposed(by: ProposalInfo, rows: list[FullMethodResult]) -> list[str]:
+    """That only proposals were ranked, and what that costs."""
+    held = sorted((row.proposed, row.name) for row in rows if row.proposed is not None)
+    out = [
+        f"So many items are not ranked whole: each method ranks exactly {by.n_items:,} items of a question, which the index "
+        f"({by.index}), item neighbours and popularity propose. {by.found * 100:.1f}% of the held-out items are among them; "
+        "the others count as not found."
+    ]
+    if held:
+        (low, worst), (high, _) = held[0], held[-1]
+        out.append(
+            f"Of the first 20 items of a method that ranks everything, {low * 100:.0f}% ({worst}) to {high * 100:.0f}% are "
+            f"proposed, measured on {by.checked:,} questions."
         )
     return out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,7 +78,23 @@ class HeldOut:
         """[q] a number for each bundle."""
         return np.unique(self.bundle_ids, return_inverse=True)[1]
 
-    def chunks(self, n_items: int) -> Iterator[tuple[np.ndarray, Questions]]:
+    @property
+    def banned(self) -> list[np.ndarray]:
+        """Per question the items that are no options: its partial bundle and its history."""
+        return [np.concatenate(pair) for pair in zip(self.partial, self.history, strict=True)]
+
+    def take(self, rows: np.ndarray) -> HeldOut:
+        """These rows alone."""
+        return replace(
+            self,
+            bundle_ids=[self.bundle_ids[row] for row in rows.tolist()],
+            partial=[self.partial[row] for row in rows.tolist()],
+            truth=self.truth[rows],
+            history=[self.history[row] for row in rows.tolist()],
+            sha256=f"{self.sha256}/rows {rows.tolist()}",
+        )
+
+    def chunks(self, n_items: int, max_scores: int | None = None) -> Iterator[tuple[np.ndarray, Questions]]:
         """(rows [c], those questions with the whole catalogue as options): together all questions, each once.
 
         The options of a question are all ``n_items`` items less its partial bundle and its history, for methods that
@@ -88,7 +104,7 @@ class HeldOut:
         taken = [len(items) + len(history) for items, history in zip(self.partial, self.history, strict=True)]
         for size in np.unique(taken).tolist():
             rows = np.flatnonzero(np.array(taken) == size)
-            step = max(1, MAX_SCORES // n_items)
+            step = max(1, (max_scores or MAX_SCORES) // n_items)
             for part in (rows[low : low + step] for low in range(0, len(rows), step)):
                 yield part, self._among_all(part, n_items)
 

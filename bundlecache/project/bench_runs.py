@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..bench.ablation import AblationTableRow, GridPointResult
     from ..bench.benchmark import ModelAnswers
     from ..bench.full_results import FullCatalogueResult
+    from ..bench.held_out_items import HeldOut
+    from ..bench.proposals import Proposals
     from ..bench.results import QuestionSetResult
     from ..questions.question_file import Questions
     from ..train.run import LoadedRun
@@ -127,6 +129,7 @@ def bench_full(
 ) -> FullBenchResult:
     """Rank every held-out item among the whole catalogue; the options are those of :func:`bench`."""
     from ..bench import full_catalogue, full_results
+    from ..bench.fitting_costs import FittingCosts
     from ..bench.held_out_items import HeldOut
     from ..bench.slices import Slicer
     from ..report import bench_pages
@@ -142,17 +145,39 @@ def bench_full(
     ]
     if field.loaded and not few:
         session.say.note("A language model answers by letters; without a learned ranker to rerank it is left out.")
-    with session.say.bar("bench") as bar:
+    rankers = [*field.rankers, *personal]
+    costs = FittingCosts()
+    with session.say.bar("fit") as bar:
+        costs.fit_all(rankers, field.sets[0], bar.step)
+    proposals = _proposals(session, field, held)
+    with session.say.bar("rank") as bar:
         ranked = full_catalogue.run(
-            [*field.rankers, *personal],
+            rankers,
             held,
             Slicer(session.catalogue),
             few,
             trained_on=sum(field.trained_on.values()),
             progress=bar.step,
+            checking=bar.step,
+            proposals=proposals,
+            costs=costs,
         )
     full_results.save(folder, ranked)
     return FullBenchResult(bench_pages.write_full(folder, ranked), ranked)
+
+
+def _proposals(session: Session, field: _Field, held: HeldOut) -> Proposals | None:
+    """The items to rank where the catalogue is too large to be ranked whole; None where it is not."""
+    from ..bench import proposals
+    from ..candidates.index_file import open_index
+
+    matrices = [matrix for matrix in field.sources.matrices.values() if matrix.mask.any()]
+    if len(session.catalogue) <= proposals.MAX_RANKED_WHOLE or not matrices:
+        return None
+    with session.say.bar("index") as bar:
+        index, _ = open_index(session.folder, session.catalogue, matrices, progress=bar.step)
+    with session.say.bar("propose") as bar:
+        return proposals.propose(index, field.sources, held, bar.step)
 
 
 def _folder_and_sets(

@@ -9,16 +9,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers.html_page import HtmlPage
-from helpers.parity_catalogue import FITTED, parity_catalogue
+from helpers.parity_catalogue import FITTED, parity_catalogue, parity_matrices
 from helpers.random_catalogue import personal_catalogue
 
+from bundlecache.baselines.content import cosines
+from bundlecache.baselines.graphs import item_knn, popular, popularity
 from bundlecache.baselines.personal import PersonalRanker
 from bundlecache.baselines.rankers import CosineRanker, ItemScoreRanker
+from bundlecache.baselines.sources import Sources
 from bundlecache.bench import benchmark as bench
-from bundlecache.bench import full_catalogue, full_results, held_out_items
+from bundlecache.bench import full_catalogue, full_results, held_out_items, proposals
 from bundlecache.bench.full_catalogue import FirstFew
 from bundlecache.bench.held_out_items import HeldOut
 from bundlecache.bench.slices import Slicer
+from bundlecache.candidates.index import Index
 from bundlecache.questions import freeze as questions
 from bundlecache.questions.question_file import Questions
 from bundlecache.questions.user_history import UserHistories
@@ -233,3 +237,95 @@ def test_among_the_whole_catalogue_a_history_is_no_option_and_is_worth_what_it_t
     assert rows["parity + history"].figures["recall@100"] == pytest.approx(1.0, abs=0.03)
     assert any("elsewhere adds to parity (" in sentence for sentence in results.findings)
     assert any("In 100 of the queries up to 5 items" in sentence for sentence in results.findings)
+
+
+@pytest.fixture(scope="module")
+def large():
+    """A catalogue, its held-out items, and an exact index over vectors that tell what goes with what."""
+    shop = parity_catalogue(test_bundles_of=4)
+    known = Sources(shop, parity_matrices())
+    held = HeldOut.of([questions.freeze(shop, split="test", n_options=5)], shop)
+    return known, held, Index.build(list(known.matrices.values()), kind="flat")
+
+
+def small(monkeypatch, *, proposed: int, neighbours: int = 3, popular: int = 2):
+    for name, value in (("PROPOSED", proposed), ("NEIGHBOURS", neighbours), ("POPULAR", popular)):
+        monkeypatch.setattr(proposals, name, value)
+
+
+def test_proposals_are_distinct_and_hold_nothing_of_the_bundle(large, monkeypatch):
+    known, held, index = large
+    small(monkeypatch, proposed=12)
+    made = proposals.propose(index, known, held)
+    assert made.items.shape == (len(held), 12)
+    for mine, given in zip(made.items, held.partial, strict=True):
+        assert np.array_equal(np.unique(mine), mine)
+        assert not np.isin(mine, given).any()
+
+
+def test_proposals_begin_with_neighbours_and_popular_items_and_end_with_the_nearest(large, monkeypatch):
+    known, held, index = large
+    small(monkeypatch, proposed=12, neighbours=2, popular=3)
+    made = proposals.propose(index, known, held)
+    best = np.argsort(-popular(known), kind="stable")
+    nearest, _ = index.search(index.query(held.partial), 12, held.partial)
+    for row, (mine, given) in enumerate(zip(made.items, held.partial, strict=True)):
+        assert set(best[~np.isin(best, given)][:3].tolist()) <= set(mine.tolist())
+        assert len(np.intersect1d(mine, nearest[row])) >= 12 - 3 - 2 * 2
+
+
+def test_all_items_proposed_are_the_whole_catalogue_to_the_last_digit(large, monkeypatch):
+    known, held, index = large
+    count = len(known.catalogue)
+    small(monkeypatch, proposed=count)
+    made = proposals.propose(index, known, held)
+    rankers = known.rankers(popularity, item_knn, cosines)
+    everything = full_catalogue.rank(rankers, held, count)
+    for name, (places, _) in full_catalogue.rank(rankers, held, count, proposals=made).items():
+        assert np.array_equal(places.better, everything[name][0].better)
+        assert np.array_equal(places.level, everything[name][0].level)
+    assert set(made.recall(rankers, held).values()) == {1.0}
+
+
+def test_a_truth_that_is_not_proposed_stands_behind_all_that_are(large):
+    known, held, _ = large
+    count = len(known.catalogue)
+    items = np.stack([np.setdiff1d(np.arange(count), [*given, t])[:9] for given, t in zip(held.partial, held.truth)])  # noqa: B905
+    items[0, 0] = held.truth[0]
+    items[0].sort()
+    few = proposals.Proposals(items.astype(np.int32), count, "flat", 1.0)
+    ranker = ItemScoreRanker("the truth first", "content", lambda: (np.arange(count) == held.truth[0]).astype(float))
+    reranking = FirstFew(ranker, ranker, known.catalogue, few=5)
+    found = full_catalogue.rank([ranker], held, count, [reranking], proposals=few)
+    for places, _ in found.values():
+        assert (places.better[0], places.level[0]) == (0, 1)
+        missed = held.truth != held.truth[0]
+        assert (places.better[missed] == 9).all()
+        assert (
+            places.level[missed] == [count - 9 - len(given) for given in np.array(held.partial, object)[missed]]
+        ).all()
+    assert few.info(held).found == pytest.approx(1 / len(held))
+
+
+def test_the_share_of_the_first_twenty_that_is_proposed_is_measured(large):
+    known, held, _ = large
+    count = len(known.catalogue)
+    best = np.array([np.setdiff1d(np.arange(count), given)[:20] for given in held.partial])
+    rest = np.array([np.setdiff1d(np.arange(count), given)[20:30] for given in held.partial])
+    ranker = ItemScoreRanker("low index first", "content", lambda: -np.arange(float(count)))
+    half = proposals.Proposals(np.hstack([best[:, :10], rest]).astype(np.int32), count, "flat", 1.0)
+    assert half.recall([ranker], held) == {"low index first": 0.5}
+
+
+def test_results_say_that_proposals_were_ranked_and_come_back_from_json(large, monkeypatch):
+    known, held, index = large
+    small(monkeypatch, proposed=15)
+    made = proposals.propose(index, known, held)
+    rankers = known.rankers(popularity, cosines)
+    results = full_catalogue.run(rankers, held, Slicer(known.catalogue), proposals=made)
+    said = " ".join(results.findings)
+    assert "each method ranks exactly 15 items of a question" in said
+    assert f"{made.info(held).found * 100:.1f}% of the held-out items are among them" in said
+    again = full_results.FullCatalogueResult.from_dict(json.loads(json.dumps(results.to_dict())))
+    assert again.held_out == results.held_out
+    assert [row.proposed for row in again.methods] == [row.proposed for row in results.methods]
