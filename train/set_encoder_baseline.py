@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 RANK, EPOCHS, BATCH_SIZE, SAMPLED_NEGATIVES, LEARNING_RATE, DROPOUT = 64, 3, 128, 256, 1e-3, 0.1
 MAX_PARTIAL_ITEMS = 16  # items of a partial bundle that training reads
 MAX_PAIRS = 20_000  # held-out items of an epoch
+ENCODED_ITEMS = 8_192  # at once, after training
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,12 @@ def set_encoder(sources: Sources) -> Iterator[Ranker]:
     """The set encoder over all content vectors of the store."""
     matrices = sources.of(graph=False)
     if matrices and "bundles" in sources.graphs:
-        parts = [unit_rows(np.where(m.mask[:, None], m.vectors, 0)) for m in matrices]
-        yield SetEncoder("set encoder", "content", sources.training, unit_rows(np.concatenate(parts, 1)), sources.seed)
+
+        def side_by_side() -> np.ndarray:
+            return unit_rows(np.concatenate([unit_rows(np.where(m.mask[:, None], m.vectors, 0)) for m in matrices], 1))
+
+        vectors = sources.of_items("set encoder vectors", side_by_side)
+        yield SetEncoder("set encoder", "content", sources.training, vectors, sources.seed)
 
 
 def _train(catalogue: Catalogue, vectors: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
@@ -112,14 +117,17 @@ def _train(catalogue: Catalogue, vectors: np.ndarray, seed: int) -> tuple[np.nda
         loss.backward()
         optimizer.step()
     with torch.inference_mode():
-        items = np.concatenate([encode(part).numpy() for part in x.split(8192)])
-    return np.where(vectors.any(axis=1, keepdims=True), items, 0).astype(np.float32), float(sharpness.detach())
+        items = np.zeros_like(vectors)  # [I, D]
+        for low in range(0, len(vectors), ENCODED_ITEMS):
+            block = slice(low, low + ENCODED_ITEMS)
+            items[block] = np.where(vectors[block].any(axis=1, keepdims=True), encode(x[block]).numpy(), 0)
+    return items, float(sharpness.detach())
 
 
 def _batches(catalogue: Catalogue, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Every item of every bundle held out once: partial [b, l] filled up with -1, truth [b], group [b]."""
     bundles = catalogue.bundles
-    group = np.unique(bundles.group, return_inverse=True)[1]
+    group = bundles.group.codes()[0]
     pairs = [(b, at) for b, items in enumerate(bundles.items) if len(items) > 1 for at in range(len(items))]
     order = rng.permutation(len(pairs))[:MAX_PAIRS]
     for low in range(0, len(order), BATCH_SIZE):

@@ -101,6 +101,7 @@ class LearnedRanker:
                 )
                 seen.append(features)
             right.append(truths(asked))
+            fold.forget()  # three folds' fitted rankers at once would take three times the memory
         if not seen:
             return np.repeat([1.0, 0.0], len(names)), np.ones(2 * len(names))
         x, truth = np.concatenate(seen), np.concatenate(right)

@@ -53,6 +53,10 @@ class Sources:
                 self._made[make] = list(make(self))
         return [ranker for make in makers for ranker in self._made[make]]
 
+    def forget(self) -> None:
+        """Let go of the rankers that were made, and of what they were fitted to; of a fold that was asked all it is asked."""
+        self._made.clear()
+
     def tell(self, what: str) -> None:
         """Tell the ``listeners`` that a step of a long fit is done."""
         for listener in self.listeners:

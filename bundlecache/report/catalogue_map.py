@@ -75,18 +75,16 @@ def of_matrix(matrix: Matrix, catalogue: Catalogue) -> CatalogueMap | None:
         return None
     rows = np.sort(np.random.default_rng(0).choice(known, min(MAX_POINTS, len(known)), replace=False))
     places, variance = project(np.asarray(matrix.vectors[rows], np.float64))  # [n, 2]
-    labels = [
-        (cell or OTHER).split(PATH_SEPARATOR)[0] for cell in np.array(catalogue.column("category"))[rows].tolist()
-    ]
+    labels = [(cell or OTHER).split(PATH_SEPARATOR)[0] for cell in catalogue.column("category").take(rows)]
     most = [name for name, _ in Counter(label for label in labels if label != OTHER).most_common(MAX_COLOURS)]
     points = [
         Point(
             round(x, 1),
             round(y, 1),
             most.index(label) if label in most else MAX_COLOURS,
-            catalogue.titles[row] or label,
+            title or label,
         )
-        for (x, y), label, row in zip(places.tolist(), labels, rows.tolist(), strict=True)
+        for (x, y), label, title in zip(places.tolist(), labels, catalogue.titles.take(rows), strict=True)
     ]
     there = {point.colour for point in points}
     categories = most + ([OTHER] if MAX_COLOURS in there and most else [])

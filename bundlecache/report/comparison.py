@@ -63,7 +63,7 @@ def compare(workspace: WorkspaceFolder, run: Path, against: Path, catalogue: Cat
         "settings": settings(a, b),
         "vectors": vectors(a, b),
         "stages": [{"run": name, "stages": m.get("stages", [])} for name, m in ((run.name, a), (against.name, b))],
-        "media": {"sounds": media.sounds, "pictures": any(catalogue.column("image"))},
+        "media": {"sounds": media.sounds, "pictures": catalogue.column("image").any()},
     }
 
 

@@ -90,7 +90,7 @@ def by_kind(media: Media, answered: Answered, results: QuestionSetResult) -> dic
     ]
     return {
         "kinds": kinds,
-        "pictures": any(media.catalogue.column("image")),
+        "pictures": media.catalogue.column("image").any(),
         "questions": results.questions.name,
     }
 

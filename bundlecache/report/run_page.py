@@ -87,7 +87,7 @@ def context(workspace: WorkspaceFolder, run: Path, catalogue: Catalogue) -> dict
         "prompt": shown.prompt,
         "completions": completion_cards(media, shown.completions),
         "sounds": media.sounds,
-        "media_pictures": any(catalogue.column("image")),
+        "media_pictures": catalogue.column("image").any(),
         "map": catalogue_map(workspace, catalogue, manifest["encoders"]),
         **reliability(main, answered, catalogue),
         "siblings": siblings(workspace, run, manifest, main) if main else [],

@@ -53,7 +53,7 @@ def _why_missing(modality: str, catalogue: Catalogue) -> str:
     if modality == "graph":
         has = len(catalogue.interactions) or len(catalogue.bundles)
     elif modality == "text":
-        has = any(catalogue.titles)
+        has = catalogue.titles.any()
     else:
-        has = any(catalogue.column(COLUMNS[modality]))
+        has = catalogue.column(COLUMNS[modality]).any()
     return "there, but not encoded" if has else f"absent: this catalogue has no {MODALITIES[modality]}"
