@@ -16,6 +16,7 @@ from helpers.paths import TOP
 from helpers.shop import make_shop
 
 import bundlecache as bc
+from bundlecache.bench import proposals
 
 QUICK = {"text_stage.steps": 3, "fusion_stage.steps": 3, "fusion_stage.contrastive_steps": 2}
 
@@ -157,3 +158,28 @@ def test_the_best_method_on_validation_completes_unless_another_is_named(trained
 @pytest.mark.parametrize("name", bc.__all__)
 def test_every_public_name_is_there(name: str):
     assert getattr(bc, name) is not None
+
+
+def test_a_bench_of_a_sample_says_so_in_its_results_and_on_its_page(trained: Path, tmp_path: Path):
+    made = bc.open(trained, quiet=True).bench(["test-random10"], models=False, sample=3, out=tmp_path)
+    (result,) = made.results
+    whole = result.questions.samples[0]
+    assert result.questions.amount == f"3 of {whole.of}"
+    assert whole.sha256 in (tmp_path / "index.html").read_text("utf-8")
+    assert f"3 of {whole.of} test questions" in made.path.read_text("utf-8")
+
+
+def test_of_a_large_catalogue_every_method_ranks_proposals_and_the_run_too(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(proposals, "MAX_RANKED_WHOLE", 10)
+    monkeypatch.setattr(proposals, "PROPOSED", 8)
+    ranked = bc.open(trained, quiet=True).bench_full(["test-random10"], out=tmp_path).result
+    assert ranked.held_out.proposals is not None
+    assert ranked.held_out.proposals.n_items == 8
+    assert 0 < ranked.held_out.proposals.found < 1
+    assert {row.name for row in ranked.methods} >= {"popularity", "learned ranker", "Bundle-MLLM, first 10"}
+    for row in ranked.methods:
+        assert row.figures["recall@5"] <= ranked.held_out.proposals.found
+        assert row.first is not None or 0 < (row.proposed or 0) <= 1
+    assert "8 proposed items of each question" in (tmp_path / "full.html").read_text("utf-8")
