@@ -7,6 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Command, RecipeError
+from ..questions.sample import MAX_QUESTIONS
+from ..questions.sample import sample as sampled
 from ..rows import Rows
 from ..workspace import read_manifest
 
@@ -129,6 +131,7 @@ class Run:
         permutations: int = 1,
         at_once: int | None = None,
         batch_size: int = 32,
+        sample: int = MAX_QUESTIONS,
         baselines: bool = True,
         ablation: bool = True,
         device: str = "auto",
@@ -143,6 +146,8 @@ class Run:
             Answer the test questions of so many options instead; they are frozen if there are none.
         permutations, at_once, batch_size
             In how many orders of its options a question is asked, about how many at once, how many questions a forward.
+        sample
+            How many questions of a set are asked at most, always the same ones (`questions.sample`); 0 asks all.
         baselines, ablation
             Score the simple methods on the same questions; score the model without each modality in turn.
 
@@ -155,12 +160,12 @@ class Run:
         from ..train import run as stage_b
 
         session = self._session
-        asked = session.question_sets(list(questions) or session.default_test_sets(options))
+        sets = session.question_sets(list(questions) or session.default_test_sets(options))
         make_folder(self.path / "results")
         loaded = self.load(device)
         results = stage_b.evaluate(
             loaded,
-            asked,
+            [sampled(asked, sample) for asked in sets],
             session.sources(loaded.matrices),
             session.say,
             how={"batch_size": batch_size, "permutations": permutations, "at_once": at_once},

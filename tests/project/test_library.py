@@ -169,6 +169,14 @@ def test_a_bench_of_a_sample_says_so_in_its_results_and_on_its_page(trained: Pat
     assert f"3 of {whole.of} test questions" in made.path.read_text("utf-8")
 
 
+def test_an_evaluation_of_a_sample_asks_what_the_bench_asks(trained: Path, tmp_path: Path):
+    shop = bc.open(trained, quiet=True)
+    alone = shop.run().evaluate(["test-random10"], sample=3, baselines=False, ablation=False)
+    beside = shop.bench(["test-random10"], models=False, sample=3, out=tmp_path)
+    assert alone.sets[0].questions.samples == beside.results[0].questions.samples
+    assert alone.sets[0].questions.sha256 == beside.results[0].questions.sha256
+
+
 def test_of_a_large_catalogue_every_method_ranks_proposals_and_the_run_too(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
