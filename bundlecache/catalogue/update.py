@@ -6,23 +6,30 @@ counts twice). A column that the source lacks keeps its cells; a table without r
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import CatalogueError, counted
 from ..workspace import TABLES, WorkspaceFolder
 from . import splits, table_transaction
 from .catalogue import Catalogue
 from .kept_splits import KeptBundle, KeptSplits
-from .readers import writing
+from .merging import merge
+from .readers import cells, writing
 from .readers.dataset import Dataset
-from .tables import cell_list, cell_text, number, read_table
+from .readers.import_progress import Stages
+from .readers.load_table import load
+from .tables import read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Callable, Mapping
 
-Row = dict[str, Any]
+    import numpy as np
+
+    from .readers.cells import Column
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,12 @@ class UpdateSummary:
 
 
 def update(
-    workspace: WorkspaceFolder, dataset: Dataset, *, remove_missing: bool = False, dry_run: bool = False
+    workspace: WorkspaceFolder,
+    dataset: Dataset,
+    *,
+    remove_missing: bool = False,
+    dry_run: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> UpdateSummary:
     """Merge the rows of ``dataset`` into the tables of a workspace: all of them, or none when something is wrong.
 
@@ -69,6 +81,8 @@ def update(
         Remove the rows that the source does not have, of the tables that it has rows of.
     dry_run
         Count only.
+    progress
+        Is called with the name of a stage, the rows done, and the rows in all (0 where unknown).
 
     Raises
     ------
@@ -77,13 +91,19 @@ def update(
     BundlecacheError
         When the folder cannot be written.
     """
+    stages = Stages(progress)
+    stages.begin("reading the catalogue")
     before = Catalogue.read(workspace)
-    merged, changes, removed = Dataset(), [], {}
+    merged, changes = Dataset(), []
+    removed: dict[str, list[str]] = {}
     for table in TABLES:
-        rows, counts, lost = _merge(table, _rows(workspace, table), dataset.rows(table), remove_missing)
-        getattr(merged, table).extend(rows)
-        changes.append(counts)
-        removed[table] = lost
+        new, old = dataset.table(table), _columns(workspace, table)
+        stages.begin(f"comparing {table}", len(new))
+        made = merge(table, old, new, dataset.absent.get(table, {}), remove_missing=remove_missing)
+        setattr(merged, table, made.rows)
+        changes.append(TableChanges(table, made.added, made.changed, len(made.removed), made.unchanged))
+        if table != "interactions":
+            removed[table] = _removed_ids(old, writing.ID_COLUMNS[table][0], made.removed)
     notes = list(dataset.notes)
     summary = UpdateSummary(changes, removed["items"], removed["bundles"], 0, dry_run, notes)
     if dry_run:
@@ -94,9 +114,9 @@ def update(
         splits.keep(workspace, before)
     stage = table_transaction.stage(workspace.root)
     try:
-        after = _write(merged, WorkspaceFolder(stage), workspace)
-        if placed := _fill_splits(before, after, merged.bundles):
-            after = _write(merged, WorkspaceFolder(stage), workspace)
+        after = _write(merged, WorkspaceFolder(stage), workspace, stages)
+        if placed := _fill_splits(before, after, merged):
+            after = _write(merged, WorkspaceFolder(stage), workspace, stages)
             notes += placed
         after = replace(after, kept_splits=KeptSplits.read(workspace.kept_splits))
         media = writing.copy_media(dataset, workspace)
@@ -110,60 +130,31 @@ def update(
     return UpdateSummary(changes, removed["items"], removed["bundles"], media, dry_run, notes)
 
 
-def _write(merged: Dataset, stage: WorkspaceFolder, workspace: WorkspaceFolder) -> Catalogue:
+def _write(merged: Dataset, stage: WorkspaceFolder, workspace: WorkspaceFolder, stages: Stages) -> Catalogue:
     """Write the tables, and read them back as a catalogue, which checks them."""
-    writing.write(merged, stage, 0, {})
+    writing.write(merged, stage, 0, {}, stages)
+    stages.begin("checking")
     for table in TABLES:
-        if not merged.rows(table) and workspace.table(table) is None:
+        if not len(merged.table(table)) and workspace.table(table) is None:
             (stage.root / f"{table}.parquet").unlink()
     return Catalogue.read(stage, workspace.catalogue_cache)
 
 
-def _rows(workspace: WorkspaceFolder, table: str) -> list[Row]:
+def _columns(workspace: WorkspaceFolder, table: str) -> dict[str, Column]:
+    """The columns of a table of the workspace as they are kept; of CSV and JSONL files read as any command reads them."""
     path = workspace.table(table)
-    columns = read_table(path) if path else {}
-    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    if path is None:
+        return {}
+    if path.suffix == ".parquet":
+        return load(path, []).columns
+    return {name: cells.of_values(column) for name, column in read_table(path).items()}
 
 
-def _merge(
-    table: str, old: Sequence[Row], new: Sequence[Row], remove_missing: bool
-) -> tuple[list[Row], TableChanges, list[str]]:
-    """The rows after the update in the order of ``old``, new ones last; the counts; the ids of removed rows."""
-    incoming = dict(zip(_keys(table, new), new, strict=True))
-    count: Counter[str] = Counter()
-    rows: list[Row] = []
-    removed: list[str] = []
-    for key, row in zip(_keys(table, old), old, strict=True):
-        edit = incoming.pop(key, None)
-        if edit is None and remove_missing and new:
-            removed.append(str(key[0]))
-            continue
-        changed = edit is not None and any(not _same(name, row.get(name), cell) for name, cell in edit.items())
-        count["changed" if changed else "unchanged"] += 1
-        rows.append(row | edit if changed and edit else row)
-    rows += incoming.values()
-    counts = TableChanges(table, len(incoming), count["changed"], len(removed), count["unchanged"])
-    return rows, counts, removed
-
-
-def _keys(table: str, rows: Sequence[Row]) -> list[tuple[Hashable, ...]]:
-    """What a row is matched by; of equal interactions the first matches the first, the second the second."""
-    names = (*writing.ID_COLUMNS[table], *(("timestamp",) if table == "interactions" else ()))
-    seen: Counter[tuple[Hashable, ...]] = Counter()
-    keys: list[tuple[Hashable, ...]] = []
-    for row in rows:
-        key = tuple(cell_text(row.get(name)) for name in names)
-        keys.append((*key, seen[key]))
-        seen[key] += 1
-    return keys
-
-
-def _same(name: str, old: Any, new: Any) -> bool:
-    """Whether two cells say the same; 9.50 and 9.5 do."""
-    if name == "item_ids":
-        return cell_list(old) == cell_list(new)
-    was, now = cell_text(old), cell_text(new)
-    return was == now or (number(was) is not None and number(was) == number(now))
+def _removed_ids(old: Mapping[str, Column], column: str, rows: np.ndarray) -> list[str]:
+    if not len(rows):
+        return []
+    ids: list[str] = cells.id_texts(cells.taken_cells(old[column], rows)).to_pylist()
+    return ids
 
 
 def _uses_splits(workspace: WorkspaceFolder) -> bool:
@@ -171,8 +162,8 @@ def _uses_splits(workspace: WorkspaceFolder) -> bool:
     return any(workspace.questions.glob("*.parquet")) or any(workspace.run_names())
 
 
-def _fill_splits(before: Catalogue, after: Catalogue, rows: list[Row]) -> list[str]:
-    """Place new ``rows`` of the bundles table where it has a split column and the source has none; the sentences to tell.
+def _fill_splits(before: Catalogue, after: Catalogue, merged: Dataset) -> list[str]:
+    """Place new bundles of ``merged`` where the table has a split column and the source has none; the sentences to tell.
 
     Raises
     ------
@@ -198,7 +189,10 @@ def _fill_splits(before: Catalogue, after: Catalogue, rows: list[Row]) -> list[s
     if placement is None:
         return []
     split_of = dict(zip(bundles.ids, placement.split.tolist(), strict=True))
-    for row in rows:
-        if cell_text(row.get("split")) is None:
-            row["split"] = split_of.get(str(cell_text(row["bundle_id"])), "train")
+    rows = merged.table("bundles")
+    parts = cells.id_texts(rows["split"])
+    unplaced = pc.equal(parts, "")
+    fill = [split_of.get(name, "train") for name in rows["bundle_id"].filter(unplaced).to_pylist()]
+    filled = pc.replace_with_mask(parts.combine_chunks(), unplaced.combine_chunks(), pa.array(fill, pa.string()))
+    merged.replace_column("bundles", "split", pa.chunked_array([filled]))
     return placement.sentences()

@@ -110,6 +110,10 @@ class ProgressBar:
         """``step`` of a part of the work that has a name of its own."""
         return lambda done, total: self._update(done, total, name=name)
 
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Show ``done`` of ``total`` (0: unknown) of a stage that has a name of its own."""
+        self._update(done, total or None, name=name)
+
     def encoding(self, progress: Any) -> None:
         """Show how far an encode run is (`bundlecache.encode.progress.Progress`), and where its time goes."""
         note = "looking"

@@ -49,7 +49,10 @@ def import_data(
     from ..catalogue.readers import registry
 
     folder, say = WorkspaceFolder(data), Reporter(data, quiet=quiet)  # type: ignore[arg-type]
-    summary = registry.read(layout, Path(source), folder, overwrite=overwrite, dry_run=dry_run, request=tables)
+    with say.bar("import") as bar:
+        summary = registry.read(
+            layout, Path(source), folder, overwrite=overwrite, dry_run=dry_run, request=tables, progress=bar.stage
+        )
     for note in summary.notes:
         say.note(f"note: {note}")
     if dry_run:
@@ -90,8 +93,9 @@ def update_data(
     from ..catalogue.update import update
 
     folder, say = WorkspaceFolder(data), Reporter(data, quiet=quiet)  # type: ignore[arg-type]
-    dataset = registry.read_dataset(layout, Path(source), tables)
-    summary = update(folder, dataset, remove_missing=remove_missing, dry_run=dry_run)
+    with say.bar("update") as bar:
+        dataset = registry.read_dataset(layout, Path(source), tables, bar.stage)
+        summary = update(folder, dataset, remove_missing=remove_missing, dry_run=dry_run, progress=bar.stage)
     for note in summary.notes:
         say.note(f"note: {note}")
     for what, ids in (("items", summary.removed_items), ("bundles", summary.removed_bundles)):

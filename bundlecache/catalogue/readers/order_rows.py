@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ...errors import CatalogueError
-from . import cell_values
+from . import cell_values, cells
 
 if TYPE_CHECKING:
+    from .cells import Column
     from .column_names import Resolved
-    from .table_files import Table
+    from .load_table import Table
 
 KEPT = ("split", "group", "name", "timestamp")  # columns of an order that its bundle keeps
 MAX_NAMED = 12
 
 
-def id_text(cell: Any) -> str:
-    """An id as text without spaces around it; empty for an empty cell, ``12`` for 12.0."""
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    if isinstance(cell, float) and cell.is_integer():
-        cell = int(cell)
-    return str(cell).strip()
-
-
-def bundles(table: Table, found: Resolved, notes: list[str], dates: str = "auto") -> list[dict[str, Any]]:
-    """One row per bundle, in the order in which the bundles first stand in the file.
+def bundles(table: Table, found: Resolved, notes: list[str], dates: str = "auto") -> dict[str, Column]:
+    """Columns with one row per bundle, in the order in which the bundles first stand in the file.
 
     Raises
     ------
@@ -41,48 +36,54 @@ def bundles(table: Table, found: Resolved, notes: list[str], dates: str = "auto"
         table.columns[column] = dates_of(file, column, table.columns[column], dates, notes)
     if "item_ids" not in found.columns:
         return _grouped(table, found, notes)
-    ids = [id_text(cell) for cell in table.columns[found.columns["bundle_id"]]]
-    members = [item_list(cell, table, row) for row, cell in enumerate(table.columns[found.columns["item_ids"]], 1)]
-    if len(set(ids)) < len(ids) and all(len(items) <= 1 for items in members):
-        table.columns[found.columns["item_ids"]] = [items[0] if items else None for items in members]
-        found.columns["item_id"] = found.columns.pop("item_ids")
+    ids = table.ids(found.columns["bundle_id"])
+    members = item_lists(table, found.columns["item_ids"])
+    lengths = pc.list_value_length(members)
+    if pc.count_distinct(ids).as_py() < len(ids) and pc.max(lengths).as_py() <= 1:
+        singles = cells.taken(
+            pa.chunked_array([members.combine_chunks().flatten()]),
+            np.where(_numpy(lengths) > 0, np.cumsum(_numpy(lengths)) - 1, -1),
+        )
+        single = found.columns["item_id"] = found.columns.pop("item_ids")
+        table.replace(single, singles)
         return _grouped(table, found, notes)
     renamed = {column: target for target, column in found.columns.items()}
-    rows = [
-        {renamed.get(name, name): cell for name, cell in zip(table.columns, cells, strict=True)}
-        for cells in zip(*table.columns.values(), strict=True)
-    ]
-    return [
-        {**row, "bundle_id": bundle_id, "item_ids": items}
-        for row, bundle_id, items in zip(rows, ids, members, strict=True)
-    ]
+    made = {renamed.get(name, name): column for name, column in table.columns.items()}
+    return {**made, "bundle_id": ids, "item_ids": members}
 
 
-def _grouped(table: Table, found: Resolved, notes: list[str]) -> list[dict[str, Any]]:
+def _grouped(table: Table, found: Resolved, notes: list[str]) -> dict[str, Column]:
     """Rows of one bundle and one item each, put together; an item counts once per bundle."""
     file = table.path.name
-    grouped: dict[str, dict[str, Any]] = {}
-    items: dict[str, dict[str, None]] = {}
-    kept = {target: table.columns[found.columns[target]] for target in KEPT if target in found.columns}
-    incomplete: list[int] = []
+    bundle_ids, item_ids = table.ids(found.columns["bundle_id"]), table.ids(found.columns["item_id"])
+    whole = _numpy(pc.and_(pc.not_equal(bundle_ids, ""), pc.not_equal(item_ids, "")))
+    rows = np.flatnonzero(whole)
+    bundle, bundle_names = cells.codes(cells.taken(bundle_ids, rows))
+    item, item_names = cells.codes(cells.taken(item_ids, rows))
+    first = np.sort(
+        np.unique(bundle * max(len(item_names), 1) + item, return_index=True)[1]
+    )  # each item of a bundle once
+    order = first[np.argsort(bundle[first], kind="stable")]
+    offsets = np.r_[0, np.cumsum(np.bincount(bundle[first], minlength=len(bundle_names)))]
+    members = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), item_names.take(pa.array(item[order])))
+    made: dict[str, Column] = {"bundle_id": pa.chunked_array([bundle_names])}
     differing = 0
-    pairs = zip(table.columns[found.columns["bundle_id"]], table.columns[found.columns["item_id"]], strict=True)
-    for row, (bundle_cell, item_cell) in enumerate(pairs):
-        bundle_id, item_id = id_text(bundle_cell), id_text(item_cell)
-        if not bundle_id or not item_id:
-            incomplete.append(row + 1)
+    for target in KEPT:
+        if target not in found.columns:
             continue
-        bundle = grouped.setdefault(bundle_id, {"bundle_id": bundle_id})
-        items.setdefault(bundle_id, {})[item_id] = None
-        for target, cells in kept.items():
-            if bundle.get(target) is None:
-                bundle[target] = cells[row]
-            elif target == "group" and cells[row] is not None and id_text(cells[row]) != id_text(bundle[target]):
-                differing += 1
-    if incomplete:
+        kept = table.columns[found.columns[target]]
+        filled = np.flatnonzero(cells.filled(kept)[rows])
+        at = cells.first_rows(bundle[filled], len(bundle_names))  # into filled: the first row with a cell
+        at = np.where(at < len(filled), rows[np.append(filled, 0)[at]], -1)
+        made[target] = cells.taken_cells(kept, at)
+        if target == "group":
+            texts = cells.codes(table.ids(found.columns[target]))[0]
+            differing = int((texts[rows[filled]] != texts[at[bundle[filled]]]).sum())
+    incomplete = np.flatnonzero(~whole)
+    if len(incomplete):
         notes.append(
             f"{file}: {len(incomplete):,} rows without {found.columns['bundle_id']} or {found.columns['item_id']} are left "
-            f"out, the first is row {incomplete[0]:,}."
+            f"out, the first is row {incomplete[0] + 1:,}."
         )
     if differing:
         notes.append(
@@ -91,8 +92,32 @@ def _grouped(table: Table, found: Resolved, notes: list[str]) -> list[dict[str, 
     unused = [name for name in table.columns if name not in found.columns.values()]
     if unused:
         notes.append(f"{file}: columns that are not used: {', '.join(unused[:MAX_NAMED])}.")
-    notes.append(f"{file}: {len(table):,} rows of one item each make {len(grouped):,} bundles.")
-    return [{**bundle, "item_ids": list(items[bundle_id])} for bundle_id, bundle in grouped.items()]
+    notes.append(f"{file}: {len(table):,} rows of one item each make {len(bundle_names):,} bundles.")
+    return {**made, "item_ids": pa.chunked_array([members])}
+
+
+def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+    return column.to_numpy()
+
+
+def item_lists(table: Table, column: str) -> pa.ChunkedArray:
+    """The items of every cell of a column, as lists of text; see `item_list`.
+
+    Raises
+    ------
+    CatalogueError
+        When a cell is nested too deeply or holds numbers that are too long.
+    """
+    found = table.columns[column]
+    if not isinstance(found, list) and pa.types.is_list(found.type):
+        return cells.id_lists(found)
+    parts = []
+    row = 0
+    for part in cells.blocks(found):
+        lists = [item_list(cell, table, number) for number, cell in enumerate(part, row + 1)]
+        parts.append(pa.array(lists, pa.list_(pa.string())))
+        row += len(part)
+    return pa.chunked_array(parts, pa.list_(pa.string()))
 
 
 def item_list(cell: Any, table: Table, row: int) -> list[str]:
@@ -121,15 +146,15 @@ def item_list(cell: Any, table: Table, row: int) -> list[str]:
             f"{table.path}, row {row:,}, has lists inside the list of items: {str(cell)[:40]!r}.",
             hint='write ids as ["a", "b"]',
         )
-    return [text for value in values if (text := id_text(value))]
+    return [text for value in values if (text := cells.id_text(value))]
 
 
-def dates_of(file: str, name: str, cells: list[Any], order: str, notes: list[str]) -> list[Any]:
+def dates_of(file: str, name: str, column: Column, order: str, notes: list[str]) -> Column:
     """Cells as dates where all of them are dates; else as they are, which a note says."""
-    read = cell_values.read_dates(name, cells, order)
+    read = cell_values.read_dates(name, column, order)
     if read is None:
         notes.append(f"{file}: {name} holds cells that are no dates; it stays as it is.")
-        return cells
+        return column
     if read.note:
         notes.append(f"{file}: {read.note}.")
-    return list(read.values)
+    return read.values

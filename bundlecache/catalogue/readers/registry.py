@@ -15,10 +15,13 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from ...errors import CatalogueError, Command
 from ...files import user_path
-from . import bundlerec, clhe, fetch_media, folder, tables, writing
+from . import bundlerec, cells, clhe, fetch_media, folder, tables, writing
 from .dataset import Dataset, Vectors
+from .import_progress import Stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,6 +144,7 @@ def read(
     overwrite: bool = False,
     dry_run: bool = False,
     request: tables.TablesRequest | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> ImportSummary:
     """Import a dataset into a workspace: write its tables, copy its pictures and sounds.
 
@@ -153,6 +157,8 @@ def read(
         Write nothing; the summary's ``preview`` shows what was understood, with three rows of each table.
     request
         For the format ``tables``: which files, which columns, whether to fetch pictures.
+    progress
+        Is called with the name of a stage, the rows done, and the rows in all (0 where unknown).
 
     Raises
     ------
@@ -165,7 +171,9 @@ def read(
     record = {"format": format, "source": str(src.resolve()), "seed": seed}
     if not dry_run:
         _check_other_catalogue(workspace, record, overwrite)
-    dataset = _read(format, src, request)
+    stages = Stages(progress)
+    dataset = _read(format, src, request, stages)
+    stages.begin("checking")
     untitled = writing.check(dataset, src)
     if untitled == len(dataset.items):
         dataset.notes.insert(0, writing.UNTITLED_WARNING)
@@ -173,9 +181,10 @@ def read(
     copied, receipt = len(dataset.media), None
     if not dry_run:
         if request is not None and request.fetch:
-            receipt = fetch_media.fetch_images(dataset.items, workspace.root)
+            receipt = _fetch(dataset, workspace.root)
+        stages.begin("copying pictures and sounds", len(dataset.media))
         copied = writing.copy_media(dataset, workspace)
-        writing.write(dataset, workspace, seed, {RECORD: json.dumps(record, indent=1) + "\n"})
+        writing.write(dataset, workspace, seed, {RECORD: json.dumps(record, indent=1) + "\n"}, stages)
     return ImportSummary(
         format=format,
         source=str(src),
@@ -192,7 +201,12 @@ def read(
     )
 
 
-def read_dataset(format_: str, src: Path, request: tables.TablesRequest | None = None) -> Dataset:
+def read_dataset(
+    format_: str,
+    src: Path,
+    request: tables.TablesRequest | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Dataset:
     """The rows of a source, checked as those of an import are, for a catalogue that is changed by them.
 
     Raises
@@ -201,14 +215,15 @@ def read_dataset(format_: str, src: Path, request: tables.TablesRequest | None =
         For an unknown format, or a source that is missing or damaged.
     """
     _check_format(format_, src, request)
-    dataset = _read(format_, src, request)
+    dataset = _read(format_, src, request, Stages(progress))
     writing.check(dataset, src)
     return dataset
 
 
-def _read(format_: str, src: Path, request: tables.TablesRequest | None) -> Dataset:
+def _read(format_: str, src: Path, request: tables.TablesRequest | None, stages: Stages) -> Dataset:
     if format_ == "tables":
-        return tables.read(src, request)
+        return tables.read(src, request, stages)
+    stages.begin(f"reading {src.name}")
     dataset = BUILT_IN[format_](src) if format_ in BUILT_IN else _plugin(format_)(src)
     if not isinstance(dataset, Dataset):
         raise CatalogueError(
@@ -216,6 +231,19 @@ def _read(format_: str, src: Path, request: tables.TablesRequest | None) -> Data
             hint="return bundlecache.catalogue.readers.dataset.Dataset",
         )
     return dataset
+
+
+def _fetch(dataset: Dataset, root: Path) -> fetch_media.FetchReceipt:
+    """Download the pictures that the items name by web address; see `fetch_media.fetch_images`."""
+    items = dataset.table("items")
+    if "image" not in items.column_names or not cells.is_text(items["image"]):
+        return fetch_media.fetch_images([], root)
+    rows, different = cells.codes(items["image"])
+    images = [{"image": uri} for uri in different.to_pylist()]
+    receipt = fetch_media.fetch_images(images, root)
+    fetched = pa.chunked_array([pa.array([image["image"] for image in images], pa.string())])
+    dataset.replace_column("items", "image", cells.taken(fetched, rows))
+    return receipt
 
 
 def _shown(path: Path) -> str:
@@ -271,8 +299,8 @@ def _preview(dataset: Dataset, src: Path) -> list[TablePreview]:
             dataset.files.get(table, src).name,
             dataset.mapping.get(table, {}),
             len(rows),
-            [{name: cell for name, cell in row.items() if cell is not None} for row in rows[:PREVIEW_ROWS]],
+            [{name: cell for name, cell in row.items() if cell is not None} for row in rows[:PREVIEW_ROWS].to_pylist()],
         )
         for table in ("items", "bundles", "interactions")
-        if (rows := dataset.rows(table))
+        if len(rows := dataset.table(table))
     ]

@@ -1,24 +1,19 @@
-"""Finding and loading the tables of a folder of exports: which file is which, and its columns."""
+"""Finding the tables of a folder of exports: which file is which."""
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import CatalogueError
 from ...files import user_path
-from ..tables import read_table
 from .column_names import OPTION_NAMES
-from .text_files import clean, csv_rows, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-SEPARATED = (".csv", ".tsv", ".tab", ".txt")
-SUFFIXES = (".parquet", *SEPARATED, ".jsonl", ".ndjson", ".json")
+SUFFIXES = (".parquet", ".csv", ".tsv", ".tab", ".txt", ".jsonl", ".ndjson", ".json")
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 FILE_WORDS = {  # a word in a file's name -> what the file is; the first table that fits counts
     "bundles": [
@@ -50,19 +45,7 @@ FILE_WORDS = {  # a word in a file's name -> what the file is; the first table t
         "songs",
     ],
 }
-WHOLE = re.compile(r"-?\d+\.0")
 MAX_NAMED = 10
-
-
-@dataclass(frozen=True)
-class Table:
-    """One file as columns of equal length, in the order of the file."""
-
-    path: Path
-    columns: dict[str, list[Any]]
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values()), []))
 
 
 def choose_files(src: Path, given: dict[str, Path | None], notes: list[str]) -> dict[str, Path]:
@@ -143,56 +126,3 @@ def _table_of(path: Path) -> str | None:
         return None
     words = re.split(r"[\W\d_]+", path.stem.casefold())
     return next((table for table, known in FILE_WORDS.items() if set(words) & set(known)), None)
-
-
-def load(path: Path, notes: list[str]) -> Table:
-    """The columns of a table file; names of columns are one line without control characters.
-
-    Raises
-    ------
-    CatalogueError
-        When the file cannot be parsed as what its suffix says.
-    """
-    suffix = path.suffix.lower()
-    if suffix in SEPARATED:
-        return Table(path, _separated(path, notes))
-    if suffix in (".json", ".ndjson"):
-        return Table(path, _json_rows(path, notes))
-    return Table(path, {clean(str(name)): cells for name, cells in read_table(path, notes).items()})
-
-
-def _separated(path: Path, notes: list[str]) -> dict[str, list[Any]]:
-    header, rows = csv_rows(path, notes)
-    names: list[str] = []
-    for number, name in enumerate(map(clean, header), 1):
-        name = name or f"column {number}"
-        names.append(name if name not in names else f"{name} ({number})")
-    long = sum(len(row) > len(names) and any(row[len(names) :]) for row in rows)
-    if long:
-        notes.append(f"{path.name} has {long:,} rows with more cells than its first row; what is beyond is left out.")
-    columns: dict[str, list[Any]] = {}
-    for at, name in enumerate(names):
-        cells = [row[at] if at < len(row) and row[at] != "" else None for row in rows]
-        # pandas writes whole numbers as 1.0 where another cell of the column is empty
-        if any(cells) and all(cell is None or WHOLE.fullmatch(cell) for cell in cells):
-            cells = [cell and cell[:-2] for cell in cells]
-        columns[name] = cells
-    return columns
-
-
-def _json_rows(path: Path, notes: list[str]) -> dict[str, list[Any]]:
-    text = read_text(path, notes)
-    try:
-        if text.lstrip()[:1] == "[":
-            rows = json.loads(text)
-        else:
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
-        raise CatalogueError(
-            f"{path} cannot be read as JSON: {reason}.", hint="write one JSON object a line"
-        ) from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise CatalogueError(f"{path} must hold JSON objects, one a row.", hint="write one JSON object a line")
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return {clean(name): [row.get(name) for row in rows] for name in names}

@@ -10,18 +10,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...errors import CatalogueError, Command
-from . import cell_values, order_rows
+from . import cell_values, cells, order_rows
 from .column_names import OPTION_NAMES, Resolved, closest_column, likely_columns, parse_maps, resolve
-from .dataset import Dataset
-from .table_files import Table, choose_files, load
+from .dataset import Dataset, as_table
+from .import_progress import Stages
+from .load_table import Table, load
+from .table_files import choose_files
+
+if TYPE_CHECKING:
+    from .cells import Column
 
 REQUIRED = {"items": ("item_id",), "bundles": ("bundle_id", "item_id"), "interactions": ("user_id", "item_id")}
 MEDIA = {"image": "images", "audio": "audio"}
 MIN_KNOWN_SHARE = 0.5  # of the item ids of the orders that must be items, for two guessed columns to belong together
 MAX_NAMED = 12
+PROBED_ITEMS = 10_000  # of the orders, among which a known item is looked for before all are
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class TablesRequest:
     fetch: bool = False  # download the pictures that are web addresses; see `fetch_media`
 
 
-def read(src: Path, request: TablesRequest | None = None) -> Dataset:
+def read(src: Path, request: TablesRequest | None = None, stages: Stages | None = None) -> Dataset:
     """Read the tables of a folder, or one items table.
 
     Raises
@@ -49,7 +59,7 @@ def read(src: Path, request: TablesRequest | None = None) -> Dataset:
         When there are no items, a table cannot be parsed, columns are missing (all of them in one message), or no item
         of the orders is an item of the catalogue.
     """
-    request = request or TablesRequest()
+    request, stages = request or TablesRequest(), stages or Stages()
     if request.dates not in cell_values.DATE_ORDERS:
         raise CatalogueError(
             f"--dates is {request.dates!r}; allowed are {', '.join(cell_values.DATE_ORDERS)}.", hint="--dates day-first"
@@ -61,7 +71,7 @@ def read(src: Path, request: TablesRequest | None = None) -> Dataset:
     loaded: dict[Path, Table] = {}
     for path in dataset.files.values():
         if path not in loaded:
-            loaded[path] = load(path, dataset.notes)
+            loaded[path] = load(path, dataset.notes, stages.begin(f"reading {path.name}"))
     tables = {table: loaded[path] for table, path in dataset.files.items()}
     resolved = {table: resolve(table, tables[table].path.name, list(tables[table].columns), maps) for table in tables}
     _choose_item_ids(tables, resolved)
@@ -70,13 +80,17 @@ def read(src: Path, request: TablesRequest | None = None) -> Dataset:
         if note := columns.note(tables[table].path.name):
             dataset.notes.append(note)
         dataset.mapping[table] = dict(columns.columns)
-    dataset.items = _items(
-        tables["items"], resolved["items"], dataset, one_file=tables.get("bundles") is tables["items"]
-    )
+    stages.begin("finding columns")
+    one_file = tables.get("bundles") is tables["items"]
+    dataset.items = as_table("items", _items(tables["items"], resolved["items"], dataset, one_file=one_file))
     if "bundles" in tables:
-        dataset.bundles = order_rows.bundles(tables["bundles"], resolved["bundles"], dataset.notes, request.dates)
+        stages.begin("reading orders")
+        orders = order_rows.bundles(tables["bundles"], resolved["bundles"], dataset.notes, request.dates)
+        dataset.bundles = as_table("bundles", orders)
     if "interactions" in tables:
-        dataset.interactions = _interactions(tables["interactions"], resolved["interactions"], dataset, request.dates)
+        stages.begin("reading events")
+        events = _interactions(tables["interactions"], resolved["interactions"], dataset, request.dates)
+        dataset.interactions = as_table("interactions", events)
     _check_known(tables, dataset)
     _media(tables["items"].path.parent, dataset)
     return dataset
@@ -89,10 +103,12 @@ def _choose_item_ids(tables: dict[str, Table], resolved: dict[str, Resolved]) ->
             continue
         pairs = []
         for left in _id_candidates("items", tables, resolved):
-            known = set(map(order_rows.id_text, tables["items"].columns[left]))
+            known = tables["items"].ids(left).combine_chunks()
             for right in _id_candidates(other, tables, resolved):
-                ids = {text for cell in tables[other].columns[right] if (text := order_rows.id_text(cell))}
-                pairs.append((len(ids & known) / max(1, len(ids)), left, right))
+                ids = pc.unique(tables[other].ids(right))
+                ids = ids.filter(pc.not_equal(ids, ""))
+                shared = pc.sum(pc.is_in(ids, known)).as_py() or 0
+                pairs.append((shared / max(1, len(ids)), left, right))
         if not pairs:
             continue
         best = max(share for share, _, _ in pairs)
@@ -157,106 +173,131 @@ def _check_columns(src: Path, tables: dict[str, Table], resolved: dict[str, Reso
         raise CatalogueError(". ".join(problems) + ".", hint=hint)
 
 
-def _items(table: Table, found: Resolved, dataset: Dataset, *, one_file: bool) -> list[dict[str, Any]]:
-    """The rows of the items under their new names, amounts as numbers; other columns stay attributes."""
+def _items(table: Table, found: Resolved, dataset: Dataset, *, one_file: bool) -> dict[str, Column]:
+    """The columns of the items under their new names, amounts as numbers; other columns stay attributes."""
     renamed = {column: target for target, column in found.columns.items()}
-    columns: dict[str, list[Any]] = {}
-    for name, cells in table.columns.items():
+    columns: dict[str, Column] = {}
+    for name, column in table.columns.items():
         if one_file and name not in renamed:
             continue  # columns of an order's row, such as its quantity, are none of the item
         target = renamed.get(name, name)
         if target in columns or (target in found.columns and name not in renamed):
             target = f"{name} (original)"
-        if target not in ("item_id", "title", *MEDIA) and cell_values.looks_numeric(name, cells):
-            numbers = cell_values.read_numbers(name, cells)
+        if target not in ("item_id", "title", *MEDIA) and cell_values.looks_numeric(name, column):
+            numbers = cell_values.read_numbers(name, column)
             if numbers is None:
                 dataset.notes.append(f"{table.path.name}: {name} holds cells that are no numbers; it stays text.")
             else:
-                cells = list(numbers.values)
+                column = numbers.values
                 if numbers.note:
                     dataset.notes.append(f"{table.path.name}: {numbers.note}.")
-        columns[target] = cells
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return _distinct_items(rows, table, dataset) if one_file else rows
+        columns[target] = column
+    return _distinct_items(columns, table, found, dataset) if one_file else columns
 
 
-def _distinct_items(rows: list[dict[str, Any]], table: Table, dataset: Dataset) -> list[dict[str, Any]]:
+def _distinct_items(columns: dict[str, Column], table: Table, found: Resolved, dataset: Dataset) -> dict[str, Column]:
     """One row per item of a file that holds items and orders; the first row that has a title counts."""
-    items: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        item_id = order_rows.id_text(row["item_id"])
-        if item_id and (item_id not in items or (not items[item_id].get("title") and row.get("title"))):
-            items[item_id] = row
+    ids = table.ids(found.columns["item_id"])
+    there = np.flatnonzero(pc.not_equal(ids, "").to_numpy())
+    number, names = cells.codes(cells.taken(ids, there))
+    first = cells.first_rows(number, len(names))  # into there
+    if "title" in columns:
+        titled = np.flatnonzero(_truthy(columns["title"])[there])
+        at = cells.first_rows(number[titled], len(names))
+        first = np.where(at < len(titled), np.append(titled, 0)[at], first)
     dataset.notes.append(
-        f"{table.path.name} holds items and orders: the first row of each of {len(items):,} items counts."
+        f"{table.path.name} holds items and orders: the first row of each of {len(names):,} items counts."
     )
-    return list(items.values())
+    return {name: cells.taken_cells(column, there[first]) for name, column in columns.items()}
 
 
-def _interactions(table: Table, found: Resolved, dataset: Dataset, dates: str) -> list[dict[str, Any]]:
-    columns: dict[str, list[Any]] = {}
+def _truthy(column: Column) -> np.ndarray:
+    """[n] bool, whether a cell says anything: text that is not empty, a number other than 0."""
+    if cells.is_text(column):
+        return pc.fill_null(pc.not_equal(column, ""), False).to_numpy()
+    return np.array([bool(cell) for cell in cells.values(column)], bool)
+
+
+def _interactions(table: Table, found: Resolved, dataset: Dataset, dates: str) -> dict[str, Column]:
+    columns: dict[str, Column] = {}
     exact = set(table.columns) == set(found.columns.values())
+    users, items = table.ids(found.columns["user_id"]), table.ids(found.columns["item_id"])
     for target, name in found.columns.items():
-        cells = table.columns[name]
-        if target == "timestamp":
-            cells = order_rows.dates_of(table.path.name, name, cells, dates, dataset.notes)
-        elif target == "rating" and (numbers := cell_values.read_numbers(name, cells)) is not None:
-            cells = list(numbers.values)
-        columns[target] = cells
+        column = table.columns[name]
+        if target in ("user_id", "item_id"):
+            column = users if target == "user_id" else items
+        elif target == "timestamp":
+            column = order_rows.dates_of(table.path.name, name, column, dates, dataset.notes)
+        elif target == "rating" and (numbers := cell_values.read_numbers(name, column)) is not None:
+            column = numbers.values
+        columns[target] = column
     unused = [name for name in table.columns if name not in found.columns.values()]
     if unused and not exact:
         dataset.notes.append(f"{table.path.name}: columns that are not used: {', '.join(unused[:MAX_NAMED])}.")
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    whole = [row for row in rows if order_rows.id_text(row["user_id"]) and order_rows.id_text(row["item_id"])]
-    if len(whole) < len(rows):
-        dataset.notes.append(f"{table.path.name}: {len(rows) - len(whole):,} rows without user or item are left out.")
-    return whole
+    whole = pc.and_(pc.not_equal(users, ""), pc.not_equal(items, "")).to_numpy()
+    if not whole.all():
+        dataset.notes.append(f"{table.path.name}: {int((~whole).sum()):,} rows without user or item are left out.")
+        columns = {name: cells.taken_cells(column, np.flatnonzero(whole)) for name, column in columns.items()}
+    return columns
 
 
 def _check_known(tables: dict[str, Table], dataset: Dataset) -> None:
     """Orders of which no item is known were mapped to the wrong column."""
-    known = {order_rows.id_text(row.get("item_id")) for row in dataset.items}
-    for table, named in (
-        ("bundles", (order_rows.id_text(item) for row in dataset.bundles for item in row["item_ids"])),
-        ("interactions", (order_rows.id_text(row["item_id"]) for row in dataset.interactions)),
-    ):
-        first = None
-        for item_id in named:
-            if item_id in known:
-                first = None
-                break
-            first = first or item_id
-        if first is not None:
-            file = tables[table].path.name
-            example = order_rows.id_text(dataset.items[0].get("item_id")) if dataset.items else ""
-            raise CatalogueError(
-                f"No item of {file} (such as {first[:40]!r}) is an item of {tables['items'].path.name} (such as "
-                f"{str(example)[:40]!r}), so their columns do not belong together.",
-                hint=f"--map items.item_id=COLUMN,{OPTION_NAMES[table]}.item_id=COLUMN names the two columns",
-            )
+    known = cells.id_texts(dataset.table("items")["item_id"]).combine_chunks()
+    for table, column in (("bundles", "item_ids"), ("interactions", "item_id")):
+        rows = dataset.table(table)
+        if column not in rows.column_names:
+            continue
+        named = rows[column]
+        if pa.types.is_list(named.type):
+            named = pa.chunked_array([chunk.flatten() for chunk in named.chunks], pa.string())
+        if not len(named) or pc.any(pc.is_in(named[:PROBED_ITEMS], known)).as_py():
+            continue
+        ids = pc.unique(named)
+        ids = ids.filter(pc.not_equal(ids, ""))
+        if not len(ids) or pc.any(pc.is_in(ids, known)).as_py():
+            continue
+        file = tables[table].path.name
+        example = known[0].as_py() if len(known) else ""
+        raise CatalogueError(
+            f"No item of {file} (such as {ids[0].as_py()[:40]!r}) is an item of {tables['items'].path.name} (such as "
+            f"{example[:40]!r}), so their columns do not belong together.",
+            hint=f"--map items.item_id=COLUMN,{OPTION_NAMES[table]}.item_id=COLUMN names the two columns",
+        )
 
 
 def _media(folder: Path, dataset: Dataset) -> None:
     """Put the files that items name into ``dataset.media``; a table from elsewhere must not pull in others of this machine."""
     missing = 0
     inside = folder.resolve()
-    for row in dataset.items:
-        for column, target in MEDIA.items():
-            uri = row.get(column)
-            if not isinstance(uri, str) or not uri or "://" in uri:
+    for column, target in MEDIA.items():
+        items = dataset.table("items")
+        if column not in items.column_names or not cells.is_text(items[column]):
+            continue
+        rows, different = cells.codes(items[column])
+        counts = np.bincount(rows[rows >= 0], minlength=len(different)).tolist()
+        uris = different.to_pylist()
+        for at, uri in enumerate(uris):
+            if not uri or "://" in uri:
                 continue
-            try:
-                path = (folder / uri).resolve()
-                found = path.is_file() and path.is_relative_to(inside)
-            except (OSError, ValueError, RuntimeError):
-                found = False
-            if not found:
-                missing += 1
+            path = _file_inside(folder, inside, uri)
+            if path is None:
+                missing += counts[at]
                 continue
             relative = path.relative_to(inside).as_posix()
-            row[column] = relative if relative.startswith(f"{target}/") else f"{target}/{relative}"
-            dataset.media.append((path, row[column]))
+            uris[at] = relative if relative.startswith(f"{target}/") else f"{target}/{relative}"
+            dataset.media += [(path, uris[at])] * counts[at]
+        dataset.replace_column("items", column, cells.taken(pa.chunked_array([pa.array(uris, pa.string())]), rows))
     if missing:
         dataset.notes.append(
             f"{missing:,} pictures or sounds that items name are not in {folder.name}; encoding will report them."
         )
+
+
+def _file_inside(folder: Path, inside: Path, uri: str) -> Path | None:
+    """The file that a cell names, where there is one below ``inside``."""
+    try:
+        path = (folder / uri).resolve()
+        return path if path.is_file() and path.is_relative_to(inside) else None
+    except (OSError, ValueError, RuntimeError):
+        return None

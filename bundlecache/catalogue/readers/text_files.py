@@ -1,17 +1,22 @@
-"""Text files of other programs: their encoding, the character between their cells, and their rows."""
+"""Text files of other programs: their encoding, the character between their cells, and their rows.
+
+Files are read in blocks: first once to find the encoding, which any byte may decide, then once to read the rows.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import html
-import io
 import re
+from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from ...errors import CatalogueError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 DELIMITERS = ",;\t|"
@@ -24,10 +29,29 @@ BYTE_ORDER_MARKS = (
     (b"\xfe\xff", "utf-16"),
 )
 SAMPLE_BYTES = 4096
+BLOCK_BYTES = 1 << 22
+BLOCK_ROWS = 1 << 16
 
 
-def read_text(path: Path, notes: list[str]) -> str:
-    """The text of a file in UTF-8, UTF-16 or UTF-32, or else in Windows-1252; ``notes`` says which, unless it is UTF-8.
+@dataclass(frozen=True)
+class TextFile:
+    """A text file whose encoding is known; ``repaired``: bytes that are no text become spaces."""
+
+    path: Path
+    encoding: str
+    repaired: bool = False
+
+    def lines(self, newline: str | None = "", skipped: int = 0) -> Iterator[str]:
+        """Its lines with their ends, from the character ``skipped`` on; ``newline`` as `open` takes it."""
+        with self.path.open(
+            encoding=self.encoding, errors="replace" if self.repaired else "strict", newline=newline
+        ) as file:
+            file.read(skipped)
+            yield from (line.replace("\ufffd", " ") for line in file) if self.repaired else file
+
+
+def text_file(path: Path, notes: list[str]) -> TextFile:
+    """The encoding of a text file: UTF-8, UTF-16 or UTF-32, or else Windows-1252; ``notes`` says which, unless it is UTF-8.
 
     Raises
     ------
@@ -35,28 +59,62 @@ def read_text(path: Path, notes: list[str]) -> str:
         When the file cannot be read, or holds bytes that are no text.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            head = file.read(SAMPLE_BYTES)
+        marked = next((name for mark, name in BYTE_ORDER_MARKS if head.startswith(mark)), None)
+        found = TextFile(path, marked or _without_mark(head))
+        zeros = False
+        try:
+            zeros = _has_zeros(found)
+        except UnicodeDecodeError as error:
+            start = first_bad_byte(path, found.encoding)
+            if not found.encoding.startswith("utf-8"):
+                raise CatalogueError(
+                    f"{path} begins as {found.encoding.upper()} text, but byte {start:,} is none.",
+                    hint="save it as UTF-8, or export it again",
+                ) from error
+            found = TextFile(path, "windows-1252", repaired=True)
+            notes.append(f"{path.name} is not UTF-8 (byte {start}); it was read as Latin-1 (Windows-1252).")
+            zeros = _has_zeros(found)
     except OSError as error:
         raise CatalogueError(
             f"{path} cannot be read ({error.strerror}).", hint=f"give the folder that holds {path.name}"
         ) from error
-    encoding = next((name for mark, name in BYTE_ORDER_MARKS if data.startswith(mark)), None) or _without_mark(data)
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        if not encoding.startswith("utf-8"):
-            raise CatalogueError(
-                f"{path} begins as {encoding.upper()} text, but byte {error.start:,} is none.",
-                hint="save it as UTF-8, or export it again",
-            ) from error
-        encoding = "windows-1252"
-        text = data.decode(encoding, "replace").replace("\ufffd", " ")
-        notes.append(f"{path.name} is not UTF-8 (byte {error.start}); it was read as Latin-1 (Windows-1252).")
-    if "\x00" in text:
+    if zeros:
         raise CatalogueError(f"{path} holds zero bytes, so it is no text file.", hint="export it again, as UTF-8 text")
-    if encoding.startswith(("utf-16", "utf-32")):
-        notes.append(f"{path.name} was read as {encoding[:6].upper()}.")
-    return text
+    if found.encoding.startswith(("utf-16", "utf-32")):
+        notes.append(f"{path.name} was read as {found.encoding[:6].upper()}.")
+    return found
+
+
+def _has_zeros(file: TextFile) -> bool:
+    """Whether zeros stand in its text; decodes all of it."""
+    decoder = codecs.getincrementaldecoder(file.encoding)("replace" if file.repaired else "strict")
+    zeros = False
+    with file.path.open("rb") as data:
+        while block := data.read(BLOCK_BYTES):
+            zeros |= "\x00" in decoder.decode(block)
+    return "\x00" in decoder.decode(b"", True) or zeros
+
+
+def first_bad_byte(path: Path, encoding: str) -> int:
+    """Where the first byte stands that is no text; a byte order mark of UTF-8 does not count."""
+    try:
+        path.read_bytes().decode(encoding)
+    except UnicodeDecodeError as error:
+        return error.start
+    return 0
+
+
+def read_text(path: Path, notes: list[str]) -> str:
+    """The whole text of a file; see `text_file`.
+
+    Raises
+    ------
+    CatalogueError
+        When the file cannot be read, or holds bytes that are no text.
+    """
+    return "".join(text_file(path, notes).lines())
 
 
 def _without_mark(data: bytes) -> str:
@@ -69,8 +127,8 @@ def _without_mark(data: bytes) -> str:
     return "utf-8"
 
 
-def csv_rows(path: Path, notes: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a file of separated cells; empty rows are left out.
+def csv_blocks(path: Path, notes: list[str]) -> Iterator[list[list[str]]]:
+    """The rows of a file of separated cells, ``BLOCK_ROWS`` at a time, the header row first; empty rows are left out.
 
     The separator is the one of , ; tab and | that stands most often in the header row, or what Excel's first line
     ``sep=X`` says.
@@ -80,21 +138,23 @@ def csv_rows(path: Path, notes: list[str]) -> tuple[list[str], list[list[str]]]:
     CatalogueError
         When the file cannot be read, or a quote is never closed.
     """
-    text = read_text(path, notes)
-    excel = EXCEL_LINE.match(text)
+    file = text_file(path, notes)
+    excel = EXCEL_LINE.match(next(file.lines("\n"), ""))
+    skipped = excel.end() if excel else 0
     delimiter = excel.group(1) if excel else ""
-    text = text[excel.end() :] if excel else text
     if not delimiter:
-        first = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").split("\n", 1)[0])
+        heads = (line.lstrip("\r\n") for line in file.lines("\n", skipped))
+        first = re.sub(r'"[^"]*"', "", next(filter(None, heads), ""))
         delimiter = max(DELIMITERS, key=first.count)
     try:
         # Strict, because a quote that is never closed would swallow the rows behind it.
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row]
+        rows = filter(None, csv.reader(file.lines("", skipped), delimiter=delimiter, strict=True))
+        while block := list(islice(rows, BLOCK_ROWS)):
+            yield block
     except (csv.Error, ValueError, TypeError) as error:
         raise CatalogueError(
             f"{path} cannot be read as rows of cells: {error}.", hint="export it again, as CSV in UTF-8"
         ) from error
-    return (rows[0], rows[1:]) if rows else ([], [])
 
 
 def read_csv(path: Path, columns: Sequence[str], notes: list[str]) -> list[list[str]]:
@@ -105,7 +165,7 @@ def read_csv(path: Path, columns: Sequence[str], notes: list[str]) -> list[list[
     CatalogueError
         When the file is missing, is no CSV or lacks a column.
     """
-    header, rows = csv_rows(path, notes)
+    header, *rows = list(chain.from_iterable(csv_blocks(path, notes))) or [[]]
     names = [name.strip().casefold() for name in header]
     missing = [name for name in columns if name.casefold() not in names]
     if missing:

@@ -1,0 +1,249 @@
+"""Loads one table file as columns: separated text, JSON and Parquet, a block of rows at a time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ...errors import CatalogueError
+from ...text import clean_text, quoted
+from ..tables import WRITE_AGAIN
+from . import cells
+from .import_progress import Stages
+from .text_files import BLOCK_ROWS, clean, csv_blocks, first_bad_byte, text_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from .cells import Column
+
+WHOLE_FLOAT = r"^-?\p{Nd}+\.0$"
+SCAN = json.scanner.make_scanner(json.JSONDecoder())  # type: ignore[attr-defined]
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a UTF-16 file begins
+
+
+@dataclass
+class Table:
+    """One file as columns of equal length, in the order of the file."""
+
+    path: Path
+    columns: dict[str, Column]
+    _ids: dict[str, pa.ChunkedArray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+    def ids(self, column: str) -> pa.ChunkedArray:
+        """A column as ids: text without spaces around it, "" for empty cells."""
+        if column not in self._ids:
+            self._ids[column] = cells.id_texts(self.columns[column])
+        return self._ids[column]
+
+    def replace(self, column: str, cells_: Column) -> None:
+        """Put other cells into a column."""
+        self.columns[column] = cells_
+        self._ids.pop(column, None)
+
+
+def load(path: Path, notes: list[str], tell: Callable[[int], None] | None = None) -> Table:
+    """The columns of a table file; names of columns are one line without control characters.
+
+    Parameters
+    ----------
+    notes
+        Sentences about what was left out or read as text are appended.
+    tell
+        Is called with the number of rows that were read so far.
+
+    Raises
+    ------
+    CatalogueError
+        When the file cannot be parsed as what its suffix says.
+    """
+    suffix, tell = path.suffix.lower(), tell or Stages().begin("")
+    if suffix == ".parquet":
+        found = _parquet(path, notes)
+    elif suffix == ".jsonl":
+        found = _json_lines(path, tell)
+    elif suffix in (".json", ".ndjson"):
+        found = _json_rows(path, notes, tell)
+    else:
+        found = _separated(path, notes, tell)
+    table = Table(path, found)
+    tell(len(table))
+    return table
+
+
+def _separated(path: Path, notes: list[str], tell: Callable[[int], None]) -> dict[str, Column]:
+    names: list[str] = []
+    parts: list[list[pa.Array]] = []
+    long = done = 0
+    for rows in csv_blocks(path, notes):
+        if not names:
+            names = _header(rows.pop(0))
+            parts = [[] for _ in names]
+        width = len(names)
+        long += sum(len(row) > width and any(row[width:]) for row in rows)
+        if min(map(len, rows), default=width) < width:
+            rows = [row + [""] * (width - len(row)) for row in rows]
+        for at, part in enumerate(parts):
+            part.append(pa.array([row[at] or None for row in rows], pa.string()))
+        tell(done := done + len(rows))
+    if long:
+        notes.append(f"{path.name} has {long:,} rows with more cells than its first row; what is beyond is left out.")
+    return {name: _whole_numbers(pa.chunked_array(part, pa.string())) for name, part in zip(names, parts, strict=True)}
+
+
+def _header(row: list[str]) -> list[str]:
+    names: list[str] = []
+    for number, name in enumerate(map(clean, row), 1):
+        name = name or f"column {number}"
+        names.append(name if name not in names else f"{name} ({number})")
+    return names
+
+
+def _whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of whole numbers that pandas wrote as 1.0, 2.0 because a cell was empty: as 1, 2."""
+    filled = column.null_count < len(column)
+    for chunk in column.chunks:
+        if pc.all(pc.match_substring_regex(chunk, WHOLE_FLOAT)).as_py() is False:  # None where all are empty
+            return column
+    return pc.utf8_slice_codeunits(column, 0, -2) if filled else column
+
+
+def _json_lines(path: Path, tell: Callable[[int], None]) -> dict[str, Column]:
+    """A JSONL file; lines end at a line feed only, other marks may stand in a title."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            columns = _of_rows((_object(line, row) for row, line in enumerate(file, 1) if line.strip()), tell)
+    except UnicodeDecodeError as error:
+        start = first_bad_byte(path, "utf-8-sig")
+        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        encoding = "UTF-16" if data[:2] in UTF_16 else "LATIN1"
+        raise CatalogueError(
+            f"{path} is not UTF-8 text (byte {start} is {data[start]:#04x}).",
+            hint=f"iconv -f {encoding} -t UTF-8 {path} > fixed{path.suffix}, then mv fixed{path.suffix} {path}",
+        ) from error
+    except (ValueError, OSError) as error:
+        raise _unreadable(path, error) from error
+    if columns is None:
+        raise CatalogueError(f"{path} must hold one JSON object a line.", hint=WRITE_AGAIN)
+    cleaned = [clean_text(name).strip() for name in columns]
+    if len(set(cleaned)) == len(cleaned):
+        columns = dict(zip(cleaned, columns.values(), strict=True))
+    return {clean(name): column for name, column in columns.items()}
+
+
+def _unreadable(path: Path, error: Exception) -> CatalogueError:
+    reason = clean_text(str(error).partition("\n")[0]).rstrip(".")
+    return CatalogueError(f"{path} cannot be read as {path.suffix[1:]}: {reason}.", hint=WRITE_AGAIN)
+
+
+def _object(line: str, row: int) -> Any:
+    """What a line holds; `json.loads` takes half as long again for the checks that only unusual lines need."""
+    if line[0] == "{":
+        try:
+            found, end = SCAN(line, 0)
+            if line[end:] in ("\n", ""):
+                return found
+        except (StopIteration, ValueError, RecursionError):
+            pass  # told by the other
+    return _json(line, row)
+
+
+def _json(line: str, row: int) -> Any:
+    try:
+        return json.loads(line)
+    except RecursionError:
+        raise ValueError(f"line {row:,} is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {row:,} is no JSON ({error.msg})") from None
+    except ValueError:  # an integer with more digits than Python converts
+        return json.loads(line, parse_int=str)
+
+
+def _json_rows(path: Path, notes: list[str], tell: Callable[[int], None]) -> dict[str, Column]:
+    """A JSON list of objects, or an object a line."""
+    file = text_file(path, notes)
+    start = next((stripped[0] for line in file.lines() if (stripped := line.lstrip())), "")
+    try:
+        rows: Iterable[Any]
+        if start == "[":
+            rows = json.loads("".join(file.lines()))
+        else:
+            rows = (json.loads(line) for line in file.lines("\n") if line.strip())
+        columns = _of_rows(rows, tell)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
+        raise CatalogueError(
+            f"{path} cannot be read as JSON: {reason}.", hint="write one JSON object a line"
+        ) from error
+    if columns is None:
+        raise CatalogueError(f"{path} must hold JSON objects, one a row.", hint="write one JSON object a line")
+    return {clean(name): column for name, column in columns.items()}
+
+
+def _of_rows(rows: Iterable[Any], tell: Callable[[int], None]) -> dict[str, Column] | None:
+    """Rows as columns, in the order in which their names first stand; None where a row is no object.
+
+    A name that a row lacks is an empty cell.
+    """
+    parts: dict[str, list[Column]] = {}
+    done, objects = 0, True
+    for block in _blocks(rows):
+        objects = objects and all(isinstance(row, dict) for row in block)
+        if not objects:
+            continue  # what is no JSON at all is told first
+        for name in dict.fromkeys(name for row in block for name in row):
+            parts.setdefault(name, [pa.chunked_array([pa.nulls(done, pa.string())])])
+        for name, column in parts.items():
+            column.append(cells.of_values([row.get(name) for row in block]))
+        tell(done := done + len(block))
+    return {name: cells.joined(column) for name, column in parts.items()} if objects else None
+
+
+def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    found = iter(rows)
+    while block := list(islice(found, BLOCK_ROWS)):
+        yield block
+
+
+def _parquet(path: Path, notes: list[str]) -> dict[str, Column]:
+    try:
+        table = pq.read_table(path)
+        found = dict(zip(table.column_names, table.columns, strict=True))
+        names = [clean_text(name).strip() for name in found]
+        if len(set(names)) < len(names):
+            names = list(found)
+        columns = {
+            clean(name): _arrow_cells(original, column, path, notes)
+            for name, (original, column) in zip(names, found.items(), strict=True)
+        }
+    except (ValueError, pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+    return columns
+
+
+def _arrow_cells(name: str, column: pa.ChunkedArray, path: Path, notes: list[str]) -> Column:
+    if (known := cells.of_arrow(column)) is not None:
+        return known
+    try:
+        return cells.of_values(column.to_pylist())
+    except (OverflowError, ValueError):  # dates, times and durations that Python cannot represent
+        kind = clean_text(str(column.type))
+    try:
+        texts = column.cast(pa.string())
+    except (pa.ArrowException, ValueError) as error:
+        raise CatalogueError(
+            f"{path} holds values in the column {quoted(name)} ({kind}) that cannot be read.",
+            hint="write that column as text",
+        ) from error
+    notes.append(f"{path.name} holds values in the column {quoted(name)} ({kind}) that are read as plain text.")
+    return texts
