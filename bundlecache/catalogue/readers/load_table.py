@@ -12,11 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ...errors import CatalogueError
-from ...text import clean_text, quoted
-from ..tables import WRITE_AGAIN
+from ..tables import WRITE_AGAIN, arrow_cells, clean_names, json_value, parsing
 from . import cells
 from .import_progress import Stages
-from .text_files import BLOCK_ROWS, clean, csv_blocks, first_bad_byte, text_file
+from .text_files import BLOCK_ROWS, clean, csv_blocks, text_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 WHOLE_FLOAT = r"^-?\p{Nd}+\.0$"
 SCAN = json.scanner.make_scanner(json.JSONDecoder())  # type: ignore[attr-defined]
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a UTF-16 file begins
 
 
 @dataclass
@@ -120,30 +118,16 @@ def _whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _json_lines(path: Path, tell: Callable[[int], None]) -> dict[str, Column]:
     """A JSONL file; lines end at a line feed only, other marks may stand in a title."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            columns = _of_rows((_object(line, row) for row, line in enumerate(file, 1) if line.strip()), tell)
-    except UnicodeDecodeError as error:
-        start = first_bad_byte(path, "utf-8-sig")
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        encoding = "UTF-16" if data[:2] in UTF_16 else "LATIN1"
-        raise CatalogueError(
-            f"{path} is not UTF-8 text (byte {start} is {data[start]:#04x}).",
-            hint=f"iconv -f {encoding} -t UTF-8 {path} > fixed{path.suffix}, then mv fixed{path.suffix} {path}",
-        ) from error
-    except (ValueError, OSError) as error:
-        raise _unreadable(path, error) from error
+    with parsing(path):
+        try:
+            with path.open(encoding="utf-8-sig") as file:
+                columns = _of_rows((_object(line, row) for row, line in enumerate(file, 1) if line.strip()), tell)
+        except UnicodeDecodeError:
+            path.read_bytes().decode("utf-8-sig")  # says where in the file, not where in a block of it
+            raise
     if columns is None:
         raise CatalogueError(f"{path} must hold one JSON object a line.", hint=WRITE_AGAIN)
-    cleaned = [clean_text(name).strip() for name in columns]
-    if len(set(cleaned)) == len(cleaned):
-        columns = dict(zip(cleaned, columns.values(), strict=True))
-    return {clean(name): column for name, column in columns.items()}
-
-
-def _unreadable(path: Path, error: Exception) -> CatalogueError:
-    reason = clean_text(str(error).partition("\n")[0]).rstrip(".")
-    return CatalogueError(f"{path} cannot be read as {path.suffix[1:]}: {reason}.", hint=WRITE_AGAIN)
+    return {clean(name): column for name, column in clean_names(columns).items()}
 
 
 def _object(line: str, row: int) -> Any:
@@ -155,18 +139,7 @@ def _object(line: str, row: int) -> Any:
                 return found
         except (StopIteration, ValueError, RecursionError):
             pass  # told by the other
-    return _json(line, row)
-
-
-def _json(line: str, row: int) -> Any:
-    try:
-        return json.loads(line)
-    except RecursionError:
-        raise ValueError(f"line {row:,} is nested too deeply") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {row:,} is no JSON ({error.msg})") from None
-    except ValueError:  # an integer with more digits than Python converts
-        return json.loads(line, parse_int=str)
+    return json_value(line, row)
 
 
 def _json_rows(path: Path, notes: list[str], tell: Callable[[int], None]) -> dict[str, Column]:
@@ -216,34 +189,15 @@ def _blocks(rows: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def _parquet(path: Path, notes: list[str]) -> dict[str, Column]:
-    try:
+    with parsing(path):
         table = pq.read_table(path)
-        found = dict(zip(table.column_names, table.columns, strict=True))
-        names = [clean_text(name).strip() for name in found]
-        if len(set(names)) < len(names):
-            names = list(found)
-        columns = {
-            clean(name): _arrow_cells(original, column, path, notes)
-            for name, (original, column) in zip(names, found.items(), strict=True)
+        found = {
+            name: _arrow_cells(name, column, path, notes)
+            for name, column in zip(table.column_names, table.columns, strict=True)
         }
-    except (ValueError, pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-    return columns
+    return {clean(name): column for name, column in clean_names(found).items()}
 
 
 def _arrow_cells(name: str, column: pa.ChunkedArray, path: Path, notes: list[str]) -> Column:
-    if (known := cells.of_arrow(column)) is not None:
-        return known
-    try:
-        return cells.of_values(column.to_pylist())
-    except (OverflowError, ValueError):  # dates, times and durations that Python cannot represent
-        kind = clean_text(str(column.type))
-    try:
-        texts = column.cast(pa.string())
-    except (pa.ArrowException, ValueError) as error:
-        raise CatalogueError(
-            f"{path} holds values in the column {quoted(name)} ({kind}) that cannot be read.",
-            hint="write that column as text",
-        ) from error
-    notes.append(f"{path.name} holds values in the column {quoted(name)} ({kind}) that are read as plain text.")
-    return texts
+    known = cells.of_arrow(column)
+    return cells.of_values(arrow_cells(name, column, path, notes)) if known is None else known

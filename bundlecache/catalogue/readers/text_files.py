@@ -67,7 +67,7 @@ def text_file(path: Path, notes: list[str]) -> TextFile:
         try:
             zeros = _has_zeros(found)
         except UnicodeDecodeError as error:
-            start = first_bad_byte(path, found.encoding)
+            start = _first_bad_byte(path, found.encoding)
             if not found.encoding.startswith("utf-8"):
                 raise CatalogueError(
                     f"{path} begins as {found.encoding.upper()} text, but byte {start:,} is none.",
@@ -97,7 +97,7 @@ def _has_zeros(file: TextFile) -> bool:
     return "\x00" in decoder.decode(b"", True) or zeros
 
 
-def first_bad_byte(path: Path, encoding: str) -> int:
+def _first_bad_byte(path: Path, encoding: str) -> int:
     """Where the first byte stands that is no text; a byte order mark of UTF-8 does not count."""
     try:
         path.read_bytes().decode(encoding)
