@@ -1,7 +1,7 @@
 """Item factors of who-took-what by `implicit`: alternating least squares, and Bayesian personalised ranking.
 
-One thread and one seed, so that the same edges give the same factors. Baselines rank by them, and Stage A
-can put them into the store.
+One thread and one seed, so that the same edges give the same factors. Time and memory are linear in the edges: a fixed
+number of iterations passes over them. Baselines rank by them, and Stage A can put them into the store.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scipy.sparse import csr_array
 
 FACTORS = 32
@@ -21,18 +23,27 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def item_factors(method: str, baskets: csr_array, seed: int = 0) -> np.ndarray:
+def item_factors(
+    method: str, baskets: csr_array, seed: int = 0, report: Callable[[int, int], None] | None = None
+) -> np.ndarray:
     """float32 [I, FACTORS] of ``"als"`` or ``"bpr"``, from baskets [baskets, I]; without BPR's item biases.
 
-    An item that no basket holds gets numbers that mean nothing: they are the caller's to leave out.
+    An item that no basket holds gets numbers that mean nothing: they are the caller's to leave out. ``report`` is called
+    after each iteration with their numbers, those done and all.
     """
     from implicit.cpu.als import AlternatingLeastSquares
     from implicit.cpu.bpr import BayesianPersonalizedRanking
     from scipy.sparse import csr_matrix
     from threadpoolctl import threadpool_limits
 
+    total = SETTINGS[method]["iterations"]
+
+    def called(iteration: int, *_: object) -> None:
+        if report is not None:
+            report(iteration + 1, total)
+
     make = {"als": AlternatingLeastSquares, "bpr": BayesianPersonalizedRanking}[method]
     with threadpool_limits(1, "blas"):  # around the construction too, which warns about more threads
         model = make(**SETTINGS[method], num_threads=1, random_state=seed)
-        model.fit(csr_matrix(baskets), show_progress=False)
+        model.fit(csr_matrix(baskets), show_progress=False, callback=called)
     return np.asarray(model.item_factors[:, :FACTORS], np.float32)  # BPR appends each item's bias: its popularity

@@ -3,7 +3,8 @@
 LightGCN (He et al., SIGIR 2020): every node has one embedding, L layers average neighbours over the
 normalised adjacency, the result is the mean of all layers, the loss is BPR. Propagation P is linear and
 symmetric, so the gradient of a loss through it is P applied to the loss's gradient: no autograd is needed,
-one training step is two propagations and a handful of gathers. ``benchmarks/lightgcn.py`` measures it.
+one training step is two propagations and a handful of gathers. ``benchmarks/lightgcn.py`` measures it. The number of
+steps grows with the edges here, and so does a step, so large graphs are learnt by `lightgcn_large`.
 
 Nodes are numbered left first (users or bundles), then items: N = n_left + n_items.
 """
@@ -17,9 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-USERS_AT_ONCE = 1024  # rows of scores that evaluation holds
+    Report = Callable[[int, int, float | None, float | None], None]
+    """Called with epochs done, epochs at most, loss and Recall@20 (None: not known)."""
+
+USERS_AT_ONCE = 1024  # rows of scores that evaluation holds at most
+SCORES_AT_ONCE = 1 << 24  # scores that evaluation holds at most
 
 
 @dataclass(frozen=True)
@@ -45,46 +50,83 @@ class Ranking:
 
 
 def train(
-    left: np.ndarray, item: np.ndarray, n_items: int, settings: Settings, device: str = "cpu"
+    left: np.ndarray,
+    item: np.ndarray,
+    n_items: int,
+    settings: Settings,
+    device: str = "cpu",
+    report: Report | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """LightGCN's left [n_left, d] and item [n_items, d] vectors, float32, from E distinct edges.
 
     The same edges and settings give the same vectors on one machine's CPU.
     """
     trainer = Trainer(left, item, n_items, settings, device)
-    for _ in range(settings.epochs):
-        trainer.epoch()
+    for epoch in range(1, settings.epochs + 1):
+        loss = trainer.epoch()
+        if report is not None:
+            report(epoch, settings.epochs, loss, None)
     return trainer.vectors()
 
 
 class Trainer:
-    """LightGCN in training: :meth:`epoch` passes over all edges once, :meth:`vectors` is what it has learnt."""
+    """LightGCN in training: :meth:`epoch` passes over the edges once, :meth:`vectors` is what it has learnt.
+
+    Parameters
+    ----------
+    start
+        float32 [N, d] that are added to the propagated embeddings, which then begin at zero; None: there is nothing to
+        add, and the embeddings begin at random.
+    steps
+        Steps of an epoch at most: an epoch of more edges than ``steps`` batches draws as many of them as fit.
+    sampler
+        Draws the negatives; None: a new one of these edges and the settings' seed.
+    """
 
     def __init__(
-        self, left: np.ndarray, item: np.ndarray, n_items: int, settings: Settings, device: str = "cpu"
+        self,
+        left: np.ndarray,
+        item: np.ndarray,
+        n_items: int,
+        settings: Settings,
+        device: str = "cpu",
+        start: np.ndarray | None = None,
+        steps: int | None = None,
+        sampler: NegativeSampler | None = None,
     ) -> None:
         import torch
 
-        self.settings, self.device = settings, device
+        self.settings, self.device, self.steps = settings, device, steps
         self.left, self.item = left, item
         self.n_left = int(left.max()) + 1
-        self.sampler = NegativeSampler(left, item, n_items, settings.seed)
+        self.sampler = sampler or NegativeSampler(left, item, n_items, settings.seed)
         self.propagate = Propagation(adjacency(left, item, self.n_left, n_items, device), settings.layers, settings.dim)
         generator = torch.Generator().manual_seed(settings.seed)
-        nodes = torch.randn(self.n_left + n_items, settings.dim, generator=generator) * 0.1
+        shape = (self.n_left + n_items, settings.dim)
+        self.start = None if start is None else torch.from_numpy(start).to(device)  # [N, d]
+        nodes = torch.randn(shape, generator=generator) * 0.1 if start is None else torch.zeros(shape)
         self.nodes = nodes.to(device)  # [N, d]
         self.optimizer = torch.optim.Adam([self.nodes], lr=settings.rate, fused=True)
         self.nodes.grad = torch.zeros_like(self.nodes)
 
-    def epoch(self) -> None:
-        """One pass over the edges in a new order, each against one new negative, a step per batch."""
+    def epoch(self) -> float:
+        """One pass over the edges in a new order, each against one new negative, a step per batch; the last step's loss."""
+        loss: Any = 0.0
         for batch in self._batches():
-            bpr_gradient(self.propagate, self.nodes, batch, self.settings.decay, out=self.nodes.grad)
+            decay = self.settings.decay
+            loss = bpr_gradient(self.propagate, self.nodes, batch, decay, out=self.nodes.grad, start=self.start)
             self.optimizer.step()
+        return float(loss)
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate from now on."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
         """Left [n_left, d] and item [n_items, d] vectors, float32."""
-        out = self.propagate(self.nodes).cpu().numpy()
+        vectors = self.propagate(self.nodes)
+        out = (vectors if self.start is None else vectors.add_(self.start)).cpu().numpy()
         return out[: self.n_left].copy(), out[self.n_left :].copy()
 
     def _batches(self) -> Iterator[Any]:
@@ -92,22 +134,27 @@ class Trainer:
         import torch
 
         order = self.sampler.rng.permutation(len(self.left))
+        if self.steps is not None:
+            order = order[: self.steps * self.settings.batch]
         left = self.left[order]
         triples = np.stack([left, self.n_left + self.item[order], self.n_left + self.sampler.draw(left)])
         yield from torch.from_numpy(triples).to(self.device).split(self.settings.batch, dim=1)
 
 
 def adjacency(left: np.ndarray, item: np.ndarray, n_left: int, n_items: int, device: str = "cpu") -> Any:
-    """The normalised adjacency, sparse CSR [N, N]: an edge weighs 1 / sqrt(product of its nodes' degrees)."""
+    """The normalised adjacency, sparse CSR [N, N] of int32: an edge weighs 1 / sqrt(product of its nodes' degrees)."""
     import torch
+    from scipy.sparse import csr_array
 
+    degrees = np.bincount(left, minlength=n_left), np.bincount(item, minlength=n_items)
+    weight = (1 / np.sqrt(degrees[0][left] * degrees[1][item])).astype(np.float32)
+    half = csr_array((weight, (left.astype(np.int32), item.astype(np.int32))), shape=(n_left, n_items))
+    half.sort_indices()
+    other = half.T.tocsr()
+    starts = np.concatenate([half.indptr, half.indptr[-1] + other.indptr[1:]])
+    columns = np.concatenate([half.indices + np.int32(n_left), other.indices])
+    parts = [torch.from_numpy(part) for part in (starts, columns, np.concatenate([half.data, other.data]))]
     n = n_left + n_items
-    rows, columns = np.concatenate([left, n_left + item]), np.concatenate([n_left + item, left])
-    degree = np.bincount(rows, minlength=n)
-    weight = 1 / np.sqrt(degree[rows] * degree[columns])
-    order = np.lexsort((columns, rows))
-    starts = np.concatenate([[0], degree.cumsum()])
-    parts = (torch.from_numpy(starts), torch.from_numpy(columns[order]), torch.from_numpy(weight[order]).float())
     with warnings.catch_warnings():  # sparse CSR has been "in beta" for years
         warnings.simplefilter("ignore")
         return torch.sparse_csr_tensor(*parts, size=(n, n), device=device, check_invariants=False)
@@ -135,23 +182,29 @@ class Propagation:
         return torch.div(out, self.layers + 1, out=self.buffers[self.layers % 2])
 
 
-def bpr_gradient(propagate: Propagation, nodes: Any, batch: Any, decay: float, out: Any) -> Any:
+def bpr_gradient(
+    propagate: Propagation, nodes: Any, batch: Any, decay: float, out: Any, start: Any | None = None
+) -> Any:
     """Into ``out``: d/d nodes of mean softplus(-(u.p - u.q)) + decay/2 mean(|u0|^2 + |p0|^2 + |q0|^2) over a batch.
 
-    u, p, q: propagated vectors of left node, item and negative, whose numbers are ``batch`` [3, n]; u0, p0,
-    q0: the same before propagation.
+    u, p, q: propagated vectors of left node, item and negative, whose numbers are ``batch`` [3, n], plus their rows
+    of ``start``; u0, p0, q0: ``nodes`` before propagation. Gives the first of the two means, a tensor [].
     """
     import torch
 
     left, positive, negative = batch
     vectors = propagate(nodes)
+    if start is not None:
+        vectors += start
     u, apart = vectors[left], vectors[positive] - vectors[negative]  # [n, d]
-    slope = torch.sigmoid(-(u * apart).sum(dim=1, keepdim=True)) / -len(left)  # [n, 1]
+    margin = (u * apart).sum(dim=1, keepdim=True)  # [n, 1]
+    slope = torch.sigmoid(-margin) / -len(left)  # [n, 1]
     u *= slope
     out.zero_().index_add_(0, left, apart.mul_(slope)).index_add_(0, positive, u).index_add_(0, negative, u, alpha=-1)
     out.copy_(propagate(out))
     rows = batch.reshape(-1)
-    return out.index_add_(0, rows, nodes[rows], alpha=decay / len(left))
+    out.index_add_(0, rows, nodes[rows], alpha=decay / len(left))
+    return torch.nn.functional.softplus(-margin).mean()
 
 
 class NegativeSampler:
@@ -194,7 +247,8 @@ def evaluate(left: np.ndarray, item: np.ndarray, known: np.ndarray, held_out: np
     gain = 1 / np.log2(np.arange(2, k + 2))  # [k]
     ideal = np.cumsum(gain)
     recall = ndcg = 0.0
-    for chunk in (nodes[s : s + USERS_AT_ONCE] for s in range(0, len(nodes), USERS_AT_ONCE)):
+    rows = min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // n_items))
+    for chunk in (nodes[s : s + rows] for s in range(0, len(nodes), rows)):
         scores = left[chunk] @ item.T  # [c, n_items]
         row_of = np.full(len(left), -1)
         row_of[chunk] = np.arange(len(chunk))

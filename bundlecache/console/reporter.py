@@ -116,11 +116,24 @@ class ProgressBar:
 
     def encoding(self, progress: Any) -> None:
         """Show how far an encode run is (`bundlecache.encode.progress.Progress`), and where its time goes."""
+        if progress.stage == "learn":
+            learning = progress.learning
+            counts = f"epoch {learning.done} of at most {learning.total}"
+            self._update(
+                learning.done,
+                learning.total,
+                note=learning.figures,
+                name=f"learning {progress.modality}",
+                seconds_left=learning.seconds_left,
+                counts=counts,
+            )
+            return
         note = "looking"
         if progress.stage == "encode":
             note = f"{progress.items_per_second:,.0f}/s"
             self.spent = f"{note}: {progress.spent}"
-        self._update(progress.done, progress.total, note=note, below=progress.spent if self.spent else "")
+        below = progress.spent if self.spent else ""
+        self._update(progress.done, progress.total, note=note, below=below, name=progress.modality)
         if progress.note != self._said:
             self._said = progress.note
             if not self.quiet:
@@ -154,6 +167,7 @@ class ProgressBar:
         below: str = "",
         name: str | None = None,
         seconds_left: float | None = None,
+        counts: str | None = None,
     ) -> None:
         if name is not None and name != self.name:
             self.name, self._began = name, time.monotonic()
@@ -172,8 +186,8 @@ class ProgressBar:
         )
         if self.lines and now - self._printed >= LINE_SECONDS:
             self._printed = now
-            counts = f"{self.name}: {done:,} of {total:,}" if total else f"{self.name}: {done:,}"
-            parts = [counts, left, note, below]
+            counts = counts or (f"{done:,} of {total:,}" if total else f"{done:,}")
+            parts = [f"{self.name}: {counts}", left, note, below]
             output.log.print(", ".join(part for part in parts if part), highlight=False, soft_wrap=True, markup=False)
 
 

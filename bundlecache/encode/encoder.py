@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """One frozen encoder. A graph encoder may also have ``has(item_id) -> bool``: whether its graph holds the item.
+    """One frozen encoder. A graph encoder may also have ``has(item_id) -> bool``: whether its graph holds the item, and
+    ``watch(watcher)``, after which it calls ``watcher`` with a `progress.Learning` while it learns.
 
     Attributes
     ----------

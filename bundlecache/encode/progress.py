@@ -23,8 +23,31 @@ ADVICE = {
 
 
 @dataclass(frozen=True)
+class Learning:
+    """How far an encoder is that learns before it encodes: ``done`` of at most ``total`` epochs.
+
+    ``recall`` is Recall@20 of held-out edges; None stands for what is not known (yet) or not computed.
+    """
+
+    done: int
+    total: int
+    loss: float | None = None
+    recall: float | None = None
+    seconds_left: float | None = None
+
+    @property
+    def figures(self) -> str:
+        """The loss and Recall@20, as far as they are known, in one line."""
+        loss = "" if self.loss is None else f"loss {self.loss:.3f}"
+        recall = "" if self.recall is None else f"Recall@20 {self.recall:.3f}"
+        return ", ".join(part for part in (loss, recall) if part)
+
+
+@dataclass(frozen=True)
 class Progress:
-    """How far a run is; ``stage`` is "look" (finding and hashing) or "encode".
+    """How far a run is; ``stage`` is "look" (finding and hashing), "learn" (a graph) or "encode".
+
+    While an encoder learns, ``done`` and ``total`` count epochs, and ``learning`` says more.
 
     With several encoders (``spec`` is "a + b") an item counts once for each of them while they encode, in
     ``done``, ``total`` and ``items_per_second``. The rate is the average since encoding began, over items that were
@@ -47,10 +70,13 @@ class Progress:
     write_share: float = 0.0
     note: str = ""
     faster: str = ADVICE["forward"]
+    learning: Learning | None = None
 
     @property
     def remaining_seconds(self) -> float | None:
-        """Seconds until the end at the average rate; None before there is a rate."""
+        """Seconds until the end at the average rate; None before there is a rate. While an encoder learns: of the learning."""
+        if self.learning is not None:
+            return self.learning.seconds_left
         return (self.total - self.done) / self.items_per_second if self.items_per_second > 0 else None
 
     @property
@@ -91,6 +117,16 @@ class ProgressReporter:
         self._modality, self._spec = identities[0].modality, " + ".join(identity.spec for identity in identities)
         self._unencoded = self._failed = 0  # items that need no encoding, and those of them that failed
         self._next = 0.0
+
+    def watch(self, encoders: Sequence[Encoder]) -> None:
+        """Report how far those encoders are that learn before they encode: those with a method ``watch``."""
+        for encoder in encoders:
+            if hasattr(encoder, "watch"):
+                encoder.watch(self.learning)
+
+    def learning(self, learning: Learning) -> None:
+        """Report how far the learning is."""
+        self._report("learn", learning.done, learning.total, learning=learning)
 
     def scanned(self, done: int) -> None:
         """Report that ``done`` items were found and hashed."""

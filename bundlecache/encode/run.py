@@ -132,6 +132,7 @@ def run_all(
             for each, encoder, table in zip(columns, encoders, tables, strict=True)
         ]
         reporter.planned(plans)
+        reporter.watch(encoders)
         with Pipeline(encoders, tables, workers, limits, reporter.encoding) as pipeline:
             for batcher, planned in zip(pipeline.batchers, plans, strict=True):
                 batcher.add_failures(planned.scan.failed)

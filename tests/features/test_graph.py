@@ -15,6 +15,7 @@ from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.splits import assign, training_graph
 from bundlecache.errors import EncoderError
 from bundlecache.factors import FACTORS, item_factors
+from bundlecache.features import lightgcn_large
 from bundlecache.features import registry as features
 from bundlecache.features.lightgcn import (
     NegativeSampler,
@@ -58,17 +59,21 @@ def test_propagation_equals_the_dense_reference(layers: int):
 
 
 @pytest.mark.parametrize("layers", [0, 2, 3])
-def test_the_hand_written_gradient_equals_autograd_through_the_dense_reference(layers: int):
+@pytest.mark.parametrize("start", [None, torch.randn(30, 5, generator=torch.Generator().manual_seed(3))])
+def test_the_hand_written_gradient_equals_autograd_through_the_dense_reference(layers: int, start: torch.Tensor | None):
     left, item = random_graph(13, 17, 60)
     nodes = torch.randn(30, 5)
     drawn = np.random.default_rng(1).integers(0, 17, 20)
     u, p, n = batch = torch.from_numpy(np.stack([left[:20], 13 + item[:20], 13 + drawn]))
     propagate = Propagation(adjacency(left, item, 13, 17), layers, 5)
-    got = bpr_gradient(propagate, nodes, batch, 0.3, out=torch.randn(30, 5))
+    got = torch.randn(30, 5)
+    mean = bpr_gradient(propagate, nodes, batch, 0.3, out=got, start=start)
 
     ego = nodes.double().requires_grad_()
     out = dense_propagation(left, item, 13, 17, layers) @ ego
+    out = out if start is None else out + start
     loss = torch.nn.functional.softplus(-(out[u] * (out[p] - out[n])).sum(dim=1)).mean()
+    torch.testing.assert_close(mean.double(), loss.detach(), atol=1e-5, rtol=1e-4)
     loss = loss + 0.3 / 2 * sum(ego[rows].square().sum() for rows in (u, p, n)) / len(u)
     loss.backward()
     torch.testing.assert_close(got.double(), ego.grad, atol=1e-5, rtol=1e-4)
@@ -147,8 +152,13 @@ def test_training_is_a_function_of_edges_and_settings():
     assert np.abs(first[1] - train(edges[:, 0], edges[:, 1], 240, replace(settings, seed=1))[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("spec", [kind.form for kind in features.kinds("graph")])
-def test_an_encoder_sees_training_edges_only_and_learns_at_the_first_encode(workspace: WorkspaceFolder, spec: str):
+@pytest.mark.parametrize(
+    ("spec", "small"), [*((kind.form, 50_000) for kind in features.kinds("graph")), ("lightgcn:user-item", 0)]
+)
+def test_an_encoder_sees_training_edges_only_and_learns_at_the_first_encode(
+    workspace: WorkspaceFolder, spec: str, small: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lightgcn_large, "SMALL_GRAPH_EDGES", small)
     catalogue = Catalogue.read(workspace)
     encoder = features.load(spec, modality="graph", catalogue=catalogue)
     assert encoder._vectors is None, "loading must not train: a cached run would pay for it"
@@ -191,6 +201,13 @@ def test_factors_of_implicit_put_items_of_one_group_together_without_a_warning(m
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     likeness = unit @ unit.T - 2 * np.eye(240)
     assert (group_of_item[likeness.argmax(axis=1)] == group_of_item).mean() > 0.6
+
+
+def test_factors_report_every_iteration():
+    baskets = csr_array(np.eye(5, dtype=np.float32))
+    told: list[tuple[int, int]] = []
+    item_factors("als", baskets, report=lambda done, total: told.append((done, total)))
+    assert told == [(i, 15) for i in range(1, 16)]
 
 
 def test_other_edges_are_another_fingerprint(workspace: WorkspaceFolder):
