@@ -87,7 +87,7 @@ def test_propagations_of_an_epoch_are_bounded_whatever_the_edges(monkeypatch: py
     monkeypatch.setattr(Propagation, "__call__", counted)
     for draws in (2_000, 40_000):
         calls = 0
-        learnt = train(*power_law(draws=draws).T, 400, replace(FEW, largest_batch=1024))
+        learnt = train(*power_law(draws=draws).T, 400, replace(FEW, largest_batch=1024, start_scales=(1.0,)))
         # Two a step, and one for the vectors of each epoch and of the start.
         assert calls <= (len(learnt.rankings) - 1) * (2 * FEW.steps + 1) + 1
 
