@@ -8,20 +8,24 @@ questions with them. Hashes depend on ids alone, not on the order of rows or on 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from .. import json_text
 from ..errors import CheckpointError, Command
 from ..files import replacing
 from ..vector_math import sorted_distinct
 from . import splits
+from .columns import Lists, Strings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from .catalogue import Catalogue
@@ -31,6 +35,7 @@ FORMAT_VERSION = b"1"
 SCHEMA = pa.schema({"use": pa.string(), "kind": pa.string(), "hash": pa.uint64()})
 USES = ("trained", "selected", "graph")
 KINDS = ("bundle", "group", "items")
+BLOCK_BUNDLES = 16_384  # bundles whose ids are Python texts at once
 
 
 class QuestionsLike(Protocol):
@@ -64,18 +69,20 @@ class BundleKeys:
 def bundle_keys(catalogue: Catalogue, indices: Iterable[int] | None = None) -> BundleKeys:
     """The hashes of these bundles (all when ``indices`` is None), in their order."""
     bundles = catalogue.bundles
-    chosen = range(len(bundles)) if indices is None else [int(b) for b in indices]
+    chosen = np.arange(len(bundles)) if indices is None else np.array([*indices], np.int64)
     return BundleKeys(
-        bundle=_hashes("bundle", (bundles.ids[b] for b in chosen)),
-        group=_hashes("group", (bundles.group[b] for b in chosen)),
-        items=_hashes("items", (_item_set(catalogue, bundles.items[b]) for b in chosen)),
+        bundle=_hashes("bundle", bundles.ids.take(chosen)),
+        group=_hashes("group", bundles.group.take(chosen)),
+        items=_hashes("items", _item_sets(catalogue, bundles.items.take(chosen))),
     )
 
 
 def split_digest(catalogue: Catalogue) -> str:
     """SHA-256 (hex) of the split of every bundle: two catalogues with the same digest train on the same bundle ids."""
-    rows = sorted(zip(catalogue.bundles.ids, splits.assign(catalogue).tolist(), strict=True))
-    return hashlib.sha256("".join(f"{bundle_id}\0{part}\n" for bundle_id, part in rows).encode()).hexdigest()
+    order = np.asarray(pc.array_sort_indices(catalogue.bundles.ids.arrow))
+    parts = pa.array(splits.assign(catalogue)[order], pa.large_string())
+    lines = json_text.joined(catalogue.bundles.ids.take(order).arrow, "\0", parts, "\n")
+    return hashlib.sha256(json_text.content(lines)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -98,11 +105,9 @@ class SeenBundles:
     ) -> SeenBundles:
         """What a training on ``catalogue`` sees; indices of bundles, by default the splits train and valid."""
         split = splits.assign(catalogue)
-        users = catalogue.interactions.group
-        visible = {
-            users[user]
-            for user in sorted_distinct(catalogue.interactions.user[splits.visible_edges(catalogue, split, ("train",))])
-        }
+        edges = splits.visible_edges(catalogue, split, ("train",))
+        users = sorted_distinct(catalogue.interactions.user[edges])
+        visible = catalogue.interactions.group.take(users).codes()[1]
         return cls(
             trained=bundle_keys(catalogue, np.flatnonzero(split == "train") if trained is None else trained),
             selected=bundle_keys(catalogue, np.flatnonzero(split == "valid") if selected is None else selected),
@@ -128,7 +133,7 @@ class SeenBundles:
         # An imported question may hold other items than the bundle that it names.
         truth = questions.options[np.arange(len(questions.truth)), questions.truth]
         whole = [np.append(partial, right) for partial, right in zip(questions.partial, truth, strict=True)]
-        own = _hashes("items", (_item_set(catalogue, items) for items in whole))
+        own = _hashes("items", _item_sets(catalogue, Lists(whole)))
         seen |= np.isin(own, self.trained.items)
         return seen | np.isin(own, self.selected.items) if questions.split == "test" else seen
 
@@ -172,30 +177,42 @@ class SeenBundles:
             return None
         try:
             table = pq.read_table(path, schema=SCHEMA)
-            uses, kinds = (np.array(table.column(name).to_pylist(), dtype=object) for name in ("use", "kind"))
             hashes = table.column("hash").to_numpy()
+            chosen = {
+                (name, value): np.asarray(pc.equal(table.column(name), value))
+                for name, values in (("use", USES), ("kind", KINDS))
+                for value in values
+            }
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"{path} is damaged: nobody can say which bundles this run was trained on.", hint=Command("train")
             ) from error
         return cls(
-            **{use: BundleKeys(**{kind: hashes[(uses == use) & (kinds == kind)] for kind in KINDS}) for use in USES}
+            **{
+                use: BundleKeys(**{kind: hashes[chosen["use", use] & chosen["kind", kind]] for kind in KINDS})
+                for use in USES
+            }
         )
 
     @staticmethod
     def _keys_of(questions: QuestionsLike, catalogue: Catalogue) -> BundleKeys:
-        index = {bundle_id: b for b, bundle_id in enumerate(catalogue.bundles.ids)}
-        known = [index.get(bundle_id) for bundle_id in questions.bundle_ids]
-        groups = [
-            bundle_id if b is None else catalogue.bundles.group[b]
-            for b, bundle_id in zip(known, questions.bundle_ids, strict=True)
-        ]
-        sets = ["" if b is None else _item_set(catalogue, catalogue.bundles.items[b]) for b in known]
-        return BundleKeys(_hashes("bundle", questions.bundle_ids), _hashes("group", groups), _hashes("items", sets))
+        bundles, names = catalogue.bundles, pa.array(questions.bundle_ids, pa.large_string())
+        found = pc.index_in(names, value_set=bundles.ids.arrow)
+        known = np.asarray(pc.is_valid(found))
+        numbers = np.asarray(found.drop_null()).astype(np.int64)
+        groups = pc.replace_with_mask(names, known, bundles.group.take(numbers).arrow)
+        sets = np.full(len(names), "", object)
+        sets[known] = [*_item_sets(catalogue, bundles.items.take(numbers))]
+        return BundleKeys(_hashes("bundle", Strings(names)), _hashes("group", Strings(groups)), _hashes("items", sets))
 
 
-def _item_set(catalogue: Catalogue, items: Iterable[int]) -> str:
-    return "\0".join(sorted(catalogue.item_ids[i] for i in items))
+def _item_sets(catalogue: Catalogue, lists: Lists) -> Iterator[str]:
+    """The ids of each list in ascending order, as one text."""
+    for start in range(0, len(lists), BLOCK_BUNDLES):
+        block = lists[start : start + BLOCK_BUNDLES]
+        ids, ends = catalogue.item_ids.take(block.values).arrow.to_pylist(), block.offsets.tolist()
+        for first, last in itertools.pairwise(ends):
+            yield "\0".join(sorted(ids[first:last]))
 
 
 def _hashes(kind: str, texts: Iterable[str]) -> np.ndarray:

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import CatalogueError, counted
+from ..item_sets import set_hashes
 from ..text import quoted
 from ..vector_math import sorted_distinct
 from . import cache
 from .catalogue import SPLITS, Catalogue, Interactions
-from .columns import Lists
-from .kept_splits import KeptBundle, KeptSplits
+from .columns import Lists, Strings
+from .kept_splits import KeptSplits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,36 +143,60 @@ def place(catalogue: Catalogue) -> Placement | None:
     valid): in training it would be a copy of a held-out bundle. All others are dealt out by a hash of their name.
     """
     bundles, kept = catalogue.bundles, catalogue.kept_splits
-    item_ids = catalogue.item_ids
-    if not kept.are_of(
-        {name: {item_ids[i] for i in items.tolist()} for name, items in zip(bundles.ids, bundles.items, strict=True)}
-    ):
+    if not kept.are_of(bundles.ids, bundles.items, catalogue.item_ids):
         return None
-    split = np.array([kept.bundles[name].split if name in kept.bundles else "" for name in bundles.ids], dtype="<U5")
+    split = kept.split_of(bundles.ids)
     new = np.flatnonzero(split == "")
     if not len(new):
         return Placement(split, {}, 0, 0)
-    splits_of: defaultdict[object, set[str]] = defaultdict(set)
-    for bundle in kept.bundles.values():  # as they were, also those that were deleted since
-        splits_of["group", bundle.group].add(bundle.split)
-        splits_of["items", bundle.item_ids].add(bundle.split)
-    for b in np.flatnonzero(split != "").tolist():  # as they are now
-        for label in _labels(catalogue, b):
-            splits_of[label].add(str(split[b]))
-    components: defaultdict[int, list[int]] = defaultdict(list)
-    for b, component in zip(new.tolist(), _connected(new, catalogue).tolist(), strict=True):
-        components[component].append(b)
-    joined = between = 0
-    for members in components.values():
-        found = set().union(*(splits_of.get(label, set()) for b in members for label in _labels(catalogue, b)))
-        joined += len(members) * bool(found)
-        between += len(members) * (len(found) > 1)
-        if found:
-            split[members] = next(part for part in ("test", "valid", "train") if part in found)
-        else:
-            name = min(bundles.ids[b] for b in members)
-            split[members] = _split_at(int.from_bytes(_digest(0, name)[:8], "big") / 2**64, VALID_SHARE, TEST_SHARE)
+    component = _connected(new, catalogue)
+    found = np.zeros(component.max() + 1, np.uint8)  # the splits that a component is connected with, a bit each
+    np.bitwise_or.at(found, component, _splits_beside(catalogue, split, new))
+    sizes = np.bincount(component)
+    named = np.full(len(found), "", "<U5")
+    for part in ("train", "valid", "test"):  # what is held out most comes last, and stays
+        named[found & _bit(part) > 0] = part
+    alone = np.flatnonzero(found == 0)
+    by_name = new[np.asarray(pc.array_sort_indices(bundles.ids.take(new).arrow))]
+    in_order = component[np.searchsorted(new, by_name)]
+    first = by_name[np.unique(in_order, return_index=True)[1]]  # the smallest id of each component names it
+    for c, name in zip(alone.tolist(), bundles.ids.take(first[alone]), strict=True):
+        named[c] = _split_at(int.from_bytes(_digest(0, name)[:8], "big") / 2**64, VALID_SHARE, TEST_SHARE)
+    split[new] = named[component]
+    joined = int(sizes[found > 0].sum())
+    between = int(sizes[found & (found - (found > 0)) > 0].sum())  # more than one bit
     return Placement(split, {part: int((split[new] == part).sum()) for part in SPLITS}, joined, between)
+
+
+def _splits_beside(catalogue: Catalogue, split: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """uint8 [new] the splits of the bundles with the group or the items of each new bundle, a bit for each split.
+
+    ``split`` [B] is "" for new bundles. Others count as they are now and as they were when they were placed.
+    """
+    bundles, kept = catalogue.bundles, catalogue.kept_splits
+    old = np.flatnonzero(split != "")
+    bits = np.concatenate([_bit(split[old]), _bit(np.array(kept.split))])
+    groups = [bundles.group.take(new).arrow, bundles.group.take(old).arrow, kept.group.arrow]
+    number = Strings(pa.chunked_array(groups)).codes()[0]
+    before = kept.items(catalogue.item_ids)
+    hashes = [set_hashes(lists) for lists in (bundles.items.take(new), bundles.items.take(old), before)]
+    lost = len(new) + len(old) + before.rows[before.values < 0]  # a set with a deleted item is no new bundle's
+    same = np.unique(np.concatenate(hashes), return_inverse=True)[1].reshape(-1)
+    same[lost] = same.max() + 1
+    out = np.zeros(len(new), np.uint8)
+    for label in (number, same):
+        found = np.zeros(label.max() + 1, np.uint8)
+        np.bitwise_or.at(found, label[len(new) :], bits)
+        out |= found[label[: len(new)]]
+    return out
+
+
+def _bit(part: str | np.ndarray) -> np.ndarray:
+    """uint8: one bit for each split, by its name."""
+    bits = np.zeros(np.shape(part), np.uint8)
+    for code, name in enumerate(SPLITS):
+        bits |= (np.asarray(part) == name) * np.uint8(1 << code)
+    return bits
 
 
 def keep(workspace: WorkspaceFolder, catalogue: Catalogue) -> Placement | None:
@@ -190,15 +215,14 @@ def keep(workspace: WorkspaceFolder, catalogue: Catalogue) -> Placement | None:
         return None
     catalogue = replace(catalogue, kept_splits=KeptSplits.read(workspace.kept_splits))
     split = assign(catalogue)
-    now = {
-        name: KeptBundle(str(part), group, tuple(sorted(catalogue.item_ids[i] for i in items.tolist())))
-        for name, part, group, items in zip(bundles.ids, split, bundles.group, bundles.items, strict=True)
-    }
     placement = place(catalogue) if catalogue.kept_splits else None
-    before = catalogue.kept_splits.bundles if placement else {}
-    if before.keys() >= now.keys():
+    before = catalogue.kept_splits if placement else KeptSplits()
+    new = np.flatnonzero(before.split_of(bundles.ids) == "")
+    if not len(new):
         return None
-    KeptSplits({**now, **before}).save(workspace.kept_splits)
+    added = bundles.take(new)
+    placed = KeptSplits.of(added.ids, split[new], added.group, added.items, catalogue.item_ids)
+    before.joined(placed).save(workspace.kept_splits)
     return placement
 
 
@@ -344,12 +368,6 @@ def _digest(seed: int, name: str) -> bytes:
 def _split_at(position: float, valid: float, test: float) -> str:
     """The split at a position in 0..1 of all bundles: first test, then valid, the rest is train."""
     return "test" if position < test else "valid" if position < test + valid else "train"
-
-
-def _labels(catalogue: Catalogue, b: int) -> tuple[tuple[str, object], tuple[str, object]]:
-    """What connects a bundle with kept ones: its group and its set of items, as ids."""
-    items = tuple(sorted(catalogue.item_ids[i] for i in catalogue.bundles.items[b].tolist()))
-    return ("group", catalogue.bundles.group[b]), ("items", items)
 
 
 def _connected(chosen: np.ndarray, catalogue: Catalogue) -> np.ndarray:

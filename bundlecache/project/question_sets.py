@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ def questions(
             difficulty=difficulty,
             matrices=session.matrices,
             say=session.say.note,
+            bar=partial(session.say.bar, "questions"),
         )
     )
 

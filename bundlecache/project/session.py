@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from .. import threads
@@ -200,7 +200,13 @@ class Session:
         from ..questions import question_sets
 
         question_sets.freeze_missing(
-            self.folder, self.catalogue, self.store, matrices=self.matrices, say=self.say.note, **options
+            self.folder,
+            self.catalogue,
+            self.store,
+            matrices=self.matrices,
+            say=self.say.note,
+            bar=partial(self.say.bar, "questions"),
+            **options,
         )
 
     def question_sets(self, names: Sequence[str]) -> list[Questions]:

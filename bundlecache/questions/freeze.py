@@ -14,14 +14,19 @@ import numpy as np
 
 from ..catalogue import splits
 from ..catalogue.catalogue import SPLITS
+from ..catalogue.columns import Lists
 from ..errors import Command, QuestionsError
 from ..limits import MAX_OPTIONS
+from ..sorted_arrays import places_by_value
 from .hard_negatives import HardNegatives, label
-from .negatives import KINDS, OtherAnswers, shuffled, stratify
-from .question_file import assemble
+from .negatives import KINDS, Strata, shuffled, stratify
+from .question_file import FORMAT_VERSION, PARTS_VERSION, assemble
+from .right_answers import RightAnswer, RightAnswers
+
+QUESTIONS_PER_STEP = 500  # between two calls of ``progress``
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from ..catalogue.catalogue import Catalogue
     from ..store.store import Matrix
@@ -48,6 +53,7 @@ def freeze(
     vectors: np.ndarray | None = None,
     difficulty: float = 1.0,
     matrices: Mapping[str, Matrix] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Questions:
     """Draw one question from every bundle of a split.
 
@@ -63,6 +69,8 @@ def freeze(
         [I, d], rows of zeros are missing; used by ``hard`` to find near items.
     difficulty, matrices
         Of the kinds of `hard_negatives`: how hard, and the stored vectors by name for ``nearest``.
+    progress
+        Is told how many questions are drawn, every few hundred.
 
     Raises
     ------
@@ -86,33 +94,28 @@ def freeze(
             f"The {split} split has no bundle of two known items to ask about; the catalogue has {len(catalogue.bundles):,} bundles.",
             hint="a catalogue needs a few dozen bundles, of several groups: add rows to the bundles table, or mend its split column",
         )
-    positions = _positions([catalogue.bundles.ids[b] for b, _, _ in held], n_options, seed)
-    number, seen = strata.number, strata.seen
-    pools = {int(s): np.flatnonzero(number == s) for s in np.unique(number)}
-    alike = {bool(s): np.flatnonzero(seen == s) for s in (True, False)}
-    everything = np.arange(len(catalogue))
-    others = OtherAnswers(catalogue.bundles.items, catalogue.titles)
+    bundle_ids = catalogue.bundles.ids.take([b for b, _, _ in held]).arrow.to_pylist()
+    positions = _positions(bundle_ids, n_options, seed)
+    partials, truths = Lists([partial for _, partial, _ in held]), np.array([truth for _, _, truth in held])
+    draw = _Draw(catalogue, strata, harder, n_options, partials, truths)
     options = np.zeros((len(held), n_options), np.int32)
     filled = 0
-    for row, (b, partial, truth) in enumerate(held):
-        rng = random.Random(f"{seed}/{named}{n_options}/{catalogue.bundles.ids[b]}")
-        taken = set(catalogue.bundles.items[b].tolist()) | others.of(b, partial, truth)
-        tiers = [pools[int(number[truth])], alike[bool(seen[truth])], everything]
-        if harder:
-            tiers.insert(0, harder.pick(rng, partial, truth, n_options - 1, taken))
-        drawn, extra = _draw(rng, tiers, n_options - 1, taken)
-        drawn.insert(int(positions[row]), truth)
+    for done, row in enumerate(draw.order()):
+        rng = random.Random(f"{seed}/{named}{n_options}/{bundle_ids[row]}")
+        drawn, extra = draw.wrong(rng, row)
+        drawn.insert(int(positions[row]), int(truths[row]))
         options[row] = drawn
         filled += extra
-    bundle_ids = [catalogue.bundles.ids[b] for b, _, _ in held]
-    partials = [partial for _, partial, _ in held]
+        if progress is not None and done % QUESTIONS_PER_STEP == 0:
+            progress(done)
     return assemble(
         catalogue,
         bundle_ids,
-        partials,
+        [partial for _, partial, _ in held],
         options,
         positions,
         {
+            "format_version": PARTS_VERSION if strata.in_parts else FORMAT_VERSION,
             "name": name_of(split, negatives, n_options, seed, difficulty),
             "split": split,
             "negatives": negatives,
@@ -125,6 +128,66 @@ def freeze(
             + (", category or nearness" if negatives == "hard" else ""),
         },
     )
+
+
+class _Draw:
+    """Draws the wrong options of questions, each from at most a few items of its strata.
+
+    ``partials`` and ``truths`` [q] are the partial bundles of the questions and their held-out items.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        strata: Strata,
+        harder: HardNegatives | None,
+        n_options: int,
+        partials: Lists,
+        truths: np.ndarray,
+    ) -> None:
+        self._strata, self._harder, self._need = strata, harder, n_options - 1
+        self._partials, self._truths = partials, truths
+        members, ends = places_by_value(strata.number)
+        self._members = Lists.of(ends, members)
+        self._alike = {value: np.flatnonzero(strata.seen == value) for value in (True, False)}
+        self._everything = range(len(catalogue))
+        right: RightAnswers | None = catalogue.memory.get("right answers")
+        if right is None:
+            right = catalogue.memory["right answers"] = RightAnswers(catalogue.bundles.items, catalogue.titles)
+        self._right = right
+        self._others_right = right.any_beside(partials, truths)
+
+    def order(self) -> Sequence[int]:
+        """The order in which questions are drawn: those of a pool together, so that what it needs is computed once."""
+        if self._harder is None:
+            return range(len(self._truths))
+        order: list[int] = np.argsort(self._harder.pools.number[self._truths], kind="stable").tolist()
+        return order
+
+    def wrong(self, rng: random.Random, row: int) -> tuple[list[int], int]:
+        """The wrong options of a question in random order, and how many of them are from outside of its stratum."""
+        partial, truth = self._partials[row], int(self._truths[row])
+        number, seen = int(self._strata.number[truth]), bool(self._strata.seen[truth])
+        tiers: list[Sequence[int] | np.ndarray] = [self._members[number], self._alike[seen], self._everything]
+        bundle = {*partial.tolist(), truth}
+        others = bool(self._others_right[row])
+        if self._harder:
+            right = self._right.of(partial, truth) if others else np.append(partial, truth)
+            tiers.insert(0, self._harder.pick(rng, partial, truth, self._need, right))
+        taken = _Taken(bundle, self._right.test(partial, truth)) if others else bundle
+        return _draw(rng, tiers, self._need, taken)
+
+
+class _Taken:
+    """The items of a bundle, and those that would be right instead of its truth."""
+
+    __slots__ = ("_bundle", "_right")
+
+    def __init__(self, bundle: set[int], right: RightAnswer) -> None:
+        self._bundle, self._right = bundle, right
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._bundle or item in self._right
 
 
 def _right_by(score: np.ndarray, options: np.ndarray, truth: np.ndarray) -> float:
@@ -143,16 +206,18 @@ def _positions(bundle_ids: list[str], n_options: int, seed: int) -> np.ndarray:
     return positions
 
 
-def _draw(rng: random.Random, tiers: Iterable[np.ndarray], need: int, given: set[int]) -> tuple[list[int], int]:
+def _draw(
+    rng: random.Random, tiers: Iterable[Sequence[int] | np.ndarray], need: int, given: Container[object]
+) -> tuple[list[int], int]:
     """``need`` distinct items outside ``given``, from the first tiers first; and how many came from later tiers."""
     drawn: list[int] = []
-    taken = set(given)
+    taken: set[int] = set()
     from_first = None
     for pool in tiers:
         for i in shuffled(rng, pool):
             if len(drawn) == need:
                 break
-            if i not in taken:
+            if i not in taken and i not in given:
                 drawn.append(i)
                 taken.add(i)
         from_first = len(drawn) if from_first is None else from_first

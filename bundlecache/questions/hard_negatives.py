@@ -20,33 +20,32 @@ many places before and behind it as chance says.
 
 What would be right too is never wrong: items of the truth's title, and items that stand in another bundle with the
 whole partial bundle. For frozen questions all bundles count, else a second truth could stand among the options; for
-training only training bundles do, else the absence of an option would tell of the others (`negatives.OtherAnswers`).
+training only training bundles do, else the absence of an option would tell of the others (`right_answers`). How hard an
+item is stands in `hardness`.
 """
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..candidates import ann
-from ..candidates.item_vectors import ItemVectors, version_of
-from ..catalogue import splits
-from ..catalogue.category_paths import PATH_SEPARATOR
+from ..candidates.item_vectors import version_of
 from ..errors import Command, QuestionsError
 from ..modalities import MODALITIES
+from ..sorted_arrays import without
 from . import negatives
+from .hardness import Asked, AsPopular, Nearest, SameCategory, Together, pools_of
 from .negatives import shuffled
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from scipy.sparse import csr_array
+    from collections.abc import Collection, Mapping
 
     from ..catalogue.catalogue import Catalogue
     from ..store.store import Matrix
+    from .hardness import Order
 
 KINDS = ("nearest:MODALITY", "same-category", "popularity-matched", "co-occurring")
 ITEMS_PER_OPTION = (
@@ -55,15 +54,6 @@ ITEMS_PER_OPTION = (
 MAX_POOL_ITEMS = (
     8192  # items that compete to be hardest: a larger stratum is cut at random, so that all pairs can be compared
 )
-NEIGHBOURS_PER_ITEM = 8  # times as many neighbours of an item are looked at as options are drawn from
-SIMILARITY_STEP = 1e-5  # similarities that differ by less are the same on another machine
-
-
-class Asked(NamedTuple):
-    """The partial bundle of a question, and its held-out item."""
-
-    partial: np.ndarray
-    truth: int
 
 
 class HardNegatives:
@@ -96,42 +86,46 @@ class HardNegatives:
         self.difficulty = difficulty
         self.strata = negatives.stratify(catalogue, "random", None, ITEMS_PER_OPTION * n_options)
         self.vectors: dict[str, dict[str, Any]] = {}  # the identity of the vectors that were used
-        self._pools, self._pool_of = _pools(self.strata.number)
+        self.pools = pools_of(self.strata.number, MAX_POOL_ITEMS)
         self._orders = [self._order(catalogue, name, matrices or {}) for name in kind.split("+")]
 
     def pick(
-        self, rng: random.Random | np.random.Generator, partial: np.ndarray, truth: int, count: int, taken: set[int]
+        self,
+        rng: random.Random | np.random.Generator,
+        partial: np.ndarray,
+        truth: int,
+        count: int,
+        taken: Collection[int] | np.ndarray,
     ) -> np.ndarray:
         """At most ``count`` distinct item indices, excluding ``taken`` and the truth; fewer where there are not enough hard items.
 
         Only ``rng.random()`` is asked.
         """
-        pool, asked, banned = self._pools[self._pool_of[truth]], Asked(partial, truth), taken | {truth}
+        pool, asked = self.pools.around(truth), Asked(partial, truth)
+        given = taken if isinstance(taken, np.ndarray) else np.fromiter(taken, np.int64, len(taken))
+        banned = np.unique(np.append(given, truth))
         order = self._orders[int(rng.random() * len(self._orders))]
         size = _size(count, len(pool), self.difficulty)
-        if size < len(pool):
-            hardest = order.hardest(rng, asked, size, banned)
-        else:
-            hardest = [i for i in pool.tolist() if i not in banned]
-        return np.array(list(islice(shuffled(rng, hardest), count)), np.int64)
+        hardest = order.hardest(rng, asked, size, banned) if size < len(pool) else without(pool, banned)
+        return np.fromiter(islice(shuffled(rng, hardest), count), np.int64)
 
-    def _order(self, catalogue: Catalogue, kind: str, matrices: Mapping[str, Matrix]) -> _Nearest | _Scored:
+    def _order(self, catalogue: Catalogue, kind: str, matrices: Mapping[str, Matrix]) -> Order:
         name, _, modality = kind.partition(":")
         if name == "nearest" and modality:
             matrix = _named(matrices, modality)
             self.vectors[modality] = version_of(matrix)
-            return _Nearest(matrix, self._pools, self._pool_of)
+            return Nearest(self.pools, matrix)
         if kind == "same-category":
-            if not any(catalogue.column("category")):
+            if not catalogue.column("category").any():
                 raise QuestionsError(
                     "Negatives of the same category need a column category in the items table.",
                     hint="--negatives nearest:text",
                 )
-            return _SameCategory(self._pools, self._pool_of, catalogue.column("category"))
+            return SameCategory(self.pools, catalogue.column("category"))
         if kind == "popularity-matched":
-            return _AsPopular(self._pools, self._pool_of, self.strata.popularity)
+            return AsPopular(self.pools, self.strata.popularity)
         if kind == "co-occurring":
-            return _Together(self._pools, self._pool_of, _baskets(catalogue))
+            return Together(self.pools, catalogue)
         if kind in negatives.KINDS:
             raise QuestionsError(
                 f"The negatives {kind} are not joined with others: they have no dial.", hint=f"--negatives {kind}"
@@ -153,115 +147,6 @@ def label(kind: str, difficulty: float) -> str:
     return kind.replace(":", "_") + ("" if difficulty == 1 else percent)
 
 
-class _Scored:
-    """An order given by a number for every item of the truth's pool."""
-
-    def __init__(self, pools: Sequence[np.ndarray], pool_of: np.ndarray) -> None:
-        self._pools, self._pool_of = pools, pool_of
-
-    def score(self, pool: np.ndarray, asked: Asked) -> np.ndarray:
-        """How hard each item of ``pool`` is, float [p]."""
-        raise NotImplementedError
-
-    def hardest(
-        self, rng: random.Random | np.random.Generator, asked: Asked, size: int, banned: Iterable[int]
-    ) -> list[int]:
-        """The ``size`` hardest items outside ``banned``; ties for the last places are broken arbitrarily."""
-        pool = self._pools[self._pool_of[asked.truth]]
-        pool = pool[~np.isin(pool, list(banned))]
-        if len(pool) <= size:
-            return pool.tolist()
-        score = self.score(pool, asked)
-        border = np.partition(score, len(pool) - size)[len(pool) - size]
-        clear = pool[score > border].tolist()
-        return clear + list(islice(shuffled(rng, pool[score == border]), size - len(clear)))
-
-
-class _SameCategory(_Scored):
-    def __init__(self, pools: Sequence[np.ndarray], pool_of: np.ndarray, categories: Sequence[str | None]) -> None:
-        super().__init__(pools, pool_of)
-        paths = [tuple(category.split(PATH_SEPARATOR)) if category else () for category in categories]
-        steps: dict[tuple[str, ...], int] = {}
-        depth = max(map(len, paths))
-        self._steps = np.full((len(paths), depth), -1, np.int32)  # [I, depth] the number of each path's beginning
-        for i, path in enumerate(paths):
-            for d in range(len(path)):
-                self._steps[i, d] = steps.setdefault(path[: d + 1], len(steps))
-
-    def score(self, pool: np.ndarray, asked: Asked) -> np.ndarray:
-        mine = self._steps[asked.truth]
-        return ((self._steps[pool] == mine) & (mine >= 0)).sum(1)
-
-
-class _AsPopular(_Scored):
-    def __init__(self, pools: Sequence[np.ndarray], pool_of: np.ndarray, popularity: np.ndarray) -> None:
-        super().__init__(pools, pool_of)
-        self._level = np.round(np.log2(1 + popularity), 9)  # the same on every machine
-
-    def score(self, pool: np.ndarray, asked: Asked) -> np.ndarray:
-        return -np.abs(self._level[pool] - self._level[asked.truth])
-
-
-class _Together(_Scored):
-    def __init__(self, pools: Sequence[np.ndarray], pool_of: np.ndarray, baskets: csr_array) -> None:
-        super().__init__(pools, pool_of)
-        self._baskets, self._of = baskets, baskets.T.tocsr()
-
-    def score(self, pool: np.ndarray, asked: Asked) -> np.ndarray:
-        shared = np.asarray(self._of[asked.partial].sum(0)).ravel()  # [baskets] how many of the members each one holds
-        with_it = np.flatnonzero(shared)
-        return np.asarray(self._baskets[with_it].T @ shared[with_it]).ravel()[pool]
-
-
-class _Nearest:
-    """Neighbours of a hidden neighbour of the truth; all items of a pool are compared when it is first asked for one."""
-
-    def __init__(self, matrix: Matrix, pools: Sequence[np.ndarray], pool_of: np.ndarray) -> None:
-        self._vectors = ItemVectors.of({"near": matrix})
-        self._able = np.zeros(len(self._vectors), bool)
-        self._able[self._vectors.rows] = True
-        self._pools, self._pool_of = pools, pool_of
-        self._near: dict[int, tuple[np.ndarray, dict[int, int], np.ndarray]] = {}
-
-    def hardest(
-        self, rng: random.Random | np.random.Generator, asked: Asked, size: int, banned: Iterable[int]
-    ) -> list[int]:
-        """The ``size`` items around the truth in the order of nearness to a hidden item near it."""
-        if not self._able[asked.truth]:
-            return []
-        banned, before = set(banned), int(rng.random() * (size + 1))
-        ranked: list[int] = []
-        place = 0
-        for hidden in shuffled(rng, self._ranked(asked.truth, size, banned)[: 2 * size]):
-            ranked = self._ranked(hidden, size, (banned | {hidden}) - {asked.truth})
-            place = ranked.index(asked.truth) if asked.truth in ranked else -1
-            if place >= before:
-                break
-        others = [i for i in ranked if i != asked.truth]
-        first = min(max(place - before, 0), max(len(others) - size, 0))
-        return others[first : first + size]
-
-    def _ranked(self, item: int, size: int, banned: set[int]) -> list[int]:
-        """The nearest items of a pool first, a few times ``size`` of them, without those in ``banned``."""
-        members, place, near = self._table(int(self._pool_of[item]), NEIGHBOURS_PER_ITEM * size + len(banned))
-        return [i for i in members[near[place[item]]].tolist() if i not in banned]
-
-    def _table(self, number: int, depth: int) -> tuple[np.ndarray, dict[int, int], np.ndarray]:
-        """Items of a pool with a vector, their places, and for each the places of its ``depth`` nearest, itself among them."""
-        made = self._near.get(number)
-        if made is not None and made[2].shape[1] >= min(depth, len(made[0])):
-            return made
-        members = self._pools[number]
-        members = members[self._able[members]]
-        keys = self._vectors.take(members)
-        ask = min(len(members), depth + depth // 2)  # the next question may have a few more banned
-        scores, near, _ = ann.exact([(np.arange(len(members)), keys)], keys, ask)
-        order = np.lexsort((near, -np.round(scores / SIMILARITY_STEP)), axis=1)
-        near = np.take_along_axis(near, order, 1).astype(np.int16)
-        self._near[number] = members, {item: p for p, item in enumerate(members.tolist())}, near
-        return self._near[number]
-
-
 def _size(count: int, pool: int, difficulty: float) -> int:
     """How many of a pool's hardest items options are drawn from.
 
@@ -269,22 +154,6 @@ def _size(count: int, pool: int, difficulty: float) -> int:
     [900, 90, 9]
     """
     return min(pool, max(count, round(count**difficulty * pool ** (1 - difficulty))))
-
-
-def _pools(stratum: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """The strata as lists of items, those of more than `MAX_POOL_ITEMS` cut; and for every item [I] the number of its list.
-
-    An item's index is a hash of its id, so every s-th item of a stratum is a random part of it.
-    """
-    pools: list[np.ndarray] = []
-    pool_of = np.zeros(len(stratum), np.int64)
-    for number in np.unique(stratum):
-        members = np.flatnonzero(stratum == number)
-        parts = -(-len(members) // MAX_POOL_ITEMS)
-        for start in range(parts):
-            pool_of[members[start::parts]] = len(pools)
-            pools.append(members[start::parts])
-    return pools, pool_of
 
 
 def _named(matrices: Mapping[str, Matrix], name: str) -> Matrix:
@@ -297,15 +166,3 @@ def _named(matrices: Mapping[str, Matrix], name: str) -> Matrix:
             else f"--negatives nearest:{next(iter(matrices))}",
         )
     return found
-
-
-def _baskets(catalogue: Catalogue) -> csr_array:
-    """float32 [baskets, I]: training bundles and, below them, training users."""
-    from scipy.sparse import csr_array
-
-    bundles, users = (splits.training_graph(catalogue, graph) for graph in ("bundle-item", "user-item"))
-    first = int(bundles[:, 0].max(initial=-1)) + 1
-    rows = np.concatenate([bundles[:, 0], users[:, 0] + first])
-    columns = np.concatenate([bundles[:, 1], users[:, 1]])
-    shape = (int(rows.max(initial=-1)) + 1, len(catalogue))
-    return csr_array((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)

@@ -21,18 +21,24 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
+from ..catalogue import splits
 from ..errors import QuestionsError, counted, first_line
 from ..files import is_regular, user_path
 from ..names import check_name
 from ..text import quoted
-from .checks import counts, faults, in_words, splits_of
+from .checks import counts, faults, in_words, most_options
 from .question_file import Questions, build
+from .question_rows import QuestionRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from ..catalogue.catalogue import Catalogue
+    from .question_rows import Located
 
 OURS = ""  # the name of the only option list of a line in our format
 CANS = re.compile(r"bi_(valid|test)_cans\d+")
@@ -75,14 +81,21 @@ def family(name: str) -> str:
     return SEED.sub("", name)
 
 
-def _set(file: Path, options: str, rows: list[Row], catalogue: Catalogue, skip_broken: bool) -> Questions:
-    split = _split(file, rows, catalogue)
-    n = Counter(len(row["options"]) for row in rows).most_common(1)[0][0]
-    found = faults(rows, split, catalogue, imported=True)
-    kept = [row for row, fault in zip(rows, found, strict=True) if fault is None]
+def _set(file: Path, options: str, given: list[Row], catalogue: Catalogue, skip_broken: bool) -> Questions:
+    try:
+        rows = QuestionRows.of(given)
+    except (pa.ArrowException, UnicodeError) as error:
+        raise QuestionsError(
+            f"{file} holds text that cannot be stored ({first_line(error)}).", hint="write the file as UTF-8"
+        ) from error
+    located = rows.locate(catalogue)
+    split = _split(file, rows, located, catalogue)
+    n = most_options(located)
+    found = faults(rows, located, split, catalogue, imported=True)
+    kept = np.flatnonzero([fault is None for fault in found])
     if len(kept) < len(rows):
         number, first = next((number, fault) for number, fault in enumerate(found, 1) if fault)
-        if not kept:
+        if not len(kept):
             raise QuestionsError(
                 f"None of the {len(rows):,} questions in {file} can be asked here ({in_words(counts(found))}); of the "
                 f"first, {first.clause}.",
@@ -113,7 +126,8 @@ def _set(file: Path, options: str, rows: list[Row], catalogue: Catalogue, skip_b
         "left_out": len(rows) - len(kept),
         "left_out_by": counts(found),
     }
-    return build(kept, header, catalogue, str(file), "--skip-broken leaves such questions out and counts them")
+    hint = "--skip-broken leaves such questions out and counts them"
+    return build(rows.take(kept), located.take(kept), header, catalogue, str(file), hint)
 
 
 def _kind_in(stem: str) -> str:
@@ -121,13 +135,13 @@ def _kind_in(stem: str) -> str:
     return found.group(1) if found else "unknown"
 
 
-def _split(file: Path, rows: list[Row], catalogue: Catalogue) -> str:
+def _split(file: Path, rows: QuestionRows, located: Located, catalogue: Catalogue) -> str:
     """The split of all bundles of the questions in this catalogue."""
-    asked = splits_of(catalogue, [row["bundle_id"] for row in rows])
-    counts = Counter(asked.values())
+    asked = [b for b in dict.fromkeys(located.bundle.tolist()) if b >= 0]
+    counts = Counter(splits.assign(catalogue)[asked].tolist())
     if not counts:
         raise QuestionsError(
-            f"{file} asks about bundle {quoted(rows[0]['bundle_id'])}, and no bundle it asks about is in the catalogue.",
+            f"{file} asks about bundle {quoted(rows.row(0)['bundle_id'])}, and no bundle it asks about is in the catalogue.",
             hint="import the catalogue that the questions were made for",
         )
     named = CANS.fullmatch(file.stem)

@@ -8,7 +8,6 @@ more often than chance. Negatives around the truth (its nearest neighbours, say)
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,14 @@ import numpy as np
 from ..catalogue import splits
 from ..catalogue.category_paths import PATH_SEPARATOR
 from ..errors import Command, QuestionsError
-from ..vector_math import unit_rows
+from .clusters import MAX_DIRECT_ITEMS, cluster
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Sequence
 
     from ..catalogue.catalogue import Catalogue
+    from ..catalogue.columns import Strings
 
 KINDS = ("random", "hard")
 
@@ -32,12 +32,14 @@ KINDS = ("random", "hard")
 class Strata:
     """The stratum of every item, and the inputs that it depends on.
 
-    ``number`` int64 [I]; ``seen`` bool [I], stands in a training bundle; ``popularity`` int64 [I], edges in training.
+    ``number`` int64 [I], from 0 on; ``seen`` bool [I], stands in a training bundle; ``popularity`` int64 [I], edges in
+    training. ``in_parts`` says that the clusters of so many items were found part by part (`clusters`).
     """
 
     number: np.ndarray
     seen: np.ndarray
     popularity: np.ndarray
+    in_parts: bool = False
 
 
 def stratify(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimum: int) -> Strata:
@@ -58,53 +60,37 @@ def stratify(catalogue: Catalogue, kind: str, vectors: np.ndarray | None, minimu
             f"There are no negatives {kind!r}; there are {' and '.join(KINDS)}.", hint=f"--negatives {KINDS[0]}"
         )
     categories = catalogue.column("category")
-    if kind == "hard" and vectors is None and not any(categories):
+    if kind == "hard" and vectors is None and not categories.any():
         raise QuestionsError(
             "Hard negatives need a category column in the items table, or vectors to find near items.",
             hint=Command("encode", "--modality", "text"),
         )
-    bundled = np.bincount(splits.training_graph(catalogue, "bundle-item")[:, 1], minlength=len(catalogue))
-    bought = np.bincount(splits.training_graph(catalogue, "user-item")[:, 1], minlength=len(catalogue))
+    bundled, bought = training_popularity(catalogue)
     popularity = bundled + bought
     level = np.floor(4 * np.log2(1 + popularity) + 1e-9).astype(np.int64)  # log2(8) is 3 on every machine
     seen = bundled > 0
     number = np.zeros(len(catalogue), np.int64)
-    count = 0
+    count, in_parts = 0, False
     for part in (np.flatnonzero(seen), np.flatnonzero(~seen)):
-        if kind == "random":
-            groups = [part]
-        elif any(categories):
-            groups = _by_category(part, categories, minimum)
-        else:
+        group = np.zeros(len(part), np.int64)
+        if kind == "hard" and categories.any():
+            group = _by_category(categories.take(part), minimum)
+        elif kind == "hard":
             assert vectors is not None  # noqa: S101
-            groups = _by_cluster(part, vectors, minimum)
-        for group in groups:
-            for members in _by_level(group, level, minimum):
-                number[members] = count
-                count += 1
-    return Strata(number, seen, popularity)
+            group, in_parts = cluster(part, vectors, minimum), in_parts or len(part) > MAX_DIRECT_ITEMS
+        number[part] = count + _by_level(group, level[part], minimum)
+        count = int(number[part].max(initial=count - 1)) + 1
+    return Strata(number, seen, popularity, in_parts)
 
 
-class OtherAnswers:
-    """Items that would also be right: with the truth's title, or in another of ``bundles`` that contains the partial bundle."""
-
-    def __init__(self, bundles: Sequence[np.ndarray], titles: Sequence[str]) -> None:
-        self._bundles = bundles
-        self._titles = [title.casefold() for title in titles]
-        self._of: defaultdict[int, set[int]] = defaultdict(set)
-        self._titled: defaultdict[str, set[int]] = defaultdict(set)
-        for b, items in enumerate(self._bundles):
-            for i in items.tolist():
-                self._of[i].add(b)
-        for i, title in enumerate(self._titles):
-            self._titled[title].add(i)
-
-    def of(self, b: int, partial: np.ndarray, truth: int) -> set[int]:
-        """The items that are excluded as wrong options of bundle number ``b``, from which ``truth`` is held out."""
-        others = set.intersection(*(self._of[i] for i in partial.tolist())) - {b}
-        together = {i for other in others for i in self._bundles[other].tolist()}
-        same = self._titled[self._titles[truth]] if self._titles[truth] else set()
-        return together | same
+def training_popularity(catalogue: Catalogue) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [I] twice: the training bundles that hold each item, and the users whom training sees with it."""
+    known: tuple[np.ndarray, np.ndarray] | None = catalogue.memory.get("training popularity")
+    if known is None:
+        graphs = (splits.training_graph(catalogue, graph)[:, 1] for graph in ("bundle-item", "user-item"))
+        bundled, bought = (np.bincount(items, minlength=len(catalogue)) for items in graphs)
+        known = catalogue.memory["training popularity"] = (bundled, bought)
+    return known
 
 
 def shuffled(rng: random.Random | np.random.Generator, pool: Sequence[int] | np.ndarray) -> Iterator[int]:
@@ -119,62 +105,59 @@ def shuffled(rng: random.Random | np.random.Generator, pool: Sequence[int] | np.
         moved[j] = moved.get(left - 1, left - 1)
 
 
-def _by_level(items: np.ndarray, level: np.ndarray, minimum: int) -> list[np.ndarray]:
-    """Cut by popularity, from the top down; a piece smaller than ``minimum`` is merged into the next lower one."""
-    pieces: list[np.ndarray] = []
-    open_piece: list[np.ndarray] = []
-    for value in sorted(set(level[items].tolist()), reverse=True):
-        open_piece.append(items[level[items] == value])
-        if sum(map(len, open_piece)) >= minimum:
-            pieces.append(np.concatenate(open_piece))
-            open_piece = []
-    if open_piece:
-        last = [pieces.pop()] if pieces else []
-        pieces.append(np.concatenate(last + open_piece))
+def _by_level(group: np.ndarray, level: np.ndarray, minimum: int) -> np.ndarray:
+    """int64 [n] the number of each item's piece: groups in order, cut by popularity from the top down.
+
+    A piece smaller than ``minimum`` is merged into the next lower one of its group, the last into the one above it.
+    """
+    order = np.lexsort((-level, group))
+    group, level = group[order], level[order]
+    first = np.flatnonzero(np.r_[True, (np.diff(group) != 0) | (np.diff(level) != 0)][: len(order)])
+    sizes = np.diff(np.r_[first, len(order)])
+    numbers = np.zeros(len(first), np.int64)
+    number = held = began = 0  # of the open piece: its number, items, and first run of equal level
+    whole = False  # whether its group has a piece already
+    groups = group[first].tolist()
+    for run, size in enumerate(sizes.tolist()):
+        if run and groups[run] != groups[run - 1]:
+            if held and whole:
+                numbers[began:run] = number - 1
+            number += bool(held and not whole)
+            held, began, whole = 0, run, False
+        numbers[run] = number
+        held += size
+        if held >= minimum:
+            number, held, began, whole = number + 1, 0, run + 1, True
+    if held and whole:
+        numbers[began:] = number - 1
+    pieces = np.empty(len(order), np.int64)
+    pieces[order] = np.repeat(numbers, sizes)
     return pieces
 
 
-def _by_category(items: np.ndarray, categories: Sequence[str | None], minimum: int) -> list[np.ndarray]:
-    """Cut by category; one smaller than ``minimum`` is merged into the remaining items of its parent category.
+def _by_category(categories: Strings[str | None], minimum: int) -> np.ndarray:
+    """int64 [n] the group of each item: its category; one smaller than ``minimum`` is merged into its parent's remaining items.
 
     The catalogue alone decides, so that its questions are the same whatever has been encoded.
     """
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for i in items.tolist():
-        groups.setdefault(tuple((categories[i] or "").split(PATH_SEPARATOR)), []).append(i)
+    codes, names = categories.codes()
+    codes = np.where(codes < 0, len(names), codes)  # no category is one, too
+    sizes = np.bincount(codes, minlength=len(names) + 1).tolist()
+    groups: dict[tuple[str, ...], list[int]] = {}  # path -> codes
+    for code, name in enumerate([*names, ""]):
+        groups.setdefault(tuple(name.split(PATH_SEPARATOR)), []).append(code)
+
+    def size(path: tuple[str, ...]) -> int:
+        return sum(sizes[code] for code in groups[path])
+
+    groups = {path: members for path, members in groups.items() if size(path)}
     for depth in range(max(map(len, groups), default=0), 0, -1):
-        for path in sorted(path for path in groups if len(path) == depth and len(groups[path]) < minimum):
+        for path in sorted(path for path in groups if len(path) == depth and size(path) < minimum):
             groups.setdefault(path[:-1], []).extend(groups.pop(path))
-    rest = groups.get((), [])
-    if 0 < len(rest) < minimum and len(groups) > 1:
-        del groups[()]
-        groups[max(sorted(groups), key=lambda path: len(groups[path]))].extend(rest)
-    return [np.array(sorted(groups[path])) for path in sorted(groups)]
-
-
-def _by_cluster(items: np.ndarray, vectors: np.ndarray, minimum: int) -> list[np.ndarray]:
-    """Cut by spherical k-means; items without a vector, and clusters that are too small, are merged into the nearest large one."""
-    from ..candidates.ann import faiss_module
-
-    if len(items) < 2 * minimum:
-        return [items]
-    unit = unit_rows(vectors[items])
-    count = len(items) // (2 * minimum)
-    faiss = faiss_module()
-    means = faiss.Kmeans(
-        unit.shape[1], count, niter=15, seed=1, spherical=True, min_points_per_centroid=1, max_points_per_centroid=10**9
-    )
-    means.train(np.ascontiguousarray(unit))
-    sizes = np.bincount(_nearest(unit, means.centroids), minlength=count)
-    large = np.flatnonzero(sizes >= minimum)
-    if not len(large):
-        return [items]
-    home = large[_nearest(unit, means.centroids[large])]
-    return [items[home == c] for c in large]
-
-
-def _nearest(unit: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """int64 [items] the nearest centroid of each item, computed in blocks of at most a gigabyte."""
-    step = max(1, 2**28 // len(centroids))
-    parts = [(unit[start : start + step] @ centroids.T).argmax(1) for start in range(0, len(unit), step)]
-    return np.concatenate(parts)
+    if () in groups and size(()) < minimum and len(groups) > 1:
+        rest = groups.pop(())
+        groups[max(sorted(groups), key=size)].extend(rest)
+    number = np.zeros(len(names) + 1, np.int64)
+    for place, path in enumerate(sorted(groups)):
+        number[groups[path]] = place
+    return number[codes]

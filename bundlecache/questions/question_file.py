@@ -9,7 +9,6 @@ question with sorted keys and no spaces; ``Questions.export_jsonl`` writes exact
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,17 +21,20 @@ from ..catalogue.catalogue import SPLITS
 from ..errors import Command, QuestionsError, first_line
 from ..files import replacing, write_text
 from ..text import listed, quoted
-from .checks import faults
+from .checks import Fault, faults
+from .question_rows import COLUMNS, QuestionRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ..catalogue.catalogue import Catalogue
     from ..errors import Hint
+    from .question_rows import Located
 
 FORMAT_VERSION = 1
-COLUMNS = ("bundle_id", "partial", "options", "truth")
+PARTS_VERSION = 2
+"""The version of sets whose hard options are from clusters that were found part by part (`clusters`)."""
 SCHEMA = pa.schema(
     {
         "question_id": pa.string(),
@@ -90,8 +92,10 @@ class Questions:
                 if "source" in self.header
                 else [Command("questions", "--seed", 1), "draws others under another name"],
             )
-        rows = _rows(catalogue.item_ids, self.bundle_ids, self.partial, self.options, self.truth)
-        table = pa.Table.from_pylist([{"question_id": str(i), **row} for i, row in enumerate(rows)], schema=SCHEMA)
+        rows = self._rows(catalogue)
+        numbers = pa.array(np.arange(len(self))).cast(pa.string())
+        columns = [numbers, rows.bundle_ids, rows.partial, rows.options, pa.array(rows.truth)]
+        table = pa.table([each.cast(kept.type) for each, kept in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
         header = json.dumps(self.header, indent=1, sort_keys=True)
         with replacing(path) as temporary:
             sidecar.unlink(missing_ok=True)  # its presence means complete
@@ -109,44 +113,16 @@ class Questions:
             `sets.load` leaves out the questions that no longer fit.
         """
         rows, header = read(path)
-        return build(rows, header, catalogue, str(path), Command("questions"))
+        return build(rows, rows.locate(catalogue), header, catalogue, str(path), Command("questions"))
 
     def export_jsonl(self, path: Path, catalogue: Catalogue) -> None:
         """Write the canonical lines: one JSON object per question; the file's SHA-256 is ``sha256``."""
-        rows = _rows(catalogue.item_ids, self.bundle_ids, self.partial, self.options, self.truth)
-        with replacing(path) as temporary:
-            temporary.write_bytes(b"".join(map(_line, rows)))
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            for block in self._rows(catalogue).lines():
+                file.write(block)
 
-
-def digest(rows: Iterable[dict[str, Any]]) -> str:
-    """SHA-256 (hex) of questions given as {bundle_id, partial, options, truth} with ids as text."""
-    total = hashlib.sha256()
-    for row in rows:
-        total.update(_line(row))
-    return total.hexdigest()
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    row = {name: row[name] for name in COLUMNS}
-    return (json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n").encode()
-
-
-def _rows(
-    item_ids: Sequence[str],
-    bundle_ids: Sequence[str],
-    partial: Sequence[np.ndarray],
-    options: np.ndarray,
-    truth: np.ndarray,
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "bundle_id": bundle_id,
-            "partial": [item_ids[i] for i in given],
-            "options": [item_ids[i] for i in shown],
-            "truth": int(right),
-        }
-        for bundle_id, given, shown, right in zip(bundle_ids, partial, options, truth, strict=True)
-    ]
+    def _rows(self, catalogue: Catalogue) -> QuestionRows:
+        return QuestionRows.of_indices(catalogue.item_ids, self.bundle_ids, self.partial, self.options, self.truth)
 
 
 def assemble(
@@ -158,7 +134,18 @@ def assemble(
     header: dict[str, Any],
 ) -> Questions:
     """Questions from indices, with their hash."""
-    sha256 = digest(_rows(catalogue.item_ids, bundle_ids, partial, options, truth))
+    rows = QuestionRows.of_indices(catalogue.item_ids, bundle_ids, partial, options, truth)
+    return _questions(bundle_ids, partial, options, truth, header, rows.sha256())
+
+
+def _questions(
+    bundle_ids: list[str],
+    partial: list[np.ndarray],
+    options: np.ndarray,
+    truth: np.ndarray,
+    header: dict[str, Any],
+    sha256: str,
+) -> Questions:
     size = {"n_questions": len(bundle_ids), "n_options": int(options.shape[1])}
     header = {"format_version": FORMAT_VERSION, **header, **size, "sha256": sha256}
     return Questions(
@@ -175,8 +162,8 @@ def assemble(
     )
 
 
-def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The questions of a file, as rows {bundle_id, partial, options, truth} with ids, and its header.
+def read(path: Path) -> tuple[QuestionRows, dict[str, Any]]:
+    """The questions of a file, with ids, and its header.
 
     Raises
     ------
@@ -191,16 +178,12 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         table = pq.read_table(path)
         inner = json.loads((table.schema.metadata or {})[b"bundlecache"])
         table = table.select(COLUMNS).cast(pa.schema([SCHEMA.field(name) for name in COLUMNS]))
-        columns = [table.column(name).to_pylist() for name in COLUMNS]
+        rows = QuestionRows.of_table(table)
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise QuestionsError(
             f"{path} is damaged or no question file ({first_line(error)}).", hint=restore_hint(path)
         ) from error
-    rows = [
-        {"bundle_id": bundle_id, "partial": partial or [], "options": options or [], "truth": truth}
-        for bundle_id, partial, options, truth in zip(*columns, strict=True)
-    ]
-    sha256 = digest(rows)
+    sha256 = rows.sha256()
     if sha256 == header["sha256"] and header != inner:
         raise QuestionsError(
             f"{sidecar} says something else than {path.name} of how its questions were drawn: one of them was changed.",
@@ -215,28 +198,38 @@ def read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def build(
-    rows: list[dict[str, Any]], header: dict[str, Any], catalogue: Catalogue, source: str, hint: Hint
+    rows: QuestionRows,
+    located: Located,
+    header: dict[str, Any],
+    catalogue: Catalogue,
+    source: str,
+    hint: Hint,
+    found: Sequence[Fault | None] | None = None,
 ) -> Questions:
-    """Check every row, given as {bundle_id, partial, options, truth} with ids, then turn ids into indices.
+    """Check every row, then turn ids into indices.
+
+    ``located`` says where the ids are in the catalogue; ``found`` are the faults of the rows, where they were looked for
+    already.
 
     Raises
     ------
     QuestionsError
         That names the first question that is wrong, what is wrong with it, and ``hint``.
     """
-    if not rows:
+    if not len(rows):
         raise QuestionsError(f"{source} holds no question.", hint=hint)
-    found = faults(rows, header["split"], catalogue, imported="source" in header)
+    if found is None:
+        found = faults(rows, located, header["split"], catalogue, imported="source" in header)
     for number, fault in enumerate(found, 1):
         if fault is not None:
             raise QuestionsError(f"{source}, question {number}: {fault.clause}.", hint=hint)
-    return assemble(
-        catalogue,
-        [row["bundle_id"] for row in rows],
-        [catalogue.indices(row["partial"]) for row in rows],
-        np.stack([catalogue.indices(row["options"]) for row in rows]),
-        np.array([row["truth"] for row in rows]),
+    return _questions(
+        rows.bundle_ids.to_pylist(),
+        [items.astype(np.int32) for items in located.partial],
+        located.options.values.reshape(len(rows), -1),
+        rows.truth,
         header,
+        rows.sha256(),
     )
 
 
@@ -246,8 +239,10 @@ def _read_header(sidecar: Path) -> dict[str, Any]:
         header = json.loads(sidecar.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise QuestionsError(f"{sidecar} cannot be read ({first_line(error)}).", hint=restore_hint(sidecar)) from error
-    if not isinstance(header, dict) or header.get("format_version") != FORMAT_VERSION:
-        raise QuestionsError(f"{sidecar} is no header of format {FORMAT_VERSION}.", hint=restore_hint(sidecar))
+    if not isinstance(header, dict) or header.get("format_version") not in (FORMAT_VERSION, PARTS_VERSION):
+        raise QuestionsError(
+            f"{sidecar} is no header of format {FORMAT_VERSION} or {PARTS_VERSION}.", hint=restore_hint(sidecar)
+        )
     texts = all(isinstance(header.get(name), str) for name in ("name", "negatives", "sha256"))
     seed = header.get("seed")
     if not texts or not isinstance(seed, int) or isinstance(seed, bool) or header.get("split") not in SPLITS:

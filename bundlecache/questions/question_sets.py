@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from ..catalogue import splits
 from ..errors import Command, QuestionsError
@@ -18,18 +21,26 @@ from .question_file import Questions, build, missing, names_in, read, restore_hi
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
-
     from ..catalogue.catalogue import Catalogue
     from ..store.store import Matrix, Store
     from ..workspace import WorkspaceFolder
+    from .question_rows import QuestionRows
 
 NEGATIVES = ("random", "hard")
 """The kinds of wrong options of the default sets."""
+SETS = ("valid", "test")
+"""The splits that are asked about."""
 OPTIONS = 10
 """The number of options of the default sets."""
 VERSION = re.compile(r"-v\d+$")
 """The end of the name of a set that was derived from another one."""
+
+
+class Bar(Protocol):
+    """What shows progress, such as `console.reporter.ProgressBar`."""
+
+    def step(self, done: int, total: int) -> None:
+        """Show ``done`` of ``total``."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +101,19 @@ def load(
         raise missing(folder.questions, name)
     file = path(folder, name)
     rows, header = read(file)
-    found = faults(rows, header["split"], catalogue, imported="source" in header)
-    kept = [row for row, fault in zip(rows, found, strict=True) if fault is None]
+    located = rows.locate(catalogue)
+    found = faults(rows, located, header["split"], catalogue, imported="source" in header)
+    kept = np.flatnonzero([fault is None for fault in found])
     if len(kept) == len(rows) or any(fault and fault.kind == MALFORMED for fault in found):
-        return build(rows, header, catalogue, str(file), restore_hint(file))
+        return build(rows, located, header, catalogue, str(file), restore_hint(file), found)
     left_out = in_words(counts(found))
-    if not kept:
+    if not len(kept):
         first = next(fault.clause for fault in found if fault)
         raise QuestionsError(
             f"None of the {len(rows):,} questions of {name} fits this catalogue ({left_out}): {first}.",
             hint=[Command("questions", "--seed", int(header["seed"]) + 1), "freezes others beside them"],
         )
-    reduced = _reduced(folder, catalogue, name, header, kept, counts(found))
+    reduced = _reduced(folder, catalogue, name, header, rows.take(kept), counts(found))
     if say is not None:
         say(
             f"{len(rows) - len(kept):,} of the {len(rows):,} questions of {name} no longer fit the catalogue ({left_out}); "
@@ -123,11 +135,11 @@ def _reduced(
     catalogue: Catalogue,
     name: str,
     header: Mapping[str, Any],
-    kept: list[dict[str, Any]],
+    kept: QuestionRows,
     left_out: Mapping[str, int],
 ) -> Questions:
     """The set of the questions ``kept`` of the set ``name``, from its file or new."""
-    base = VERSION.sub("", name)
+    base, sha256 = VERSION.sub("", name), kept.sha256()
     for number in itertools.count(2):
         file = path(folder, f"{base}-v{number}")
         if not file.is_file():
@@ -136,8 +148,8 @@ def _reduced(
             rows, existing = read(file)
         except QuestionsError:  # damaged or incompletely written: it is kept as it is
             continue
-        if rows == kept:
-            return build(rows, existing, catalogue, str(file), restore_hint(file))
+        if existing["sha256"] == sha256:
+            return build(rows, rows.locate(catalogue), existing, catalogue, str(file), restore_hint(file))
     about = {
         **header,
         "name": file.stem,
@@ -145,7 +157,7 @@ def _reduced(
         "left_out": sum(left_out.values()),
         "left_out_by": dict(left_out),
     }
-    reduced = build(kept, about, catalogue, str(file), restore_hint(file))
+    reduced = build(kept, kept.locate(catalogue), about, catalogue, str(file), restore_hint(file))
     reduced.save(file, catalogue)
     return reduced
 
@@ -175,10 +187,12 @@ def freeze_missing(
     difficulty: float = 1.0,
     matrices: Callable[[], Mapping[str, Matrix]] = dict,
     say: Callable[[str], None] | None = None,
+    bar: Callable[[], AbstractContextManager[Bar]] | None = None,
 ) -> list[QuestionSetInfo]:
     """Freeze the validation and test sets that are missing; existing sets are not changed.
 
-    ``matrices`` gives the stored vectors by modality; it is called for ``nearest:MODALITY`` only.
+    ``matrices`` gives the stored vectors by modality; it is called for ``nearest:MODALITY`` only. ``bar`` opens
+    what shows how many questions are drawn, of how many in all missing sets.
 
     Raises
     ------
@@ -191,16 +205,20 @@ def freeze_missing(
             hint="--negatives same-category, or another kind that has a difficulty",
         )
     vectors: np.ndarray | None = None
-    if not any(catalogue.column("category")):  # then hard options are near items
+    if not catalogue.column("category").any():  # then hard options are near items
         content = [name for name in store.modalities() if name != "graph"] or store.modalities()
         vectors = store.matrix(catalogue.item_ids, content[0]).vectors if content else None
     near = matrices() if any("nearest:" in kind for kind in kinds) else {}
     splits.keep(folder, catalogue)
-    rows = []
-    for split in ("valid", "test"):
-        for kind in kinds:
-            name = name_of(split, kind, options, seed, difficulty)
-            made = name not in names(folder)
+    there, rows = set(names(folder)), []
+    wanted = [(split, kind, name_of(split, kind, options, seed, difficulty)) for split in SETS for kind in kinds]
+    missing_bundles = sum(
+        int((splits.assign(catalogue) == split).sum()) for split, _, name in wanted if name not in there
+    )
+    done = 0
+    with bar() if bar else nullcontext() as shown:
+        for split, kind, name in wanted:
+            made = name not in there
             if made:
                 frozen = freeze(
                     catalogue,
@@ -211,16 +229,21 @@ def freeze_missing(
                     vectors=vectors,
                     difficulty=difficulty,
                     matrices=near,
+                    progress=None if shown is None else _after(done, missing_bundles, shown.step),
                 )
                 frozen.save(path(folder, name), catalogue)
+                there.add(name)
+                done += len(frozen)
             else:
                 frozen = load(folder, catalogue, name, say=say)
-            rows.append(
-                QuestionSetInfo(
-                    frozen.name, len(frozen), frozen.n_options, frozen.sha256[:16], made="now" if made else "before"
-                )
-            )
+            size = len(frozen), frozen.n_options, frozen.sha256[:16]
+            rows.append(QuestionSetInfo(frozen.name, *size, made="now" if made else "before"))
     return rows
+
+
+def _after(before: int, total: int, step: Callable[[int, int], None]) -> Callable[[int], None]:
+    """Progress of one set, where ``before`` questions of other sets are drawn and ``total`` are to be drawn in all."""
+    return lambda done: step(before + done, total)
 
 
 def take_over(

@@ -17,9 +17,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..catalogue import splits
+from ..catalogue.columns import Lists, Strings
 from ..errors import CatalogueError
+from ..sorted_arrays import places_by_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,25 +40,35 @@ class UserHistories:
     latest: int
 
     @cached_property
-    def _of_bundle(self) -> dict[str, np.ndarray]:
-        """bundle_id -> items int32, each once, latest last."""
-        bundles, interactions = self.catalogue.bundles, self.catalogue.interactions
-        items_in_order: dict[str, dict[int, None]] = {group: {} for group in bundles.group}
-        for user, item in zip(interactions.user.tolist(), interactions.item.tolist(), strict=True):
-            group = interactions.group[user]
-            if group in items_in_order:
-                items_in_order[group].pop(item, None)
-                items_in_order[group][item] = None
-        trained = splits.assign(self.catalogue) == "train"
-        histories = {}
-        for rows in (np.flatnonzero(~trained), np.flatnonzero(trained)):
-            for b in rows:
-                for item in bundles.items[b].tolist():
-                    items_in_order[bundles.group[b]].pop(item, None)
-            for b in rows:
-                history = items_in_order[bundles.group[b]]
-                histories[bundles.ids[b]] = np.fromiter(history, np.int32, len(history))
-        return histories
+    def _histories(self) -> Lists:
+        """The items of each group's interactions, each once, latest last; groups by `_numbers`."""
+        interactions, size = self.catalogue.interactions, np.int64(max(len(self.catalogue), 1))
+        key = self._numbers[1][interactions.user] * size + interactions.item
+        latest_first = np.unique(key[::-1], return_index=True)[1]  # of each pair, its last row counted from the end
+        rows = len(key) - 1 - latest_first
+        group = key[rows] // size
+        order = np.lexsort((rows, group))
+        ends = np.concatenate([np.zeros(1, np.int64), np.bincount(group, minlength=self._numbers[2]).cumsum()])
+        return Lists.of(ends, interactions.item[rows[order]].astype(np.int32))
+
+    @cached_property
+    def _numbers(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """The number of each bundle's group and of each user's, int64; and how many groups there are."""
+        bundles, users = self.catalogue.bundles.group.arrow, self.catalogue.interactions.group.arrow
+        numbers, names = Strings(pa.chunked_array([bundles, users])).codes()
+        return numbers[: len(bundles)], numbers[len(bundles) :], len(names)
+
+    @cached_property
+    def _bundles_of(self) -> Lists:
+        """The bundles of each group."""
+        order, ends = places_by_value(self._numbers[0])
+        return Lists.of(ends, order)
+
+    @cached_property
+    def _trained(self) -> np.ndarray:
+        """Bool [B], whether a bundle is one of training."""
+        trained: np.ndarray = splits.assign(self.catalogue) == "train"
+        return trained
 
     def of(self, questions: Questions) -> list[np.ndarray]:
         """int32 items per question, at most ``latest``, without the items of its partial bundle and its options."""
@@ -62,8 +76,19 @@ class UserHistories:
 
     def besides(self, bundle_ids: list[str], partial: list[np.ndarray], options: np.ndarray) -> list[np.ndarray]:
         """The same for questions without wrong options yet: ``options`` [q, n] may hold only the truth."""
-        asked = zip(bundle_ids, partial, options, strict=True)
-        return [self._latest(self._of_bundle[name], np.concatenate([given, shown])) for name, given, shown in asked]
+        numbers = pc.index_in(pa.array(bundle_ids, pa.large_string()), value_set=self.catalogue.bundles.ids.arrow)
+        asked = zip(np.asarray(numbers).tolist(), partial, options, strict=True)
+        return [self._before(b, np.concatenate([given, shown])) for b, given, shown in asked]
+
+    def _before(self, b: int, hidden: np.ndarray) -> np.ndarray:
+        """The latest items of the group of bundle number ``b``, without those of its bundles and ``hidden`` ones."""
+        group = self._numbers[0][b]
+        others = self._bundles_of[group]
+        if not self._trained[b]:
+            others = others[~self._trained[others]]
+        hidden = np.concatenate([hidden, *(self.catalogue.bundles.items[other] for other in others)])
+        # No more than all of the hidden ones are left out of the last ones, so earlier ones need not be looked at.
+        return self._latest(self._histories[group][-(self.latest + len(hidden)) :], hidden)
 
     def of_user(self, user: str, hidden: Sequence[int]) -> np.ndarray:
         """int32: the ``latest`` items of a user, without those in ``hidden``.
@@ -81,8 +106,8 @@ class UserHistories:
                 hint=f"did you mean {', '.join(near)}?" if near else "--user takes a user_id of that table",
             )
         items = interactions.item[interactions.user == interactions.users.index(user)]
-        items_in_order = list(dict.fromkeys(items[::-1].tolist()))[::-1]  # in the order of the last time
-        return self._latest(np.array(items_in_order, np.int32), hidden)
+        last = np.unique(items[::-1], return_index=True)[1]  # of each item, its last row counted from the end
+        return self._latest(items[len(items) - 1 - np.sort(last)[::-1]].astype(np.int32), hidden)
 
     def _latest(self, history: np.ndarray, hidden: np.ndarray | Sequence[int]) -> np.ndarray:
         return history[~np.isin(history, hidden)][-self.latest :]

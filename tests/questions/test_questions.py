@@ -20,6 +20,7 @@ from helpers.random_catalogue import random_catalogue, with_cells
 
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.catalogue import Catalogue
+from bundlecache.catalogue.columns import Strings
 from bundlecache.errors import BundlecacheError, QuestionsError
 from bundlecache.questions import importing, negatives, question_sets
 from bundlecache.questions.freeze import freeze
@@ -159,7 +160,7 @@ def test_hard_options_are_of_the_truths_category_or_near_it():
 def test_small_categories_join_along_their_path_and_no_item_is_lost():
     catalogue = random_catalogue(120, 30)
     paths = ["a > b"] * 50 + ["a > c"] * 4 + ["a > d > e"] * 4 + ["a > f"] * 22 + ["g"] * 37 + [None] * 3
-    catalogue.columns["category"] = paths
+    catalogue.columns["category"] = Strings(paths)
     made = negatives.stratify(catalogue, "hard", None, 5)
     cell, seen = made.number, made.seen
     assert len(cell) == len(seen) == 120
@@ -228,9 +229,9 @@ def rewrite(path: Path, change, *, rehash: bool) -> None:
     change(rows[0])
     header = json.loads(table.schema.metadata[b"bundlecache"])
     if rehash:
-        from bundlecache.questions.question_file import digest
+        from bundlecache.questions.question_rows import QuestionRows
 
-        header["sha256"] = digest(rows)
+        header["sha256"] = QuestionRows.of(rows).sha256()
         path.with_suffix(".json").write_text(json.dumps(header))
     new = pa.Table.from_pylist(rows, schema=table.schema.with_metadata({"bundlecache": json.dumps(header)}))
     pq.write_table(new, path)

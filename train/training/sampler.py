@@ -16,6 +16,7 @@ from bundlecache.catalogue import splits
 from bundlecache.errors import QuestionsError
 from bundlecache.questions import negatives
 from bundlecache.questions.hard_negatives import HardNegatives
+from bundlecache.questions.right_answers import RightAnswers
 
 from ..prompts.builder import NO_ITEMS
 
@@ -89,7 +90,7 @@ class QuestionSampler:
             self._pools = [_Pools(negatives.stratify(catalogue, kind, vectors, 3 * settings.options)) for kind in kinds]
         else:
             hard = HardNegatives(catalogue, settings.negatives, settings.difficulty, matrices, settings.options)
-            self._pools = [_Hard(hard, negatives.OtherAnswers(self.bundles, catalogue.titles))]
+            self._pools = [_Hard(hard, RightAnswers(self.bundles, catalogue.titles))]
         largest = max(map(len, self.bundles))
         if len(catalogue) < settings.options - 1 + largest:
             raise QuestionsError(
@@ -184,16 +185,16 @@ class _Hard:
     Items that are a right answer to the same partial bundle in another training bundle are excluded.
     """
 
-    def __init__(self, hard: HardNegatives, elsewhere: negatives.OtherAnswers) -> None:
+    def __init__(self, hard: HardNegatives, elsewhere: RightAnswers) -> None:
         self._hard, self._elsewhere, self._rest = hard, elsewhere, _Pools(hard.strata)
 
     def draw(self, rng: np.random.Generator, case: _Case, count: int) -> np.ndarray:
         """See `_Pools.draw`."""
         truth = int(case.bundle[0])
-        excluded = set(case.bundle.tolist()) | self._elsewhere.of(case.number, case.partial, truth)
-        drawn = self._hard.pick(rng, case.partial, truth, count, excluded)
+        right = self._elsewhere.of(case.partial, truth)  # the bundle's items among them
+        drawn = self._hard.pick(rng, case.partial, truth, count, right)
         if len(drawn) < count:
-            for banned in (excluded, set[int]()):  # in a small catalogue every item may be excluded
+            for banned in (set(right.tolist()), set[int]()):  # in a small catalogue every item may be excluded
                 missing, known = count - len(drawn), set(drawn.tolist())
                 drawn = np.concatenate([drawn, self._rest.draw(rng, case, missing, known | banned)])
             drawn = rng.permutation(drawn)

@@ -1,0 +1,250 @@
+"""How hard the items of a pool are as wrong options of one question: one class per kind of `hard_negatives`.
+
+A pool is a part of a stratum of at most `hard_negatives.MAX_POOL_ITEMS` items, in ascending order, and no order looks at
+items outside the truth's pool: what a question costs does not grow with the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+from ..candidates import ann
+from ..candidates.item_vectors import ItemVectors
+from ..catalogue import splits
+from ..catalogue.category_paths import PATH_SEPARATOR
+from ..catalogue.columns import Lists
+from ..sorted_arrays import among, places_by_value, without
+from .negatives import shuffled
+
+if TYPE_CHECKING:
+    import random
+
+    from ..catalogue.catalogue import Catalogue
+    from ..catalogue.columns import Strings
+    from ..store.store import Matrix
+
+NEIGHBOURS_PER_ITEM = 8  # times as many neighbours of an item are looked at as options are drawn from
+SIMILARITY_STEP = 1e-5  # similarities that differ by less are the same on another machine
+COMPARED_ITEMS = 4096  # items of a pool that are compared with all of it at once; FAISS multiplies in such blocks
+MAX_TABLE_BYTES = 2**30  # bytes of nearest items that are kept; pools that were not asked for lately are computed again
+MANY_BASKETS = 256  # the company of an item in so many baskets or more is kept
+MAX_KEPT_ROWS = 2048  # such rows, each of a pool's size
+
+
+class Asked(NamedTuple):
+    """The partial bundle of a question, and its held-out item."""
+
+    partial: np.ndarray
+    truth: int
+
+
+class Pools(NamedTuple):
+    """The pools: items of each, in ascending order, and for every item [I] the number of its pool and its place in it."""
+
+    items: Lists
+    number: np.ndarray
+    place: np.ndarray
+
+    def around(self, item: int) -> np.ndarray:
+        """The pool of an item."""
+        return self.items[int(self.number[item])]
+
+
+class Order(Protocol):
+    """Which items of the truth's pool are the hardest for a question."""
+
+    def hardest(
+        self, rng: random.Random | np.random.Generator, asked: Asked, size: int, banned: np.ndarray
+    ) -> np.ndarray:
+        """The ``size`` hardest items outside ``banned`` (ascending), or fewer; only ``rng.random()`` is asked."""
+
+
+class Scored:
+    """An order given by a number for every item of the truth's pool."""
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def score(self, pool: np.ndarray, asked: Asked) -> np.ndarray:
+        """How hard each item of ``pool``, some of the truth's, is: [p]."""
+        raise NotImplementedError
+
+    def hardest(
+        self, rng: random.Random | np.random.Generator, asked: Asked, size: int, banned: np.ndarray
+    ) -> np.ndarray:
+        """The ``size`` hardest items outside ``banned``; ties for the last places are broken arbitrarily."""
+        pool = without(self._pools.around(asked.truth), banned)
+        if len(pool) <= size:
+            return pool
+        score = self.score(pool, asked)
+        border = np.partition(score, len(pool) - size)[len(pool) - size]
+        clear, tied = pool[score > border], pool[score == border]
+        return np.concatenate([clear, np.fromiter(islice(shuffled(rng, tied), size - len(clear)), pool.dtype)])
+
+
+class SameCategory(Scored):
+    """The more steps of its category path an item shares with the truth, the harder."""
+
+    def __init__(self, pools: Pools, categories: Strings[str | None]) -> None:
+        super().__init__(pools)
+        codes, names = categories.codes()
+        paths = [tuple(name.split(PATH_SEPARATOR)) if name else () for name in names]
+        steps: dict[tuple[str, ...], int] = {}
+        depth = max(map(len, paths))
+        of_path = np.full((len(paths) + 1, depth), -1, np.int32)  # the last row is that of no category
+        for row, path in enumerate(paths):
+            for d in range(len(path)):
+                of_path[row, d] = steps.setdefault(path[: d + 1], len(steps))
+        self._steps = of_path[codes]  # [I, depth] the number of each path's beginning
+
+    def score(self, pool: np.ndarray, asked: Asked) -> np.ndarray:
+        """The number of steps in common."""
+        mine = self._steps[asked.truth]
+        return ((self._steps[pool] == mine) & (mine >= 0)).sum(1)
+
+
+class AsPopular(Scored):
+    """The closer an item's popularity is to the truth's, the harder."""
+
+    def __init__(self, pools: Pools, popularity: np.ndarray) -> None:
+        super().__init__(pools)
+        self._level = np.round(np.log2(1 + popularity), 9)  # the same on every machine
+
+    def score(self, pool: np.ndarray, asked: Asked) -> np.ndarray:
+        """Minus the difference of the logarithms."""
+        return -np.abs(self._level[pool] - self._level[asked.truth])
+
+
+class Together(Scored):
+    """The more baskets an item shares with members of the partial bundle, the harder.
+
+    Baskets are training bundles and training users. They are kept once by item, and once by pool and basket, so that
+    the company of an item within a pool is found without looking at the rest of its baskets.
+    """
+
+    def __init__(self, pools: Pools, catalogue: Catalogue) -> None:
+        super().__init__(pools)
+        bundles, users = (splits.training_graph(catalogue, graph) for graph in ("bundle-item", "user-item"))
+        first = int(bundles[:, 0].max(initial=-1)) + 1
+        basket = np.concatenate([bundles[:, 0], users[:, 0] + first])
+        item = np.concatenate([bundles[:, 1], users[:, 1]])
+        self._count = np.int64(int(basket.max(initial=-1)) + 1)
+        order = np.lexsort((basket, item))
+        ends = np.concatenate([np.zeros(1, np.int64), np.bincount(item, minlength=len(catalogue)).cumsum()])
+        self._baskets_of = Lists.of(ends, basket[order])  # ascending for each item
+        key = pools.number[item] * self._count + basket
+        order = np.argsort(key, kind="stable")
+        self._keys, self._places = key[order], pools.place[item[order]]
+        self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+
+    def score(self, pool: np.ndarray, asked: Asked) -> np.ndarray:
+        """The number of baskets in common, added up over the members."""
+        number = int(self._pools.number[asked.truth])
+        total = np.sum([self._company(int(item), number) for item in asked.partial], axis=0)
+        shared: np.ndarray = total[self._pools.place[pool]]
+        return shared
+
+    def _company(self, item: int, number: int) -> np.ndarray:
+        """int64 [p], how many baskets of ``item`` hold each item of pool ``number``."""
+        if (item, number) in self._kept:
+            self._kept.move_to_end((item, number))
+            return self._kept[item, number]
+        baskets = self._baskets_of[item]
+        keys = number * self._count + baskets
+        first, last = np.searchsorted(self._keys, keys, "left"), np.searchsorted(self._keys, keys, "right")
+        lengths = last - first
+        starts = np.repeat(first - np.concatenate([np.zeros(1, np.int64), lengths.cumsum()[:-1]]), lengths)
+        found = self._places[starts + np.arange(len(starts))]
+        company = np.bincount(found, minlength=len(self._pools.items[number]))
+        if len(baskets) >= MANY_BASKETS:
+            self._kept[item, number] = company
+            if len(self._kept) > MAX_KEPT_ROWS:
+                self._kept.popitem(last=False)
+        return company
+
+
+class Nearest:
+    """Neighbours of a hidden neighbour of the truth; all items of a pool are compared when it is first asked for one."""
+
+    def __init__(self, pools: Pools, matrix: Matrix) -> None:
+        self._vectors = ItemVectors.of({"near": matrix})
+        self._able = np.zeros(len(self._vectors), bool)
+        self._able[self._vectors.rows] = True
+        self._pools = pools
+        self._place = np.full(len(self._able), -1, np.int32)  # of an item among those of its pool with a vector
+        self._depth: dict[int, int] = {}  # neighbours of each item in the table of a pool
+        self._tables: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    def hardest(
+        self, rng: random.Random | np.random.Generator, asked: Asked, size: int, banned: np.ndarray
+    ) -> np.ndarray:
+        """The ``size`` items around the truth in the order of nearness to a hidden item near it."""
+        if not self._able[asked.truth]:
+            return banned[:0]
+        before = int(rng.random() * (size + 1))
+        depth = NEIGHBOURS_PER_ITEM * size + len(banned)
+        ranked = self._ranked(asked.truth, depth)
+        near = ranked[~among(ranked, banned)][: 2 * size]
+        ranked, place = near[:0], 0
+        banned = banned[banned != asked.truth]
+        for hidden in shuffled(rng, near):
+            ranked = self._ranked(hidden, depth)
+            ranked = ranked[~(among(ranked, banned) | (ranked == hidden))]
+            places = np.flatnonzero(ranked == asked.truth)
+            place = int(places[0]) if len(places) else -1
+            if place >= before:
+                break
+        others = ranked[ranked != asked.truth]
+        start = min(max(place - before, 0), max(len(others) - size, 0))
+        return others[start : start + size]
+
+    def _ranked(self, item: int, depth: int) -> np.ndarray:
+        """The nearest items of a pool first, ``depth`` of them or more."""
+        number = int(self._pools.number[item])
+        members, near = self._table(number, depth)
+        ranked: np.ndarray = members[near[self._place[item]]]
+        return ranked
+
+    def _table(self, number: int, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items of a pool with a vector, and for each the places of its ``depth`` nearest or more, itself among them."""
+        known = self._depth.get(number, -1)
+        made = self._tables.get(number)
+        if made is not None and known >= min(depth, len(made[0])):
+            self._tables.move_to_end(number)
+            return made
+        members = self._pools.items[number]
+        members = members[self._able[members]]
+        if known < min(depth, len(members)):
+            self._depth[number] = known = min(len(members), depth + depth // 2)  # the next may have a few more banned
+        self._place[members] = np.arange(len(members))
+        keys = self._vectors.take(members)
+        near = np.empty((len(members), known), np.int16)
+        for start in range(0, len(members), COMPARED_ITEMS):
+            block = keys[start : start + COMPARED_ITEMS]
+            scores, found, _ = ann.exact([(np.arange(len(members)), keys)], block, known)
+            order = np.lexsort((found, -np.round(scores / SIMILARITY_STEP)), axis=1)
+            near[start : start + len(block)] = np.take_along_axis(found, order, 1)
+        self._tables[number] = members, near
+        while len(self._tables) > 1 and sum(table.nbytes for _, table in self._tables.values()) > MAX_TABLE_BYTES:
+            self._tables.popitem(last=False)
+        return self._tables[number]
+
+
+def pools_of(stratum: np.ndarray, largest: int) -> Pools:
+    """The strata as pools, those of more than ``largest`` items cut.
+
+    An item's index is a hash of its id, so every s-th item of a stratum is a random part of it.
+    """
+    members, ends = places_by_value(stratum)
+    sizes = np.diff(ends)
+    parts = -(-sizes // largest)  # of each stratum
+    first = np.concatenate([np.zeros(1, np.int64), parts.cumsum()])[:-1]
+    rank = np.empty(len(stratum), np.int64)  # of each item in its stratum
+    rank[members] = np.arange(len(stratum)) - np.repeat(ends[:-1], sizes)
+    number = first[stratum] + rank % parts[stratum]
+    items, ends = places_by_value(number)
+    return Pools(Lists.of(ends, items), number, rank // parts[stratum])
