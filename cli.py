@@ -588,7 +588,7 @@ def main() -> None:
         if leaving.code == INTERRUPTED:
             log.print("[yellow]Interrupted;[/] what is stored stays stored.")
         raise
-    except BundlecacheError as error:
+    except (BundlecacheError, OSError) as error:
         print_error(error)
         sys.exit(1)
 

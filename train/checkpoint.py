@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bundlecache.store.store import Matrix
 
 FORMAT_VERSION = 1
+ADAPTER, TOKENS = "adapter/adapter_model.safetensors", "fusion.safetensors"
 NEEDED = ("format_version", "recipe_name", "recipe", "base", "mode", "encoders", "questions", "stages")
 LIBRARIES = ("bundlecache", "torch", "transformers", "peft", "accelerate", "numpy")
 
@@ -72,7 +73,7 @@ def save(
                 manifest["seen"] = {"file": SEEN_FILE, "sha256": _sha256(seen.save(part))}
             _write(model, part, manifest)
             (run / "manifest.json").unlink(missing_ok=True)
-            for name in ("adapter", "fusion.safetensors", "recipe.toml", "README.md", SEEN_FILE, "manifest.json"):
+            for name in ("adapter", TOKENS, "recipe.toml", "README.md", SEEN_FILE, "manifest.json"):
                 _move(part / name, run / name)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -124,6 +125,18 @@ def seen(run: Path) -> SeenBundles | None:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_weights(run: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse weights that are not those that were written with the manifest; runs of earlier versions have no record."""
+    record = manifest.get("weights")
+    written = record if isinstance(record, dict) else {}
+    for name in (ADAPTER, TOKENS):
+        if name in written and _sha256(run / name) != written[name]:
+            raise CheckpointError(
+                f"The weights of {run.name} cannot be used: {name} is not the file that was written after training.",
+                hint=["bring that file back, or train again:", Command("train")],
+            )
 
 
 def load(
@@ -184,13 +197,14 @@ def restore(model: BundleMLLM, run: Path, manifest: Mapping[str, Any]) -> None:
             hint=["bring that tokenizer back, or train again:", Command("train")],
         )
     try:
-        adapter = load_file(run / "adapter" / "adapter_model.safetensors")
+        _check_weights(run, manifest)
+        adapter = load_file(run / ADAPTER)
         result = set_peft_model_state_dict(model.llm, adapter)
         left = [key for key in result.missing_keys if "lora_" in key] + list(result.unexpected_keys)
         if left:
             raise CheckpointError(f"The adapter of {run.name} does not fit: {left[0]}.", hint="use that run's recipe")
         if manifest["encoders"] and model.tokens is not None:
-            model.tokens.load_state_dict(load_file(run / "fusion.safetensors"))
+            model.tokens.load_state_dict(load_file(run / TOKENS))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()[:200]
         raise CheckpointError(
@@ -278,7 +292,8 @@ def _manifest(model: BundleMLLM, valid: Questions, stages: Sequence[Mapping[str,
     }
 
 
-def _write(model: BundleMLLM, folder: Path, manifest: Mapping[str, Any]) -> None:
+def _write(model: BundleMLLM, folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the files of a checkpoint, and the SHA-256 of its weights into the manifest."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
@@ -288,9 +303,10 @@ def _write(model: BundleMLLM, folder: Path, manifest: Mapping[str, Any]) -> None
     config.base_model_name_or_path = model.recipe.base.model
     config.save_pretrained(str(adapter))
     weights = get_peft_model_state_dict(model.llm, save_embedding_layers=False)
-    save_file(_contiguous(weights), adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(_contiguous(weights), folder / ADAPTER, metadata={"format": "pt"})
     if manifest["encoders"] and model.tokens is not None:
-        save_file(_contiguous(model.tokens.state_dict()), folder / "fusion.safetensors", metadata={"format": "pt"})
+        save_file(_contiguous(model.tokens.state_dict()), folder / TOKENS, metadata={"format": "pt"})
+    manifest["weights"] = {name: _sha256(folder / name) for name in (ADAPTER, TOKENS) if (folder / name).is_file()}
     (folder / "recipe.toml").write_text(model.recipe.to_toml(), "utf-8")
     (folder / "README.md").write_text(_card(model.recipe, manifest), "utf-8")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import sys
 from typing import TYPE_CHECKING
 
 import typer
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 PARTIAL = 3
 """Exit code of a command that did its work while some items failed."""
 INTERRUPTED = 130
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What a disk, or a file that standard output leads to, answers when nothing can be written."""
 SIGNALLED = {"SIGINT": INTERRUPTED, "SIGTERM": 143}
 """Exit codes of commands that a signal stopped, as shells have them."""
 
@@ -42,8 +47,10 @@ def exit_signalled(stopped: str | None) -> None:
         raise typer.Exit(SIGNALLED[stopped])
 
 
-def print_error(error: BundlecacheError) -> None:
+def print_error(error: BundlecacheError | OSError) -> None:
     """What is wrong, and what to type next; its commands name the workspace that was typed."""
+    if isinstance(error, OSError):
+        error = _refused_write(error)
     log.print(f"[bold red]error:[/] {escape(plain(error.message, 2000))}", soft_wrap=True, highlight=False)
     if error.advice:
         hint = escape(plain(hint_text(error.advice, typed_data()), 2000))
@@ -58,3 +65,15 @@ def command_line(command: Command) -> str:
 def typed_data() -> Path | None:
     """The workspace to name in commands that are proposed: none where the default one is meant."""
     return None if Typed.data == DEFAULT_DATA else Typed.data
+
+
+def _refused_write(error: OSError) -> BundlecacheError:
+    """The sentence about a disk that takes no more; any other error is a bug, and raised again."""
+    if error.errno not in REFUSED:
+        raise error
+    with contextlib.suppress(OSError):
+        sys.stdout.close()  # so that Python does not try to write the rest at its end
+    where = error.filename or "Standard output or another file"
+    return BundlecacheError(
+        f"{where} cannot be written: {error.strerror or error}.", hint="free some space, then type the same command"
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import typer.testing
 from typer.testing import CliRunner, Result
 
 from helpers.paths import TOP
@@ -16,11 +18,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def invoke(*args: str | Path) -> Result:
-    """Run a command in this process, as the entry point does; ``Result.exception`` is what it ended in."""
+# All commands are built at every call, which takes longer than most of them: build them once.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
+
+
+def invoke(*args: str | Path, standalone_mode: bool = False) -> Result:
+    """Run a command in this process, as the entry point does; ``Result.exception`` is what it ended in.
+
+    With ``standalone_mode`` wrong usage is printed, as a terminal shows it.
+    """
     from bundlecache import cli
 
-    return CliRunner().invoke(cli.app, [str(arg) for arg in args], standalone_mode=False)
+    return CliRunner().invoke(cli.app, [str(arg) for arg in args], standalone_mode=standalone_mode)
 
 
 def succeed(*args: str | Path) -> Result:

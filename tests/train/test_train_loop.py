@@ -178,6 +178,11 @@ def test_another_base_model_or_other_questions_are_refused(cat, valid, base, tra
         )
 
 
+def flip_last_byte(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 0x40]))
+
+
 @pytest.mark.parametrize(
     ("damage", "word"),
     [
@@ -186,6 +191,8 @@ def test_another_base_model_or_other_questions_are_refused(cat, valid, base, tra
         (lambda run: (run / "manifest.json").write_text('{"format_version": 99}'), "99"),
         (lambda run: (run / "fusion.safetensors").write_bytes(b"\x00" * 40), "cannot be used"),
         (lambda run: (run / "adapter" / "adapter_model.safetensors").unlink(), "cannot be used"),
+        (lambda run: flip_last_byte(run / "fusion.safetensors"), "not the file that was written"),
+        (lambda run: flip_last_byte(run / "adapter" / "adapter_model.safetensors"), "not the file that was written"),
     ],
 )
 def test_a_damaged_run_is_one_sentence(cat, trained, tmp_path, damage, word):

@@ -2,7 +2,8 @@
 
 It holds the trained weights, the best weights so far and the optimiser's moments as tensors; its header holds, as JSON,
 the finished stages, the step, the best figures and the number of lines of the log. No state of a random generator is
-needed, because everything random at a step follows from the seed and the number of the step.
+needed, because everything random at a step follows from the seed and the number of the step. A checksum over all of it
+tells a damaged file.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +66,8 @@ class Snapshot:
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.tensors.items()}
         with replacing(run / FILE) as temporary:
             try:
-                save_file(tensors, temporary, metadata={"bundlecache": json.dumps(header)})
+                text = json.dumps(header)
+                save_file(tensors, temporary, metadata={"bundlecache": text, "crc32": _checksum(text, tensors)})
             except SafetensorError as error:
                 raise CheckpointError(
                     f"{run} cannot be written: {error}.", hint="free some space or choose another --data"
@@ -90,8 +93,13 @@ class Snapshot:
             )
         try:
             with safe_open(path, "pt") as file:
-                header = json.loads(file.metadata()["bundlecache"])
+                made = file.metadata()
+                header = json.loads(made["bundlecache"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            if (
+                made.get("crc32", (now := _checksum(made["bundlecache"], tensors))) != now
+            ):  # earlier versions wrote none
+                raise ValueError("its checksum is another one")
             version = header.pop("format_version")
             if version == FORMAT_VERSION:
                 return cls(**header, tensors=tensors)
@@ -106,9 +114,18 @@ class Snapshot:
 
     @torch.no_grad()
     def put_into(self, model: nn.Module) -> None:
-        """Copy the trained weights into ``model``, which was built from the same inputs."""
+        """Copy the trained weights into ``model``, which was built from the same inputs.
+
+        Raises
+        ------
+        CheckpointError
+            When a weight is missing or has another shape.
+        """
         for name, parameter in trained(model).items():
-            parameter.copy_(self.tensors[WEIGHTS + name])
+            saved = self.tensors.get(WEIGHTS + name)
+            if saved is None or saved.shape != parameter.shape:
+                raise CheckpointError(f"{FILE} is damaged: it holds no weight {name} of this model.", hint=AGAIN)
+            parameter.copy_(saved)
 
     def check(self, job: Mapping[str, Any]) -> None:
         """Refuse to resume with other inputs than those the training began with.
@@ -159,6 +176,14 @@ def forget(run: Path) -> None:
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that any stage may train, by name."""
     return {n: p for n, p in model.named_parameters() if "lora_" in n or n.startswith("tokens.")}
+
+
+def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of the header and of the names and bytes of all tensors."""
+    total = zlib.crc32(header.encode())
+    for name in sorted(tensors):
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), total))
+    return f"{total:08x}"
 
 
 def _digest_catalogue(catalogue: Catalogue) -> str:

@@ -1,0 +1,137 @@
+"""Each file of a workspace, damaged in every way: the same answer as before, or one sentence with a hint."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tarfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers.paths import TOP
+
+from hostile.judge import judge_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+COMPLETE = ("complete", "item-00", "item-02", "--with", "model", "--json")
+CANDIDATES = ("candidates", "--k", "5", "--modality", "image", "--json")
+FILES = {  # a file -> the commands that read it
+    "runs/first/manifest.json": [COMPLETE],
+    "runs/first/recipe.toml": [COMPLETE],
+    "runs/first/adapter/adapter_config.json": [COMPLETE],
+    "runs/first/adapter/adapter_model.safetensors": [COMPLETE],
+    "runs/first/fusion.safetensors": [COMPLETE],
+    "runs/first/history.jsonl": [("report",)],
+    "runs/first/results/test-random10.json": [("report",)],
+    "runs/first/results/test-random10.parquet": [("report",)],
+    "runs/latest": [COMPLETE],
+    "runs/unfinished/resume.safetensors": [("train", "--resume", "unfinished", "--max-minutes", "0.001")],
+    "questions/test-random10.json": [("questions", "--json")],
+    "questions/test-random10.parquet": [("questions", "--json")],
+    "candidates/image-k5.parquet": [CANDIDATES],
+    "store/hashes/image.parquet": [("encode", "--modality", "image", "--json")],
+    "items.parquet": [COMPLETE],
+    "bundles.parquet": [CANDIDATES],
+    "interactions.parquet": [CANDIDATES],
+}
+
+UNEQUAL = {
+    "seconds",
+    "bytes",
+    "path",
+    "started",
+    "finished",
+    "share",
+    "median",
+    "decode",
+    "forward",
+    "write",
+    "version",
+}
+
+
+def _flipped(seed: int) -> Callable[[bytes], bytes]:
+    def flip(content: bytes) -> bytes:
+        rng, changed = random.Random(seed), bytearray(content)
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+        return bytes(changed)
+
+    return flip
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
+    "gone": lambda _: None,
+    "empty": lambda _: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "zeros": lambda content: bytes(len(content)),
+    "list": lambda _: b"[1]",
+    "twice": lambda content: content * 2,
+    "a bit": _flipped(0),
+    "another bit": _flipped(1),
+}
+OF_TEXTS: dict[str, Callable[[bytes], bytes | None]] = {
+    "number": lambda _: b"3",
+    "null": lambda _: b"null",
+    "object": lambda _: b"{}",
+    "deep": lambda _: b"[" * 20_000,
+    "long number": lambda _: b"9" * 6000,
+    "no text": lambda content: b"\xff" * len(content),
+}
+TEXTS = {".json", ".jsonl", ".toml", ""}
+CASES = [(name, damage) for name in FILES for damage in (DAMAGES, DAMAGES | OF_TEXTS)[Path(name).suffix in TEXTS]]
+MAY_BE_ABSENT = {
+    "interactions.parquet",
+    "runs/latest",
+    "questions/test-random10.json",
+    "questions/test-random10.parquet",
+}
+WITHOUT_CHECKSUM = {  # tables of the user, and weights of an earlier version: nobody knows what stood there
+    "items.parquet",
+    "bundles.parquet",
+    "interactions.parquet",
+    "runs/first/fusion.safetensors",
+    "runs/first/adapter/adapter_model.safetensors",
+}
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """The workspace that an earlier version left, with what each command answers before any damage."""
+    folder = tmp_path_factory.mktemp("damaged")
+    with tarfile.open(TOP / "tests" / "data" / "old_workspaces.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    root = folder / "old_workspace"
+    commands = {command for commands in FILES.values() for command in commands}
+    return root, {command: answer(root, command) for command in sorted(commands)}
+
+
+def answer(root: Path, command: tuple[str, ...]) -> object:
+    """What a command prints as JSON, without its times; None where it ended in a sentence."""
+    result = judge_command(*command, "--data", root)
+    if "--json" not in command or result.exception is not None:
+        return None
+    return _timeless(json.loads(result.stdout))
+
+
+def _timeless(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _timeless(v) for key, v in value.items() if not UNEQUAL & set(key.split("_"))}
+    return [_timeless(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(("name", "damage"), CASES)
+def test_a_damaged_file_changes_no_answer(damaged, name, damage, tmp_path):
+    original, answers = damaged
+    root = shutil.copytree(original, tmp_path / "shop")
+    content = (DAMAGES | OF_TEXTS)[damage]((root / name).read_bytes())
+    (root / name).unlink()
+    if content is not None:
+        (root / name).write_bytes(content)
+    other = (damage == "gone" and name in MAY_BE_ABSENT) or (damage.endswith("bit") and name in WITHOUT_CHECKSUM)
+    for command in FILES[name]:
+        found = answer(root, command)
+        assert other or found is None or found == answers[command], f"another answer of {command}"
