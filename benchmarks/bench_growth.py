@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -65,6 +66,7 @@ def _measured(workspace: Path, sample: int, without: Sequence[str]) -> list[Step
         made = work()
         seconds, peak = time.process_time() - began, max(_resident_mb("VmHWM") - before, 0.0)
         steps.append(Step(name, count, round(seconds, 2), round(peak, 1)))
+        print(f"{workspace.name}: {name}: {seconds:.2f} s, {peak:.0f} MB", file=sys.stderr, flush=True)
         return made
 
     import bundlecache

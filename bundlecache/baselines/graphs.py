@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..store.store import Matrix
     from .sources import Sources
 
+MAX_BASKET_ITEMS = 2_000  # of a basket, whose pairs are counted; the cost of pairs grows with the square of it
 KEPT = {"als": "ALS, stored", "bpr": "BPR, stored"}
 
 
@@ -86,6 +87,26 @@ def column(graph: csr_array) -> np.ndarray:
     return np.asarray(graph.sum(axis=0)).ravel()  # [I]
 
 
+def without_huge_baskets(graph: csr_array, most: int = MAX_BASKET_ITEMS) -> csr_array:
+    """The same baskets [baskets, I], but for those of more than ``most`` items, of which so many are kept by lot.
+
+    A single user of 100,000 items would have five billion pairs, which say little of what goes with what.
+
+    >>> baskets = csr_array(np.array([[1, 1, 1, 1], [0, 0, 1, 1]], np.float32))
+    >>> without_huge_baskets(baskets, 3).sum(axis=1).tolist()
+    [3.0, 2.0]
+    """
+    sizes = np.diff(graph.indptr)
+    if sizes.max(initial=0) <= most:
+        return graph
+    row = np.repeat(np.arange(len(sizes)), sizes)
+    lot = np.random.default_rng(0).permutation(len(row))
+    order = np.lexsort((lot, row))
+    place = np.arange(len(row)) - np.repeat(graph.indptr[:-1], sizes)
+    kept = np.sort(order[place < most])
+    return csr_array((graph.data[kept], (row[kept], graph.indices[kept])), shape=graph.shape)
+
+
 def _baskets_of_items(graph: csr_array) -> csr_array:
     """[I, baskets] whose dot products are co-occurrence counts over the root of both items' counts."""
     scale = 1 / np.sqrt(np.maximum(column(graph), 1))
@@ -100,6 +121,7 @@ def _ppmi(graph: csr_array) -> tuple[csr_array, np.ndarray]:
     >>> round(float(similarity[0, 1]), 3), float(similarity[0, 2])  # together in 2 of 4, expected in 1: log 2
     (0.693, 0.0)
     """
+    graph = without_huge_baskets(graph)
     together = (graph.T @ graph).tocoo()
     often = column(graph)
     pmi = np.log(together.data.astype(np.float64) * graph.shape[0] / (often[together.row] * often[together.col]))
@@ -114,7 +136,7 @@ def _nearest(graph: csr_array) -> tuple[csr_array, np.ndarray]:
     model = BM25Recommender(K=100, num_threads=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # implicit warns about a matrix format that it chose itself
-        model.fit(csr_matrix(graph), show_progress=False)
+        model.fit(csr_matrix(without_huge_baskets(graph)), show_progress=False)
     return csr_array(model.similarity), np.arange(graph.shape[1])
 
 
