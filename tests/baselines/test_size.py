@@ -10,7 +10,7 @@ from helpers.random_catalogue import random_catalogue
 from scipy.sparse import csr_array
 
 from bundlecache.baselines import content, rankers, sources
-from bundlecache.baselines.graphs import co_occurrence, popularity
+from bundlecache.baselines.graphs import co_occurrence, popularity, without_huge_baskets
 from bundlecache.baselines.learned import LearnedRanker
 from bundlecache.baselines.registry import Sources
 from bundlecache.baselines.text_features import Documents
@@ -110,3 +110,15 @@ def test_words_of_items_are_counted_once_for_all_folds():
     known = Sources(random_catalogue(200, 120), {})
     rows = content.title_features(known)
     assert all(content.title_features(fold) is rows for fold, _ in known.folds)
+
+
+def test_a_huge_basket_loses_items_by_lot_and_all_others_none():
+    rng = np.random.default_rng(3)
+    cells = rng.random((6, 50)) < 0.1
+    cells[2] = True
+    baskets = csr_array(cells.astype(np.float32))
+    cut = without_huge_baskets(baskets, 20)
+    assert cut.sum(axis=1).tolist() == [20 if row == 2 else count for row, count in enumerate(cells.sum(axis=1))]
+    assert not (cut.toarray() > cells).any()
+    assert np.array_equal(cut.toarray(), without_huge_baskets(baskets, 20).toarray())
+    assert without_huge_baskets(baskets, 50) is baskets
