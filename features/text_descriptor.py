@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
+from array import array
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from .encoder_options import Options
 
 _WORD = re.compile(r"\w+")
+CACHED_WORDS = 65_536  # words whose hashes are remembered: titles repeat them
 
 
 def load(spec: EncoderSpec, options: Options) -> TextDescriptor:
@@ -57,21 +60,28 @@ class TextDescriptor:
 
     def encode(self, samples: list[Any]) -> np.ndarray:
         """Titles -> float32 [n, 128]."""
-        out = np.zeros((len(samples), self.dim))
-        for row, text in zip(out, samples, strict=True):
-            for token, weight in self._tokens(text):
-                code = zlib.crc32(token.encode())
-                row[code % self.dim] += weight if code & 0x8000_0000 else -weight
-            if not row.any():  # every token met its opposite: rare, and still no reason for a zero vector
-                row[zlib.crc32(text.encode()) % self.dim] = 1.0
+        texts = []
+        for text in samples:
+            words = [_word_codes(word, self.groups) for word in _WORD.findall(text.casefold()) or [text]]
+            texts.append(b"".join([word for word, _ in words]) + b"".join([groups for _, groups in words]))
+        codes = np.frombuffer(b"".join(texts), np.uintc)  # [tokens], the words of a title before its letter groups
+        title = np.repeat(np.arange(len(texts)), [len(text) // codes.itemsize for text in texts])  # [tokens]
+        weights = np.array([-1.0, 1.0, -self.group_weight, self.group_weight])[codes & 3]
+        size = len(texts) * self.dim
+        out = np.bincount(title * self.dim + (codes >> 2) % self.dim, weights, size).reshape(len(texts), self.dim)
+        for row in np.flatnonzero(~out.any(axis=1)):  # every token met its opposite: rare, and still no zero vector
+            out[row, zlib.crc32(samples[row].encode()) % self.dim] = 1.0
         return (out / np.linalg.norm(out, axis=1, keepdims=True)).astype(np.float32)
 
-    def _tokens(self, text: str) -> list[tuple[str, float]]:
-        """Words and letter groups with their weights; a text without any letter or digit is one word."""
-        words = _WORD.findall(text.casefold()) or [text]
-        found = [(word, 1.0) for word in words]
-        for word in words:
-            framed = f"<{word}>"
-            for size in self.groups:
-                found += [(f"{size}{framed[i : i + size]}", self.group_weight) for i in range(len(framed) - size + 1)]
-        return found
+
+@lru_cache(CACHED_WORDS)
+def _word_codes(word: str, groups: tuple[int, ...]) -> tuple[bytes, bytes]:
+    """The codes of a word, and of its letter groups, as 32-bit numbers: hash without its upper two bits, whether it is a group, sign."""
+    framed = f"<{word}>"
+    parts = [f"{size}{framed[i : i + size]}" for size in groups for i in range(len(framed) - size + 1)]
+    return _codes([word], group=0), _codes(parts, group=1)
+
+
+def _codes(tokens: list[str], group: int) -> bytes:
+    hashes = [zlib.crc32(token.encode()) for token in tokens]
+    return array("I", [(code & 0x3FFF_FFFF) << 2 | group << 1 | code >> 31 for code in hashes]).tobytes()

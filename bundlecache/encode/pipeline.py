@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from ..errors import MediaError
 from .batcher import EncoderBatcher, reason_of
-from .plan import items_of, merged
+from .plan import blocks, items_of
 from .protocol import MAX_FAILURES_IN_A_ROW, Unusable
 
 if TYPE_CHECKING:
@@ -45,9 +45,8 @@ class Shares:
 class Job:
     """One content that one or several encoders need: read once for all that read alike."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.units: dict[EncoderBatcher, Unit] = {}
+    def __init__(self, source: Source, units: dict[EncoderBatcher, Unit]) -> None:
+        self.source, self.units = source, units
 
     def samples(self) -> dict[EncoderBatcher, Any]:
         """The sample of each encoder, or why there is none; called in a decoding thread."""
@@ -152,15 +151,11 @@ class Pipeline:
 
     def _jobs(self, units: Sequence[Sequence[Unit]]) -> Iterator[Job]:
         """The units of all encoders by content, in the order of the catalogue; each is made when it is asked for."""
-        for row in merged(units).tolist():
-            job = None
-            for batcher, wanted, at in zip(self.batchers, units, row, strict=True):
-                if at >= 0:
-                    unit = wanted[at]
-                    job = job or Job(unit.source)
-                    job.units[batcher] = unit
-            assert job is not None  # noqa: S101 - each row has a unit
-            yield job
+        for part in blocks(units):
+            for wanted in part:
+                source = next(unit.source for unit in wanted if unit is not None)
+                chosen = zip(self.batchers, wanted, strict=True)
+                yield Job(source, {batcher: unit for batcher, unit in chosen if unit is not None})
 
     def _samples(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, dict[EncoderBatcher, Any]]]:
         """Decoded samples in the order of the jobs; decoding runs two batches ahead of the encoders."""

@@ -13,11 +13,14 @@ from ..store.text_columns import differs, is_among, places, take, text_column
 from .protocol import Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ..store.failures import Failure
     from ..store.tables import TableWriter
     from .scan import Scan
+
+
+BLOCK_UNITS = 1024  # units that are made at the same time
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,25 @@ class Units(Sequence[Unit]):
         return len(self._first)
 
     def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
-        if not 0 <= at < len(self):
-            raise IndexError(f"unit {at} of {len(self)}")
-        rows = self._rows[self._cuts[at] : self._cuts[at + 1]]
+        return self.block(np.arange(len(self))[at]) if isinstance(at, slice) else self.block(np.array([at]))[0]
+
+    def __iter__(self) -> Iterator[Unit]:
+        for low in range(0, len(self), BLOCK_UNITS):
+            yield from self.block(np.arange(low, min(low + BLOCK_UNITS, len(self))))
+
+    def block(self, numbers: np.ndarray) -> list[Unit]:
+        """The units of these numbers [n]; many at once cost less each."""
+        starts = self._cuts[numbers]
+        counts = self._cuts[numbers + 1] - starts  # [n]
+        ends = np.cumsum(counts)
+        rows = self._rows[np.repeat(starts - ends + counts, counts) + np.arange(int(counts.sum()))]
         item_ids = self._scan.ids(self._scan.present[rows]).to_pylist()
-        return Unit(self._scan.source(int(self._first[at])), item_ids, int(self.positions[at]))
+        sources = self._scan.sources(self._first[numbers])
+        cuts = zip((ends - counts).tolist(), ends.tolist(), strict=True)
+        return [
+            Unit(source, item_ids[low:high], position)
+            for source, (low, high), position in zip(sources, cuts, self.positions[numbers].tolist(), strict=True)
+        ]
 
 
 @dataclass
@@ -135,6 +150,18 @@ def merged(units: Sequence[Sequence[Unit]]) -> np.ndarray:
     first = np.full(count, np.iinfo(np.int64).max)
     np.minimum.at(first, code, np.concatenate(positions))
     return rows[np.argsort(first, kind="stable")]
+
+
+def blocks(units: Sequence[Sequence[Unit]]) -> Iterator[list[tuple[Unit | None, ...]]]:
+    """The units of e encoders by content, as in `merged`, made in blocks: for each content e units, or None."""
+    rows = merged(units)  # [contents, e]
+    for low in range(0, len(rows), BLOCK_UNITS):
+        columns: list[list[Unit | None]] = []
+        for each, numbers in zip(units, rows[low : low + BLOCK_UNITS].T, strict=True):
+            there = numbers[numbers >= 0]
+            made = iter(each.block(there) if isinstance(each, Units) else [each[number] for number in there.tolist()])
+            columns.append([next(made) if number >= 0 else None for number in numbers.tolist()])
+        yield list(zip(*columns, strict=True))
 
 
 def _hashes(units: Sequence[Unit]) -> pa.Array:

@@ -74,8 +74,7 @@ def recheck(
     same = there[~differs(take(found.hashes, there), stored_hashes)]
     picks = np.sort(np.random.default_rng(seed).permutation(len(same))[:sample])
     item_ids = found.ids(found.present[same[picks]]).to_pylist()
-    sources = {item_id: found.source(at) for item_id, at in zip(item_ids, same[picks].tolist(), strict=True)}
-    made, differing = _encode(encoder, identity, sources)
+    made, differing = _encode(encoder, identity, dict(zip(item_ids, found.sources(same[picks]), strict=True)))
     if not made:
         return Recheck(encoder.preprocess, len(item_ids), differing, None, None)
     stored = _stored(store, info, list(made))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -34,7 +33,7 @@ from ..store.failures import Failure
 from ..store.text_columns import filled, is_among, places, take, text_column
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ..catalogue.catalogue import Catalogue
     from ..workspace import WorkspaceFolder
@@ -83,24 +82,26 @@ class Scan:
         Ids of the s items as a column; int64 positions in it, of items with something to encode [p], and of the
         others. Those in neither have ``failed``: their files cannot be read.
     hashes, values, stamps
-        Of the present items [p]: content hashes as a column, texts or paths, stamps of files int64 [p, 3].
+        Of the present items [p]: content hashes as a column, texts or (as bytes) paths, stamps of files int64 [p, 3].
     """
 
     item_ids: pa.Array
     present: np.ndarray
     hashes: pa.Array
-    values: Sequence[Any]
+    values: pa.Array
     absent: np.ndarray
     failed: dict[str, Failure] = field(default_factory=dict)
     stamps: np.ndarray | None = None
 
-    def source(self, row: int) -> Source:
-        """The source of the present item ``row``, of p."""
-        content_hash = self.hashes[row].as_py()
+    def sources(self, rows: np.ndarray) -> list[Source]:
+        """The sources of the present items ``rows`` [n], of p."""
+        hashes = self.hashes.take(pa.array(rows)).to_pylist()
+        values = self.values.take(pa.array(rows)).to_pylist()
         if self.stamps is None:
-            return Source(str(self.values[row]), content_hash)
-        size, written, changed = self.stamps[row].tolist()
-        return Source(Path(os.fsdecode(self.values[row].as_py())), content_hash, (size, written, changed))
+            return [Source(text, content_hash) for text, content_hash in zip(values, hashes, strict=True)]
+        stamps = zip(*self.stamps[rows].T.tolist(), strict=True)
+        paths = (Path(os.fsdecode(path)) for path in values)
+        return [Source(*each) for each in zip(paths, hashes, stamps, strict=True)]
 
     def ids(self, positions: np.ndarray) -> pa.Array:
         """The ids at these positions, as a column."""
@@ -115,7 +116,7 @@ class Scan:
         known = np.array([has(item_id) for block in blocks for item_id in self.ids(block).to_pylist()], bool)  # [p]
         rows = np.flatnonzero(known)
         assert self.stamps is None  # noqa: S101 - a graph's nodes are no files
-        values = self.values if known.all() else take(text_column(self.values), rows)
+        values = take(self.values, rows)
         absent = np.sort(np.concatenate([self.absent, self.present[~known]]))
         return replace(self, present=self.present[rows], hashes=take(self.hashes, rows), values=values, absent=absent)
 
@@ -146,30 +147,16 @@ def scan_items(
         return _files(item_ids, catalogue.column(modality)[:count], modality, workspace, workers, scanned)
     if modality == "text":
         catalogue.check_text_columns(columns)
-    texts = catalogue.texts(columns)[:count] if modality == "text" else catalogue.item_ids[:count]
+    texts = text_column(catalogue.texts(columns)[:count]) if modality == "text" else item_ids
     hashes = [text_column([])]
-    filled = np.zeros(count, bool)
+    there = np.zeros(count, bool)
     for low in range(0, count, BLOCK_ITEMS):
-        block = list(texts[low : low + BLOCK_ITEMS])
-        filled[low : low + len(block)] = [bool(text) for text in block]
+        block = texts.slice(low, BLOCK_ITEMS).to_pylist()
+        there[low : low + len(block)] = [bool(text) for text in block]
         hashes.append(text_column([hash_text(text) for text in block if text]))
         scanned(low + len(block))
-    present = np.flatnonzero(filled)
-    values = texts if len(present) == count else _Chosen(texts, present)
-    return Scan(item_ids, present, pa.concat_arrays(hashes), values, np.flatnonzero(~filled))
-
-
-class _Chosen(Sequence[Any]):
-    """The texts at some positions, without a copy of them."""
-
-    def __init__(self, texts: Sequence[Any], positions: np.ndarray) -> None:
-        self.texts, self.positions = texts, positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, row: Any) -> Any:
-        return self.texts[int(self.positions[row])]
+    present = np.flatnonzero(there)
+    return Scan(item_ids, present, pa.concat_arrays(hashes), take(texts, present), np.flatnonzero(~there))
 
 
 def hash_text(text: str) -> str:
