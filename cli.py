@@ -144,12 +144,16 @@ def encode(
     workers: o.Workers = 4,
     retry_failed: o.RetryFailed = False,
     max_errors: o.MaxErrors = None,
+    limit: o.EncodeLimit = None,
+    dry_run: o.EncodeDryRun = False,
     allow_outside: o.AllowOutside = False,
     store_at: o.StoreAt = None,
     store_option: o.StoreOptions = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Run frozen encoders once over every new or changed item, into the store."""
+    from bundlecache.console.tables import show_encoding
+
     receipts = _open(data, allow_outside=allow_outside).encode(
         modality,
         encoder=encoder,
@@ -164,13 +168,12 @@ def encode(
         workers=workers,
         retry_failed=retry_failed,
         max_errors=max_errors,
+        limit=limit,
+        dry_run=dry_run,
         store=store_at,
         store_options=pairs(store_option, "--store-option", "region=eu-west-1"),
     )
-    rows = [receipt.to_dict() for receipt in receipts]
-    shown = ["spec", "items", "encoded", "cached", "failed", "absent", "seconds"]
-    show(rows, as_json, rows, title="Receipt: items = encoded + cached + failed + absent", columns=shown)
-    exit_partial(sum(receipt.failed for receipt in receipts), "item failed", "items failed")
+    exit_partial(show_encoding(receipts, as_json), "item failed", "items failed")
 
 
 @app.command(cls=Verb)
@@ -182,13 +185,12 @@ def status(
     as_json: o.AsJson = False,
 ) -> None:
     """Say what is stored: coverage per modality and encoder, rows, bytes, failed and absent items."""
-    from bundlecache.console.tables import show_status
+    from bundlecache.console.tables import show_failed_items, show_status
 
     shop = _open(data)
     shop.use_store(store_at, pairs(store_option, "--store-option", "region=eu-west-1"))
     if errors:
-        rows = list(shop.errors())
-        show(rows, as_json, rows, title=f"Failed items in {data}", columns=["item_id", "modality", "stage", "reason"])
+        show_failed_items(list(shop.errors()), data, as_json)
     else:
         show_status(shop.status().to_dict(), data, as_json)
 

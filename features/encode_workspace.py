@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bundlecache.catalogue import splits
 from bundlecache.encode import recheck
+from bundlecache.encode.estimate import estimate_all
 from bundlecache.encode.run import run_all
 from bundlecache.encoder_spec import EncoderSpec
 from bundlecache.errors import BundlecacheError, Command
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.console.reporter import Reporter
+    from bundlecache.encode.estimate import Estimate
     from bundlecache.encode.recheck import Recheck
     from bundlecache.encode.run import Receipt
     from bundlecache.store.store import Store, TableInfo
@@ -139,8 +141,10 @@ def encode(
     workers: int = 4,
     retry_failed: bool = False,
     max_errors: int | None = None,
-) -> list[Receipt]:
-    """Run the encoders ``specs`` of one modality over every new or changed item.
+    limit: int | None = None,
+    dry_run: bool = False,
+) -> list[Receipt] | list[Estimate]:
+    """Run the encoders ``specs`` of one modality over every new or changed item; or, ``dry_run``, only estimate that.
 
     Parameters
     ----------
@@ -148,7 +152,7 @@ def encode(
         Where the choice of encoders comes from, for the note about it.
     load
         Options of `registry.load`: dtype, batch_size, precision, draft.
-    workers, retry_failed, max_errors
+    workers, retry_failed, max_errors, limit
         See `bundlecache.encode.run.run_all`.
 
     Raises
@@ -162,6 +166,20 @@ def encode(
     graph = modality == "graph"  # one computation on the whole graph: nothing to hand out
     loader = registry.Loader(tuple(specs), modality, load or {}, catalogue if graph else None)
     machines = machines or Machines()
+    if dry_run:
+        with say.bar(modality) as bar:
+            total = min(len(catalogue), limit or len(catalogue))
+            return estimate_all(
+                loader(machines.devices[0]),
+                catalogue,
+                folder,
+                store,
+                workers=workers,
+                retry_failed=retry_failed,
+                limit=limit,
+                devices=len(machines.devices),
+                scanned=lambda done: bar.step(done, total, note="looking"),
+            )
     with say.bar(modality) as bar, ExitStack() as leaving:
         pool: Any = None
         if machines.engine == "ray" and not graph:
@@ -183,6 +201,7 @@ def encode(
             workers=workers,
             retry_failed=retry_failed,
             max_errors=max_errors,
+            limit=limit,
         )
     if bar.spent:
         say.note(f"{modality}: {bar.spent}")

@@ -183,6 +183,17 @@ RetryFailed = Annotated[bool, Option("--retry-failed/--no-retry-failed", help="T
 MaxErrors = Annotated[
     int | None, Option("--max-errors", help="Stop when more items than this fail.", min=0, show_default=False)
 ]
+EncodeLimit = Annotated[
+    int | None,
+    Option("--limit", help="Look at the first so many items of the catalogue only.", min=1, show_default=False),
+]
+EncodeDryRun = Annotated[
+    bool,
+    Option(
+        "--dry-run/--no-dry-run",
+        help="Store nothing; say what would be encoded, how long by a measured sample, and how many bytes.",
+    ),
+]
 AllowOutside = Annotated[
     bool,
     Option("--allow-outside/--no-allow-outside", help="Let item tables name files outside the workspace."),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..bench.results import QuestionSetResult
     from ..catalogue.readers.registry import ImportSummary
     from ..catalogue.update import UpdateSummary
+    from ..encode.estimate import Estimate
     from ..encode.run import Receipt
 
 
@@ -44,6 +45,32 @@ def show_update(summary: UpdateSummary, receipts: Sequence[Receipt], as_json: bo
     show(made, as_json, rows, title=title + (" (nothing was written)" if summary.dry_run else ""))
     if encoded and not as_json:
         show(None, False, encoded, columns=["spec", "items", "encoded", "cached", "failed", "absent", "seconds"])
+
+
+def show_encoding(rows: Sequence[Receipt | Estimate], as_json: bool) -> int:
+    """The receipts of encoding, or what a run would do (``--dry-run``); how many items failed in the run."""
+    data = [row.to_dict() for row in rows]
+    limit = next((row.limit for row in rows if row.limit is not None), None)
+    part = f" (the first {limit:,} of the catalogue, --limit)" if limit is not None else ""
+    if not any(row.get("dry_run") for row in data):
+        shown = ["spec", "items", "encoded", "cached", "failed", "absent", "seconds"]
+        show(data, as_json, data, title=f"Receipt: items{part} = encoded + cached + failed + absent", columns=shown)
+        return sum(row["failed"] for row in data)
+    shown = ["spec", "items", "to_encode", "cached", "failed", "absent", "seconds", "table_bytes"]
+    show(data, as_json, data, title=f"Dry run: items{part} = to encode + cached + failed + absent", columns=shown)
+    if not as_json:
+        for row in data:
+            if row["modality"] == "graph" and row["contents"]:
+                say(f"{row['spec']}: a graph is learned as a whole, so no sample says how long it takes.")
+            if row["unusable"]:
+                say(f"{row['spec']}: {row['unusable']:,} of {row['sampled']:,} sampled contents gave no vector.")
+        say("Nothing was encoded or stored (--dry-run).")
+    return 0
+
+
+def show_failed_items(rows: list[dict[str, Any]], data: Path, as_json: bool) -> None:
+    """Which items failed, at which stage, and why."""
+    show(rows, as_json, rows, title=f"Failed items in {data}", columns=["item_id", "modality", "stage", "reason"])
 
 
 def show_candidates(data: dict[str, Any], summary: dict[str, Any], index: str, as_json: bool) -> None:

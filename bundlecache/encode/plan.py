@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..store.failures import Failure
-    from ..store.tables import TableWriter
+    from ..store.tables import Held, TableWriter
     from .scan import Scan
 
 
@@ -110,7 +110,7 @@ class Plan:
         table.update_status(self.scan.item_ids, failed, dead=pa.concat_arrays([text_column(dead), absent]))
 
 
-def plan(scan: Scan, table: TableWriter, *, retry_failed: bool) -> Plan:
+def plan(scan: Scan, table: Held, *, retry_failed: bool) -> Plan:
     """Sort items into cached, failed before, copies of a stored vector, and units of equal content to encode."""
     item_ids = scan.ids(scan.present)
     row = places(item_ids, among=table.item_ids)  # [p]

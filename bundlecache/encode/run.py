@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from ..catalogue.catalogue import Catalogue
     from ..store.store import Store
+    from ..store.tables import Held
     from ..workspace import WorkspaceFolder
     from .batcher import EncoderBatcher
     from .encoder import Encoder
@@ -48,7 +49,8 @@ class Receipt:
     ``forwards`` counts calls of ``encoder.encode``, ``reused`` the encoded items that took the vector of an
     item with the same content; ``batch_size`` is the one at the end, smaller than the encoder's own if memory
     ran out. Shares as in :class:`Progress`, with this encoder's own forwards and writes; ``seconds`` are those
-    of the run, with all its encoders.
+    of the run, with all its encoders. ``limit`` is given where the run looked at the first so many items only:
+    then ``items`` counts these.
     """
 
     modality: str
@@ -66,6 +68,7 @@ class Receipt:
     decode_share: float
     forward_share: float
     write_share: float
+    limit: int | None = None
 
     @property
     def balances(self) -> bool:
@@ -117,20 +120,23 @@ def run_all(
     """
     began = time.monotonic()
     identities = [Identity.of(encoder) for encoder in encoders]
-    _check_together(identities)
+    check_together(identities)
     items = len(catalogue) if limit is None else min(limit, len(catalogue))
     reporter = ProgressReporter(progress, identities, items, "" if pool else forward_advice(encoders))
     limits = Limits(commit_rows, commit_seconds, max_errors)
     with ExitStack() as open_tables:
         tables = [open_tables.enter_context(store.writer(identity)) for identity in identities]
         notes = [store.begin_run(identity) for identity in identities]
-        columns = [EncoderSpec.parse(identity.spec).columns for identity in identities]
-        scan = partial(scan_items, identities[0].modality, catalogue, workspace, workers=workers, limit=limit)
-        scans = {each: scan(columns=each, scanned=reporter.scanned) for each in set(columns)}
-        plans = [
-            plan(scans[each].for_encoder(encoder), table, retry_failed=retry_failed)
-            for each, encoder, table in zip(columns, encoders, tables, strict=True)
-        ]
+        plans = plan_all(
+            encoders,
+            tables,
+            catalogue,
+            workspace,
+            workers=workers,
+            retry_failed=retry_failed,
+            limit=limit,
+            scanned=reporter.scanned,
+        )
         reporter.planned(plans)
         reporter.watch(encoders)
         with Pipeline(encoders, tables, workers, limits, reporter.encoding) as pipeline:
@@ -142,14 +148,49 @@ def run_all(
         for batcher, planned, note in zip(pipeline.batchers, plans, notes, strict=True):
             planned.update_status(batcher.table, batcher.failed)
             batcher.table.tidy()
-            receipt = _receipt(batcher, planned, items, time.monotonic() - began, pipeline.shares([batcher]))
+            seconds = time.monotonic() - began
+            receipt = _receipt(batcher, planned, items, seconds, pipeline.shares([batcher]), limit)
             store.end_run(note, batcher.table.identity, receipt.to_dict())
             receipts.append(receipt)
     return receipts
 
 
-def _check_together(identities: Sequence[Identity]) -> None:
-    """Encoders that run together read one modality and write to a table each."""
+def plan_all(
+    encoders: Sequence[Encoder],
+    tables: Sequence[Held],
+    catalogue: Catalogue,
+    workspace: WorkspaceFolder,
+    *,
+    workers: int,
+    retry_failed: bool,
+    limit: int | None,
+    scanned: Callable[[int], None],
+) -> list[Plan]:
+    """Look at the first ``limit`` items once, and say for each encoder what is to be done with them.
+
+    Raises
+    ------
+    CatalogueError
+        When an encoder's spec names a column of texts that the items lack.
+    """
+    modality = encoders[0].modality
+    columns = [EncoderSpec.parse(encoder.spec).columns for encoder in encoders]
+    scan = partial(scan_items, modality, catalogue, workspace, workers=workers, limit=limit, scanned=scanned)
+    scans = {each: scan(columns=each) for each in set(columns)}
+    return [
+        plan(scans[each].for_encoder(encoder), table, retry_failed=retry_failed)
+        for each, encoder, table in zip(columns, encoders, tables, strict=True)
+    ]
+
+
+def check_together(identities: Sequence[Identity]) -> None:
+    """Encoders that run together read one modality and write to a table each.
+
+    Raises
+    ------
+    EncoderError
+        When they do not.
+    """
     modalities = list(dict.fromkeys(identity.modality for identity in identities))
     if len(modalities) != 1:
         raise EncoderError(
@@ -161,7 +202,9 @@ def _check_together(identities: Sequence[Identity]) -> None:
         raise EncoderError(f"An encoder was given twice: {specs}.", hint="name each encoder once")
 
 
-def _receipt(batcher: EncoderBatcher, planned: Plan, items: int, seconds: float, shares: Shares) -> Receipt:
+def _receipt(
+    batcher: EncoderBatcher, planned: Plan, items: int, seconds: float, shares: Shares, limit: int | None
+) -> Receipt:
     identity, failed = batcher.table.identity, planned.failed | batcher.failed
     return Receipt(
         modality=identity.modality,
@@ -179,4 +222,5 @@ def _receipt(batcher: EncoderBatcher, planned: Plan, items: int, seconds: float,
         decode_share=shares.decode,
         forward_share=shares.forward,
         write_share=shares.write,
+        limit=limit,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError, Command
 from ..rows import Rows
@@ -10,7 +10,6 @@ from ..rows import Rows
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..encode.run import Receipt
     from .session import Session
 
 
@@ -46,10 +45,15 @@ def encode(
     workers: int = 4,
     retry_failed: bool = False,
     max_errors: int | None = None,
+    limit: int | None = None,
+    dry_run: bool = False,
     store: str | None = None,
     store_options: Mapping[str, str] | None = None,
-) -> Rows[Receipt]:
+) -> Rows[Any]:
     """Run frozen encoders once over every new or changed item, into the store; one receipt per encoder.
+
+    The rows are of :class:`bundlecache.encode.run.Receipt`, with ``dry_run`` of
+    :class:`bundlecache.encode.estimate.Estimate`.
 
     Parameters
     ----------
@@ -65,6 +69,8 @@ def encode(
         How vectors are stored (as before, else float16); items per forward; type of the forward pass; reduced reading of JPEGs (pixels).
     workers, retry_failed, max_errors
         Decoding threads; try failed items again; stop when more items fail.
+    limit, dry_run
+        Look at the first so many items only; store nothing, and say what would be encoded, how long and how large.
     store, store_options
         Keep the vectors on an object store from now on, see :meth:`use_store`.
 
@@ -90,7 +96,8 @@ def encode(
         [(spec, name) for name in wanted for spec in specs or [registry.DEFAULTS[name]]],
     )
     machines = stage_a.Machines.of(device, engine, ray_address)
-    use_store(session, store, store_options)
+    if not dry_run:
+        use_store(session, store, store_options)
     if modality == "all":
         wanted = stage_a.encodable(session.catalogue, session.say)
     load = {"dtype": dtype, "batch_size": batch_size, "precision": precision, "draft": draft}
@@ -105,5 +112,7 @@ def encode(
             workers=workers,
             retry_failed=retry_failed,
             max_errors=max_errors,
+            limit=limit,
+            dry_run=dry_run,
         )
     )

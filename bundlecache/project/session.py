@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..baselines.sources import Sources
-    from ..encode.run import Receipt
     from ..questions.question_file import Questions
     from ..recipes.recipe import Recipe
     from ..store.store import Matrix, Store, TableInfo
@@ -57,7 +56,7 @@ class Session:
 
         return Store(self.folder.store)
 
-    def run_encoders(self, modality: str, specs: Sequence[str] = (), **options: Any) -> list[Receipt]:
+    def run_encoders(self, modality: str, specs: Sequence[str] = (), **options: Any) -> list[Any]:
         """Run encoders of one modality; those that the store has already, or else the default one, if none is named."""
         from ..features import encode_workspace as stage_a
         from ..features import registry

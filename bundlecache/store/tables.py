@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,40 @@ FRAGMENT_BYTES = 1 << 30  # pieces are written together up to this size
 COMPACT_FRAGMENTS = 16  # a table in more pieces than this is written together at the end of a run
 KEEP_VERSIONS = timedelta(minutes=10)  # long enough for a reader that has just opened an older version
 MARK_ROWS = 16_384  # rows whose mark "live" is changed by one statement
+
+
+class Held(Protocol):
+    """What a table holds: ids and content hashes of its rows, as columns, and the failures by item."""
+
+    item_ids: pa.Array
+    hashes: pa.Array
+    errors: dict[str, Failure]
+
+
+@dataclass
+class HeldNow:
+    """What a table holds, read without its lock; see `Held`."""
+
+    item_ids: pa.Array
+    hashes: pa.Array
+    errors: dict[str, Failure]
+
+
+def held(root: Path, identity: Identity) -> HeldNow:
+    """What the table of an identity in the store ``root`` holds now; nothing where there is none.
+
+    Raises
+    ------
+    StoreError
+        When the table or its errors file is damaged.
+    """
+    location, name = StoreLocation(root), identity.table_name
+    errors = failures.by_item(root, name)
+    if not location.has(name):
+        return HeldNow(text_column([]), text_column([]), errors)
+    with opening(location.uri(name)):
+        rows = location.dataset(name).to_table(columns=["item_id", "content_hash"])
+    return HeldNow(text_column(rows["item_id"]), text_column(rows["content_hash"]), errors)
 
 
 class TableWriter:
