@@ -221,9 +221,8 @@ def questions(
         made = shop.take_questions(files, skip_broken=skip_broken)
     else:
         made = shop.questions(options=options, negatives=negatives, difficulty=difficulty, seed=seed)
-    show(
-        rows := [row.to_dict() for row in made], as_json, rows, title=f"Questions in {export_to or data / 'questions'}"
-    )
+    rows = [row.to_dict() for row in made]
+    show(rows, as_json, rows, title=f"Questions in {export_to or data / 'questions'}")
 
 
 @app.command(cls=Verb)
@@ -475,9 +474,8 @@ def ablate(
 
     made = _open(data).ablate(grid, seeds=seeds, out=output, device=device)
     if as_json:
-        show(
-            {"path": str(made.path), "rows": [row.to_dict() for row in made.rows], "stopped": made.stopped}, as_json, []
-        )
+        rows = [row.to_dict() for row in made.rows]
+        show({"path": str(made.path), "rows": rows, "stopped": made.stopped}, as_json, [])
     elif made.rows:
         show(None, as_json, shown(made.rows), title=f"{made.name}: HitRate@1 [95 %], seeds {made.seeds}")
         say(f"Tables: {made.path}/table.md, table.csv, results.json")
@@ -502,9 +500,8 @@ def verify(
         log.print(f"[yellow]{escape(plain(encoder))}:[/] {escape(damage)}", highlight=False, soft_wrap=True)
     made.require_sound()
     if made.damage:
-        log.print(
-            f"What was damaged is out; type again: {command_line(Command('encode'))}", markup=False, soft_wrap=True
-        )
+        again = command_line(Command("encode"))
+        log.print(f"What was damaged is out; type again: {again}", markup=False, soft_wrap=True)
 
 
 @app.command(cls=Verb, rich_help_panel=STORE)
