@@ -25,11 +25,11 @@ import typer
 from rich.markup import escape
 
 import bundlecache
-from bundlecache import BundlecacheError, __version__
+from bundlecache import __version__
 from bundlecache.console import options as o
-from bundlecache.console.exits import INTERRUPTED, command_line, exit_partial, exit_signalled, print_error, show_files
+from bundlecache.console.exits import command_line, exit_partial, exit_signalled, run_app, show_completed, show_files
 from bundlecache.console.output import log, out, plain, say, show
-from bundlecache.console.parsing import Verb, check_question_options, pairs, tables_request, weights
+from bundlecache.console.parsing import Verb, check_completed, check_question_options, pairs, tables_request, weights
 from bundlecache.errors import Command, counted
 
 if TYPE_CHECKING:
@@ -380,8 +380,10 @@ def bench_(
 
 @app.command(cls=Verb)
 def complete(
-    items: o.Items,
+    items: o.Items = None,
     k: o.Completions = 5,
+    file: o.BundleFile = None,
+    output: o.AnswerFile = None,
     options: o.AskedOptions = None,
     user: o.User = None,
     method: o.Method = None,
@@ -392,22 +394,29 @@ def complete(
     run: o.RunName = None,
     data: o.Data = Path("data"),
     device: o.Device = "auto",
+    engine: o.CompleteEngine = "local",
+    ray_address: o.RayAddress = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Complete a partial bundle: FAISS proposes candidates, the method that did best on validation ranks them."""
+    """Complete a partial bundle, or those of a file: FAISS proposes candidates, the method best on validation ranks them."""
+    how: dict[str, Any] = {
+        "options": options,
+        "user": user,
+        "method": method,
+        "where": where or (),
+        "exclude": exclude or (),
+        "permutations": permutations,
+        "at_once": at_once,
+        "device": device,
+    }
+    target = check_completed(items, file, output, engine)
     shop = _open(data)
-    made = shop.run(run or "latest").complete(
-        items,
-        k,
-        options=options,
-        user=user,
-        method=method,
-        where=where or (),
-        exclude=exclude or (),
-        permutations=permutations,
-        at_once=at_once,
-        device=device,
-    )
+    if target is not None:
+        answers = shop.complete_file(*target, k, run=run, engine=engine, ray_address=ray_address, **how)
+        show_completed(answers.to_dict(), as_json)
+        return
+    assert items  # noqa: S101 - see check_completed
+    made = shop.run(run or "latest").complete(items, k, **how)
     given = ", ".join(shop.title(item) for item in dict.fromkeys(items))
     show(made.to_dicts(), as_json, made.to_dicts(), title=f"Completes: {given}")
 
@@ -578,18 +587,10 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line: a BundlecacheError is one sentence and exit code 1, a bug keeps its traceback."""
+    """Run the command line."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        app()
-    except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:
-            log.print("[yellow]Interrupted;[/] what is stored stays stored.")
-        raise
-    except (BundlecacheError, OSError) as error:
-        print_error(error)
-        sys.exit(1)
+    run_app(app)
 
 
 def _open(data: Path, *, allow_outside: bool = False) -> Workspace:

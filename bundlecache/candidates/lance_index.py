@@ -132,51 +132,50 @@ class LanceStructure:
     """
 
     def __init__(self, datasets: list[Any], vectors: ItemVectors, catalogue: Catalogue) -> None:
-        self.datasets, self.catalogue = datasets, catalogue
+        self.datasets = datasets
         self.borders = list(zip(vectors.offsets[:-1], vectors.offsets[1:], strict=True))
         self.rows, self.d, self.ntotal = vectors.rows, vectors.width, len(vectors.rows)
         self.nprobe = 1
+        self.places = [self._places(dataset, catalogue) for dataset in datasets]
+
+    def _places(self, dataset: Any, catalogue: Catalogue) -> tuple[np.ndarray, np.ndarray]:
+        """Row ids of a table, ascending, and for each the position in ``rows``; -1 for a row that is not valid."""
+        with opening(dataset.uri):
+            table = dataset.to_table(columns=["item_id"], with_row_id=True).sort_by("_rowid")
+        items = catalogue.positions(table["item_id"])
+        place = np.searchsorted(self.rows, items).astype(np.int32)
+        place[(items < 0) | (self.rows[np.minimum(place, len(self.rows) - 1)] != items)] = -1
+        return table["_rowid"].to_numpy(), place
 
     def search(self, query: np.ndarray, ask: int) -> tuple[None, np.ndarray]:
         """Nothing, and int64 [q, <= ask * tables] positions in ``rows``, -1 where fewer were found."""
         found = np.concatenate(
-            [
-                self._of(data, query[:, low:high], ask)
-                for data, (low, high) in zip(self.datasets, self.borders, strict=True)
-            ],
-            axis=1,
+            [self._of(number, query[:, low:high], ask) for number, (low, high) in enumerate(self.borders)], axis=1
         )
         if len(self.datasets) > 1:
             found.sort(axis=1)
             found[:, 1:][found[:, 1:] == found[:, :-1]] = -1
         return None, found
 
-    def _of(self, dataset: Any, query: np.ndarray, ask: int) -> np.ndarray:
-        """int64 [q, ask] the positions that one table gives, best first."""
+    def _of(self, number: int, query: np.ndarray, ask: int) -> np.ndarray:
+        """int64 [q, ask] the positions that table ``number`` gives, best first."""
         out = np.full((len(query), ask), -1, np.int64)
         asked = np.flatnonzero(query.any(axis=1))  # of these modalities, the bundle may have no vector
         if not len(asked):
             return out
         nearest = {"column": "vector", "q": query[asked], "k": ask, "nprobes": self.nprobe}
         try:
-            got = dataset.scanner(columns=["item_id", "_distance"], nearest=nearest).to_table()
+            scanner = self.datasets[number].scanner(columns=["_distance"], with_row_id=True, nearest=nearest)
+            got = scanner.to_table().sort_by("query_index")  # those of a query stay in their order
         except (OSError, ValueError, RuntimeError) as error:
             raise QuestionsError(
                 f"The index cannot be searched: {str(error).splitlines()[0][:200]}.", hint="--rebuild makes it again"
             ) from error
-        got = got.sort_by("query_index")  # those of a query stay in their order
-        item = positions_of(self.catalogue, got["item_id"])
-        place = np.searchsorted(self.rows, item)
-        place[(item < 0) | (self.rows[np.minimum(place, len(self.rows) - 1)] != item)] = -1  # a row that is not valid
-        number = got["query_index"].to_numpy()  # of the query
-        column = np.arange(len(number)) - np.searchsorted(number, number)
-        out[asked[number], column] = place
+        ids, places = self.places[number]
+        asking = got["query_index"].to_numpy()
+        column = np.arange(len(asking)) - np.searchsorted(asking, asking)
+        out[asked[asking], column] = places[np.searchsorted(ids, got["_rowid"].to_numpy())]
         return out
-
-
-def positions_of(catalogue: Catalogue, item_ids: Any) -> np.ndarray:
-    """int64 [n] the places of ids (an Arrow column) in the catalogue, -1 for those that it lacks."""
-    return np.fromiter((catalogue.index.get(item_id, -1) for item_id in item_ids.to_pylist()), np.int64, len(item_ids))
 
 
 def n_lists(count: int) -> int:

@@ -6,12 +6,14 @@ picture, sound and text searched by), because a copy is not a wrong answer. The 
 
 from __future__ import annotations
 
-from collections import defaultdict
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from ..catalogue.columns import Strings
 from ..catalogue.filters import matching_items
 from ..catalogue.splits import hold_out
 from ..errors import CatalogueError, Command, QuestionsError
@@ -19,12 +21,16 @@ from ..store.table_schema import checksum
 from ..text import listed
 from .candidate_file import DEPTHS, FORMAT_VERSION, SCHEMA, Candidates, recall_and_mrr
 from .index import Index, check_k
+from .item_vectors import BLOCK_ITEMS, by_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..catalogue.catalogue import Catalogue
     from ..store.store import Matrix
+
+_kept: list[Any] = []  # the matrices and the index of the last `complete`
+_lock = threading.Lock()
 
 
 def complete(
@@ -54,7 +60,7 @@ def complete(
             "No item was given; a bundle starts with at least one.", hint=Command("complete", "ITEM...")
         )
     check_k(k)
-    index = Index.build(matrices, kind="flat", memory=0)
+    index = _scanned(matrices)
     query = index.query([partial])
     if not query.any():
         given = listed([catalogue.item_ids[i] for i in partial])
@@ -72,6 +78,15 @@ def complete(
             hint="give fewer items" if allowed is None else "give a wider --where, or fewer --exclude",
         )
     return found
+
+
+def _scanned(matrices: Mapping[str, Matrix] | Sequence[Matrix]) -> Index:
+    """The vectors as an index that is scanned; it is kept for the next bundle, because all vectors are read for it."""
+    named = by_name(matrices)
+    with _lock:
+        if not _kept or _kept[0].keys() != named.keys() or any(_kept[0][name] is not named[name] for name in named):
+            _kept[:] = [named, Index.build(named, kind="flat", memory=0)]
+        return _kept[1]
 
 
 def allowed_items(catalogue: Catalogue, where: Sequence[str] = (), exclude: Sequence[str] = ()) -> np.ndarray:
@@ -130,8 +145,7 @@ def for_bundles(
     index = matrices if isinstance(matrices, Index) else Index.build(matrices, weights=weights)
     partials = [partial for _, partial, _ in held]
     truth = np.array([right for _, _, right in held])
-    copies = _Copies(catalogue, index)
-    twins = [copies.of(right) for right in truth.tolist()]
+    twins = _copies(catalogue, index, truth)
     excluded = [np.concatenate([partial, twin]) for partial, twin in zip(partials, twins, strict=True)]
     query = index.query(partials)
     whole = index.exact or among is not None
@@ -146,19 +160,16 @@ def for_bundles(
         beyond = np.where(np.isin(truth, index.rows) & query.any(1), -1, 0)
     rank = np.where(listed.any(1), listed.argmax(1) + 1, beyond)
     items, scores = items[:, :k], scores[:, :k]
-    ids = np.array(catalogue.item_ids, object)
-    rows = [
+    table = pa.table(
         {
-            "bundle_id": catalogue.bundles.ids[b],
-            "partial": ids[partial].tolist(),
-            "truth": ids[right],
-            "candidates": ids[items[q][items[q] >= 0]].tolist(),
-            "scores": scores[q][items[q] >= 0].tolist(),
-            "rank": int(rank[q]),
+            "bundle_id": catalogue.bundles.ids.take([b for b, _, _ in held]).arrow,
+            "partial": _id_lists(catalogue, partials),
+            "truth": catalogue.item_ids.take(truth).arrow,
+            "candidates": _id_lists(catalogue, [row[row >= 0] for row in items]),
+            "scores": _lists([row[near >= 0] for row, near in zip(scores, items, strict=True)]),
+            "rank": rank,
         }
-        for q, (b, partial, right) in enumerate(held)
-    ]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    ).cast(SCHEMA)
     offered = len(index.rows) if among is None else int(among[index.rows].sum())
     header = {
         "format_version": FORMAT_VERSION,
@@ -180,28 +191,53 @@ def for_bundles(
     return Candidates(table, header)
 
 
-class _Copies:
-    """Items that are a copy of another: of its title, or of its content in every content modality of an index.
+def _id_lists(catalogue: Catalogue, lists: Sequence[np.ndarray]) -> pa.LargeListArray:
+    """Lists of item indices as lists of ids."""
+    whole = _lists(lists)
+    return pa.LargeListArray.from_arrays(whole.offsets, catalogue.item_ids.take(whole.values.to_numpy()).arrow)
 
-    Graph vectors are left out: two items that the same people bought are two items.
+
+def _lists(lists: Sequence[np.ndarray]) -> pa.LargeListArray:
+    offsets = np.concatenate([[0], np.cumsum([len(each) for each in lists])]).astype(np.int64)
+    return pa.LargeListArray.from_arrays(offsets, np.concatenate(lists))
+
+
+def _copies(catalogue: Catalogue, index: Index, asked: np.ndarray) -> list[np.ndarray]:
+    """For every item of ``asked``, int32 the items that are a copy of it, itself left out.
+
+    A copy has the same title, or the same content in every content modality of the index. Graph vectors are left out:
+    two items that the same people bought are two items.
     """
-
-    def __init__(self, catalogue: Catalogue, index: Index) -> None:
-        content = [part.matrix for part in index.vectors.parts if part.matrix.modality != "graph"]
-        labels: list[list[Any]] = [[title.casefold() or None for title in catalogue.titles]]
-        if content:
-            whole = np.zeros(len(catalogue), np.uint64)
+    content = [part.matrix for part in index.vectors.parts if part.matrix.modality != "graph"]
+    titles = _folded(catalogue.titles).codes()[0] + 1  # 0: none
+    alike = [_alike(titles, asked)]
+    if content:
+        whole = np.zeros(len(catalogue), np.uint64)
+        for low in range(0, len(whole), BLOCK_ITEMS):
+            block = slice(low, low + BLOCK_ITEMS)
             for matrix in content:  # in this order, so that a picture's and a sound's sums are told apart
-                whole = whole * np.uint64(0x9E3779B97F4A7C15) + checksum(matrix.vectors) * matrix.mask
-            labels.append([value or None for value in whole.tolist()])
-        self._labels = labels
-        self._alike: list[defaultdict[Any, list[int]]] = [defaultdict(list) for _ in labels]
-        for label, alike in zip(labels, self._alike, strict=True):
-            for i, value in enumerate(label):
-                if value is not None:
-                    alike[value].append(i)
+                sums = checksum(matrix.vectors[block]) * matrix.mask[block]
+                whole[block] = whole[block] * np.uint64(0x9E3779B97F4A7C15) + sums
+        alike.append(_alike(whole, asked))
+    return [
+        np.setdiff1d(np.concatenate(found), [item]).astype(np.int32)
+        for item, *found in zip(asked.tolist(), *alike, strict=True)
+    ]
 
-    def of(self, item: int) -> np.ndarray:
-        """int32: the copies of ``item``, itself left out."""
-        found = {i for label, alike in zip(self._labels, self._alike, strict=True) for i in alike.get(label[item], ())}
-        return np.array(sorted(found - {item}), np.int32)
+
+def _alike(labels: np.ndarray, asked: np.ndarray) -> list[np.ndarray]:
+    """For every item of ``asked``, the items with its label (integers [I], 0 is none)."""
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    first, last = (np.searchsorted(ordered, labels[asked], side) for side in ("left", "right"))
+    last = np.where(labels[asked] == 0, first, last)
+    return [order[low:high] for low, high in zip(first.tolist(), last.tolist(), strict=True)]
+
+
+def _folded(titles: Strings[Any]) -> Strings[Any]:
+    """Titles without case, None where there is none; those beyond ASCII by `str.casefold`."""
+    plain = pc.utf8_lower(titles.arrow)
+    beyond = pc.invert(pc.fill_null(pc.string_is_ascii(titles.arrow), True))
+    folded = [text.casefold() for text in titles.arrow.filter(beyond).to_pylist()]
+    whole = pc.replace_with_mask(plain, beyond, pa.array(folded, pa.large_string()))
+    return Strings(pc.if_else(pc.equal(pc.binary_length(whole), 0), None, whole))

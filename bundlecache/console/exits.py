@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
@@ -27,10 +27,34 @@ SIGNALLED = {"SIGINT": INTERRUPTED, "SIGTERM": 143}
 """Exit codes of commands that a signal stopped, as shells have them."""
 
 
+def run_app(app: typer.Typer) -> None:
+    """Run a verb: a BundlecacheError is one sentence and exit code 1, a bug keeps its traceback."""
+    try:
+        app()
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            log.print("[yellow]Interrupted;[/] what is stored stays stored.")
+        raise
+    except (BundlecacheError, OSError) as error:
+        print_error(error)
+        sys.exit(1)
+
+
 def show_files(paths: Sequence[Path], as_json: bool, title: str) -> None:
     """The files that were written, with their sizes."""
     rows = [{"file": str(path), "size_bytes": path.stat().st_size} for path in paths]
     show(rows, as_json, rows, title=title)
+
+
+def show_completed(answers: dict[str, Any], as_json: bool) -> None:
+    """The file of answers; exits with 3 where some bundles have none."""
+    failed = answers["failed"]
+    show(answers, as_json, [answers], title="Completions, a row per bundle")
+    if failed:
+        log.print(
+            f"[yellow]{counted(failed, 'bundle has', 'bundles have')} no completions[/]; the column error says why."
+        )
+        raise typer.Exit(PARTIAL)
 
 
 def exit_partial(failed: int, one: str, many: str) -> None:

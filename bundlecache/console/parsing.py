@@ -143,3 +143,29 @@ def sample_size(text: str | int) -> int:
             f"--sample is {quoted(typed[:30])}; it takes a number of questions, or all.", hint="--sample 5000"
         )
     return int(typed)
+
+
+def check_completed(
+    items: list[str] | None, file: Path | None, out: Path | None, engine: str
+) -> tuple[Path, Path] | None:
+    """The file of bundles and that of the answers, where bundles are given as a file; None where items are.
+
+    Raises
+    ------
+    BundlecacheError
+        When neither or both are given, or options that belong to a file without one.
+    """
+    if file is not None and items:
+        raise BundlecacheError(f"Items and the file {file} were given; one of them is completed.", hint="leave out one")
+    if file is None:
+        if out is not None or engine != "local":
+            raise BundlecacheError("--out and --engine belong to a --file of bundles.", hint="--file bundles.jsonl")
+        if not items:
+            raise BundlecacheError(
+                "No item was given; a bundle starts with at least one.",
+                hint=[Command("complete", "ITEM..."), "or --file bundles.jsonl --out answers.parquet"],
+            )
+        return None
+    if out is None:
+        raise BundlecacheError("--file needs the file of its answers.", hint="--out answers.parquet")
+    return file, out

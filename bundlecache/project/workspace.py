@@ -13,7 +13,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..console.reporter import DEFAULT_DATA
-from . import bench_runs, candidate_search, encoding, question_sets, status_report, store_maintenance, training
+from . import (
+    bench_runs,
+    candidate_search,
+    complete_file,
+    encoding,
+    question_sets,
+    status_report,
+    store_maintenance,
+    training,
+)
 from .run import Run
 from .session import Session
 
@@ -57,6 +66,7 @@ class Workspace(Session):
     export_questions = question_sets.export_questions
     leaks = question_sets.leaks
     candidates = candidate_search.candidates
+    complete_file = complete_file.complete_file
 
     train = training.train
     import_checkpoint = training.import_checkpoint

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
 import pytest
 from helpers import object_store
 from helpers import pool_encoders as pool_world
 from helpers.encode_shop import Shop
+from helpers.shop import make_shop
 
+import bundlecache as bc
 from bundlecache.encode.ray_pool import RayPool
 from bundlecache.errors import EncoderError
+from bundlecache.project import complete_file
 from bundlecache.store import location
 
 if TYPE_CHECKING:
@@ -83,3 +88,22 @@ def test_what_goes_wrong_in_a_worker_is_the_sentence_that_one_process_says(tmp_p
     with pytest.raises(EncoderError, match="names no folder") as caught:
         RayPool(pool_world.missing, workers=1)
     assert caught.value.hint == "type another"
+
+
+@pytest.mark.slow
+def test_a_file_of_bundles_is_completed_by_ray_as_by_one_process(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+):
+    shop = bc.open(make_shop(tmp_path / "shop"), quiet=True)
+    quick = {"text_stage.steps": 2, "fusion_stage.steps": 2, "fusion_stage.contrastive_steps": 1}
+    shop.train(settings=quick, name="first")
+    lines = [json.dumps({"bundle_id": f"b{i}", "item_ids": [f"item-{i:02}"]}) for i in range(24)]
+    source = tmp_path / "bundles.jsonl"
+    source.write_text("\n".join([*lines[:5], "no json", *lines[5:]]))
+    monkeypatch.setattr(complete_file, "BLOCK_LINES", 4)
+    rows = []
+    for engine in complete_file.ENGINES:
+        made = shop.complete_file(source, tmp_path / f"{engine}.parquet", 3, engine=engine)
+        assert (made.bundles, made.failed) == (25, 1)
+        rows.append(pq.read_table(made.path).to_pylist())
+    assert rows[0] == rows[1]
