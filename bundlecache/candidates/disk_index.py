@@ -7,10 +7,14 @@ the centres of the cells and one piece. ``NAME.ivfdata`` holds the lists, ``NAME
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shutil
+import sys
 import tempfile
 import time
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +24,7 @@ from . import ann
 from .item_vectors import BLOCK_ITEMS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .item_vectors import ItemVectors
 
@@ -62,7 +66,8 @@ def build(
                 piece, held = faiss.clone_index(structure), 0
             if progress is not None:
                 progress(done, count)
-        merge_ondisk(structure, pieces, str(place / "lists.ivfdata"))
+        with _silent():
+            merge_ondisk(structure, pieces, str(place / "lists.ivfdata"))
         for name in pieces:
             Path(name).unlink()
     except BaseException:
@@ -102,6 +107,27 @@ def lists_file(path: Path) -> Path:
 def _lists(structure: Any) -> Any:
     faiss = ann.faiss_module()
     return faiss.downcast_InvertedLists(faiss.extract_index_ivf(structure).invlists)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep what FAISS itself prints ("resizing ...") off standard output, which may be JSON."""
+    flush = ctypes.CDLL(None).fflush  # FAISS prints by the C library, whose buffer may be written much later
+    try:
+        kept = os.dup(1)
+    except OSError:  # standard output is closed
+        yield
+        return
+    sys.stdout.flush()
+    flush(None)
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _remove_stale(folder: Path) -> None:

@@ -131,13 +131,16 @@ def test_lance_on_an_object_store_finds_what_it_finds_in_a_folder(
         assert kept
 
 
-def test_a_file_index_in_pieces_finds_what_one_in_memory_finds(world: World, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_index_in_pieces_finds_what_one_in_memory_finds(
+    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(item_vectors, "BLOCK_ITEMS", 1000)
     matrices = world.matrices("image")
     folder = world.folder.candidates / "pieces"
     disk = Index.build(matrices, kind="disk", memory=1e5, folder=folder)
     (building,) = folder.iterdir()
     assert [file.name for file in building.iterdir()] == ["lists.ivfdata"]
+    assert not capfd.readouterr().out, "what FAISS prints would break --json"
     memory = Index.build(matrices, kind="ivf")
     given = [np.array([i]) for i in range(50)]
     for mine, its in zip(*(each.search(each.query(given), 20, given) for each in (disk, memory)), strict=True):
