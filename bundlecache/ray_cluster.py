@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import socket
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .errors import BundlecacheError, EncoderError
@@ -73,8 +74,12 @@ class RayCluster:
         needs: dict[str, Any],
         *,
         ordered: bool = False,
+        wave: int | None = None,
     ) -> Iterator[Any]:
         """The result of every item, by actors that ``make`` the function for it once; in the order of the items if ``ordered``.
+
+        Ray Data takes items as a whole, so they come in waves of ``wave`` items: as many are in memory at once. All
+        items are one wave if it is left out.
 
         Raises
         ------
@@ -85,19 +90,18 @@ class RayCluster:
         context = data.DataContext.get_current()
         context.enable_progress_bars, context.execution_options.preserve_order = False, ordered
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        rows = [{"item": pickle.dumps(item)} for item in items]
-        if not rows:
-            return
-        done = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            _Actor,
-            fn_constructor_args=(make,),
-            batch_size=1,
-            compute=data.ActorPoolStrategy(size=min(size, len(rows))),
-            **needs,
-        )
-        rows_out = iter(done.iter_rows())
-        while (row := self._raised(next, rows_out, None)) is not None:
-            yield _opened(row["result"])
+        todo = iter(items)
+        while rows := [{"item": pickle.dumps(item)} for item in islice(todo, wave)]:
+            done = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+                _Actor,
+                fn_constructor_args=(make,),
+                batch_size=1,
+                compute=data.ActorPoolStrategy(size=min(size, len(rows))),
+                **needs,
+            )
+            rows_out = iter(done.iter_rows())
+            while (row := self._raised(next, rows_out, None)) is not None:
+                yield _opened(row["result"])
 
     def _connect(self, address: str | None) -> None:
         local: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .encoder import EncoderInfo
     from .protocol import Load, Part, PartResult
 
+WAVE_PARTS = 16  # parts of a worker in one execution of Ray Data: its memory follows the workers, not the catalogue
+
 
 class RayPool:
     """``with RayPool(load, workers, address) as pool``; without an address, a cluster of this machine's own.
@@ -52,7 +54,8 @@ class RayPool:
 
     def map(self, parts: Iterable[Part], targets: Sequence[FragmentTarget] = ()) -> Iterator[list[PartResult]]:
         """See `WorkerPool.map`."""
-        yield from self._cluster.map(partial(self._worker, list(targets)), parts, self.size, self._needs)
+        make = partial(self._worker, list(targets))
+        yield from self._cluster.map(make, parts, self.size, self._needs, wave=self.size * WAVE_PARTS)
 
 
 class _EncodeParts:

@@ -42,7 +42,7 @@ class World:
         for modality in ("image", "text"):
             self.write(modality)
         with self.store.writer(identity("image")) as table:
-            table.update_status({"item-7": None}, dead={"item-7"})
+            table.update_status(["item-7"], {}, dead=["item-7"])
 
     def write(self, modality: str) -> None:
         centres = self.rng.normal(size=(100, WIDTH))
