@@ -415,9 +415,8 @@ def complete(
         answers = shop.complete_file(*target, k, run=run, engine=engine, ray_address=ray_address, **how)
         show_completed(answers.to_dict(), as_json)
         return
-    assert items  # noqa: S101 - see check_completed
-    made = shop.run(run or "latest").complete(items, k, **how)
-    given = ", ".join(shop.title(item) for item in dict.fromkeys(items))
+    made = shop.run(run or "latest").complete(items or (), k, **how)
+    given = ", ".join(shop.title(item) for item in dict.fromkeys(items or ()))
     show(made.to_dicts(), as_json, made.to_dicts(), title=f"Completes: {given}")
 
 
