@@ -80,9 +80,8 @@ def _matches(table: str, old: Mapping[str, Column], new: Mapping[str, Column], n
     """[n_old] int64 the row of ``new`` that has the same key, -1 where there is none."""
     keys = np.zeros(n_old + n_new, np.int64)
     for name in (*ID_COLUMNS[table], *(("timestamp",) if table == "interactions" else ())):
-        texts = [cells.id_texts(old.get(name, _nulls(n_old))), cells.id_texts(new.get(name, _nulls(n_new)))]
-        codes, different = cells.codes(cells.joined(texts))  # type: ignore[arg-type]
-        keys = np.unique(keys * max(len(different), 1) + codes, return_inverse=True)[1].reshape(-1)
+        codes, different = cells.codes(_comparable(old.get(name, _nulls(n_old)), new.get(name, _nulls(n_new))))
+        keys = np.unique(keys * (len(different) + 1) + codes, return_inverse=True)[1].reshape(-1)
     before, after = keys[:n_old], keys[n_old:]
     nth_before, nth_after = _nth(before), _nth(after)
     most = max(nth_before.max(initial=0), nth_after.max(initial=0)) + 1
@@ -91,6 +90,14 @@ def _matches(table: str, old: Mapping[str, Column], new: Mapping[str, Column], n
     at = np.searchsorted(after[order], before)
     match = np.append(order, -1)[at]
     return np.where((match >= 0) & (np.append(after, -1)[match] == before), match, -1)
+
+
+def _comparable(old: Column, new: Column) -> pa.ChunkedArray:
+    """The cells of both, of which equal ones say the same: whole numbers and times as they are, all others as text."""
+    if not isinstance(old, list) and not isinstance(new, list) and old.type == new.type:
+        if pa.types.is_integer(old.type) or pa.types.is_timestamp(old.type):
+            return pa.chunked_array([*old.chunks, *new.chunks], old.type)
+    return pa.chunked_array([*cells.id_texts(old).chunks, *cells.id_texts(new).chunks], pa.string())
 
 
 def _nth(keys: np.ndarray) -> np.ndarray:
