@@ -94,9 +94,9 @@ def _matches(table: str, old: Mapping[str, Column], new: Mapping[str, Column], n
 
 def _comparable(old: Column, new: Column) -> pa.ChunkedArray:
     """The cells of both, of which equal ones say the same: whole numbers and times as they are, all others as text."""
-    if not isinstance(old, list) and not isinstance(new, list) and old.type == new.type:
-        if pa.types.is_integer(old.type) or pa.types.is_timestamp(old.type):
-            return pa.chunked_array([*old.chunks, *new.chunks], old.type)
+    kind = None if isinstance(old, list) or isinstance(new, list) or old.type != new.type else old.type
+    if kind is not None and (pa.types.is_integer(kind) or pa.types.is_timestamp(kind)):
+        return pa.chunked_array([*old.chunks, *new.chunks], kind)  # type: ignore[union-attr]
     return pa.chunked_array([*cells.id_texts(old).chunks, *cells.id_texts(new).chunks], pa.string())
 
 
