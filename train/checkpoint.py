@@ -36,6 +36,7 @@ from .model.bundle_mllm import BundleMLLM, build, histories_for
 if TYPE_CHECKING:
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.questions.question_file import Questions
+    from bundlecache.questions.sample import SampleInfo
     from bundlecache.store.store import Matrix
 
 FORMAT_VERSION = 1
@@ -53,10 +54,12 @@ def save(
     seed: int,
     stopped: str | None = None,
     seen: SeenBundles | None = None,
+    sample: SampleInfo | None = None,
 ) -> dict[str, Any]:
     """Write the checkpoint into ``run`` and return its manifest. ``stopped`` says why training ended early, if it did.
 
-    ``seen`` are the bundles of training and validation, so that later questions about them can be left out. All files
+    ``seen`` are the bundles of training and validation, so that later questions about them can be left out;
+    ``sample`` says which of the validation questions were asked, where not all of them were. All files
     are written into a temporary folder and moved; the old manifest is removed first, the new one is moved last.
 
     Raises
@@ -65,6 +68,8 @@ def save(
         When the folder cannot be written.
     """
     manifest = _manifest(model, valid, stages, seed) | {"stopped": stopped}
+    if sample is not None:
+        manifest["questions"]["valid"]["sample"] = sample.to_dict()
     try:
         run.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=run))
@@ -335,6 +340,8 @@ def _card(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
         for s in manifest["stages"]
     )
     valid = manifest["questions"]["valid"]
+    drawn = valid.get("sample")
+    amount = "" if drawn is None else f" ({drawn['n_questions']:,} of {drawn['of']:,}, a fixed sample)"
     stopped = ""
     if manifest["stopped"]:
         stopped = (
@@ -347,7 +354,7 @@ adapter for the language model `{recipe.base.model}` and, in `fusion.safetensors
 item's cached vectors into one soft token. The encoders were not trained and were not called in training.
 
 Recipe: `{recipe.name}` (resolved in `recipe.toml`), seed {manifest["seed"]}. The best weights were chosen on the validation
-questions `{valid["name"]}`, sha256 `{valid["sha256"][:16]}`; figures on test questions, beside baselines, stand in
+questions `{valid["name"]}`{amount}, sha256 `{valid["sha256"][:16]}`; figures on test questions, beside baselines, stand in
 `results/` and `report.html`.{stopped}
 
 | stage | steps | trained parameters | HitRate@1 on validation |

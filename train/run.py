@@ -16,6 +16,8 @@ from bundlecache.bench.results import AskedHow
 from bundlecache.candidates import search
 from bundlecache.errors import BundlecacheError, Command
 from bundlecache.names import check_name
+from bundlecache.questions.sample import info
+from bundlecache.questions.sample import sample as sampled
 from bundlecache.store import maintenance
 from bundlecache.workspace import read_manifest
 
@@ -122,6 +124,11 @@ def train(
         When recipe, base model, vectors, questions and starting run do not fit together.
     """
     describe(recipe, say)
+    if (drawn := info(sampled(valid, recipe.run.validation_questions))) is not None:
+        say.note(
+            f"validation: {drawn.n_questions:,} of {drawn.of:,} questions of {valid.name}, a fixed sample"
+            " (run.validation_questions; 0 asks all)"
+        )
     seed = recipe.run.seed if seed is None else seed
     run = folder.runs / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-seed{seed}")
     if writes:

@@ -250,6 +250,15 @@ class Run:
         default="hit@1",
         description="What the best weights are best at on these questions; the loss is steadier where they are few.",
     )
+    validation_questions: int = Field(
+        default=2000,
+        ge=0,
+        le=MAX_STEPS,
+        description=(
+            "Validation questions that are asked at most, always the same ones, of each length of a bundle its share;"
+            " 0 asks all."
+        ),
+    )
     seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Seed of weights, questions and dropout.")
     precision: Literal["no", "bf16", "fp16"] = Field(default="no", description="Automatic mixed precision.")
     max_minutes: float = Field(default=0.0, ge=0, description="Stop and save after so many minutes; 0 has no limit.")

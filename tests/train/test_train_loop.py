@@ -123,7 +123,7 @@ def test_a_checkpoint_gives_the_same_logits_to_the_bit_and_says_what_it_was_made
     manifest = checkpoint.read_manifest(result.run)
     assert manifest["encoder_calls"] == 0
     assert [e["name"] for e in manifest["encoders"]] == ["image", "graph"]
-    assert manifest["questions"]["valid"] == {"name": valid.name, "sha256": valid.sha256}
+    assert manifest["questions"]["valid"] == {"name": valid.name, "sha256": valid.sha256}, "all of them were asked"
     assert [s["name"] for s in manifest["stages"]] == ["text", "fusion"]
     assert (tmp_path / "runs" / "latest").read_text().strip() == "one"
     lines = [json.loads(line) for line in (result.run / "history.jsonl").read_text().splitlines()]
@@ -132,6 +132,26 @@ def test_a_checkpoint_gives_the_same_logits_to_the_bit_and_says_what_it_was_made
     assert any("loss" in line and "lr" in line for line in lines)
     assert list(result.run.glob("events.out.tfevents.*"))
     assert not list(result.run.glob(".part-*"))
+
+
+def test_validation_asks_a_fixed_sample_whose_size_the_manifest_holds(cat, valid, base, tmp_path):
+    asked = []
+
+    def train(name: str, size: int):
+        recipe = world.recipe(base, run={"validation_questions": size})
+        told = lambda at: asked.append(at.steps) if at.phase == "validate" else None  # noqa: E731
+        return loop.train(cat, world.matrices(), valid, recipe, tmp_path / name, progress=told)
+
+    run = train("some", 7).run
+    assert set(asked) == {7}
+    known = checkpoint.read_manifest(run)["questions"]["valid"]
+    assert (known["name"], known["sha256"]) == (valid.name, valid.sha256)
+    assert (known["sample"]["n_questions"], known["sample"]["of"]) == (7, len(valid))
+    assert "(7 of 20, a fixed sample)" in (run / "README.md").read_text("utf-8")
+    assert checkpoint.seen(run).selected.bundle.size == len(valid), "all of them count as selected with"
+    names = ("fusion.safetensors", "adapter/adapter_model.safetensors", "history.jsonl")
+    whole = [[(train(f"all-{size}", size).run / name).read_bytes() for name in names] for size in (0, 20)]
+    assert whole[0] == whole[1], "a set of that size is asked as a whole"
 
 
 def test_going_on_from_stage_1_is_the_same_as_both_stages_at_once(cat, valid, base, tmp_path):

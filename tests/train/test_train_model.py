@@ -15,6 +15,7 @@ from bundlecache.recipes.settings import Base, Lora
 from bundlecache.train.inference.item_tokens import attention
 from bundlecache.train.inference.scoring import complete, orders, score, score_options, score_variants
 from bundlecache.train.inference.tournament import play
+from bundlecache.train.model import embeddings
 from bundlecache.train.model import llm as llms
 from bundlecache.train.model.bundle_mllm import build
 
@@ -264,18 +265,48 @@ def test_of_two_encoders_of_a_modality_the_ladder_leaves_out_one_at_a_time_and_a
     assert all((one != other).any() for one, other in itertools.combinations(logits, 2))
 
 
-def test_rows_are_gathered_alike_from_the_device_and_from_disk(base, monkeypatch):
-    from bundlecache.train.model import embeddings as module
-
+def test_rows_are_gathered_alike_from_the_device_and_from_disk():
     matrices = world.matrices()
-    resident = module.EmbeddingTable.of(matrices, (), CPU)
-    monkeypatch.setattr(module, "RESIDENT_BYTES", 0)
-    mapped = module.EmbeddingTable.of(matrices, (), CPU)
+    mapped, resident = (embeddings.EmbeddingTable.of(matrices, (), CPU) for _ in range(2))
+    resident._resident = [embeddings._on_device(matrix.vectors, CPU) for matrix in matrices.values()]
     items = np.array([5, 0, 31])
     for a, b in zip(resident.rows(items)[0], mapped.rows(items)[0], strict=True):
         assert torch.equal(a, b)
     assert torch.equal(resident.rows(items)[1], mapped.rows(items)[1])
     assert not resident.rows(items, ["graph"])[1][:, 1].any()
+
+
+def test_vectors_are_never_read_whole_on_a_cpu(monkeypatch):
+    matrices = world.matrices()
+    read = []
+
+    class Watched(np.ndarray):  # says how many rows are read at once
+        def __getitem__(self, at):
+            found = super().__getitem__(at)
+            read.append(len(found) if found.ndim > 1 else 1)
+            return np.asarray(found)
+
+    some = {name: dataclasses.replace(m, vectors=m.vectors.view(Watched)) for name, m in matrices.items()}
+    monkeypatch.setattr(embeddings, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(embeddings, "WHOLE_BYTES", 0)
+    table = embeddings.EmbeddingTable.of(some, (), CPU)
+    table.rows(np.array([3, 1]))
+    assert table.moments(0) is not None
+    assert max(read) <= 4
+
+
+def test_moments_added_up_in_blocks_are_those_of_the_whole(monkeypatch):
+    rng = np.random.default_rng(0)
+    (matrix, *_) = world.matrices().values()
+    vectors = (1000 + rng.normal(size=(503, 3)) * [1e-2, 1, 50]).astype(np.float32)
+    mask = rng.random(503) < 0.9
+    table = embeddings.EmbeddingTable({"image": dataclasses.replace(matrix, vectors=vectors, mask=mask)}, CPU)
+    monkeypatch.setattr(embeddings, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(embeddings, "WHOLE_BYTES", 0)
+    mean, deviation = table.moments(0)
+    exact = vectors[mask].astype(np.float64)
+    np.testing.assert_allclose(mean.numpy(), exact.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(deviation.numpy(), exact.std(0), rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def test_fusion_and_projection_in_all_combinations_of_their_settings(layer_norm,
             torch.manual_seed(0)
             module = ItemTokens(WIDTHS, KINDS, settings, 10, 0.3, torch.randn(10))
             for k, matrix in enumerate(rows):
-                module.fusion.standardise(k, torch.from_numpy(matrix) * 3 + 1)
+                moved = torch.from_numpy(matrix) * 3 + 1
+                module.fusion.standardise(k, moved.mean(0), moved.std(0, correction=0))
             with torch.inference_mode():
                 ours = module.eval()([torch.from_numpy(v) for v in rows], torch.from_numpy(mask)).numpy()
             w = numbers(module)

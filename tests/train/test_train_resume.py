@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import train_shop as world
 from helpers.paths import TOP
@@ -18,10 +19,12 @@ from helpers.shop import make_shop
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from bundlecache.catalogue.catalogue import Interactions
+from bundlecache.catalogue.columns import Strings
 from bundlecache.errors import CheckpointError
 from bundlecache.train import checkpoint
 from bundlecache.train.training import loop
-from bundlecache.train.training.resume import FILE, Snapshot
+from bundlecache.train.training.resume import COLUMNS, FILE, Snapshot, _digest_catalogue
 
 RESULTS = ("adapter/adapter_model.safetensors", "fusion.safetensors", "history.jsonl", "recipe.toml")
 STAGE = {"steps": 12, "evaluate_every": 5, "lr": 1e-2, "contrastive_steps": 2}
@@ -142,14 +145,48 @@ def test_going_on_with_anything_else_is_refused(cat, valid, base, paused, tmp_pa
         loop.resume(cat, world.matrices(), valid, tmp_path / "nothing")
 
 
-def test_a_snapshot_from_before_there_was_a_setting_goes_on_with_its_default(paused):
+def test_a_snapshot_from_before_there_was_a_setting_goes_on_with_its_default(cat, paused):
     snapshot = Snapshot.read(paused)
     job = json.loads(json.dumps(snapshot.job))
     del snapshot.job["recipe"]["prompt"]["history"]
-    snapshot.check(job)
+    snapshot.check(job, cat)
     job["recipe"]["prompt"]["history"] = 3
     with pytest.raises(CheckpointError, match="The recipe is not what this training began with"):
-        snapshot.check(job)
+        snapshot.check(job, cat)
+
+
+def test_a_snapshot_with_the_earlier_digest_of_the_catalogue_goes_on(cat, valid, paused):
+    snapshot = Snapshot.read(paused)
+    assert snapshot.job["catalogue"].startswith(COLUMNS)
+    job = json.loads(json.dumps(snapshot.job))
+    snapshot.job["catalogue"] = "a262d66d9bc5f954ad0d014f0fb8c8b3"  # of this catalogue, by the version before
+    snapshot.check(job, cat)
+    other = dataclasses.replace(cat, titles=["other", *cat.titles[1:]])
+    with pytest.raises(CheckpointError, match="catalogue"):
+        snapshot.check(job, other)
+    del snapshot.job["recipe"]["run"]["validation_questions"]
+    assert snapshot.recipe.run.validation_questions == 0, "all validation questions were asked then"
+
+
+def test_every_cell_of_a_catalogue_changes_its_digest(cat):
+    columns = {"category": ["wood", None, ""] * 16}
+    whole = dataclasses.replace(cat, columns=columns)
+    bundles = cat.bundles
+    others = [
+        cat,
+        dataclasses.replace(whole, columns={"colour": columns["category"]}),
+        dataclasses.replace(whole, columns={"category": ["wood", "", None, *columns["category"][3:]]}),
+        dataclasses.replace(whole, titles=[cat.titles[0][:-1], cat.titles[0][-1:] + cat.titles[1], *cat.titles[2:]]),
+        dataclasses.replace(whole, item_ids=[*cat.item_ids[:-1], "other"]),
+        dataclasses.replace(whole, bundles=dataclasses.replace(bundles, items=[*list(bundles.items)[:-1], [1, 2]])),
+        dataclasses.replace(whole, bundles=dataclasses.replace(bundles, group=["other", *list(bundles.group)[1:]])),
+        dataclasses.replace(
+            whole, interactions=Interactions(["u"], np.zeros(1, np.int32), np.ones(1, np.int32), ["g"])
+        ),
+    ]
+    digests = [_digest_catalogue(each) for each in [whole, *others]]
+    assert len(set(digests)) == len(digests)
+    assert _digest_catalogue(dataclasses.replace(whole, titles=Strings(whole.titles.arrow[:]))) == digests[0]
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "version", "a bit"])

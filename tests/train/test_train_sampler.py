@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -99,6 +100,16 @@ def test_batches_hold_prompts_of_like_length(cat):
     spread = np.mean([np.ptp(lengths(d.partial, d.options, d.history)) for d in map(questions.batch, range(16))])
     whole = np.ptp([len(g) * 10 for k in range(4) for g in questions.batch(k).partial])
     assert spread < whole
+
+
+def test_the_draws_of_a_seed_stay_what_they_were(cat):
+    cat = dataclasses.replace(cat, columns={"category": [["wood", "clay"][i % 2] for i in range(len(cat))]})
+    questions = supply(cat, seed=3, negatives="mixed")
+    drawn = [questions.batch(step) for step in (0, 5, 40)]
+    digest = hashlib.sha256()
+    for d in drawn:
+        digest.update(np.concatenate([*d.partial, d.options.ravel(), d.truth]).astype(np.int64).tobytes())
+    assert digest.hexdigest()[:16] == "621bb8b8bf2719e3", "training questions decide the digits of every run"
 
 
 def test_too_small_a_catalogue_is_one_sentence(cat):

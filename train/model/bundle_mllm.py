@@ -243,6 +243,6 @@ def _item_tokens(base: llms.LoadedLlm, embeddings: EmbeddingTable, recipe: Recip
         separator = table[ids].float().mean(0).detach() if ids else drawn
     tokens = ItemTokens(embeddings.widths, embeddings.modalities, recipe.fusion, hidden, rms, separator)
     for k in range(len(embeddings.names)):
-        if tokens.fusion.input_of[k] == "standardise":  # reads all vectors, so only when needed
-            tokens.fusion.standardise(k, embeddings.present(k))
+        if tokens.fusion.input_of[k] == "standardise" and (moments := embeddings.moments(k)):
+            tokens.fusion.standardise(k, *moments)
     return tokens

@@ -14,8 +14,11 @@ from bundlecache.errors import Command, RecipeError, StoreError
 if TYPE_CHECKING:
     from bundlecache.store.store import Matrix
 
-RESIDENT_BYTES = 2 << 30
-"""Tables up to this size are copied to the device; larger ones stay memory-mapped."""
+RESIDENT_SHARE = 0.25
+"""Tables up to this share of a GPU's free memory are copied there. On a CPU, and beyond it, they stay memory-mapped."""
+BLOCK_ROWS = 65_536  # of a matrix that are read at once
+WHOLE_BYTES = 1 << 30
+"""Vectors up to this size are read at once for their moments."""
 
 
 class EmbeddingTable:
@@ -31,10 +34,11 @@ class EmbeddingTable:
         self.widths = [int(m.vectors.shape[1]) for m in self.matrices]
         self.device = device
         self.mask = torch.from_numpy(np.stack([np.asarray(m.mask, bool) for m in self.matrices], axis=1)).to(device)
-        total = sum(m.vectors.nbytes for m in self.matrices)
         self._resident: list[Tensor] | None = None
-        if total <= RESIDENT_BYTES:
-            self._resident = [torch.from_numpy(np.array(m.vectors)).to(device) for m in self.matrices]
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if sum(m.vectors.nbytes for m in self.matrices) <= RESIDENT_SHARE * free:
+                self._resident = [_on_device(m.vectors, device) for m in self.matrices]
 
     @classmethod
     def of(cls, matrices: Mapping[str, Matrix], wanted: Sequence[str], device: torch.device) -> EmbeddingTable:
@@ -74,11 +78,36 @@ class EmbeddingTable:
         gathered = [np.asarray(m.vectors[items], np.float32) for m in self.matrices]
         return [to_device(rows, self.device) for rows in gathered], mask
 
-    def present(self, modality: int) -> Tensor:
-        """All stored vectors of one modality, float32 [r, d_m]."""
+    def moments(self, modality: int) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation [d_m] of each column of a modality's stored vectors; None where there are none.
+
+        Up to `WHOLE_BYTES` they are those of torch, beyond it they are added up in double precision, block by block.
+        """
         matrix = self.matrices[modality]
-        mask = np.asarray(matrix.mask, bool)
-        return torch.from_numpy(np.asarray(matrix.vectors[mask], np.float32))
+        rows = np.flatnonzero(np.asarray(matrix.mask, bool))
+        if not len(rows):
+            return None
+        width = matrix.vectors.shape[1]
+        if len(rows) * width * 4 <= WHOLE_BYTES:
+            vectors = torch.from_numpy(np.asarray(matrix.vectors[rows], np.float32))
+            return vectors.mean(0), vectors.std(0, correction=0)
+        first = np.asarray(matrix.vectors[rows[0]], np.float64)  # moments are taken around it: no digits cancel
+        total, squares = np.zeros(width), np.zeros(width)
+        for k in range(0, len(rows), BLOCK_ROWS):
+            block = np.asarray(matrix.vectors[rows[k : k + BLOCK_ROWS]], np.float64) - first
+            total, squares = total + block.sum(0), squares + (block**2).sum(0)
+        mean = total / len(rows)
+        deviation = np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
+        return torch.from_numpy((first + mean).astype(np.float32)), torch.from_numpy(deviation.astype(np.float32))
+
+
+def _on_device(vectors: np.ndarray, device: torch.device) -> Tensor:
+    """All vectors on ``device``, copied there block by block."""
+    first = torch.from_numpy(np.array(vectors[:1]))
+    out = torch.empty(vectors.shape, dtype=first.dtype, device=device)
+    for k in range(0, len(vectors), BLOCK_ROWS):
+        out[k : k + BLOCK_ROWS] = torch.from_numpy(np.array(vectors[k : k + BLOCK_ROWS])).to(device)
+    return out
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:

@@ -53,11 +53,11 @@ class Fusion(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def standardise(self, modality: int, vectors: Tensor) -> None:
-        """Store the per-column mean and deviation of ``vectors`` [r, d_m] of one modality."""
-        if self.input_of[modality] == "standardise" and len(vectors):
-            self.get_buffer(f"mean{modality}").copy_(vectors.mean(0))
-            self.get_buffer(f"std{modality}").copy_(vectors.std(0, correction=0).clamp_min(1e-6))
+    def standardise(self, modality: int, mean: Tensor, deviation: Tensor) -> None:
+        """Keep the mean and deviation [d_m] of each column of one modality's vectors."""
+        if self.input_of[modality] == "standardise":
+            self.get_buffer(f"mean{modality}").copy_(mean)
+            self.get_buffer(f"std{modality}").copy_(deviation.clamp_min(1e-6))
 
     def _input(self, modality: int, vectors: Tensor) -> Tensor:
         how = self.input_of[modality]

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from bundlecache.errors import BundlecacheError
 from bundlecache.files import replacing
 
+from ..column_digest import add_texts
 from .title_tokens import Ending, schema, tokenised
 from .tokens import Packed, clean, reserved
 
@@ -134,11 +135,7 @@ def _key(tokenizer: Any, endings: Sequence[Ending], max_tokens: int) -> str:
 def _digest(titles: pa.Array) -> str:
     """16 hex digits: which titles they are, in which order."""
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(pc.fill_null(pc.binary_length(titles), 0).to_numpy(zero_copy_only=False).tobytes())
-    _, offsets, text = titles.buffers()
-    if text is not None and len(titles):
-        first, last = np.frombuffer(offsets, np.int32)[[titles.offset, titles.offset + len(titles)]].tolist()
-        digest.update(memoryview(text)[first:last])
+    add_texts(digest, titles)
     return digest.hexdigest()
 
 

@@ -24,6 +24,8 @@ from bundlecache.catalogue import splits
 from bundlecache.catalogue.seen_bundles import SeenBundles
 from bundlecache.errors import Command, QuestionsError, RecipeError, StoreError
 from bundlecache.files import write_text
+from bundlecache.questions.sample import info
+from bundlecache.questions.sample import sample as sampled
 from bundlecache.recipes.recipe import Recipe
 from bundlecache.recipes.settings import STAGES
 
@@ -34,7 +36,7 @@ from . import resume as resuming
 from .log import Stop, TrainingLog
 from .progress import Progress, TimeLeft
 from .resume import WEIGHTS, Snapshot
-from .sampler import QuestionSampler
+from .sampler import QuestionSampler, is_in
 from .stage import Save, StageLoop
 
 if TYPE_CHECKING:
@@ -100,6 +102,8 @@ def train(
 ) -> TrainResult:
     """Train by ``recipe`` and write the run folder; every stage ends with its best weights on ``valid``.
 
+    Of more validation questions than ``run.validation_questions`` a fixed sample is asked.
+
     Parameters
     ----------
     matrices
@@ -140,13 +144,14 @@ def train(
     if init is not None and start is not None:
         _go_on(model, init, start, valid, matrices)
     used = {} if model.embeddings is None else dict(zip(model.embeddings.names, model.embeddings.matrices, strict=True))
-    job = resuming.job(catalogue, used, valid, model, seed, strategy)
+    asked = sampled(valid, recipe.run.validation_questions)
+    job = resuming.job(catalogue, used, asked, model, seed, strategy)
     if snapshot is not None:
-        snapshot.check(job)
+        snapshot.check(job, catalogue)
         snapshot.put_into(model)
     minutes = recipe.run.max_minutes if max_minutes is None else max_minutes
     keep = snapshot.history if snapshot else 0
-    time_left = TimeLeft.of(recipe, strategy[snapshot.place if snapshot else 0 :], len(valid))
+    time_left = TimeLeft.of(recipe, strategy[snapshot.place if snapshot else 0 :], len(asked))
     with Stop(minutes) as stop, TrainingLog(run, enabled=accelerator.is_main_process, keep=keep) as log:
         for place in range(snapshot.place if snapshot else 0, len(strategy)):
             name = strategy[place]
@@ -157,7 +162,7 @@ def train(
             if begun is None:
                 save({}, {})
             torch.manual_seed(stage_seed)
-            loop = StageLoop(name, model, questions, valid, accelerator, log, stop, progress, save, time_left)
+            loop = StageLoop(name, model, questions, asked, accelerator, log, stop, progress, save, time_left)
             stages.append(loop.run(begun.stage, begun.tensors) if begun else loop.run())
             stopped = stop.reason if loop.stopped else None
             if stopped:
@@ -165,7 +170,9 @@ def train(
     model.mode = "mm" if any(done["name"] != "text" for done in stages) else "text"
     if accelerator.is_main_process:
         seen = _seen(catalogue, valid, init)
-        checkpoint.save(model, run, valid=valid, stages=stages, seed=seed, stopped=stopped, seen=seen)
+        checkpoint.save(
+            model, run, valid=valid, stages=stages, seed=seed, stopped=stopped, seen=seen, sample=info(asked)
+        )
         if not stopped:
             resuming.forget(run)
         write_text(run.parent / "latest", run.name + "\n")
@@ -226,8 +233,7 @@ def resume(
 
 def _seen(catalogue: Catalogue, valid: Questions, init: Path | None) -> SeenBundles:
     """The bundles of this training and its validation, with those of the run that it started from."""
-    ids = set(valid.bundle_ids)
-    held_out = np.array([name in ids for name in catalogue.bundles.ids], bool)
+    held_out = is_in(catalogue.bundles.ids, valid.bundle_ids)
     trained = (splits.assign(catalogue) == "train") & ~held_out
     made = SeenBundles.of(catalogue, np.flatnonzero(trained), np.flatnonzero(held_out))
     earlier = None if init is None else checkpoint.seen(init)
@@ -279,7 +285,7 @@ def _check(strategy: Sequence[str], matrices: Mapping[str, Matrix] | None, valid
 
 def _check_titles(catalogue: Catalogue, recipe: Recipe) -> None:
     """Without any title the prompts hold numbers and letters only; mostly the titles are in another column."""
-    if not any(catalogue.titles) and not recipe.prompt.without_titles:
+    if not catalogue.titles.any() and not recipe.prompt.without_titles:
         raise RecipeError(
             f"None of the {len(catalogue):,} items has a title, so the language model would read prompts without words.",
             hint=[

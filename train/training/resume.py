@@ -25,6 +25,8 @@ from bundlecache.errors import CheckpointError, Command
 from bundlecache.files import replacing
 from bundlecache.recipes.recipe import from_dict
 
+from ..column_digest import add_texts
+
 if TYPE_CHECKING:
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.questions.question_file import Questions
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 FILE = "resume.safetensors"
 FORMAT_VERSION = 1
+COLUMNS = "columns:"
+"""In front of a digest of the catalogue's columns; earlier snapshots hold one of its rows, without it."""
+BLOCK_ROWS = 65_536  # of a matrix that are hashed at once
 WEIGHTS = "model."  # in front of the names of trained weights
 AGAIN = "train anew under another name: bundlecache train --name another"
 
@@ -109,8 +114,10 @@ class Snapshot:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that is being trained."""
-        return from_dict(self.job["recipe"], name=self.job["recipe name"], source=FILE)
+        """The recipe that is being trained. Before there was a setting for it, all validation questions were asked."""
+        tables = self.job["recipe"]
+        run = {"validation_questions": 0, **tables.get("run", {})}
+        return from_dict({**tables, "run": run}, name=self.job["recipe name"], source=FILE)
 
     @torch.no_grad()
     def put_into(self, model: nn.Module) -> None:
@@ -127,8 +134,10 @@ class Snapshot:
                 raise CheckpointError(f"{FILE} is damaged: it holds no weight {name} of this model.", hint=AGAIN)
             parameter.copy_(saved)
 
-    def check(self, job: Mapping[str, Any]) -> None:
+    def check(self, job: Mapping[str, Any], catalogue: Catalogue) -> None:
         """Refuse to resume with other inputs than those the training began with.
+
+        ``catalogue`` is that of ``job``; snapshots of earlier versions hold another digest of it.
 
         Raises
         ------
@@ -137,6 +146,8 @@ class Snapshot:
         """
         # A setting that is newer than the snapshot had its default.
         recipe = json.loads(json.dumps(self.recipe.to_dict()))
+        if not str(self.job["catalogue"]).startswith(COLUMNS):
+            job = {**job, "catalogue": _digest_rows(catalogue)}
         for key, was in {**self.job, "recipe": recipe}.items():
             if job[key] != was:
                 raise CheckpointError(
@@ -187,6 +198,21 @@ def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _digest_catalogue(catalogue: Catalogue) -> str:
+    """Of all columns, without a Python object for each cell."""
+    digest = hashlib.blake2b(digest_size=16)
+    of, edges = catalogue.bundles, catalogue.interactions
+    names = list(catalogue.columns)
+    digest.update(json.dumps([len(catalogue), len(of), len(edges), names]).encode())
+    texts = (catalogue.item_ids, catalogue.titles, *catalogue.columns.values())
+    for column in (*texts, of.ids, of.split, of.group, of.name, edges.users, edges.group):
+        add_texts(digest, column.arrow)
+    for numbers in (of.items.offsets, of.items.values, edges.user, edges.item):
+        digest.update(np.ascontiguousarray(numbers).tobytes())
+    return f"{COLUMNS}{digest.hexdigest()}"
+
+
+def _digest_rows(catalogue: Catalogue) -> str:
+    """As snapshots of earlier versions hold it."""
     digest = hashlib.blake2b(digest_size=16)
     of, edges = catalogue.bundles, catalogue.interactions
     bundles = {name: [*getattr(of, name)] for name in ("ids", "items", "split", "group", "name")}
@@ -200,7 +226,7 @@ def _digest_catalogue(catalogue: Catalogue) -> str:
 
 def _digest_matrix(matrix: Matrix) -> list[str]:
     digest = hashlib.blake2b(digest_size=16)
-    for k in range(0, len(matrix.vectors), 65_536):
-        digest.update(np.ascontiguousarray(matrix.vectors[k : k + 65_536]).tobytes())
+    for k in range(0, len(matrix.vectors), BLOCK_ROWS):
+        digest.update(np.ascontiguousarray(matrix.vectors[k : k + BLOCK_ROWS]).tobytes())
     digest.update(np.ascontiguousarray(matrix.mask).tobytes())
     return [matrix.spec, matrix.fingerprint, digest.hexdigest()]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from bundlecache.catalogue import splits
 from bundlecache.errors import QuestionsError
@@ -22,6 +24,7 @@ from ..prompts.builder import NO_ITEMS
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.catalogue import Catalogue
+    from bundlecache.catalogue.columns import Strings
     from bundlecache.questions.user_history import UserHistories
     from bundlecache.recipes.settings import Data
     from bundlecache.store.store import Matrix
@@ -73,14 +76,12 @@ class QuestionSampler:
         histories: UserHistories | None = None,
     ) -> None:
         self.settings, self.seed, self._lengths, self._histories = settings, seed, lengths, histories
-        excluded = set(held_out)
-        rows = [
-            b for b in np.flatnonzero(splits.assign(catalogue) == "train") if catalogue.bundles.ids[b] not in excluded
-        ]
-        rows = [b for b in rows if len(catalogue.bundles.items[b]) >= 2]
-        self.bundles = [catalogue.bundles.items[b] for b in rows]
-        self._ids = [catalogue.bundles.ids[b] for b in rows]
-        if not self.bundles:
+        bundles = catalogue.bundles
+        usable = (splits.assign(catalogue) == "train") & ~is_in(bundles.ids, held_out) & (bundles.items.lengths >= 2)
+        rows = np.flatnonzero(usable)
+        self.bundles = bundles.items.take(rows)
+        self._ids = bundles.ids.take(rows)
+        if not len(self.bundles):
             raise QuestionsError(
                 "The catalogue has no training bundle of two known items.", hint="add rows to bundles.parquet"
             )
@@ -91,13 +92,14 @@ class QuestionSampler:
         else:
             hard = HardNegatives(catalogue, settings.negatives, settings.difficulty, matrices, settings.options)
             self._pools = [_Hard(hard, RightAnswers(self.bundles, catalogue.titles))]
-        largest = max(map(len, self.bundles))
+        largest = int(self.bundles.lengths.max())
         if len(catalogue) < settings.options - 1 + largest:
             raise QuestionsError(
                 f"{settings.options} options beside a bundle of {largest} need more than {len(catalogue)} items.",
                 hint=f"--set data.options={max(2, len(catalogue) - largest + 1)}",
             )
         self._drawn: tuple[int, list[Drawn]] = (-1, [])
+        self._shuffled: tuple[int, np.ndarray] = (-1, NO_ITEMS)  # the latest epoch and its order
 
     def batch(self, step: int) -> Drawn:
         """The questions of one optimiser step."""
@@ -120,8 +122,10 @@ class QuestionSampler:
         epochs, places = np.divmod(numbers, len(self.bundles))
         order = np.empty(count, np.int64)
         for epoch in np.unique(epochs):
-            shuffled = np.random.default_rng([self.seed, 1 << 40, int(epoch)]).permutation(len(self.bundles))
-            order[epochs == epoch] = shuffled[places[epochs == epoch]]
+            if self._shuffled[0] != epoch:
+                rng = np.random.default_rng([self.seed, 1 << 40, int(epoch)])
+                self._shuffled = (int(epoch), rng.permutation(len(self.bundles)))
+            order[epochs == epoch] = self._shuffled[1][places[epochs == epoch]]
         return order
 
     def _draw(self, rng: np.random.Generator, bundles: np.ndarray) -> Drawn:
@@ -141,6 +145,11 @@ class QuestionSampler:
         if self._histories is not None:
             history = self._histories.besides([self._ids[b] for b in bundles], partial, options)
         return Drawn(partial, options, truth, history)
+
+
+def is_in(texts: Strings[str], known: Sequence[str]) -> np.ndarray:
+    """Bool [n]: which of ``texts`` stand in ``known``."""
+    return np.asarray(pc.is_in(texts.arrow, value_set=pa.array(known, pa.large_string())))
 
 
 class _Case(NamedTuple):
