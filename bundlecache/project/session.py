@@ -54,7 +54,7 @@ class Session:
         """The embedding store."""
         from ..store.store import Store
 
-        return Store(self.folder.store)
+        return Store(self.folder.store, self.say.bar)
 
     def run_encoders(self, modality: str, specs: Sequence[str] = (), **options: Any) -> list[Any]:
         """Run encoders of one modality; those that the store has already, or else the default one, if none is named."""

@@ -206,6 +206,7 @@ def import_vectors(
     """
     from ..features import encode_workspace as stage_a
     from ..store import import_vectors as imports
+    from ..store.text_columns import is_among
 
     if modality == "all":
         raise BundlecacheError("Vectors are of one modality, not of all.", hint="--modality image")
@@ -213,7 +214,7 @@ def import_vectors(
     found = imports.read(Path(source), session.catalogue, wanted, name, Path(ids) if ids else None)
     with session.say.bar("import"):
         info = session.store.write(found.identity, found.item_ids, found.vectors)
-    failed = len(set(found.item_ids) & set(session.store.errors(info.table)["item_id"].to_pylist()))
+    failed = int(is_among(session.store.errors(info.table)["item_id"], found.item_ids).sum())
     return ImportedVectors(
         encoder=info.spec,
         rows=found.given,

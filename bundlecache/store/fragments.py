@@ -96,17 +96,42 @@ def append(uri: str, options: Mapping[str, str], fragments: Sequence[str], read_
     pieces = [lance.FragmentMetadata.from_json(fragment) for fragment in fragments]
     adding = lance.LanceOperation.Append(pieces)
     made = lance.LanceDataset.commit(uri, adding, read_version=read_version, storage_options=dict(options) or None)
-    sync(uri, "_versions")
+    sync_version(made)
     return made
 
 
-def sync(uri: str, folder: str, names: Sequence[str] = ()) -> None:
-    """Wait until files of a table's ``folder`` are on this machine's disk, by default the newest one there."""
+def sync_version(dataset: Any) -> None:
+    """Wait until the file that names the rows of a version is on this machine's disk."""
+    names = [f"{2**64 - 1 - dataset.version:020}.manifest", f"{dataset.version}.manifest"]  # of Lance, new and old
+    sync(dataset.uri, "_versions", [*names, "latest_version_hint.json"])
+
+
+def sync_changes(before: Any, after: Any) -> None:
+    """Wait until all that a version has and the version before it had not is on this machine's disk."""
+    old = {each.fragment_id: _deletions(each) for each in before.get_fragments()}
+    data, deletions = [], []
+    for each in after.get_fragments():
+        if each.fragment_id not in old:
+            data += [file.path for file in each.metadata.files]
+        if old.get(each.fragment_id, "") != (deleted := _deletions(each)):
+            deletions.append(deleted)
+    sync(after.uri, "data", data)
+    sync(after.uri, "_deletions", deletions)
+    sync_version(after)
+
+
+def _deletions(fragment: Any) -> str:
+    """The name of the file that says which rows of a fragment are deleted; "" where none are."""
+    deleted = fragment.metadata.deletion_file
+    return Path(deleted.path(fragment.fragment_id)).name if deleted is not None else ""
+
+
+def sync(uri: str, folder: str, names: Sequence[str]) -> None:
+    """Wait until these files of a table's ``folder`` are on this machine's disk, those of them that are there."""
     if "://" in uri:
         return
     path = Path(uri) / folder
-    newest = sorted(path.iterdir(), key=lambda file: file.stat().st_mtime_ns)[-1:] if path.is_dir() else []
-    files = [path / name for name in names] or newest
+    files = [path / name for name in names if (path / name).exists()]
     for file in [*files, path] if os.name == "posix" and files else files:  # Windows opens no folder
         handle = os.open(file, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
         try:

@@ -14,7 +14,6 @@ of CLHE and Bundle-MLLM. Nothing that a file names is ever run: no pickle, no ob
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -23,14 +22,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..catalogue.columns import Strings
 from ..errors import StoreError, counted, first_line
 from ..files import is_regular, user_path
 from ..foreign_tensors import read_array, read_tensor
 from ..names import check_name
 from .table_schema import IMPORTED, Identity
+from .text_columns import is_among, repeated, take, text_column
 
 if TYPE_CHECKING:
     from ..catalogue.catalogue import Catalogue
+    from .text_columns import Texts
 
 ID_COLUMNS = ("item_id", "id", "asin")
 VECTOR_COLUMNS = ("vector", "embedding", "emb", "features")
@@ -42,7 +44,7 @@ class Imported:
     """Vectors [n, d] or [n, t, d] of ``item_ids``; ``given`` rows were read, ``unknown`` are of no item here."""
 
     identity: Identity
-    item_ids: list[str]
+    item_ids: Strings[str]
     vectors: np.ndarray
     given: int
     unknown: int
@@ -60,7 +62,8 @@ def read(source: Path, catalogue: Catalogue, modality: str, name: str, ids: Path
     source, ids = user_path(source, "The source of vectors"), user_path(ids, "The file of ids") if ids else None
     if not source.exists():
         raise StoreError(f"There is no {source}.", hint=f"give {FORMS}")
-    item_ids, vectors = _read(source, catalogue, modality, ids)
+    given_ids, vectors = _read(source, catalogue, modality, ids)
+    item_ids = Strings(given_ids)
     if not (np.issubdtype(vectors.dtype, np.floating) and vectors.ndim in (2, 3) and 0 not in vectors.shape[1:]):
         raise StoreError(
             f"{source} holds {vectors.dtype} of shape {list(vectors.shape)}; needed are floating-point numbers of the "
@@ -71,17 +74,16 @@ def read(source: Path, catalogue: Catalogue, modality: str, name: str, ids: Path
             f"{source} holds {counted(len(vectors), 'vector')}, against {counted(len(item_ids), 'item id')}.",
             hint="give the ids of these very rows: --ids FILE, one a line",
         )
-    if doubled := len(item_ids) - len(set(item_ids)):
-        first = next(item_id for item_id, count in Counter(item_ids).items() if count > 1)
+    if doubled := repeated(item_ids):
+        distinct = len(item_ids.arrow.unique())
         raise StoreError(
-            f"{source} has {len(item_ids):,} rows of {counted(len(item_ids) - doubled, 'item')}; the first that stands twice is {first!r}.",
+            f"{source} has {len(item_ids):,} rows of {counted(distinct, 'item')}; the first that stands twice is {doubled[0]!r}.",
             hint="leave one row an item",
         )
     if not item_ids:
         raise StoreError(f"{source} holds no vector.")
-    known = set(catalogue.item_ids)
-    keep = [row for row, item_id in enumerate(item_ids) if item_id in known]
-    if not keep:
+    keep = np.flatnonzero(is_among(item_ids, catalogue.item_ids))
+    if not len(keep):
         raise StoreError(
             f"None of the ids of {source} ({len(item_ids):,}) is an item of the catalogue; they read "
             f"{', '.join(map(repr, item_ids[:3]))}, the catalogue's {', '.join(map(repr, catalogue.item_ids[:3]))}.",
@@ -92,14 +94,14 @@ def read(source: Path, catalogue: Catalogue, modality: str, name: str, ids: Path
     cause = (IMPORTED, dtype, int(dim), int(tokens))
     return Imported(
         identity=Identity(modality, f"import:{name}", _fingerprint(source, ids), *cause),
-        item_ids=[item_ids[row] for row in keep],
+        item_ids=Strings(take(item_ids.arrow, keep)),
         vectors=vectors if len(keep) == len(vectors) else vectors[keep],
         given=len(item_ids),
         unknown=len(item_ids) - len(keep),
     )
 
 
-def _read(source: Path, catalogue: Catalogue, modality: str, ids: Path | None) -> tuple[list[str], np.ndarray]:
+def _read(source: Path, catalogue: Catalogue, modality: str, ids: Path | None) -> tuple[Texts, np.ndarray]:
     if source.suffix == ".parquet" and source.is_file():
         return _parquet(source)
     if source.suffix == ".npy" and source.is_file():
@@ -118,14 +120,14 @@ def _read(source: Path, catalogue: Catalogue, modality: str, ids: Path | None) -
                     f"{source} holds {counted(len(vectors), 'vector')}, but its mask.npy has the shape {list(mask.shape)}."
                 )
             rows = np.flatnonzero(mask)
-            return [item_ids[row] for row in rows.tolist()], vectors[rows]
+            return take(text_column(item_ids), rows), vectors[rows]
         return item_ids, vectors
     if any((source / folder).is_dir() for folder in ("img_emb", "text_emb")):
         return _clip_retrieval(source, catalogue, modality)
     raise StoreError(f"{source} is nothing that vectors can be read from.", hint=f"give {FORMS}")
 
 
-def _parquet(path: Path) -> tuple[list[str], np.ndarray]:
+def _parquet(path: Path) -> tuple[Texts, np.ndarray]:
     table = _load_parquet(path)
     key = next((name for name in ID_COLUMNS if name in table.column_names), None)
     lists = [field.name for field in table.schema if pa.types.is_list(field.type) or _is_fixed(field.type)]
@@ -138,10 +140,12 @@ def _parquet(path: Path) -> tuple[list[str], np.ndarray]:
             hint="name them item_id and vector",
         )
     column = table[named].combine_chunks()
-    item_ids = [str(value) for value in table[key].to_pylist()]
+    keys = table[key]
+    plain = pa.types.is_string(keys.type) or pa.types.is_large_string(keys.type)
+    item_ids = text_column(keys if plain and not keys.null_count else [str(value) for value in keys.to_pylist()])
     if column.null_count:  # flattening would shift every row behind a null
         there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-        column, item_ids = column.take(pa.array(there)), [item_ids[row] for row in there.tolist()]
+        column, item_ids = column.take(pa.array(there)), take(item_ids, there)
     if not len(column):
         return item_ids, np.zeros((0, 1), np.float32)
     lengths = column.value_lengths().unique().to_pylist() if not _is_fixed(column.type) else [column.type.list_size]
@@ -188,10 +192,10 @@ def _beside(path: Path) -> Path | None:
     return next((p for p in (path.with_suffix(".ids.txt"), path.with_name("ids.txt")) if p.is_file()), None)
 
 
-def _ids(source: Path, ids: Path | None, rows: int, catalogue: Catalogue) -> list[str]:
+def _ids(source: Path, ids: Path | None, rows: int, catalogue: Catalogue) -> Texts:
     if ids is None:
-        numbers = [str(row) for row in range(rows)]
-        if set(catalogue.item_ids) == set(numbers):
+        numbers = pa.array(np.arange(rows)).cast(pa.large_string())
+        if len(catalogue) == rows and is_among(numbers, catalogue.item_ids).all():
             return numbers
         raise StoreError(
             f"{source} does not say which items its {rows:,} rows are, and the catalogue's ids are not 0 to {rows - 1:,}.",

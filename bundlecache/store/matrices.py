@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,13 @@ from .table_schema import BATCH_ROWS, Identity, as_numpy, checksum, flaws, vecto
 from .text_columns import joined_bytes, places, take, text_column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from .text_columns import Texts
 
 ABANDONED_SECONDS = 3600.0
+SYNC_BYTES = 64 << 20  # of a matrix that is made, between two waits for the disk
 RECORD = "made.json"  # of a matrix folder: the hash of its content, and size and time of its files
 
 
@@ -96,11 +98,13 @@ def _stamps(folder: Path) -> list[list[int]]:
     return [[status.st_size, status.st_mtime_ns] for status in found]
 
 
-def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def materialise(
+    dataset: Any, item_ids: Texts, folder: Path, progress: Callable[[int, int], None] = lambda *_: None
+) -> tuple[np.ndarray, np.ndarray]:
     """Write vectors.npy [I, d] or [I, t, d] and mask.npy [I] for these items into ``folder``, and load them.
 
-    The folder appears whole or not at all. Matrices of other versions of the same table are removed: nothing asks for
-    them again.
+    The rows pass through memory batch by batch. The folder appears whole or not at all. Matrices of other versions of
+    the same table are removed: nothing asks for them again. ``progress`` is called with the rows done, and all rows.
 
     Raises
     ------
@@ -117,13 +121,13 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np
     temporary.mkdir()
     try:
         np.save(temporary / "mask.npy", row >= 0)
-        with (temporary / "vectors.npy").open("wb", buffering=0) as file:
+        with ThreadPoolExecutor(1) as syncing, (temporary / "vectors.npy").open("wb", buffering=0) as file:
             # Written, not mapped: faster, and a full disk is an error here, where it would kill a mapping process.
             header = {"descr": np.dtype(identity.dtype).str, "fortran_order": False}
             np.lib.format.write_array_header_2_0(file, {**header, "shape": (len(item_ids), *identity.shape)})
             start = file.tell()
             file.truncate(start + len(item_ids) * identity.row_bytes)  # items without a vector are a hole of zeros
-            low = 0
+            low, rows = 0, dataset.count_rows()
             for vectors, batch in _checked(dataset):
                 first, last = np.searchsorted(row[order], [low, low + len(vectors)])
                 sums[order[first:last]] = vector_checksums(batch, dataset.schema)[row[order[first:last]] - low]
@@ -131,7 +135,10 @@ def materialise(dataset: Any, item_ids: Sequence[str], folder: Path) -> tuple[np
                     file.seek(start + position * identity.row_bytes)
                     _write(file, vectors[part])
                 low += len(vectors)
-            os.fsync(file.fileno())
+                progress(low, rows)
+                if low * identity.row_bytes % SYNC_BYTES < vectors.nbytes:
+                    syncing.submit(os.fsync, file.fileno())  # the disk works while the next rows are read
+            syncing.submit(os.fsync, file.fileno()).result()
         with (temporary / "mask.npy").open("rb+") as file:
             os.fsync(file.fileno())
         record = {"content": _content(sums, row >= 0), "stamps": _stamps(temporary)}

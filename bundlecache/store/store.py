@@ -36,9 +36,13 @@ from .tables import TableWriter
 from .text_columns import differs, places, take, text_column
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     import pyarrow as pa
+
+
+SHOWN_BYTES = 64 << 20  # of a matrix whose making shows its progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +79,9 @@ class Matrix:
 class Store:
     """A folder of tables. Opening it writes nothing; a folder that is not there is an empty store."""
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, bar: Callable[[str], AbstractContextManager[Any]] | None = None) -> None:
+        """Open the store in the folder ``path``; ``bar`` gives a progress bar with ``step(done, total)``, by its name."""
+        self.path, self._bar = Path(path), bar
 
     @property
     def location(self) -> StoreLocation:
@@ -152,9 +157,14 @@ class Store:
     def _matrix(self, info: TableInfo, item_ids: Sequence[str]) -> Matrix:
         folder = matrix_folder(self.path, info.table, info.version, item_ids)
         with storing(self.path):
-            vectors, mask = load_matrix(folder, len(item_ids), info) or materialise(
-                self.dataset(info), item_ids, folder
-            )
+            made = load_matrix(folder, len(item_ids), info)
+            if made is None and (self._bar is None or info.rows * info.row_bytes < SHOWN_BYTES):
+                made = materialise(self.dataset(info), item_ids, folder)
+            elif made is None and self._bar is not None:
+                with self._bar(f"{info.modality} matrix") as bar:
+                    made = materialise(self.dataset(info), item_ids, folder, bar.step)
+            assert made is not None  # noqa: S101 - it was loaded or made
+            vectors, mask = made
         return Matrix(
             modality=info.modality,
             spec=info.spec,

@@ -20,7 +20,7 @@ import pyarrow as pa
 from ..errors import Command, StoreError, counted
 from . import failures
 from .failures import Failure
-from .fragments import FragmentTarget, absolute, append, record_batches, sound, sync
+from .fragments import FragmentTarget, absolute, append, record_batches, sound, sync_changes
 from .guards import locked, opening, storing
 from .location import StoreLocation
 from .table_schema import CHECKSUM_COVERS_IDS, Identity, as_numpy, format_of
@@ -210,11 +210,8 @@ class TableWriter:
         with storing(self.root):
             table = self.location.database().open_table(self.name)
             table.merge_insert("item_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
-            after, old = self.location.dataset(self.name), {each.fragment_id for each in before.get_fragments()}
-            new = [each for each in after.get_fragments() if each.fragment_id not in old]
-            sync(self.uri, "data", [file.path for each in new for file in each.metadata.files])
-            sync(self.uri, "_deletions")
-            sync(self.uri, "_versions")
+            after = self.location.dataset(self.name)
+            sync_changes(before, after)
         self.wrote, self._version = True, after.version
         picks = self._sample(len(item_ids))
         wanted = take(item_ids, picks)
@@ -276,8 +273,11 @@ class TableWriter:
             for low in range(0, len(changed), MARK_ROWS):
                 part = among(take(item_ids, changed[low : low + MARK_ROWS]).to_pylist())
                 with storing(self.root):
+                    before = self.location.dataset(self.name)
                     self.location.database().open_table(self.name).update(where=part, values={"live": mark})
-                    self._version = self.location.dataset(self.name).version
+                    after = self.location.dataset(self.name)
+                    sync_changes(before, after)
+                    self._version = after.version
                 self.wrote = True
 
     def note_errors(self, found: Mapping[str, Failure]) -> None:

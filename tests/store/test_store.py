@@ -483,3 +483,50 @@ def test_bytes_that_flipped_on_the_disk_are_a_sentence_for_every_reader(store: S
         except StoreError:
             noticed += 1
     assert noticed, "no reader noticed the damage"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files are compared by their inodes")
+def test_a_commit_waits_for_the_disk_for_every_file_of_the_new_version(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a table must not name files whose content never reached the disk."""
+    synced: set[int] = set()
+    right = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        right(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    for item_ids, seed in ((names(9), 0), (names(5), 1), ([*names(3), "new-1"], 2)):  # appended, replaced, both
+        synced.clear()
+        before = set((store.path / f"{PICTURES.table_name}.lance").rglob("*"))
+        with store.writer(PICTURES) as table:
+            table.write(item_ids, [f"{seed}"] * len(item_ids), vectors(len(item_ids), seed))
+        made = set((store.path / f"{PICTURES.table_name}.lance").rglob("*")) - before
+        new = [path for path in made if path.is_file() and path.parent.name in ("data", "_deletions", "_versions")]
+        empty = {f"{2**64 - 2:020}.manifest"} if seed == 0 else set()  # version 1
+        missed = [path.name for path in new if path.stat().st_ino not in synced and path.name not in empty]
+        assert not missed, "but for the empty table, which holds nothing to lose"
+
+
+def test_a_large_matrix_shows_its_progress_once_per_version(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[int, int]] = []
+
+    class Bar:
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def step(self, done: int, total: int) -> None:
+            steps.append((done, total))
+
+    monkeypatch.setattr("bundlecache.store.store.SHOWN_BYTES", 0)
+    count = 2 * BATCH_ROWS + 5
+    store.write(PICTURES, names(count), vectors(count))
+    shown = Store(store.path, lambda name: Bar())
+    assert np.array_equal(shown.matrix(names(count), "image").vectors, vectors(count))
+    assert steps == [(BATCH_ROWS, count), (2 * BATCH_ROWS, count), (count, count)]
+    shown.matrix(names(count), "image")
+    assert len(steps) == 3, "a matrix that is there is mapped"
