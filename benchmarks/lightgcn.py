@@ -2,6 +2,7 @@
 
     python benchmarks/lightgcn.py --quick
     python benchmarks/lightgcn.py --json            # and the reference trained to the end, three seeds, settings chosen
+    python benchmarks/lightgcn.py --growth          # large graphs: see lightgcn_growth.py, also for --online-retail
     python benchmarks/lightgcn.py --data FOLDER     # data1.txt and test1.txt: user, item, weight; ids from 1
 
 The reference's method, re-created from its description: an epoch draws one (user, item, negative) per edge in
@@ -40,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from lightgcn_growth import SIZES, growth, online_retail
 from torch.nn import functional as F  # noqa: N812
 
 from bundlecache.features.lightgcn import NegativeSampler, Ranking, Settings, Trainer, adjacency, evaluate
@@ -153,8 +155,17 @@ def main() -> None:
     )
     parser.add_argument("--choose", action="store_true", help="the settings on validation edges, nothing else")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--growth", action="store_true", help="made graphs of growing size, nothing else")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="edges of the graphs of --growth")
+    parser.add_argument("--online-retail", type=Path, metavar="FOLDER", help="that data set, nothing else")
+    parser.add_argument("--before", action="store_true", help="with --online-retail: the settings of small graphs too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.growth:
+        sys.exit(0 if growth(tuple(int(size) for size in options.sizes.split(","))) else 1)
+    if options.online_retail is not None:
+        online_retail(options.online_retail, before=options.before)
+        return
     if options.quick:
         options.rounds, options.seeds = 4, 1
     graph = read(options.data) if (options.data / "data1.txt").is_file() else made_up()

@@ -1,0 +1,145 @@
+"""How LightGCN of large graphs grows: made power-law graphs, and online_retail against the settings of small graphs.
+
+    python benchmarks/lightgcn.py --growth                       # 10,000 to 10 million edges
+    python benchmarks/lightgcn.py --growth --sizes 100000,1000000
+    python benchmarks/lightgcn.py --online-retail FOLDER         # interactions.parquet: user_id, item_id
+    python benchmarks/lightgcn.py --online-retail FOLDER --before   # the settings of small graphs too: 9 processor minutes
+
+Each size is made in one process and learnt in another, whose peak memory is that of learning with all libraries loaded.
+E edges have E / 20 users and E / 40 items; items follow a power law within 50 hidden groups. All graphs are learnt by
+`lightgcn_large`, also those that are small enough for the other way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+
+from bundlecache.features import lightgcn, lightgcn_large
+
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+TIME_RATIO_BAR, MEMORY_BAR_MB = 12.0, 4096  # of the two largest sizes; of 10 million edges
+GROUPS, INSIDE = 50, 0.7  # share of edges within the user's group
+
+
+def growth(sizes: tuple[int, ...] = SIZES) -> bool:
+    """Print seconds, memory and Recall@20 of each size, and their growth; whether the bars are met."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for edges in sizes:
+            file = Path(folder) / "edges.npy"
+            for step in ("make", "learn"):
+                command = [sys.executable, __file__, step, str(file), str(edges)]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+            row = json.loads(done.stdout)
+            rows.append(row)
+            print(
+                f"{row['edges']:10,} edges  {row['nodes']:9,} nodes  {row['seconds']:8.1f} s  {row['epochs']} epochs  "
+                f"{row['peak_mb']:6,.0f} MB  Recall@20 {row['recall']:.3f} (popularity {row['popular']:.3f})",
+                flush=True,
+            )
+    met = True
+    for less, more in pairwise(rows):
+        by, seconds = more["edges"] / less["edges"], more["seconds"] / less["seconds"]
+        memory = more["peak_mb"] / less["peak_mb"]
+        print(
+            f"{by:.1f} times the edges: {seconds:.1f} times the seconds (exponent {math.log(seconds, by):.2f}), "
+            f"{memory:.1f} times the memory"
+        )
+        if more["edges"] > 5_000_000:
+            met = seconds <= TIME_RATIO_BAR * by / 10 and more["peak_mb"] <= MEMORY_BAR_MB
+            print(f"bars: {TIME_RATIO_BAR:.0f} times for ten times the edges, {MEMORY_BAR_MB} MB: {verdict(met)}")
+    return met
+
+
+def made(edges: int, seed: int = 0) -> np.ndarray:
+    """About that many distinct edges, int32 [E, 2], in ascending order."""
+    rng = np.random.default_rng(seed)
+    users, items = edges // 20, edges // 40 // GROUPS * GROUPS
+    count = int(edges * 1.12)  # some are drawn twice
+    user = (users * rng.random(count) ** 1.5).astype(np.int64)
+    group = np.where(rng.random(count) < INSIDE, user % GROUPS, rng.integers(0, GROUPS, count))
+    cumulated = np.cumsum((np.arange(items // GROUPS) + 10.0) ** -0.8)
+    rank = np.searchsorted(cumulated / cumulated[-1], rng.random(count))
+    keys = np.unique(user * items + np.minimum(rank, items // GROUPS - 1) * GROUPS + group)
+    keys = keys[np.sort(rng.permutation(len(keys))[:edges])]
+    return np.stack([keys // items, keys % items], axis=1).astype(np.int32)
+
+
+def learn(edges: np.ndarray) -> dict[str, Any]:
+    """Learn a graph as Stage A does; Recall@20 is that of the held-out edges that chose the epoch."""
+    left, item = np.unique(edges[:, 0], return_inverse=True)[1].astype(np.int64), edges[:, 1].astype(np.int64)
+    began = time.process_time()
+    learnt = lightgcn_large.train(left, item, int(item.max()) + 1)
+    seconds = time.process_time() - began
+    settings = lightgcn_large.Settings()
+    held_out = lightgcn_large.hold_out(left, item, settings.held_out_nodes, settings.held_out_share, settings.seed)
+    often = np.bincount(item)[:, None].astype(np.float32)
+    popular = held_out.ranking(np.ones((len(learnt.left), 1), np.float32), often).recall if held_out else 0.0
+    return {
+        "edges": len(edges),
+        "nodes": len(learnt.left) + len(learnt.item),
+        "seconds": seconds,
+        "epochs": len(learnt.rankings) - 1,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "recall": learnt.rankings[learnt.epoch].recall if learnt.rankings else 0.0,
+        "popular": popular,
+    }
+
+
+def online_retail(folder: Path, *, before: bool) -> None:
+    """Print Recall@20 and NDCG@20 on a tenth of all edges, which no training sees, and processor seconds."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder / "interactions.parquet", columns=["user_id", "item_id"])
+    codes = []
+    for name in ("user_id", "item_id"):
+        texts = table[name].combine_chunks().cast("string")
+        codes.append(np.asarray(pc.index_in(texts, pc.unique(texts).sort()), np.int64))
+    edges = np.unique(np.stack(codes, axis=1), axis=0)
+    n_items = int(edges[:, 1].max()) + 1
+    shuffled = edges[np.random.default_rng(0).permutation(len(edges))]
+    held_out, rest = np.split(shuffled, [len(edges) // 10])
+    known = np.isin(held_out[:, 0], rest[:, 0])
+    rest, held_out = np.concatenate([rest, held_out[~known]]), held_out[known]
+    print(f"{len(rest):,} edges to learn from, {len(held_out):,} to be found")
+    ways: dict[str, Any] = {"large": lambda *graph: vectors_of(lightgcn_large.train(*graph))}
+    if before:
+        ways["small"] = lambda *graph: lightgcn.train(*graph, lightgcn.Settings())
+    for name, way in ways.items():
+        began = time.process_time()
+        left, item = way(rest[:, 0], rest[:, 1], n_items)
+        seconds = time.process_time() - began
+        found = lightgcn.evaluate(left, item, rest, held_out)
+        print(f"{name:6} {seconds:7.1f} s  Recall@20 {found.recall:.4f}  NDCG@20 {found.ndcg:.4f}", flush=True)
+
+
+def vectors_of(learnt: lightgcn_large.Learnt) -> tuple[np.ndarray, np.ndarray]:
+    return learnt.left, learnt.item
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "MISSED"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    step, file = sys.argv[1], Path(sys.argv[2])
+    if step == "make":
+        np.save(file, made(int(sys.argv[3])))
+    else:
+        print(json.dumps(learn(np.load(file))))
