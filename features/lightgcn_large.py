@@ -83,7 +83,8 @@ def train(
     """LightGCN's vectors from E distinct edges, in time and memory linear in them.
 
     A start of small scale lets embeddings change more, which helps on some graphs and harms on others: where no epoch is
-    better than the start alone, training begins once more with the next of ``start_scales``. The same edges and settings give the same vectors on one machine's CPU.
+    better than the start alone, training begins once more with the next of ``start_scales``. The same edges and settings
+    give the same vectors on one machine's CPU.
     """
     settings = settings or Settings()
     shape = int(left.max()) + 1, n_items
@@ -94,12 +95,17 @@ def train(
     sampler = lightgcn.NegativeSampler(left, item, n_items, settings.seed)
     some = np.random.default_rng(settings.seed).integers(0, len(left), min(SCALE_EDGES, len(left)))
     negatives = sampler.draw(left[some])
-    for part in settings.start_scales:
+
+    def trained(part: float) -> Learnt:  # what it allocates is freed before the next
         start, loss = scaled(left[some], item[some], vectors, negatives, part)
         trainer = Trainer(
             left, item, n_items, settings.trainer(len(left)), device, start=start, steps=settings.steps, sampler=sampler
         )
-        learnt = _epochs(trainer, settings, held_out, exponents, loss, report)
+        del start
+        return _epochs(trainer, settings, held_out, exponents, loss, report)
+
+    for part in settings.start_scales:
+        learnt = trained(part)
         if learnt.epoch:
             break
     return learnt
