@@ -1,13 +1,15 @@
 """Keeps the parsed input tables as mapped files, so that a command reads of a catalogue what it needs.
 
-``store/catalogue/KEY/`` holds an Arrow file per table and ``made.json`` with their sizes and SHA-256. KEY is the SHA-256
-of the contents and names of the input tables, so a folder never becomes out of date: other tables have another folder.
+``store/catalogue/KEY/`` holds an Arrow file per table and ``made.json`` with KEY and their sizes and SHA-256. KEY is the
+SHA-256 of the contents and names of the input tables, so a folder never becomes out of date: other tables have another folder.
 A folder is written beside and renamed, whole or not at all, and may be deleted at any time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -18,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..files import read_json
-from .input_tables import InputTables
+from .input_tables import TABLES, InputTables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1  # to be raised when tables are parsed in another way
 MADE = "made.json"
 BLOCK_BYTES = 1 << 20
+CHECKSUM_BYTES = 32
 LARGE_ITEMS = 100_000  # from here on, it is worth a note that a catalogue cannot be cached
 UNFINISHED = ".unfinished-"
 
@@ -46,9 +49,9 @@ def read_or_build(
     if found is not None:
         return found, folder / key
     parsed = parse()
-    if _key(files) != key:  # the files changed while they were read
-        return parsed, None
     try:
+        if _key(files) != key:  # the files changed while they were read
+            return parsed, None
         _write(folder, key, parsed)
     except OSError as error:
         if parsed.columns["items"].num_rows >= LARGE_ITEMS:
@@ -61,7 +64,11 @@ def read_or_build(
 def read_array(path: Path | None) -> np.ndarray | None:
     """What `write_array` wrote; None where there is nothing, or nothing of use."""
     try:
-        return None if path is None else np.load(path, allow_pickle=False)
+        content = b"" if path is None else path.read_bytes()
+        array, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
+        if path is None or checksum != _checksum(path, array):
+            return None
+        return np.load(io.BytesIO(array), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
 
@@ -71,12 +78,19 @@ def write_array(path: Path | None, array: np.ndarray) -> None:
     if path is None:
         return
     temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}")
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
     try:
-        with temporary.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+        temporary.write_bytes(content.getvalue() + _checksum(path, content.getvalue()))
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _checksum(path: Path, content: bytes) -> bytes:
+    """Of an array's bytes and the place that it was written for: a copy from another catalogue has another one."""
+    return hashlib.sha256(f"{path.parent.name}/{path.name}\0".encode() + content).digest()
 
 
 def _key(files: Sequence[Path]) -> str:
@@ -98,6 +112,8 @@ def _read(folder: Path) -> InputTables | None:
     """The tables of a cached folder; None where it is missing, incomplete or changed."""
     try:
         made: dict[str, Any] = read_json(folder / MADE)
+        if made["key"] != folder.name or made["files"].keys() != set(TABLES):  # copied from elsewhere, or edited
+            return None
         columns = {}
         for name, (size, modified, digest) in made["files"].items():
             path = folder / f"{name}.arrow"
@@ -125,7 +141,7 @@ def _write(folder: Path, key: str, tables: InputTables) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             files[name] = (path.stat().st_size, path.stat().st_mtime_ns, _digest(path))
-        (unfinished / MADE).write_text(json.dumps({"files": files, "notes": tables.notes}), "utf-8")
+        (unfinished / MADE).write_text(json.dumps({"key": key, "files": files, "notes": tables.notes}), "utf-8")
         if (folder / key).exists():  # damaged, or another process was faster
             shutil.rmtree(folder / key, ignore_errors=True)
         unfinished.rename(folder / key)

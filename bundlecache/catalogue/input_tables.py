@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SPLITS = ("train", "valid", "test")
+TABLES = ("items", "keys", "bundles", "users", "edges")  # of columns, as the first lines of this file describe them
 
 
 @dataclass(frozen=True)

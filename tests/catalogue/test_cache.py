@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.random_catalogue import content_of
 
 from bundlecache.catalogue import input_tables, splits
 from bundlecache.catalogue.catalogue import Catalogue
@@ -37,13 +38,6 @@ def shop(tmp_path: Path) -> WorkspaceFolder:
     return WorkspaceFolder(tmp_path)
 
 
-def content(catalogue: Catalogue) -> list[object]:
-    bundles, clicks = catalogue.bundles, catalogue.interactions
-    columns = {name: [*cells] for name, cells in catalogue.columns.items()}
-    texts = [*catalogue.item_ids], [*catalogue.titles], columns, [*bundles.ids], [*bundles.group], [*clicks.users]
-    return [*texts, [b.tolist() for b in bundles.items], clicks.user.tolist(), clicks.item.tolist(), catalogue.notes]
-
-
 @pytest.fixture
 def parses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one whenever input tables are parsed."""
@@ -56,7 +50,7 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_second_reading_parses_nothing_and_is_the_same(shop: WorkspaceFolder, parses: list[int]):
     first, second = Catalogue.read(shop), Catalogue.read(shop)
     assert len(parses) == 1
-    assert content(first) == content(second)
+    assert content_of(first) == content_of(second)
     assert splits.assign(first).tolist() == splits.assign(second).tolist()
     assert first.notes == [
         "bundles.parquet names 20 items that are not in the catalogue, 'gone' among them; they are left out."
@@ -76,7 +70,7 @@ def test_an_edited_table_is_parsed_again_and_its_old_files_go(shop: WorkspaceFol
 
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "swapped", "deleted", "no list", "half"])
 def test_damaged_files_are_made_anew_without_a_word(shop: WorkspaceFolder, parses: list[int], harm: str):
-    wanted = content(Catalogue.read(shop))
+    wanted = content_of(Catalogue.read(shop))
     (folder,) = shop.catalogue_cache.iterdir()
     edges, made = folder / "edges.arrow", folder / "made.json"
     raw = edges.read_bytes()
@@ -92,8 +86,8 @@ def test_damaged_files_are_made_anew_without_a_word(shop: WorkspaceFolder, parse
         made.write_text("[]", "utf-8")
     else:
         made.write_text(made.read_text("utf-8")[:40], "utf-8")
-    assert content(Catalogue.read(shop)) == wanted
-    assert content(Catalogue.read(shop)) == wanted
+    assert content_of(Catalogue.read(shop)) == wanted
+    assert content_of(Catalogue.read(shop)) == wanted
     assert len(parses) == 2
 
 
@@ -116,11 +110,11 @@ def test_splits_follow_the_kept_ones_of_the_same_tables(shop: WorkspaceFolder):
 
 
 def test_where_the_cache_cannot_be_written_the_tables_are_read_each_time(shop: WorkspaceFolder, parses: list[int]):
-    wanted = content(Catalogue.read(shop))
+    wanted = content_of(Catalogue.read(shop))
     shutil.rmtree(shop.root / "store")
     (shop.root / "store").write_text("a file where a folder should be", "utf-8")
-    assert content(Catalogue.read(shop)) == wanted
-    assert content(Catalogue.read(shop)) == wanted
+    assert content_of(Catalogue.read(shop)) == wanted
+    assert content_of(Catalogue.read(shop)) == wanted
     assert len(parses) == 3
 
 

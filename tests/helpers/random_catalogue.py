@@ -57,3 +57,11 @@ def personal_catalogue(*, of_bundles_only: bool = False):
     user, item = np.array(edges, np.int32).T
     groups = list(shop.bundles.group)
     return dataclasses.replace(shop, interactions=Interactions([f"u{b}" for b in range(300)], user, item, groups))
+
+
+def content_of(catalogue: Catalogue) -> tuple[object, ...]:
+    """All that a catalogue holds, as plain lists that can be compared."""
+    bundles, clicks = catalogue.bundles, catalogue.interactions
+    columns = {name: [*cells] for name, cells in catalogue.columns.items()}
+    texts = [*catalogue.item_ids], [*catalogue.titles], columns, [*bundles.ids], [*bundles.group], [*clicks.users]
+    return *texts, [b.tolist() for b in bundles.items], clicks.user.tolist(), clicks.item.tolist(), catalogue.notes
