@@ -11,9 +11,8 @@ count by the average over their places; intervals are 95 % bootstraps over bundl
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ from .bootstrap import intervals
 from .full_results import DEPTHS, FIGURES, MAIN, FullCatalogueResult, FullMethodResult, HeldOutInfo
 from .held_out_items import MAX_SCORES, HeldOut
 from .metrics import Places
-from .proposals import CHECKED, rows_of
+from .proposals import rows_of
 from .result_rows import Difference
 
 if TYPE_CHECKING:
@@ -123,8 +122,8 @@ def run(
     *,
     trained_on: int = 0,
     progress: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
-    checking: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
     proposals: Proposals | None = None,
+    recall: Mapping[str, float] | None = None,
     costs: FittingCosts | None = None,
     seed: int = 0,
 ) -> FullCatalogueResult:
@@ -134,20 +133,16 @@ def run(
     ----------
     trained_on
         How many questions were left out of ``held``, see `bundlecache.bench.exclude_seen`.
-    progress, checking
-        Told how many rankings are done, of how many, and who ranked: of all questions, and of those that measure the
-        recall of ``proposals``.
-    proposals
-        The items that are ranked where the catalogue is too large to be ranked whole.
+    progress
+        Told how many rankings are done, of how many, and who ranked.
+    proposals, recall
+        The items that are ranked where the catalogue is too large to be ranked whole; by method, the share of its first
+        20 of the whole catalogue that they hold (`Proposals.recall`).
     costs
         Seconds that were spent on fitting before.
     """
     catalogue = slicer.catalogue
     found = rank(rankers, held, len(catalogue), reranked, progress, proposals)
-    recall: dict[str, float] = {}
-    if proposals is not None:
-        told, steps = itertools.count(1), len(rankers) * CHECKED
-        recall = proposals.recall(rankers, held, lambda name: checking(min(next(told), steps), steps, name))
     fitted = {each.name: costs.of(each) for each in rankers} if costs is not None else {}
     kinds = {method.name: method.kind for method in rankers} | {method.name: method.kind for method in reranked}
     under = {each.name: (each.on_top_of, MAIN) for each in rankers if isinstance(each, PersonalRanker)}
@@ -172,7 +167,7 @@ def run(
                 figures={figure: float(values[name][figure].mean()) for figure in FIGURES},
                 intervals={figure: (low, high) for figure, (low, high) in zip(FIGURES, ranges, strict=True)},
                 seconds=round(seconds + fitted.get(name, 0.0), 4),
-                proposed=recall.get(name),
+                proposed=None if recall is None else recall.get(name),
                 first=few.get(name),
                 on_top_of=on_top_of,
             )

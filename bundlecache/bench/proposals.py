@@ -97,12 +97,16 @@ class Proposals:
             yield rows, asked
 
     def recall(
-        self, rankers: Sequence[Ranker], held: HeldOut, tell: Callable[[str], None] = lambda _name: None
+        self,
+        rankers: Sequence[Ranker],
+        held: HeldOut,
+        progress: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
     ) -> dict[str, float]:
         """Name -> the share of each method's first 20 of the whole catalogue that is proposed, on `CHECKED` questions.
 
         An item with the score of the 20th is as good as the 20th, so that ties do not count as missed.
         """
+        done = 0
         rows = np.unique(np.linspace(0, len(held) - 1, CHECKED).astype(np.int64))
         few = held.take(rows)
         shares: dict[str, list[float]] = {ranker.name: [] for ranker in rankers}
@@ -114,7 +118,8 @@ class Proposals:
                 for line, row in enumerate(rows[part].tolist()):
                     proposed = np.isin(asked.options[line], self.items[row], assume_unique=True)
                     shares[ranker.name].append(min(depth, int((scores[line, proposed] >= last[line]).sum())) / depth)
-                tell(ranker.name)
+                done += len(part)
+                progress(done, len(rows) * len(rankers), ranker.name)
         return {name: float(np.mean(each)) for name, each in shares.items()}
 
 

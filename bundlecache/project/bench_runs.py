@@ -150,6 +150,10 @@ def bench_full(
     with session.say.bar("fit") as bar:
         costs.fit_all(rankers, field.sets[0], bar.step)
     proposals = _proposals(session, field, held)
+    recall = None
+    if proposals is not None:
+        with session.say.bar("check") as bar:
+            recall = proposals.recall(rankers, held, bar.step)
     with session.say.bar("rank") as bar:
         ranked = full_catalogue.run(
             rankers,
@@ -158,8 +162,8 @@ def bench_full(
             few,
             trained_on=sum(field.trained_on.values()),
             progress=bar.step,
-            checking=bar.step,
             proposals=proposals,
+            recall=recall,
             costs=costs,
         )
     full_results.save(folder, ranked)
