@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,21 +92,21 @@ def rank(
     places |= {method.name: Places(np.zeros(len(held), np.int64), np.ones(len(held), np.int64)) for method in reranked}
     seconds = dict.fromkeys(places, 0.0)
     done, total = 0, len(held) * len(rankers)
-    chunks = (
-        held.chunks(n_items) if proposals is None else proposals.chunks(held, MAX_SCORES // proposals.items.shape[1])
-    )
+    chunks = held.chunks(n_items) if proposals is None else proposals.chunks(held, MAX_SCORES)
     banned = np.array([len(items) for items in held.banned])
     for rows, asked in chunks:
-        beyond = n_items - banned[rows] - asked.n_options  # [c] items that are neither proposed nor excluded
+        shown = asked.n_options if proposals is None else proposals.items.shape[1]
+        beyond = n_items - banned[rows] - shown  # [c] items that are neither proposed nor excluded
         for ranker in rankers:
             start = time.perf_counter()
             scores = ranker.scores(asked)
             seconds[ranker.name] += time.perf_counter() - start
-            _put(places[ranker.name], rows, _places(asked, scores, beyond, _by_scores))
+            others = _others(asked, scores, shown, beyond)
+            _put(places[ranker.name], rows, _places(asked, scores, shown, beyond, others, _by_scores))
             for method in reranked:
                 if method.first is ranker:
                     start = time.perf_counter()
-                    found = _places(asked, scores, beyond, method.places)
+                    found = _places(asked, scores, shown, beyond, others, method.places)
                     seconds[method.name] += time.perf_counter() - start
                     _put(places[method.name], rows, found)
             done += len(rows)
@@ -205,20 +205,36 @@ def figures(places: Places) -> dict[str, np.ndarray]:
     return made | {"mrr": places.reciprocal()}
 
 
-def _places(
-    asked: Questions, scores: np.ndarray, beyond: np.ndarray, ranked: Callable[[Questions, np.ndarray], Places]
-) -> Places:
-    """The truths' places [c] by ``scores`` [c, n]; one that is no option (-1) stands behind all of them.
+def _others(asked: Questions, scores: np.ndarray, shown: int, beyond: np.ndarray) -> Places:
+    """How many of the ``beyond`` [c] items stand before the truth and level with it, by the options after the first ``shown``."""
+    drawn = scores[:, shown:]
+    own = np.take_along_axis(scores, np.maximum(asked.truth, 0)[:, None], axis=1)
+    each = beyond / max(drawn.shape[1], 1)  # [c] items that one of those drawn stands for
+    before, level = (drawn > own).sum(axis=1), (drawn == own).sum(axis=1)
+    return Places(np.rint(before * each).astype(np.int64), np.rint(level * each).astype(np.int64))
 
-    There it is level with the ``beyond`` [c] items that are no options either.
+
+def _places(
+    asked: Questions,
+    scores: np.ndarray,
+    shown: int,
+    beyond: np.ndarray,
+    others: Places,
+    ranked: Callable[[Questions, np.ndarray], Places],
+) -> Places:
+    """The truths' places [c]: by ``ranked`` among the first ``shown`` options, and among all ``others`` as estimated.
+
+    A truth that is no option (-1) stands behind those shown, level with the ``beyond`` [c] items. A model puts the first
+    few of those shown into another order, so that nothing else comes before a truth among them.
     """
     at = np.flatnonzero(asked.truth >= 0)
-    if len(at) == len(asked):
-        return ranked(asked, scores)
-    better, level = np.full(len(asked), asked.n_options), np.maximum(beyond, 1)
+    better, level = np.full(len(asked), shown), np.maximum(beyond, 1)
     if len(at):
-        found = ranked(rows_of(asked, at), scores[at])
-        better[at], level[at] = found.better, found.level
+        part = rows_of(asked, at) if len(at) < len(asked) else asked
+        found = ranked(replace(part, options=part.options[:, :shown]), scores[at, :shown])
+        behind = ranked is _by_scores or found.better >= FEW
+        better[at] = found.better + np.where(behind, others.better[at], 0)
+        level[at] = found.level + np.where(behind, others.level[at], 0)
     return Places(better, level)
 
 

@@ -202,8 +202,8 @@ def _proposed(by: ProposalInfo, rows: list[FullMethodResult]) -> list[str]:
     held = sorted((row.proposed, row.name) for row in rows if row.proposed is not None)
     out = [
         f"So many items are not ranked whole: each method ranks exactly {by.n_items:,} items of a question, which the index "
-        f"({by.index}), item neighbours and popularity propose. {by.found * 100:.1f}% of the held-out items are among them; "
-        "the others count as not found."
+        f"({by.index}), item neighbours and popularity propose; how many others stand before the right one is estimated by "
+        f"items drawn by lot. {by.found * 100:.1f}% of the held-out items are proposed; the rest counts as not found."
     ]
     if held:
         (low, worst), (high, _) = held[0], held[-1]

@@ -2,8 +2,10 @@
 
 Up to `MAX_RANKED_WHOLE` items every method ranks the whole catalogue. Beyond, each question has `PROPOSED` items: neighbours
 of the partial bundle by item-kNN, the most popular items, and, for the most part, the nearest items by an index over all
-stored vectors (`bundlecache.candidates.index`). Every method ranks these exactly, by its own scores. A held-out item that is
-not proposed stands behind all proposals, level with everything else that is not proposed.
+stored vectors (`bundlecache.candidates.index`). Every method ranks these exactly, by its own scores. How many of all other
+items it puts before the held-out one is estimated by `SAMPLED` of them, drawn by lot: without that, a method that tells few
+items apart, such as one of categories, would look far too good. A held-out item that is not proposed stands behind all
+proposals, level with everything else that is not proposed.
 
 What that costs is measured: how many held-out items are proposed, and, on a few questions that are ranked whole, how much
 of each method's first 20 is.
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
 
 MAX_RANKED_WHOLE = ann.MIN_INDEXED_ITEMS  # items of a catalogue up to which an exact ranking is about as fast
 PROPOSED = 1_000  # items per question
+SAMPLED = 1_000  # items per question that are drawn by lot from those that are not proposed
 NEIGHBOURS, POPULAR = 200, 100  # of these by each item-kNN, and by popularity
 BLOCK_QUESTIONS = 1_024  # questions whose items are proposed at once
 CHECKED = 16  # questions that are ranked whole, to measure what is not proposed
 DEPTH = 20  # of the recall that is measured
+SEED = 0  # of the lot
 MAX_CHECKED_SCORES = 2**24  # computed at once for them, [questions, items]
 
 
@@ -63,9 +67,13 @@ class ProposalInfo:
 
 @dataclass(frozen=True)
 class Proposals:
-    """``items`` int32 [q, n], ascending and distinct, the proposals of every held-out item's question, among I items."""
+    """``items`` int32 [q, n], ascending and distinct, the proposals of every held-out item's question, among I items.
+
+    ``others`` int32 [q, s] were drawn by lot from the items that are neither proposed nor excluded.
+    """
 
     items: np.ndarray
+    others: np.ndarray
     n_items: int
     index: str
     index_recall: float
@@ -76,12 +84,21 @@ class Proposals:
         checked = min(CHECKED, len(held))
         return ProposalInfo(self.items.shape[1], float(found), self.index, self.index_recall, checked)
 
-    def chunks(self, held: HeldOut, size: int) -> Iterator[tuple[np.ndarray, Questions]]:
-        """(rows [c], those questions with their proposals as options); the truth is -1 where it is not proposed."""
+    @property
+    def width(self) -> int:
+        """The options of a question: its proposals, and the items that were drawn by lot."""
+        return self.items.shape[1] + self.others.shape[1]
+
+    def chunks(self, held: HeldOut, max_scores: int) -> Iterator[tuple[np.ndarray, Questions]]:
+        """(rows [c], those questions with their proposals, then the others, as options).
+
+        The truth is -1 where it is not proposed.
+        """
+        size = max(1, max_scores // self.width)
         for low in range(0, len(held), size):
             rows = np.arange(low, min(low + size, len(held)))
-            options = self.items[rows]
-            there = options == held.truth[rows, None]
+            options = np.hstack([self.items[rows], self.others[rows]])
+            there = self.items[rows] == held.truth[rows, None]
             asked = Questions(
                 name="full",
                 split=held.split,
@@ -137,6 +154,8 @@ def propose(
     known = [ranker for ranker in sources.rankers(item_knn) if isinstance(ranker, SimilarityRanker)]
     fallback = _first(popularity, size + longest)  # most popular first
     items = np.zeros((len(held), size), np.int32)
+    others = np.zeros((len(held), min(SAMPLED, count - longest - size)), np.int32)
+    rng = np.random.default_rng(SEED)
     for low in range(0, len(held), BLOCK_QUESTIONS):
         block = slice(low, low + BLOCK_QUESTIONS)
         partial, banned = held.partial[block], held.banned[block]
@@ -150,8 +169,9 @@ def propose(
                 fallback,
             ]
             items[low + row] = np.sort(_distinct(np.concatenate(lists), mine, size))
+            others[low + row] = _by_lot(rng, count, np.concatenate([items[low + row], mine]), others.shape[1])
         progress(min(low + BLOCK_QUESTIONS, len(held)), len(held))
-    return Proposals(items, count, index.words, float(index.report["recall@20"]))
+    return Proposals(items, others, count, index.words, float(index.report["recall@20"]))
 
 
 def _first(score: np.ndarray, count: int) -> np.ndarray:
@@ -181,6 +201,13 @@ def _distinct(items: np.ndarray, banned: np.ndarray, size: int) -> np.ndarray:
     items = items[~np.isin(items, banned)]
     _, first = np.unique(items, return_index=True)
     return items[np.sort(first)[:size]]
+
+
+def _by_lot(rng: np.random.Generator, count: int, left_out: np.ndarray, size: int) -> np.ndarray:
+    """``size`` distinct items of ``count`` that are not ``left_out``, in the order of the lot."""
+    few = 4 * (size + len(left_out))
+    drawn = rng.permutation(count) if count <= few else rng.integers(count, size=few)
+    return _distinct(drawn.astype(np.int32), left_out, size)
 
 
 def rows_of(questions: Questions, rows: np.ndarray) -> Questions:

@@ -291,9 +291,10 @@ def test_a_truth_that_is_not_proposed_stands_behind_all_that_are(large):
     known, held, _ = large
     count = len(known.catalogue)
     items = np.stack([np.setdiff1d(np.arange(count), [*given, t])[:9] for given, t in zip(held.partial, held.truth)])  # noqa: B905
+    none = np.zeros((len(held), 0), np.int32)
     items[0, 0] = held.truth[0]
     items[0].sort()
-    few = proposals.Proposals(items.astype(np.int32), count, "flat", 1.0)
+    few = proposals.Proposals(items.astype(np.int32), none, count, "flat", 1.0)
     ranker = ItemScoreRanker("the truth first", "content", lambda: (np.arange(count) == held.truth[0]).astype(float))
     reranking = FirstFew(ranker, ranker, known.catalogue, few=5)
     found = full_catalogue.rank([ranker], held, count, [reranking], proposals=few)
@@ -313,7 +314,8 @@ def test_the_share_of_the_first_twenty_that_is_proposed_is_measured(large):
     best = np.array([np.setdiff1d(np.arange(count), given)[:20] for given in held.partial])
     rest = np.array([np.setdiff1d(np.arange(count), given)[20:30] for given in held.partial])
     ranker = ItemScoreRanker("low index first", "content", lambda: -np.arange(float(count)))
-    half = proposals.Proposals(np.hstack([best[:, :10], rest]).astype(np.int32), count, "flat", 1.0)
+    items, none = np.hstack([best[:, :10], rest]).astype(np.int32), np.zeros((len(held), 0), np.int32)
+    half = proposals.Proposals(items, none, count, "flat", 1.0)
     assert half.recall([ranker], held) == {"low index first": 0.5}
 
 
@@ -326,7 +328,26 @@ def test_results_say_that_proposals_were_ranked_and_come_back_from_json(large, m
     results = full_catalogue.run(rankers, held, Slicer(known.catalogue), proposals=made, recall=shares)
     said = " ".join(results.findings)
     assert "each method ranks exactly 15 items of a question" in said
-    assert f"{made.info(held).found * 100:.1f}% of the held-out items are among them" in said
+    assert f"{made.info(held).found * 100:.1f}% of the held-out items are proposed" in said
     again = full_results.FullCatalogueResult.from_dict(json.loads(json.dumps(results.to_dict())))
     assert again.held_out == results.held_out
     assert {row.name: row.proposed for row in again.methods} == shares
+
+
+def test_items_that_are_not_proposed_are_counted_by_those_drawn_by_lot(large, monkeypatch):
+    known, held, index = large
+    count, rankers = len(known.catalogue), known.rankers(popularity, item_knn, cosines)
+    small(monkeypatch, proposed=20)
+    made = proposals.propose(index, known, held)  # so few items that all others are drawn
+    assert made.width == count - max(len(given) for given in held.partial)
+    everything = full_catalogue.rank(rankers, held, count)
+    there = (made.items == held.truth[:, None]).any(axis=1)
+    assert there.any()
+    for name, (places, _) in full_catalogue.rank(rankers, held, count, proposals=made).items():
+        assert np.array_equal(places.better[there], everything[name][0].better[there])
+        assert np.array_equal(places.level[there], everything[name][0].level[there])
+    monkeypatch.setattr(proposals, "SAMPLED", 5)
+    few = proposals.propose(index, known, held)
+    ranker = ItemScoreRanker("all alike", "content", lambda: np.zeros(count))
+    places, _ = full_catalogue.rank([ranker], held, count, proposals=few)["all alike"]
+    assert (places.level[there] == [count - len(given) for given in np.array(held.partial, object)[there]]).all()
