@@ -80,6 +80,21 @@ def complete(
     return found
 
 
+def complete_many(
+    catalogue: Catalogue,
+    matrices: Mapping[str, Matrix] | Sequence[Matrix],
+    partials: Sequence[np.ndarray],
+    k: int = 10,
+    *,
+    allowed: np.ndarray | None = None,
+) -> list[np.ndarray]:
+    """What `complete` finds for each partial bundle, in one pass over the vectors; nothing where that would be an error."""
+    check_k(k)
+    index = _scanned(matrices)
+    items, _ = index.search(index.query(partials), min(k, len(catalogue)), partials, allowed)
+    return [row[row >= 0] for row in items]
+
+
 def _scanned(matrices: Mapping[str, Matrix] | Sequence[Matrix]) -> Index:
     """The vectors as an index that is scanned; it is kept for the next bundle, because all vectors are read for it."""
     named = by_name(matrices)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..candidates import search
 from ..errors import BundlecacheError
 from ..files import replacing
 from .run import Run
@@ -26,8 +27,10 @@ from .session import Session
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+
 ENGINES = ("local", "ray")
-BLOCK_LINES = 256  # bundles that a worker answers before it hands them back
+BLOCK_LINES = 256  # bundles that a worker searches at once and answers before it hands them back
 SCHEMA = pa.schema(
     {
         "bundle_id": pa.string(),
@@ -133,25 +136,57 @@ class _Completer:
     """Answers the bundles of a block, in whatever process: it opens the workspace itself, and says nothing."""
 
     def __init__(self, root: Path, run: str, k: int, device: str, how: dict[str, Any]) -> None:
-        self.run, self.k, self.how = Run(Session(root, quiet=True), run), k, {"device": device, **how}
+        self.session = Session(root, quiet=True)
+        self.run, self.k, self.how = Run(self.session, run), k, {"device": device, **how}
         self.run.load(device)  # what is wrong with the run is said once, and not of every bundle
 
     def __call__(self, block: Block) -> pa.Table:
-        return pa.Table.from_pylist([self._row(number, text) for number, text in block.lines()], SCHEMA)
+        rows = [_row(number, text) for number, text in block.lines()]
+        for row, proposed in zip(rows, self._proposed([row["item_ids"] for row in rows]), strict=True):
+            if row["error"] is None:
+                self._complete(row, proposed)
+        return pa.Table.from_pylist(rows, SCHEMA)
 
-    def _row(self, number: int, text: bytes) -> dict[str, Any]:
-        row: dict[str, Any] = {"bundle_id": str(number), "item_ids": [], "completions": [], "probabilities": []}
+    def _proposed(self, bundles: list[list[str]]) -> list[np.ndarray | None]:
+        """The candidates of every bundle, searched in one pass over the vectors; None where `Run.complete` says why not."""
+        catalogue, loaded = self.session.catalogue, self.run.load(self.how["device"])
+        partials = [catalogue.positions(list(dict.fromkeys(items))) for items in bundles]
+        able = [number for number, partial in enumerate(partials) if len(partial) and (partial >= 0).all()]
+        where, exclude = self.how.get("where", ()), self.how.get("exclude", ())
+        found = search.complete_many(
+            catalogue,
+            loaded.matrices or self.session.matrices(),
+            [partials[number] for number in able],
+            self.how.get("options") or loaded.model.max_options,
+            allowed=search.allowed_items(catalogue, where, exclude) if where or exclude else None,
+        )
+        proposed = dict(zip(able, found, strict=True))
+        return [proposed[number] if len(proposed.get(number, ())) else None for number in range(len(bundles))]
+
+    def _complete(self, row: dict[str, Any], proposed: np.ndarray | None) -> None:
+        """Fill in the completions of a row, or why there are none."""
         try:
-            row |= _read(text)
-            made = self.run.complete(row["item_ids"], self.k, **self.how)
+            made = self.run.complete(row["item_ids"], self.k, proposed=proposed, **self.how)
         except BundlecacheError as error:
-            return {**row, "error": error.message}
-        return {
-            **row,
-            "completions": [each.item_id for each in made],
-            "probabilities": [each.probability for each in made],
-            "error": None,
-        }
+            row["error"] = error.message
+            return
+        row["completions"] = [each.item_id for each in made]
+        row["probabilities"] = [each.probability for each in made]
+
+
+def _row(number: int, text: bytes) -> dict[str, Any]:
+    """The row of a line, without its completions."""
+    row: dict[str, Any] = {
+        "bundle_id": str(number),
+        "item_ids": [],
+        "completions": [],
+        "probabilities": [],
+        "error": None,
+    }
+    try:
+        return row | _read(text)
+    except BundlecacheError as error:
+        return row | {"error": error.message}
 
 
 def _read(text: bytes) -> dict[str, Any]:

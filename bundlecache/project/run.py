@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
+
     from ..bench.results import QuestionSetResult
     from ..train.run import LoadedRun
     from ..train.training.loop import TrainResult
@@ -187,6 +189,7 @@ class Run:
         permutations: int = 1,
         at_once: int | None = None,
         device: str = "auto",
+        proposed: np.ndarray | None = None,
     ) -> Rows[Completion]:
         """The k items that complete a partial bundle best: FAISS proposes candidates, the model chooses among them.
 
@@ -203,6 +206,8 @@ class Run:
             as the last evaluation found it, else the model.
         where, exclude
             Conditions that a completion fulfils, such as ``"price<50"``; ids that are never offered.
+        proposed
+            The candidates (item indices), where they were searched already, for many bundles at once.
 
         Raises
         ------
@@ -221,10 +226,11 @@ class Run:
         model = loaded.model
         searched = loaded.matrices or session.matrices()  # a model of titles alone fuses no vectors
         allowed = None
-        if where or exclude:
+        if (where or exclude) and proposed is None:
             allowed = search.allowed_items(catalogue, where, exclude)
             session.say.note(f"{int(allowed.sum()):,} of {len(catalogue):,} items may be offered")
-        proposed = search.complete(catalogue, searched, partial, options or model.max_options, allowed=allowed)
+        if proposed is None:
+            proposed = search.complete(catalogue, searched, partial, options or model.max_options, allowed=allowed)
         how: dict[str, Any] = {"permutations": permutations, "at_once": at_once}
         if user is not None:
             if model.histories is None:
