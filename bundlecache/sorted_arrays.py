@@ -15,16 +15,16 @@ def among(keys: np.ndarray, ascending: np.ndarray) -> np.ndarray:
     return found
 
 
-def without(ascending: np.ndarray, left_out: np.ndarray) -> np.ndarray:
-    """The members of ``ascending`` that are not in ``left_out``; both are sorted, members of ``ascending`` are distinct."""
+def outside(ascending: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    """Bool, which members of ``ascending`` are not in ``left_out``; both are sorted, members of ``ascending`` are distinct."""
     if len(left_out) > len(ascending):
-        return ascending[~among(ascending, left_out)]
+        return ~among(ascending, left_out)
     places = np.searchsorted(ascending, left_out)
     inside = places < len(ascending)
     places, left_out = places[inside], left_out[inside]
     kept = np.ones(len(ascending), bool)
     kept[places[ascending[places] == left_out]] = False
-    return ascending[kept]
+    return kept
 
 
 def places_by_value(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ import numpy as np
 from ..candidates.item_vectors import version_of
 from ..errors import Command, QuestionsError
 from ..modalities import MODALITIES
-from ..sorted_arrays import without
+from ..sorted_arrays import outside
 from . import negatives
 from .hardness import Asked, AsPopular, Nearest, SameCategory, Together, pools_of
 from .negatives import shuffled
@@ -106,7 +106,7 @@ class HardNegatives:
         banned = np.unique(np.append(given, truth))
         order = self._orders[int(rng.random() * len(self._orders))]
         size = _size(count, len(pool), self.difficulty)
-        hardest = order.hardest(rng, asked, size, banned) if size < len(pool) else without(pool, banned)
+        hardest = order.hardest(rng, asked, size, banned) if size < len(pool) else pool[outside(pool, banned)]
         return np.fromiter(islice(shuffled(rng, hardest), count), np.int64)
 
     def _order(self, catalogue: Catalogue, kind: str, matrices: Mapping[str, Matrix]) -> Order:

@@ -17,7 +17,7 @@ from ..candidates.item_vectors import ItemVectors
 from ..catalogue import splits
 from ..catalogue.category_paths import PATH_SEPARATOR
 from ..catalogue.columns import Lists
-from ..sorted_arrays import among, places_by_value, without
+from ..sorted_arrays import among, outside, places_by_value
 from .negatives import shuffled
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ SIMILARITY_STEP = 1e-5  # similarities that differ by less are the same on anoth
 COMPARED_ITEMS = 4096  # items of a pool that are compared with all of it at once; FAISS multiplies in such blocks
 MAX_TABLE_BYTES = 2**30  # bytes of nearest items that are kept; pools that were not asked for lately are computed again
 MANY_BASKETS = 256  # the company of an item in so many baskets or more is kept
+MAX_COUNTED_SCORE = 4096  # whole scores below it are counted, which takes less time than ordering them
 MAX_KEPT_ROWS = 2048  # such rows, each of a pool's size
 
 
@@ -53,6 +54,10 @@ class Pools(NamedTuple):
         """The pool of an item."""
         return self.items[int(self.number[item])]
 
+    def slice(self, number: int) -> slice:
+        """Where the members of pool ``number`` are in `Lists.values` of all pools, and what is kept in that order."""
+        return slice(int(self.items.offsets[number]), int(self.items.offsets[number + 1]))
+
 
 class Order(Protocol):
     """Which items of the truth's pool are the hardest for a question."""
@@ -69,19 +74,22 @@ class Scored:
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
 
-    def score(self, pool: np.ndarray, asked: Asked) -> np.ndarray:
-        """How hard each item of ``pool``, some of the truth's, is: [p]."""
+    def score(self, number: int, asked: Asked) -> np.ndarray:
+        """How hard each item of pool ``number``, the truth's, is: [p]."""
         raise NotImplementedError
 
     def hardest(
         self, rng: random.Random | np.random.Generator, asked: Asked, size: int, banned: np.ndarray
     ) -> np.ndarray:
         """The ``size`` hardest items outside ``banned``; ties for the last places are broken arbitrarily."""
-        pool = without(self._pools.around(asked.truth), banned)
+        number = int(self._pools.number[asked.truth])
+        pool = self._pools.items[number]
+        kept = outside(pool, banned)
+        pool = pool[kept]
         if len(pool) <= size:
             return pool
-        score = self.score(pool, asked)
-        border = np.partition(score, len(pool) - size)[len(pool) - size]
+        score = self.score(number, asked)[kept]
+        border = _border(score, size)
         clear, tied = pool[score > border], pool[score == border]
         return np.concatenate([clear, np.fromiter(islice(shuffled(rng, tied), size - len(clear)), pool.dtype)])
 
@@ -100,11 +108,16 @@ class SameCategory(Scored):
             for d in range(len(path)):
                 of_path[row, d] = steps.setdefault(path[: d + 1], len(steps))
         self._steps = of_path[codes]  # [I, depth] the number of each path's beginning
+        self._in_pools = np.ascontiguousarray(self._steps[pools.items.values].T)  # [depth, I] in the order of the pools
 
-    def score(self, pool: np.ndarray, asked: Asked) -> np.ndarray:
+    def score(self, number: int, asked: Asked) -> np.ndarray:
         """The number of steps in common."""
-        mine = self._steps[asked.truth]
-        return ((self._steps[pool] == mine) & (mine >= 0)).sum(1)
+        at = self._pools.slice(number)
+        score = np.zeros(at.stop - at.start, np.int16)
+        for steps, mine in zip(self._in_pools, self._steps[asked.truth].tolist(), strict=True):
+            if mine >= 0:
+                score += steps[at] == mine
+        return score
 
 
 class AsPopular(Scored):
@@ -113,10 +126,12 @@ class AsPopular(Scored):
     def __init__(self, pools: Pools, popularity: np.ndarray) -> None:
         super().__init__(pools)
         self._level = np.round(np.log2(1 + popularity), 9)  # the same on every machine
+        self._in_pools = self._level[pools.items.values]
 
-    def score(self, pool: np.ndarray, asked: Asked) -> np.ndarray:
+    def score(self, number: int, asked: Asked) -> np.ndarray:
         """Minus the difference of the logarithms."""
-        return -np.abs(self._level[pool] - self._level[asked.truth])
+        score: np.ndarray = -np.abs(self._in_pools[self._pools.slice(number)] - self._level[asked.truth])
+        return score
 
 
 class Together(Scored):
@@ -141,11 +156,9 @@ class Together(Scored):
         self._keys, self._places = key[order], pools.place[item[order]]
         self._kept: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 
-    def score(self, pool: np.ndarray, asked: Asked) -> np.ndarray:
+    def score(self, number: int, asked: Asked) -> np.ndarray:
         """The number of baskets in common, added up over the members."""
-        number = int(self._pools.number[asked.truth])
-        total = np.sum([self._company(int(item), number) for item in asked.partial], axis=0)
-        shared: np.ndarray = total[self._pools.place[pool]]
+        shared: np.ndarray = np.sum([self._company(int(item), number) for item in asked.partial], axis=0)
         return shared
 
     def _company(self, item: int, number: int) -> np.ndarray:
@@ -232,6 +245,15 @@ class Nearest:
         while len(self._tables) > 1 and sum(table.nbytes for _, table in self._tables.values()) > MAX_TABLE_BYTES:
             self._tables.popitem(last=False)
         return self._tables[number]
+
+
+def _border(score: np.ndarray, size: int) -> float:
+    """The ``size``-th highest score."""
+    if score.dtype.kind == "i" and (highest := int(score.max())) < MAX_COUNTED_SCORE and score.min() >= 0:
+        at_least = np.bincount(score, minlength=highest + 1)[::-1].cumsum()  # for the highest score first
+        return highest - int(np.searchsorted(at_least, size))
+    place = len(score) - size
+    return float(np.partition(score, place)[place])
 
 
 def pools_of(stratum: np.ndarray, largest: int) -> Pools:
