@@ -135,7 +135,7 @@ def assemble(
 ) -> Questions:
     """Questions from indices, with their hash."""
     rows = QuestionRows.of_indices(catalogue.item_ids, bundle_ids, partial, options, truth)
-    return _questions(bundle_ids, partial, options, truth, header, rows.sha256())
+    return _questions(bundle_ids, partial, options, truth, header, rows.sha256)
 
 
 def _questions(
@@ -183,7 +183,7 @@ def read(path: Path) -> tuple[QuestionRows, dict[str, Any]]:
         raise QuestionsError(
             f"{path} is damaged or no question file ({first_line(error)}).", hint=restore_hint(path)
         ) from error
-    sha256 = rows.sha256()
+    sha256 = rows.sha256
     if sha256 == header["sha256"] and header != inner:
         raise QuestionsError(
             f"{sidecar} says something else than {path.name} of how its questions were drawn: one of them was changed.",
@@ -229,7 +229,7 @@ def build(
         located.options.values.reshape(len(rows), -1),
         rows.truth,
         header,
-        rows.sha256(),
+        rows.sha256,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,6 +142,7 @@ class QuestionRows:
             parts = ('{"bundle_id":', ids, ',"options":', options, ',"partial":', partial, ',"truth":', truth, "}\n")
             yield json_text.content(json_text.joined(*parts))
 
+    @cached_property
     def sha256(self) -> str:
         """SHA-256 (hex) of the canonical lines."""
         total = hashlib.sha256()

@@ -139,7 +139,7 @@ def _reduced(
     left_out: Mapping[str, int],
 ) -> Questions:
     """The set of the questions ``kept`` of the set ``name``, from its file or new."""
-    base, sha256 = VERSION.sub("", name), kept.sha256()
+    base, sha256 = VERSION.sub("", name), kept.sha256
     for number in itertools.count(2):
         file = path(folder, f"{base}-v{number}")
         if not file.is_file():

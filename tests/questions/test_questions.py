@@ -231,7 +231,7 @@ def rewrite(path: Path, change, *, rehash: bool) -> None:
     if rehash:
         from bundlecache.questions.question_rows import QuestionRows
 
-        header["sha256"] = QuestionRows.of(rows).sha256()
+        header["sha256"] = QuestionRows.of(rows).sha256
         path.with_suffix(".json").write_text(json.dumps(header))
     new = pa.Table.from_pylist(rows, schema=table.schema.with_metadata({"bundlecache": json.dumps(header)}))
     pq.write_table(new, path)
