@@ -209,7 +209,7 @@ def _proposed(by: ProposalInfo, rows: list[FullMethodResult]) -> list[str]:
         (low, worst), (high, _) = held[0], held[-1]
         out.append(
             f"Of the first 20 items of a method that ranks everything, {low * 100:.0f}% ({worst}) to {high * 100:.0f}% are "
-            f"proposed, measured on {by.checked:,} questions."
+            f"proposed, measured on {by.checked:,} questions; a method with a low share is shown too high."
         )
     return out
 
