@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from ..baselines.rankers import Ranker
     from ..bench.results import QuestionSetResult
     from ..train.run import LoadedRun
     from ..train.training.loop import TrainResult
@@ -100,6 +101,7 @@ class Run:
         self.path = session.folder.run(None if name == "latest" else name)
         self.result = result
         self._loaded: dict[str, LoadedRun] = {}
+        self._rankers: dict[tuple[Any, ...], tuple[str, Ranker]] = {}  # by how they were asked for
 
     def __repr__(self) -> str:
         return f"Run({self.name!r})"
@@ -165,6 +167,7 @@ class Run:
         sets = session.question_sets(list(questions) or session.default_test_sets(options))
         make_folder(self.path / "results")
         loaded = self.load(device)
+        self._rankers.clear()  # the best method on validation may be another one afterwards
         results = stage_b.evaluate(
             loaded,
             [sampled(asked, sample) for asked in sets],
@@ -241,9 +244,7 @@ class Run:
             history = model.histories.of_user(user, [*partial, *proposed])
             ranked = scoring.complete(model, partial, proposed.tolist(), history=history, **how)
         else:
-            ranker = loaded.ranker(self.name, **how)
-            chosen, by = method_selection.completion_ranker(self.path, session.sources(loaded.matrices), ranker, method)
-            session.say.note(f"ranked by {chosen}" + ("" if method else ", the best on validation questions"))
+            chosen, by = self._ranker(method, device, how)
             if chosen == method_selection.MODEL:
                 ranked = scoring.complete(model, partial, proposed.tolist(), **how)
             else:
@@ -254,6 +255,19 @@ class Run:
             Completion(rank, catalogue.item_ids[i], catalogue.titles[i], round(p, 4))
             for rank, (i, p) in enumerate(ranked[:k], start=1)
         )
+
+    def _ranker(self, method: str | None, device: str, how: dict[str, Any]) -> tuple[str, Ranker]:
+        """The method that ranks candidates, and its ranker: found and said once, because all bundles are read for it."""
+        from ..bench import method_selection
+
+        key = (method, device, *how.values())
+        if key not in self._rankers:
+            loaded = self.load(device)
+            model, sources = loaded.ranker(self.name, **how), self._session.sources(loaded.matrices)
+            self._rankers[key] = method_selection.completion_ranker(self.path, sources, model, method)
+            said = "" if method else ", the best on validation questions"
+            self._session.say.note(f"ranked by {self._rankers[key][0]}{said}")
+        return self._rankers[key]
 
     def complete_many(self, bundles: Sequence[Sequence[str]], k: int = 5, **options: Any) -> list[Rows[Completion]]:
         """:meth:`complete` for every bundle (item ids), with the same options; the model is loaded once."""
