@@ -51,7 +51,9 @@ class Machines:
         """
         devices = tuple(name.strip() for name in device.split(","))
         if engine not in ENGINES:
-            raise BundlecacheError(f"There is no engine {engine!r}; there are local and ray.", hint="--engine ray")
+            raise BundlecacheError(
+                f"There is no engine {engine!r}; there are local and ray.", hint=Command("encode", "--engine", "ray")
+            )
         if engine == "ray" and devices not in (("auto",), ("cpu",)):
             raise BundlecacheError(
                 f"--engine ray finds the GPUs of its cluster itself; --device {device} cannot be asked of it.",
@@ -59,7 +61,8 @@ class Machines:
             )
         if engine == "local" and ray_address is not None:
             raise BundlecacheError(
-                "--ray-address was given without --engine ray.", hint=f"--engine ray --ray-address {ray_address}"
+                "--ray-address was given without --engine ray.",
+                hint=Command("encode", "--engine", "ray", "--ray-address", ray_address),
             )
         return cls(devices, engine, ray_address)
 

@@ -60,9 +60,7 @@ def test_bench_scores_models_and_baselines_in_one_table_and_writes_three_files(t
     assert "leak probe" in alone
 
 
-def test_bench_full_ranks_the_whole_catalogue_where_the_model_reranks_and_by_shows_groups(
-    trained: WorkspaceFolder, tmp_path
-):
+def test_bench_full_ranks_the_whole_catalogue_and_by_shows_groups(trained: WorkspaceFolder, tmp_path):
     made = json.loads(succeed("bench", "--full", "--data", trained.root, "--out", tmp_path, "--json").stdout)["results"]
     rows = {row["name"]: row for row in made["methods"]}
     assert {"popularity", "learned ranker", "Bundle-MLLM, first 10", "Bundle-MLLM + learned ranker, first 10"} <= set(
@@ -79,9 +77,7 @@ def test_bench_full_ranks_the_whole_catalogue_where_the_model_reranks_and_by_sho
     assert "category, length, popularity, cold" in str(invoke("bench", "--by", "hue", "--data", trained.root).exception)
 
 
-def test_bench_asks_in_several_orders_and_full_with_a_history_takes_it_out_of_the_options(
-    trained: WorkspaceFolder, tmp_path: Path
-):
+def test_bench_asks_in_several_orders_and_full_leaves_a_history_out(trained: WorkspaceFolder, tmp_path: Path):
     how = ["bench", "--data", trained.root, "--out", tmp_path, "--json"]
     asked = [*how, "--questions", "test-random10"]
     made = json.loads(succeed(*asked, "--permutations", "2", "--at-once", "4").stdout)["results"][0]

@@ -94,7 +94,7 @@ def test_every_method_ranks_the_catalogue_in_chunks_as_it_does_question_by_quest
     assert places.level.tolist() == level
 
 
-def test_who_knows_finds_all_who_guesses_finds_a_share_and_the_partial_bundle_is_no_rival(shop, held):
+def test_who_knows_finds_all_and_who_guesses_finds_a_share(shop, held):
     right = dict(zip(map(str, held.partial), held.truth, strict=True))
     n = len(shop)
     rankers = [
@@ -117,7 +117,7 @@ def test_who_knows_finds_all_who_guesses_finds_a_share_and_the_partial_bundle_is
     assert "guessing puts 50.0% there" in results.findings[0]
 
 
-def test_the_interval_is_over_bundles_so_that_asking_more_of_each_makes_none_narrower(shop, sets):
+def test_the_interval_is_over_bundles_not_over_their_items(shop, sets):
     def interval(held):
         half = ItemScoreRanker("half", "content", lambda: np.arange(len(shop)) % 2 * 1.0)
         return np.diff(full_catalogue.run([half], held, Slicer(shop)).methods[0].intervals["recall@20"])[0]
@@ -181,9 +181,7 @@ def test_the_same_run_twice_gives_the_same_file_and_the_csv_holds_its_figures(sh
     assert float(cells["mrr low"]) == pytest.approx(row.intervals["mrr"][0], abs=1e-6)
 
 
-def test_the_page_shows_every_figure_with_its_interval_and_is_linked_with_the_bench_where_both_exist(
-    shop, held, sets, tmp_path
-):
+def test_the_page_shows_every_figure_with_its_interval_and_links_the_bench(shop, held, sets, tmp_path):
     n = len(shop)
     rankers = [
         ItemScoreRanker("by row", "content", lambda: -np.arange(n)),

@@ -86,7 +86,7 @@ def test_an_item_with_none_of_the_modalities_is_no_candidate_and_one_with_some_i
     assert np.isneginf(scores[0][items[0] < 0]).all()
 
 
-def test_a_partial_bundle_without_vectors_finds_nothing_and_absent_members_do_not_blur_the_query():
+def test_members_without_vectors_do_not_blur_the_query():
     vectors = np.eye(6)
     mask = np.array([True, True, True, True, True, False])
     vectors[5] = 9

@@ -41,7 +41,7 @@ def change(workspace: WorkspaceFolder, row: int, **cells: str) -> None:
     pq.write_table(pa.Table.from_pylist(rows), workspace.root / "items.parquet")
 
 
-def test_fields_live_side_by_side_and_an_edited_cell_encodes_its_item_again_where_it_is_read(
+def test_fields_live_side_by_side_and_an_edited_cell_encodes_its_item(
     workspace: WorkspaceFolder,
 ) -> None:
     assert encode(workspace) == [(TITLES, 24, 0)]

@@ -249,9 +249,7 @@ class OutOfMemoryError(RuntimeError):
     ],
     ids=repr,
 )
-def test_memory_that_runs_out_halves_the_batch_for_the_rest_of_the_run_and_is_said_once(
-    shop: Shop, error: Exception
-) -> None:
+def test_memory_that_runs_out_halves_the_batch_and_is_said_once(shop: Shop, error: Exception) -> None:
     class Small(Toy):
         def encode(self, samples: list[bytes]) -> np.ndarray:
             vectors = super().encode(samples)
@@ -271,7 +269,7 @@ def test_memory_that_runs_out_halves_the_batch_for_the_rest_of_the_run_and_is_sa
     }
 
 
-def test_a_file_that_changes_between_hashing_and_decoding_is_not_stored_under_the_old_hash(shop: Shop) -> None:
+def test_a_file_that_changes_while_it_is_read_gets_no_old_hash(shop: Shop) -> None:
     class Late(Toy):
         def read(self, source: Path | str) -> bytes:
             if Path(source).read_bytes() == b"content 8":

@@ -319,7 +319,7 @@ def test_a_folder_without_its_vocabulary_is_refused_instead_of_blind(tmp_path: P
         load(f"hf:{folder}", "text")
 
 
-def test_a_misspelt_architecture_gets_its_neighbours_and_a_residual_tower_has_no_patches(tmp_path: Path):
+def test_a_misspelt_architecture_gets_its_neighbours(tmp_path: Path):
     with pytest.raises(EncoderError, match="for example ViT-B-16-SigLIP"):
         load("open_clip:ViT-B-16-Siglip/webli", "image")
     resnet = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 8}
@@ -355,7 +355,7 @@ def test_a_draft_reads_a_jpeg_smaller_but_never_below_it(tmp_path: Path):
     assert read_picture(tmp_path / "a.png", 100).size == (900, 600)
 
 
-def test_a_draft_is_part_of_the_identity_and_shared_by_encoders_that_ask_for_the_same(tmp_path: Path):
+def test_a_draft_is_part_of_the_identity_and_shared_by_encoders(tmp_path: Path):
     specs = ("descriptor:picture", f"hf:{tiny.clip_folder(tmp_path / 'clip')}")
     specs += (f"open_clip:{tiny.open_clip_folder(tmp_path / 'open')}",)
     plain = [load(spec, "image") for spec in specs]

@@ -44,7 +44,15 @@ VERBS: dict[str, list[str]] = {  # in the order of the pipeline; SRC, OUT and NE
     "export": ["export", "--out", "OUT"],
 }
 QUICK_VERBS = ("import", "encode", "questions", "candidates", "compact", "export")  # without a language model
-DERIVED = {"receipts", "locks", "hashes", "matrices", "tokens", "tensorboard"}  # times in names, or made when missing
+DERIVED = {
+    "catalogue",
+    "receipts",
+    "locks",
+    "hashes",
+    "matrices",
+    "tokens",
+    "tensorboard",
+}  # times in names, or made when missing
 COMPARED = {".safetensors", ".bin"}
 
 

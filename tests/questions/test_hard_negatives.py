@@ -59,7 +59,7 @@ def test_nearest_options_look_like_the_truth(world):
     assert (clump[asked.options] == clump[truth][:, None]).mean() > 0.9
 
 
-def test_the_truth_is_neither_in_the_middle_of_its_nearest_options_nor_the_odd_one_out(world):
+def test_the_truth_is_neither_in_the_middle_nor_the_odd_one_out(world):
     catalogue, _, _, _ = world
     sphere = matrix(np.random.default_rng(1).normal(size=(ITEMS, 3)))
     right = []

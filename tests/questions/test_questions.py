@@ -66,7 +66,7 @@ def test_one_question_per_bundle_of_the_split_and_small_bundles_are_counted():
     assert asked.header["passed_over"] == 1
 
 
-def test_same_catalogue_and_seed_give_the_same_digits_in_another_process_and_another_seed_gives_others():
+def test_same_catalogue_and_seed_give_the_same_digits_in_another_process():
     here = freeze(random_catalogue(), split="valid", negatives="hard")
     code = (
         "import sys; sys.path[:0] = ['tests']\n"
@@ -381,7 +381,7 @@ def test_foreign_lines_are_read_whole_and_checked(tmp_path):
         ({"truth": 1.0}, "the truth 1.0 is none of its 10 options"),
     ],
 )
-def test_what_only_looks_like_a_question_is_refused_and_no_file_of_others_is_to_be_deleted(tmp_path, harm, sentence):
+def test_what_only_looks_like_a_question_is_refused_and_left_alone(tmp_path, harm, sentence):
     catalogue, file = random_catalogue(), tmp_path / "theirs.jsonl"
     freeze(catalogue, split="test").export_jsonl(file, catalogue)
     first, *others = [json.loads(line) for line in file.read_text().splitlines()]
@@ -442,7 +442,7 @@ def numbered(items=60, bundles=40) -> Catalogue:
     )
 
 
-def test_the_public_codes_candidates_are_read_without_their_padding_and_nothing_in_them_is_run(tmp_path):
+def test_the_public_codes_candidates_are_read_and_nothing_in_them_is_run(tmp_path):
     catalogue = numbered()
     of = {item_id: i for i, item_id in enumerate(catalogue.item_ids)}
     file = tmp_path / "bi_test_cans3.txt"

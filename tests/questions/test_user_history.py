@@ -16,7 +16,7 @@ from bundlecache.questions import freeze as questions
 from bundlecache.questions.user_history import UserHistories
 
 
-def test_a_history_holds_nothing_of_held_out_bundles_and_no_option_and_its_end_is_the_latest():
+def test_a_history_holds_nothing_held_out_and_ends_with_the_latest():
     shop = personal_catalogue()
     asked = questions.freeze(shop, split="test", n_options=10)
     for latest in (3, 100):

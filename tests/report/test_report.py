@@ -172,7 +172,7 @@ def test_a_model_that_loves_a_letter_is_told_from_one_that_does_not():
     assert sum(told) <= 5
 
 
-def test_after_several_orders_the_place_in_the_file_is_not_called_a_preference_for_a_letter(workspace):
+def test_after_several_orders_no_preference_for_a_letter_is_claimed(workspace):
     folder = write_run(workspace)
     assert "A model that prefers a letter" in HtmlPage(report_html(workspace, folder)).text
     path = folder / "results" / "test-random5.json"

@@ -116,7 +116,7 @@ def test_what_a_killed_process_left_of_a_matrix_is_not_taken_for_one(store: Stor
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of POSIX")
-def test_a_disk_that_is_full_while_a_matrix_is_made_is_one_sentence_and_leaves_nothing(store: Store) -> None:
+def test_a_full_disk_while_a_matrix_is_made_leaves_nothing(store: Store) -> None:
     import resource
 
     store.write(PICTURES, names(500), vectors(500))

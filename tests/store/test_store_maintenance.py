@@ -324,7 +324,7 @@ def test_two_processes_that_write_the_same_keys_double_none_of_them(store: Store
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_forked_data_loading_workers_read_the_matrices_of_a_store_that_was_opened_before(store: Store) -> None:
+def test_forked_workers_read_the_matrices_of_a_store_opened_before(store: Store) -> None:
     """A Lance dataset dies or hangs in a forked worker; what training reads must not touch one."""
     import torch
 

@@ -109,7 +109,7 @@ def test_what_cannot_be_quantised_is_one_sentence(monkeypatch):
 
 
 @pytest.mark.parametrize("setting", [{"base": {"dtype": "bfloat16"}}, {"run": {"precision": "bf16"}}])
-def test_in_bfloat16_a_model_learns_goes_on_where_it_stopped_and_answers_the_same_again(cat, base, tmp_path, setting):
+def test_in_bfloat16_a_model_learns_resumes_and_answers_the_same_again(cat, base, tmp_path, setting):
     matrices, valid = world.matrices(), world.questions(cat)
     sections = {"run": {**RUN, "save_every": 4}, **STAGES}
     sections = {**sections, **{name: {**sections.get(name, {}), **table} for name, table in setting.items()}}

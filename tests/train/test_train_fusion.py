@@ -125,7 +125,7 @@ def test_the_order_of_modalities_does_not_matter_by_default():
     )
 
 
-def test_an_item_without_any_modality_has_the_learnt_vector_and_gives_no_nan_gradient():
+def test_an_item_without_any_modality_has_the_learnt_vector_and_no_nan():
     fusion = Fusion(WIDTHS, KINDS, Settings(width=16))
     vectors, mask = world()
     out = fusion([torch.from_numpy(v) for v in vectors], torch.from_numpy(mask))

@@ -107,7 +107,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(cat, valid, b
     assert first != go("c", 1)
 
 
-def test_a_checkpoint_gives_the_same_logits_to_the_bit_and_says_what_it_was_made_from(cat, valid, base, tmp_path):
+def test_a_checkpoint_gives_the_same_logits_to_the_bit_and_its_origin(cat, valid, base, tmp_path):
     kept = {}
     save = checkpoint.save
 
@@ -370,9 +370,7 @@ def test_every_strategy_trains_its_stages_in_order_and_can_be_loaded(cat, valid,
     assert done.stages[-1]["best_valid_hit@1"] == strict
 
 
-def test_stage_2_after_stage_1_leaves_its_adapter_as_it_was_and_stage_1_after_stage_2_the_tokens(
-    cat, valid, base, tmp_path
-):
+def test_a_second_stage_leaves_what_the_first_trained_as_it_was(cat, valid, base, tmp_path):
     for order, part in (
         (["text", "fusion"], "adapter/adapter_model.safetensors"),
         (["fusion", "text"], "fusion.safetensors"),

@@ -147,7 +147,7 @@ def consistent(groups):
 
 @pytest.mark.parametrize("n", [21, 50, 100, 1000])
 @pytest.mark.parametrize("size", [2, 3, 10, 20])
-def test_a_tournament_of_a_model_that_judges_each_option_by_itself_is_asking_about_all_at_once(n, size):
+def test_a_tournament_of_independent_judgements_equals_asking_at_once(n, size):
     asked = []
 
     def ask(groups):
@@ -250,7 +250,7 @@ def test_the_ladder_holds_every_rung_of_a_run(model, cat):
     assert (variants.answers["zero-shot LLM"].logits != text).any()  # the adapter was off
 
 
-def test_of_two_encoders_of_a_modality_the_ladder_leaves_out_one_at_a_time_and_a_recipes_order_stays(cat, base):
+def test_of_two_encoders_of_a_modality_the_ladder_leaves_out_one_at_a_time(cat, base):
     matrices = world.matrices()
     matrices["test:other"] = world.matrix("image", world.matrices(seed=5)["image"].vectors)
     recipe = world.recipe(base, fusion={"modalities": ["image", "graph", "test:other"]})

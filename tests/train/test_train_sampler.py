@@ -30,7 +30,7 @@ def cat():
 
 @pytest.mark.parametrize("negatives", ["random", "hard", "mixed"])
 @pytest.mark.parametrize("partial", ["random", "all"])
-def test_every_question_has_one_truth_and_distinct_wrong_options_from_outside_its_bundle(cat, negatives, partial):
+def test_every_question_has_one_truth_and_wrong_options_from_outside(cat, negatives, partial):
     columns = {"category": [["wood", "clay"][i % 2] for i in range(len(cat))]}
     questions = supply(dataclasses.replace(cat, columns=columns), negatives=negatives, partial=partial)
     train = [frozenset(cat.bundles.items[b].tolist()) for b in np.flatnonzero(splits.assign(cat) == "train")]

@@ -63,7 +63,7 @@ def questions(count: int, seed: int = 0):
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("name", MAKERS)
-def test_copied_prompts_equal_the_whole_text_tokenised_at_once_for_every_unique_title(name, template, made, tmp_path):
+def test_copied_prompts_equal_the_whole_text_tokenised_at_once(name, template, made, tmp_path):
     tokenizer = tokenizer_of(name, made)
     titles = sorted({*DEMO_TITLES, *ODD})
     PromptBuilder(tokenizer, titles, Prompt(template=template), 4, tmp_path)
@@ -199,7 +199,7 @@ def test_another_tokenizer_wording_or_cut_is_another_file(made, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"ARROW1 and then nothing", None])
-def test_a_damaged_file_is_made_again_and_a_folder_that_cannot_be_written_does_no_harm(made, tmp_path, damage):
+def test_a_damaged_file_is_made_again_and_a_read_only_folder_does_no_harm(made, tmp_path, damage):
     tokenizer = tokenizer_of("embedded", made)
     folder = tmp_path / "tokens"
     want = PromptBuilder(tokenizer, DEMO_TITLES[:30], Prompt(), 4).build([np.arange(3)], [np.arange(9)], "text").ids

@@ -38,7 +38,7 @@ def lengths(given, options, taken):
     return np.array([len(g) + len(t) for g, t in zip(given, taken, strict=True)])
 
 
-def test_a_training_question_tells_nothing_of_its_users_bundles_and_none_of_its_options(cat):
+def test_a_training_history_tells_nothing_of_its_own_bundles_or_options(cat):
     sister = dataclasses.replace(cat.bundles, group=[f"user-{b // 2}" for b in range(len(cat.bundles))])
     groups = dataclasses.replace(cat.interactions, group=[f"user-{b // 2}" for b in range(len(cat.bundles))])
     cat = dataclasses.replace(cat, bundles=sister, interactions=groups)
