@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -74,6 +75,20 @@ def test_foreign_modules_of_the_same_names_do_not_disturb(wheel: Path, tmp_path:
     env = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run([sys.executable, script], env=env, cwd=TOP.parent, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "fine"
+
+
+def test_the_source_archive_holds_what_the_wheel_is_built_from(wheel: Path, tmp_path: Path):
+    """By setuptools' own hook, as pip calls it; the wheel that is built from it has the same files."""
+    source = copy_checkout(tmp_path / "source")
+    hook = f"from setuptools.build_meta import build_sdist; print(build_sdist({str(tmp_path)!r}))"
+    archive = tmp_path / python(hook, source).splitlines()[-1]
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path / "unpacked", filter="data")
+    (top,) = (tmp_path / "unpacked").iterdir()
+    held = {path.relative_to(top).as_posix() for path in top.rglob("*") if path.is_file()}
+    needed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert needed <= held
+    assert {"pyproject.toml", "README.md", "LICENSE"} <= held
 
 
 def test_a_checkout_works_without_installation(tmp_path: Path):

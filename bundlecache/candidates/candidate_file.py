@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ..errors import Command, QuestionsError, first_line
 from ..files import replacing
-from .index_file import plain, short_hash
+from .index_file import plain, safe_name, short_hash
 from .item_vectors import by_name, version_of
 
 if TYPE_CHECKING:
@@ -99,9 +99,8 @@ def path(
     weights = weights or {}
     if metric != "cosine" or len({weights.get(modality, 1.0) for modality in modalities}) > 1:
         name += f"-mix-{short_hash(json.dumps([weights, metric], sort_keys=True))}"
-    return workspace.candidates / (
-        name + (f"-where-{short_hash(json.dumps(sorted(where)))}" if where else "") + ".parquet"
-    )
+    name += f"-where-{short_hash(json.dumps(sorted(where)))}" if where else ""
+    return workspace.candidates / f"{safe_name(name)}.parquet"
 
 
 def load(path: Path, matrices: Mapping[str, Matrix] | Sequence[Matrix]) -> Candidates:

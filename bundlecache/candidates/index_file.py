@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..catalogue.splits import hold_out
 from ..errors import Command, QuestionsError, first_line
 from ..files import replacing, write_text
+from ..names import check_name, is_name
 from . import ann, disk_index
 from .ann import faiss_module
 from .index import Index
@@ -114,8 +115,8 @@ def index_path(
     named = by_name(matrices)
     specs = {name: matrix.spec for name, matrix in named.items()}
     asked = json.dumps([specs, dict(weights or {}), metric, memory, target], sort_keys=True)
-    name = f"{plain('+'.join(named))}--{plain(kind)}--{short_hash(asked)}.faiss"
-    return workspace.candidates / "indexes" / name
+    name = f"{plain('+'.join(named))}--{plain(kind)}--{short_hash(asked)}"
+    return workspace.candidates / "indexes" / f"{safe_name(name)}.faiss"
 
 
 def save(index: Index, path: Path, item_ids: Sequence[str]) -> None:
@@ -280,6 +281,18 @@ def _ids_of(item_ids: Sequence[str]) -> str:
 def plain(name: str) -> str:
     """A name with the characters that every file system takes."""
     return re.sub(r"[^\w+.-]", "_", name)
+
+
+def safe_name(name: str) -> str:
+    """``name`` where every file system takes it, otherwise its readable part and a hash: encoders have long names.
+
+    >>> safe_name("text+image-k20"), safe_name("é")
+    ('text+image-k20', 'x-954544c2')
+    """
+    if is_name(name):
+        return name
+    readable = re.sub(r"[^A-Za-z0-9+.-]+", "_", name).strip("_.-+")[:60]
+    return check_name(f"{readable or 'x'}-{short_hash(name)}", "index")
 
 
 def short_hash(text: str) -> str:
