@@ -35,7 +35,12 @@ LIMITS = {  # at LARGE items: processor seconds, megabytes
     "open": (1, 500),
     "train, start": (20, None),
 }
-FEW_STEPS = ("text_stage.steps=1", "fusion_stage.steps=1", "fusion_stage.contrastive_steps=0", "run.validation_questions=100")
+FEW_STEPS = (
+    "text_stage.steps=1",
+    "fusion_stage.steps=1",
+    "fusion_stage.contrastive_steps=0",
+    "run.validation_questions=100",
+)
 COMPLETIONS = """
 import json, sys, bundlecache as bc
 shop = bc.open(sys.argv[1], quiet=True)
