@@ -54,7 +54,8 @@ def cluster(endpoint: str) -> Iterator[None]:
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **object_store.KEYS})
+    # Workers are nice by default: beside other tests they would get next to nothing of a busy machine.
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", **object_store.KEYS})
     here = {"PYTHONPATH": os.pathsep.join(sys.path), **object_store.KEYS}  # the workers find the toys
     size = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
     nodes = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **size})
