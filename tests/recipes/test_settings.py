@@ -36,6 +36,7 @@ EDGES = {  # setting -> values beyond its bounds, and the last ones within
     "data.accumulate": ("0 65537", "1"),
     "data.difficulty": ("-0.1 1.1", "0 1"),
     "data.bucket": ("0 65537", "1"),
+    "run.validation_questions": ("-1 1000000001", "0 1"),
     "run.seed": ("-1 4294967296", "0 4294967295"),
     "run.max_minutes": ("-1", "0"),
     "run.save_minutes": ("-1", "0"),
