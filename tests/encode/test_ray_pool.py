@@ -107,4 +107,6 @@ def test_a_file_of_bundles_is_completed_by_ray_as_by_one_process(
         made = shop.complete_file(source, tmp_path / f"{engine}.parquet", 3, engine=engine)
         assert (made.bundles, made.failed) == (25, 1)
         rows.append(pq.read_table(made.path).to_pylist())
-    assert rows[0] == rows[1]
+    for here, there in zip(*rows, strict=True):  # another number of threads adds up in another order
+        assert there.pop("probabilities") == pytest.approx(here.pop("probabilities"), abs=2e-4)
+        assert there == here
