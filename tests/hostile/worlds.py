@@ -52,5 +52,6 @@ def write_csv(folder: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:
-    """Every file below a folder."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file below a folder but those of its store, where a catalogue is cached when it is first read."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "store" not in path.relative_to(folder).parts)
+    return {path: path.read_bytes() for path in files}
