@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.reader_samples import SAMPLES
 from hostile import worlds
-from test_readers import SAMPLES
 
 from bundlecache.catalogue import merging
 from bundlecache.catalogue.readers import cells, load_table, text_files, writing
