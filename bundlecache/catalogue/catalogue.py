@@ -216,7 +216,9 @@ class Catalogue:
     def has_source(self, modality: str, columns: Sequence[str] = TITLE) -> np.ndarray:
         """[I] bool, whether an item has something to encode (in ``columns``, of texts); for the graph, any edge at all."""
         if modality == "text":
-            return self.texts(columns).filled
+            return np.logical_or.reduce(
+                [self.titles.filled if name == "title" else self.column(name).filled for name in columns]
+            )
         if modality == "graph":
             linked = np.zeros(len(self), bool)
             linked[self.bundles.items.values] = True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..store.text_columns import differs, is_among, places, take, text_column
+from ..store.text_columns import differs, is_among, places, places_of_ids, take, text_column
 from .protocol import Unit
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Plan:
 def plan(scan: Scan, table: Held, *, retry_failed: bool) -> Plan:
     """Sort items into cached, failed before, copies of a stored vector, and units of equal content to encode."""
     item_ids = scan.ids(scan.present)
-    row = places(item_ids, among=table.item_ids)  # [p]
+    row = places_of_ids(item_ids, among=table.item_ids)  # [p]
     todo = row < 0
     known = np.flatnonzero(~todo)
     todo[known] = differs(take(scan.hashes, known), take(table.hashes, row[known]))

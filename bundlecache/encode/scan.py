@@ -12,12 +12,12 @@ graph     item_id             the encoder's graph lacks it
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
@@ -151,22 +151,17 @@ def scan_items(
     hashes = [text_column([])]
     there = np.zeros(count, bool)
     for low in range(0, count, BLOCK_ITEMS):
-        block = texts.slice(low, BLOCK_ITEMS).to_pylist()
+        block = texts.slice(low, BLOCK_ITEMS).cast(pa.large_binary()).to_pylist()
         there[low : low + len(block)] = [bool(text) for text in block]
-        hashes.append(text_column([hash_text(text) for text in block if text]))
+        hashes.append(text_column([blake2b(text, digest_size=16).hexdigest() for text in block if text]))
         scanned(low + len(block))
     present = np.flatnonzero(there)
     return Scan(item_ids, present, pa.concat_arrays(hashes), take(texts, present), np.flatnonzero(~there))
 
 
-def hash_text(text: str) -> str:
-    """The content hash of a text or id."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
 def hash_file(path: Path) -> str:
     """The content hash of a file."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = blake2b(digest_size=16)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)

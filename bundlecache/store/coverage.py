@@ -43,8 +43,9 @@ def coverage(store: Store, catalogue: Catalogue) -> list[dict[str, Any]]:
         for info in infos
     ]
     for modality in MODALITIES:
-        waiting = int(catalogue.has_source(modality).sum())
-        if waiting and all(info.modality != modality for info in infos):
+        if any(info.modality == modality for info in infos):
+            continue
+        if waiting := int(catalogue.has_source(modality).sum()):
             absent = len(catalogue) - waiting
             counts = {"rows": 0, "missing": waiting, "failed": 0, "absent": absent}
             rows.append({"modality": modality, **NOT_STORED, **counts, "current": False, "updated": None})

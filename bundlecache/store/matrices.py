@@ -21,7 +21,7 @@ from ..errors import BundlecacheError, Command, StoreError, counted
 from ..files import read_json, replacing, write_text
 from .guards import opening
 from .table_schema import BATCH_ROWS, Identity, as_numpy, checksum, flaws, vector_checksums
-from .text_columns import joined_bytes, places, take, text_column
+from .text_columns import joined_bytes, places_of_ids, take, text_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -159,7 +159,7 @@ def _rows(dataset: Any, item_ids: Texts) -> np.ndarray:
     with opening(dataset.uri):
         table = dataset.to_table(columns=["item_id", "live"])
     live = np.flatnonzero(table["live"].to_numpy())
-    return np.append(live, -1)[places(item_ids, among=take(text_column(table["item_id"]), live))]
+    return np.append(live, -1)[places_of_ids(item_ids, among=take(text_column(table["item_id"]), live))]
 
 
 def _runs(positions: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, slice]]:

@@ -116,7 +116,8 @@ class TableWriter:
             self._keyed = format_of(self._opened.schema) >= CHECKSUM_COVERS_IDS
             rows = self._opened.to_table(columns=["item_id", "content_hash"])
         self.item_ids, self.hashes = (text_column(rows[name]) for name in ("item_id", "content_hash"))
-        if doubled := repeated(self.item_ids):
+        self._known = IdSet(self.item_ids)
+        if not self._known.distinct and (doubled := repeated(self.item_ids)):
             raise StoreError(
                 f"The table {self.name} holds {counted(len(doubled), 'item')} twice; "
                 "another program has written to it.",
@@ -127,7 +128,6 @@ class TableWriter:
                     "makes them again",
                 ],
             )
-        self._known = IdSet(self.item_ids)
         self.errors = failures.by_item(self.root, self.name)
 
     def _unchanged(self) -> Any:

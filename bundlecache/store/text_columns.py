@@ -42,9 +42,16 @@ def places(texts: Texts, among: Texts) -> np.ndarray:
     return found.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
 
 
+def places_of_ids(item_ids: Texts, among: Texts) -> np.ndarray:
+    """As `places`, where no id stands in ``among`` twice: equal columns, as after an encode, cost no look-up."""
+    wanted, known = text_column(item_ids), text_column(among)
+    return np.arange(len(wanted)) if wanted.equals(known) else places(wanted, known)
+
+
 def is_among(texts: Texts, among: Texts) -> np.ndarray:
     """Bool [n], whether each text is one of ``among``."""
-    return places(texts, among) >= 0
+    wanted, known = text_column(texts), text_column(among)
+    return np.ones(len(wanted), bool) if wanted.equals(known) else places(wanted, known) >= 0
 
 
 def differs(texts: Texts, others: Texts) -> np.ndarray:
@@ -105,6 +112,12 @@ class IdSet:
         self._parts.append(_sorted_keys(item_ids))
         if len(self._parts) > MERGE_PARTS:
             self._parts = [np.sort(np.concatenate(self._parts), kind="stable")]  # runs that are sorted merge quickly
+
+    @property
+    def distinct(self) -> bool:
+        """Whether no two ids were equal for sure; two that differ may have one hash."""
+        keys = np.sort(np.concatenate(self._parts))
+        return not (keys[1:] == keys[:-1]).any()
 
     def has(self, item_ids: Texts) -> np.ndarray:
         """Bool [n], whether each id is there."""

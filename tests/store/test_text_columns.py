@@ -16,6 +16,7 @@ from bundlecache.store.text_columns import (
     is_among,
     joined_bytes,
     places,
+    places_of_ids,
     repeated,
     take,
     text_column,
@@ -40,6 +41,15 @@ def test_every_kind_of_column_gives_what_a_list_gives(kind: str) -> None:
     wanted = [*TEXTS[::-3], "not there", ""]
     assert places(wanted, among=column).tolist() == [first.get(text, -1) for text in wanted]
     assert filled(column).tolist() == [bool(text) for text in TEXTS]
+
+
+def test_ids_of_equal_columns_and_of_others_are_found_alike() -> None:
+    ids = [f"item-{i}" for i in range(50)]
+    for wanted in (ids, ids[::-1], ids[:7], [*ids, "new"], []):
+        assert places_of_ids(wanted, among=ids).tolist() == places(wanted, among=ids).tolist()
+        assert is_among(wanted, ids).tolist() == [item_id in ids for item_id in wanted]
+    assert IdSet(ids).distinct
+    assert not IdSet([*ids, "item-7"]).distinct
 
 
 def test_empty_columns_are_no_error() -> None:
