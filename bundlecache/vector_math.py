@@ -20,15 +20,3 @@ def unit_rows(vectors: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
     """
     wide = np.asarray(vectors, dtype)
     return wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), SMALLEST_LENGTH)
-
-
-def sorted_distinct(numbers: np.ndarray) -> np.ndarray:
-    """The distinct integers of an array [n], ascending: `np.unique` by sorting.
-
-    numpy 2 puts integers into a hash table, which for millions of them is many times slower than sorting.
-
-    >>> sorted_distinct(np.array([3, 1, 3])).tolist()
-    [1, 3]
-    """
-    ordered = np.sort(numbers)
-    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]]

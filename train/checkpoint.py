@@ -28,8 +28,9 @@ from bundlecache.catalogue.seen_bundles import FILE_NAME as SEEN_FILE
 from bundlecache.catalogue.seen_bundles import SeenBundles
 from bundlecache.encoder_spec import EncoderSpec
 from bundlecache.errors import CheckpointError, Command
-from bundlecache.recipes.recipe import Recipe, from_dict
+from bundlecache.recipes.recipe import from_dict
 
+from . import model_card
 from .model import llm as llms
 from .model.bundle_mllm import BundleMLLM, build, histories_for
 
@@ -313,7 +314,7 @@ def _write(model: BundleMLLM, folder: Path, manifest: dict[str, Any]) -> None:
         save_file(_contiguous(model.tokens.state_dict()), folder / TOKENS, metadata={"format": "pt"})
     manifest["weights"] = {name: _sha256(folder / name) for name in (ADAPTER, TOKENS) if (folder / name).is_file()}
     (folder / "recipe.toml").write_text(model.recipe.to_toml(), "utf-8")
-    (folder / "README.md").write_text(_card(model.recipe, manifest), "utf-8")
+    (folder / "README.md").write_text(model_card.text(model.recipe, manifest), "utf-8")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
 
 
@@ -329,45 +330,6 @@ def _move(source: Path, target: Path) -> None:
         target.unlink(missing_ok=True)
     if source.exists():
         source.replace(target)
-
-
-def _card(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
-    encoders = "\n".join(
-        f"| {e['name']} | {e['spec']} | {e['dim']} | {e['fingerprint'][:12]} |" for e in manifest["encoders"]
-    )
-    stages = "\n".join(
-        f"| {s['name']} | {s['steps']} | {s['trainable_parameters']:,} | {s['best_valid_hit@1']:.3f} |"
-        for s in manifest["stages"]
-    )
-    valid = manifest["questions"]["valid"]
-    drawn = valid.get("sample")
-    amount = "" if drawn is None else f" ({drawn['n_questions']:,} of {drawn['of']:,}, a fixed sample)"
-    stopped = ""
-    if manifest["stopped"]:
-        stopped = (
-            f"\nTraining was stopped early by {manifest['stopped']}: `bundlecache train --resume` goes on with it."
-        )
-    return f"""# A bundlecache model
-
-Completes bundles: given some items, it chooses the missing one among lettered options. It consists of a LoRA
-adapter for the language model `{recipe.base.model}` and, in `fusion.safetensors`, the module that turns an
-item's cached vectors into one soft token. The encoders were not trained and were not called in training.
-
-Recipe: `{recipe.name}` (resolved in `recipe.toml`), seed {manifest["seed"]}. The best weights were chosen on the validation
-questions `{valid["name"]}`{amount}, sha256 `{valid["sha256"][:16]}`; figures on test questions, beside baselines, stand in
-`results/` and `report.html`.{stopped}
-
-| stage | steps | trained parameters | HitRate@1 on validation |
-|---|---|---|---|
-{stages}
-
-| vectors | encoder | width | weights fingerprint |
-|---|---|---|---|
-{encoders or "| none | text only | | |"}
-
-Use: `bundlecache evaluate`, `bundlecache complete ITEM...`; in Python `bundlecache.train.checkpoint.load(run, catalogue, matrices)`.
-It ranks what it was trained on: another catalogue, other encoders or another base model need training again.
-"""
 
 
 def _version(name: str) -> str:

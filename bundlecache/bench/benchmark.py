@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..baselines.registry import all_makers, reranked
-from ..catalogue import splits
+from ..catalogue import split_leaks
 from ..questions import sample
 from ..questions.importing import family
 from . import leakage_probes
@@ -237,7 +237,7 @@ def run(
 
 def leaks_of(sources: Sources) -> list[str]:
     """Leaks that are known before anything is scored: of the split, and of stored graph vectors."""
-    return [*splits.leaks(sources.catalogue), *leakage_probes.graph_leaks(sources)]
+    return [*split_leaks.leaks(sources.catalogue), *leakage_probes.graph_leaks(sources)]
 
 
 def _check_shape(name: str, answers: Answers, questions: Questions) -> None:

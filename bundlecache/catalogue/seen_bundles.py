@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from .. import json_text
 from ..errors import CheckpointError, Command
 from ..files import replacing
-from ..vector_math import sorted_distinct
+from ..sorted_arrays import sorted_distinct
 from . import splits
 from .columns import Lists, Strings
 

@@ -19,8 +19,7 @@ import pyarrow.compute as pc
 
 from ..errors import CatalogueError, counted
 from ..item_sets import set_hashes
-from ..text import quoted
-from ..vector_math import sorted_distinct
+from ..sorted_arrays import sorted_distinct
 from . import cache
 from .catalogue import SPLITS, Catalogue, Interactions
 from .columns import Lists, Strings
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 GRAPHS = ("user-item", "bundle-item")
 VALID_SHARE, TEST_SHARE = 0.1, 0.2  # of all bundles, where no split column is given
-COMPARED_BUNDLES = 4096  # held-out bundles that are compared with all of training at once
-TOO_ALIKE = 0.1  # share of held-out bundles with a near-copy in training from which on a split is called leaking
 
 
 def assign(catalogue: Catalogue, seed: int = 0, valid: float = VALID_SHARE, test: float = TEST_SHARE) -> np.ndarray:
@@ -240,73 +237,6 @@ def hold_out(catalogue: Catalogue, split: str, seed: int = 0) -> list[tuple[int,
         at = int(random.Random(f"{seed}/held-out/{bundle_id}").random() * len(items))
         taken.append((b, np.concatenate([items[:at], items[at + 1 :]]), int(items[at])))
     return taken
-
-
-def crossing_groups(catalogue: Catalogue, split: np.ndarray) -> list[str]:
-    """Groups with bundles in more than one split, in ascending order; each is a leak."""
-    codes, names = catalogue.bundles.group.codes()
-    part = np.unique(split, return_inverse=True)[1].reshape(-1)
-    lowest, highest = np.full(len(names), len(split)), np.full(len(names), -1)
-    np.minimum.at(lowest, codes, part)
-    np.maximum.at(highest, codes, part)
-    return sorted(names.take(np.flatnonzero(lowest < highest)))
-
-
-def leaks(catalogue: Catalogue, split: np.ndarray | None = None) -> list[str]:
-    """How held-out bundles leak into training, one sentence each; empty when the split is clean.
-
-    It looks for groups that have bundles on both sides, and for held-out bundles that share more than half of all
-    their items with a training bundle, as sessions and users do where the column group does not name them. Where tastes
-    are alike some bundles are too, so only a share of ``TOO_ALIKE`` counts as a leak.
-    """
-    split = assign(catalogue) if split is None else split
-    held = np.flatnonzero(split != "train")
-    found = []
-    if cut := crossing_groups(catalogue, split):
-        inside = int(np.isin(catalogue.bundles.group.take(held), cut).sum())
-        given = catalogue.bundles.split[0] is not None
-        found.append(
-            f"The split cuts through {len(cut):,} groups ({quoted(cut[0])}, ...): {inside:,} of {len(held):,} held-out bundles have "
-            "near-copies on another side, so scores on them are too good."
-            + (
-                " Leave the column split out to split by group."
-                if given
-                else " Groups grew together after splits were kept."
-            )
-        )
-    elif (copies := int(near_copies(catalogue, split).sum())) > TOO_ALIKE * max(len(held), 1):
-        found.append(
-            f"{copies:,} of {len(held):,} held-out bundles share more than half of their items with a training bundle, so scores "
-            "on them are too good. If they come from one session or user, say so in the column group of the bundles table."
-        )
-    return found
-
-
-def near_copies(catalogue: Catalogue, split: np.ndarray) -> np.ndarray:
-    """[held-out bundles] bool: whether a training bundle shares two items or more, and over half of both together."""
-    from scipy.sparse import csr_array
-
-    members, sizes = catalogue.bundles.items, catalogue.bundles.items.lengths
-    # Two bundles that share more than half of both together share one of the rarer half of their items. Bundles with
-    # such an item in common are few, while those that share a popular one grow with the square of the bundles.
-    popularity = np.bincount(members.values, minlength=len(catalogue))
-    order = np.lexsort((members.values, popularity[members.values], members.rows))
-    place = np.arange(len(order)) - np.repeat(members.offsets[:-1], sizes)
-    rare = order[place < np.repeat((sizes + 1) // 2, sizes)]
-    shape = (len(sizes), len(catalogue))
-    member = csr_array((np.ones(len(order), np.int32), members.values[order], members.offsets), shape=shape)
-    member.sort_indices()
-    rarer = csr_array((np.ones(len(rare), np.int32), (members.rows[rare], members.values[rare])), shape=shape)
-    held, train = np.flatnonzero(split != "train"), np.flatnonzero(split == "train")
-    out = np.zeros(len(held), bool)
-    others = rarer[train].T.tocsr()
-    for start in range(0, len(held), COMPARED_BUNDLES):
-        rows = np.arange(start, min(start + COMPARED_BUNDLES, len(held)))
-        pairs = (rarer[held[rows]] @ others).tocoo()
-        a, b = held[rows][pairs.row], train[pairs.col]
-        shared = (member[a] * member[b]).sum(axis=1)
-        out[rows[pairs.row[(shared >= 2) & (3 * shared > sizes[a] + sizes[b])]]] = True
-    return out
 
 
 def visible_edges(catalogue: Catalogue, split: np.ndarray, parts: Sequence[str]) -> np.ndarray:

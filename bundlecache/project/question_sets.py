@@ -62,6 +62,6 @@ def export_questions(session: Session, out: Path) -> Rows[Any]:
 
 def leaks(session: Session) -> list[str]:
     """One sentence for every way in which training data and held-out bundles overlap."""
-    from ..catalogue import splits
+    from ..catalogue import split_leaks
 
-    return splits.leaks(session.catalogue)
+    return split_leaks.leaks(session.catalogue)

@@ -15,7 +15,7 @@ from bundlecache.baselines.registry import REGISTRY, Sources, all_baselines
 from bundlecache.bench import benchmark as bench
 from bundlecache.bench import leakage_probes as probes
 from bundlecache.bench.metrics import hits
-from bundlecache.catalogue import splits
+from bundlecache.catalogue import split_leaks, splits
 from bundlecache.catalogue.catalogue import Interactions
 from bundlecache.questions import freeze as questions
 from bundlecache.questions.question_file import Questions
@@ -211,23 +211,23 @@ def sessions(bundles=300, *, grouped: bool):
 
 def test_a_split_by_session_is_clean_and_keeps_sessions_whole():
     catalogue = sessions(grouped=True)
-    assert splits.leaks(catalogue) == []
-    assert splits.crossing_groups(catalogue, splits.assign(catalogue)) == []
+    assert split_leaks.leaks(catalogue) == []
+    assert split_leaks.crossing_groups(catalogue, splits.assign(catalogue)) == []
 
 
 def test_a_split_column_that_cuts_through_sessions_is_warned_about_in_one_sentence():
     catalogue = sessions(grouped=True)
     catalogue = with_cells(catalogue, split={b: "test" if b % 5 == 0 else "train" for b in range(300)})
-    (said,) = splits.leaks(catalogue)
+    (said,) = split_leaks.leaks(catalogue)
     assert "60 of 60 held-out bundles have near-copies on another side" in said
     assert said in verdict(catalogue, questions.freeze(catalogue, split="test"))
 
 
 def test_sessions_that_nobody_wrote_down_are_seen_by_their_near_copies():
-    (said,) = splits.leaks(sessions(grouped=False))
+    (said,) = split_leaks.leaks(sessions(grouped=False))
     assert "share more than half of their items with a training bundle" in said
     assert "column group" in said
-    assert splits.leaks(random_catalogue(400, 600)) == []
+    assert split_leaks.leaks(random_catalogue(400, 600)) == []
 
 
 def test_near_copies_are_what_comparing_every_pair_finds():
@@ -239,7 +239,7 @@ def test_near_copies_are_what_comparing_every_pair_finds():
         any(len(items[b] & t) >= 2 and 2 * len(items[b] & t) > len(items[b] | t) for t in train)
         for b in np.flatnonzero(split != "train")
     ]
-    assert splits.near_copies(catalogue, split).tolist() == slow
+    assert split_leaks.near_copies(catalogue, split).tolist() == slow
     assert any(slow)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundlecache.catalogue import splits
+from bundlecache.catalogue import split_leaks, splits
 from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.errors import BundlecacheError, CatalogueError, MediaError
 from bundlecache.workspace import WorkspaceFolder
@@ -124,7 +124,7 @@ def test_a_split_never_cuts_a_group_nor_copies_of_a_bundle(workspace: WorkspaceF
     catalogue = Catalogue.read(workspace)
     split = splits.assign(catalogue)
     assert set(split) == {"train", "valid", "test"}
-    assert splits.crossing_groups(catalogue, split) == []
+    assert split_leaks.crossing_groups(catalogue, split) == []
     twin = replace(catalogue.bundles, items=[catalogue.bundles.items[0]] * len(catalogue.bundles))
     assert len(set(splits.assign(replace(catalogue, bundles=twin)))) == 1
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.paths import TOP
 
-from bundlecache.catalogue import splits
+from bundlecache.catalogue import split_leaks, splits
 from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.demo import make as demo
 from bundlecache.catalogue.demo import media
@@ -100,7 +100,7 @@ def test_counts_and_size_are_as_promised(shipped, made):
     assert len(shipped.interactions.users) == summary.users >= 900
     assert summary.size_bytes < 4e6
     split = splits.assign(shipped)
-    assert not splits.crossing_groups(shipped, split)
+    assert not split_leaks.crossing_groups(shipped, split)
     assert (split == "test").sum() >= 350
     assert 0.6 < (split == "train").mean() < 0.8
 

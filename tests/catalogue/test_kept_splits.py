@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bundlecache.catalogue import splits
+from bundlecache.catalogue import split_leaks, splits
 from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.errors import CatalogueError
 from bundlecache.questions.question_sets import freeze_missing, load
@@ -68,7 +68,7 @@ def test_new_orders_move_no_old_bundle_and_old_questions_stay(tmp_path: Path):
     assert placement is not None
     assert sum(placement.new.values()) == 60
     assert placement.joined > 10
-    assert splits.crossing_groups(Catalogue.read(workspace), splits.assign(Catalogue.read(workspace))) == []
+    assert split_leaks.crossing_groups(Catalogue.read(workspace), splits.assign(Catalogue.read(workspace))) == []
     assert "60 new bundles were placed" in placement.sentences()[0]
 
 

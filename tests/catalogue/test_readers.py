@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.reader_samples import SAMPLES, bundlerec_sample, clhe_sample, folder_sample, tables_sample
 
-from bundlecache.catalogue import splits
+from bundlecache.catalogue import split_leaks, splits
 from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.readers import bundlerec
 from bundlecache.catalogue.readers import registry as readers
@@ -272,7 +272,7 @@ def test_clhe_splits_graph_titles_and_features(tmp_path, shop):
     catalogue = Catalogue.read(shop)
     split = dict(zip(catalogue.bundles.ids, splits.assign(catalogue).tolist(), strict=True))
     assert split == {"0": "train", "1": "train", "2": "valid", "3": "test"}
-    assert splits.crossing_groups(catalogue, splits.assign(catalogue)) == []
+    assert split_leaks.crossing_groups(catalogue, splits.assign(catalogue)) == []
     last = catalogue.bundles.items[catalogue.bundles.ids.index("3")]
     assert [catalogue.item_ids[i] for i in last] == ["4", "0", "2"]
     assert catalogue.titles[catalogue.index["4"]] == "Song - Band"
