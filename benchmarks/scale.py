@@ -132,13 +132,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="10,000 and 100,000 items")
     parser.add_argument("--sizes", help="numbers of items, separated by commas")
-    parser.add_argument("--steps", help="measure these steps alone; those before them run all the same")
+    parser.add_argument("--steps", help="measure these steps alone, in the order of the table")
     parser.add_argument("--folder", type=Path, help="keep the workspaces here")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else (QUICK if options.quick else FULL)
     asked = options.steps.split(",") if options.steps else list(steps(Path(), Path()))
-    last = max(list(steps(Path(), Path())).index(step) for step in asked)
     costs: dict[str, list[Cost]] = {step: [] for step in asked}
     folder = options.folder or Path(tempfile.mkdtemp(prefix="scale-"))
     try:
@@ -146,11 +145,11 @@ def main() -> int:
             raw, data = folder / f"raw-{items}", folder / f"shop-{items}"
             if not raw.is_dir():
                 make(items, raw)
-            for step, command in list(steps(raw, data).items())[: last + 1]:
-                cost = measured(step, items, command)
-                print(f"{step}, {items:,} items: {cost.seconds:,.1f} s", file=sys.stderr)
-                if step in costs:
+            for step, command in steps(raw, data).items():
+                if step in asked:
+                    cost = measured(step, items, command)
                     costs[step].append(cost)
+                    print(json.dumps(asdict(cost)), file=sys.stderr)
     finally:
         if options.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
