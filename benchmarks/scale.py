@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py --quick            # 10,000 and 100,000 items
     python benchmarks/scale.py                    # and 1,000,000 (5,000,000 interactions, 200,000 bundles)
-    python benchmarks/scale.py --steps import,status --sizes 10000,1000000 --json
+    python benchmarks/scale.py --steps import,status --sizes 10000,1000000
 
 The bench has a script of its own (`bench_growth.py`). Every step is a process of its own on the workspace that the steps before it made (`scale_data.py`), with one thread.
 Printed are seconds, processor seconds and peak memory, and the exponent of their growth between the two largest sizes:
