@@ -33,7 +33,7 @@ LIMITS = {  # at LARGE items: processor seconds, megabytes
     "status": (2, 500),
     "questions": (60, 3000),
     "open": (1, 500),
-    "train, start": (20, None),
+    "start of training": (20, None),
 }
 FEW_STEPS = (
     "text_stage.steps=1",
@@ -72,12 +72,12 @@ def steps(raw: Path, data: Path) -> dict[str, list[str]]:
         "status": [*bundlecache, "status", *to],
         "open": [sys.executable, "-c", OPEN, str(data)],
         "encode text": [*bundlecache, "encode", "--modality", "text", *to],
-        "encode text, again": [*bundlecache, "encode", "--modality", "text", *to],
-        "status, encoded": [*bundlecache, "status", *to],
+        "encode text again": [*bundlecache, "encode", "--modality", "text", *to],
+        "status when encoded": [*bundlecache, "status", *to],
         "encode graph": [*bundlecache, "encode", "--modality", "graph", "--encoder", "lightgcn:user-item", *to],
         "questions": [*bundlecache, "questions", *to],
         "candidates": [*bundlecache, "candidates", "--k", "20", *to],
-        "train, start": [*bundlecache, "train", "--recipe", "demo", "--name", "few", *settings, *to],
+        "start of training": [*bundlecache, "train", "--recipe", "demo", "--name", "few", *settings, *to],
         "100 completions": [sys.executable, "-c", COMPLETIONS, str(data)],
     }
 
