@@ -12,6 +12,7 @@ E edges have E / 20 users and E / 40 items; items follow a power law within 50 h
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import resource
@@ -137,9 +138,13 @@ def verdict(met: bool) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("make", "learn"), help="one step, as `lightgcn.py --growth` starts it")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("edges", type=int, nargs="?", default=0)
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    step, file = sys.argv[1], Path(sys.argv[2])
-    if step == "make":
-        np.save(file, made(int(sys.argv[3])))
+    if options.step == "make":
+        np.save(options.file, made(options.edges))
     else:
-        print(json.dumps(learn(np.load(file))))
+        print(json.dumps(learn(np.load(options.file))))

@@ -186,7 +186,9 @@ def test_of_a_large_catalogue_every_method_ranks_proposals_and_the_run_too(
     assert ranked.held_out.proposals is not None
     assert ranked.held_out.proposals.n_items == 8
     assert 0 < ranked.held_out.proposals.found < 1
-    assert {row.name for row in ranked.methods} >= {"popularity", "learned ranker", "Bundle-MLLM, first 10"}
+    names = {row.name for row in ranked.methods}
+    assert names >= {"popularity", "learned ranker"}
+    assert any(name.endswith(", first 10") for name in names), "the run, by whatever name"
     for row in ranked.methods:
         assert row.figures["recall@5"] <= ranked.held_out.proposals.found
         assert row.first is not None or 0 < (row.proposed or 0) <= 1
