@@ -4,8 +4,8 @@
     python benchmarks/scale.py                    # and 1,000,000 (5,000,000 interactions, 200,000 bundles)
     python benchmarks/scale.py --steps import,status --sizes 10000,1000000
 
-The bench has a script of its own (`bench_growth.py`). Every step is a process of its own on the workspace that the steps before it made (`scale_data.py`), with one thread.
-Printed are seconds, processor seconds and peak memory, and the exponent of their growth between the two largest sizes:
+Every step is a process of its own on the workspace that the steps before it made (`scale_data.py`), with one thread. The
+bench has a script of its own (`bench_growth.py`). Printed are seconds, processor seconds and peak memory, and the exponent of their growth between the two largest sizes:
 1 is linear. The exit code is 1 where a bar is missed: exponents of 1.1 (processor seconds) and 1.0 (memory), and at
 1,000,000 items the limits in `LIMITS`. Processor seconds are compared, because machines are shared.
 """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BLOCK_ROWS = 50_000  # of CSV and JSONL files, that are held as Python objects
-MADE_BY_PANDAS = r"\A-?[0-9]+\.0\z"  # a whole number in a CSV column with empty cells
+MADE_BY_PANDAS = r"\A-?\p{Nd}+\.0\z"  # a whole number in a CSV column with empty cells
 NOT_PLAIN = r"\A[^!-~]|[^!-~]\z"  # begins or ends with something else than a visible ASCII character
 LISTS = "item_ids"
 
@@ -197,10 +197,10 @@ def _csv_blocks(path: Path, notes: list[str], wanted: Sequence[str] | None) -> d
                 blocks[name].append(pa.array([row[at] if at < len(row) else None for row in block], pa.large_string()))
     if too_long:
         notes.append(f"{path.name} has {too_long:,} rows with more cells than its first row; those cells are left out.")
-    return {names[name]: _whole_numbers(pa.chunked_array(parts, pa.large_string())) for name, parts in blocks.items()}
+    return {names[name]: whole_numbers(pa.chunked_array(parts, pa.large_string())) for name, parts in blocks.items()}
 
 
-def _whole_numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+def whole_numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     """A CSV column of whole numbers that pandas wrote as 1.0, 2.0 because a cell was empty: as 1, 2."""
     filled = cells.filter(pc.greater(pc.binary_length(cells), 0))
     if not len(filled) or not pc.all(pc.match_substring_regex(filled, MADE_BY_PANDAS)).as_py():

@@ -26,11 +26,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..catalogue.columns import Strings
 from ..encoder_spec import TITLE
 from ..errors import BundlecacheError, MediaError
 from ..files import replacing
 from ..store.failures import Failure
-from ..store.text_columns import filled, is_among, places, take, text_column
+from ..store.text_columns import is_among, places, take, text_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -176,9 +177,9 @@ def _files(
     workers: int,
     scanned: Callable[[int], None],
 ) -> Scan:
-    cells = text_column(cells)
-    wanted = np.flatnonzero(filled(cells))  # [w]
-    coded = take(cells, wanted).dictionary_encode()
+    column: Strings[str | None] = Strings(cells)
+    wanted = np.flatnonzero(column.filled)  # [w]
+    coded = take(column.arrow, wanted).dictionary_encode()
     uris, code = text_column(coded.dictionary), coded.indices.to_numpy()  # [u] each file once, [w]
     cache = _HashCache(workspace.store / "hashes" / f"{modality}.parquet", uris)
 

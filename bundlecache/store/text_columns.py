@@ -61,14 +61,6 @@ def differs(texts: Texts, others: Texts) -> np.ndarray:
     return pc.not_equal(text_column(texts), text_column(others)).to_numpy(zero_copy_only=False)
 
 
-def filled(texts: Texts) -> np.ndarray:
-    """Bool [n], whether a text is there and not empty."""
-    import pyarrow.compute as pc
-
-    long = pc.greater(pc.binary_length(text_column(texts)), 0)
-    return long.fill_null(False).to_numpy(zero_copy_only=False)
-
-
 def take(column: pa.Array, rows: np.ndarray) -> pa.Array:
     """The texts of these rows [n]; the column itself where that is all of them in order."""
     if len(rows) == len(column) and np.array_equal(rows, np.arange(len(column))):

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from bundlecache.catalogue.columns import Strings
 from bundlecache.store import text_columns
 from bundlecache.store.text_columns import (
     IdSet,
     differs,
-    filled,
     is_among,
     joined_bytes,
     places,
@@ -40,7 +40,7 @@ def test_every_kind_of_column_gives_what_a_list_gives(kind: str) -> None:
     first = {text: TEXTS.index(text) for text in TEXTS}
     wanted = [*TEXTS[::-3], "not there", ""]
     assert places(wanted, among=column).tolist() == [first.get(text, -1) for text in wanted]
-    assert filled(column).tolist() == [bool(text) for text in TEXTS]
+    assert Strings(column).filled.tolist() == [bool(text) for text in TEXTS]
 
 
 def test_ids_of_equal_columns_and_of_others_are_found_alike() -> None:

@@ -8,10 +8,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ...errors import CatalogueError
+from ..arrow_tables import whole_numbers
 from ..tables import WRITE_AGAIN, arrow_cells, clean_names, json_value, parsing
 from . import cells
 from .import_progress import Stages
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from .cells import Column
 
-WHOLE_FLOAT = r"^-?\p{Nd}+\.0$"
 SCAN = json.scanner.make_scanner(json.JSONDecoder())  # type: ignore[attr-defined]
 
 
@@ -96,7 +95,7 @@ def _separated(path: Path, notes: list[str], tell: Callable[[int], None]) -> dic
         tell(done := done + len(rows))
     if long:
         notes.append(f"{path.name} has {long:,} rows with more cells than its first row; what is beyond is left out.")
-    return {name: _whole_numbers(pa.chunked_array(part, pa.string())) for name, part in zip(names, parts, strict=True)}
+    return {name: whole_numbers(pa.chunked_array(part, pa.string())) for name, part in zip(names, parts, strict=True)}
 
 
 def _header(row: list[str]) -> list[str]:
@@ -105,15 +104,6 @@ def _header(row: list[str]) -> list[str]:
         name = name or f"column {number}"
         names.append(name if name not in names else f"{name} ({number})")
     return names
-
-
-def _whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of whole numbers that pandas wrote as 1.0, 2.0 because a cell was empty: as 1, 2."""
-    filled = column.null_count < len(column)
-    for chunk in column.chunks:
-        if pc.all(pc.match_substring_regex(chunk, WHOLE_FLOAT)).as_py() is False:  # None where all are empty
-            return column
-    return pc.utf8_slice_codeunits(column, 0, -2) if filled else column
 
 
 def _json_lines(path: Path, tell: Callable[[int], None]) -> dict[str, Column]:
