@@ -57,10 +57,10 @@ from bundlecache.train.inference.scoring import score_options
 from bundlecache.train.model import llm as llms
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
 from bundlecache.train.shipped_recipes import load_recipe
-from bundlecache.train.training.log import Stop, TrainingLog
 from bundlecache.train.training.loop import accelerator_for
 from bundlecache.train.training.sampler import Drawn, QuestionSampler
 from bundlecache.train.training.stage import StageLoop
+from bundlecache.training_log import Stop, TrainingLog
 
 KNOWN: dict[str, tuple[str, dict[str, int]]] = {
     "2048x16": (

@@ -48,10 +48,10 @@ from bundlecache.store.store import Matrix
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
 from bundlecache.train.prompts.builder import Batch
 from bundlecache.train.shipped_recipes import load_recipe
-from bundlecache.train.training.log import Stop, TrainingLog
 from bundlecache.train.training.loop import accelerator_for
 from bundlecache.train.training.sampler import Drawn, QuestionSampler
 from bundlecache.train.training.stage import StageLoop
+from bundlecache.training_log import Stop, TrainingLog
 from bundlecache.workspace import WorkspaceFolder
 
 FASTER = {("256x4", 31_000): 10.0, ("768x12", 31_000): 2.0, ("256x4", 250_000): 80.0}  # than the public code's way

@@ -9,6 +9,7 @@
 ``questions/``        frozen multiple-choice questions
 ``candidates/``       FAISS candidate sets
 ``runs/``             trained models, their results and reports
+``adapted/``          encoders adapted to the catalogue, and their reports
 ====================  ==========================================================
 
 ``*`` is parquet, csv or jsonl. The upper three are inputs; the others are made, and the folders among them are git-ignored.
@@ -85,6 +86,11 @@ class WorkspaceFolder:
     def runs(self) -> Path:
         """Trained models."""
         return self.root / "runs"
+
+    @property
+    def adapted(self) -> Path:
+        """Encoders adapted to the catalogue."""
+        return self.root / "adapted"
 
     def table(self, name: str) -> Path | None:
         """The file of an input table (``items``, ``bundles``, ``interactions``), or None when there is none.

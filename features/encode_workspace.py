@@ -167,7 +167,9 @@ def encode(
     for spec in specs:
         say.note(f"{modality} encoder = {spec} ({source})")
     graph = modality == "graph"  # one computation on the whole graph: nothing to hand out
-    loader = registry.Loader(tuple(specs), modality, load or {}, catalogue if graph else None)
+    loader = registry.Loader(
+        tuple(specs), modality, {**(load or {}), "workspace": folder.root}, catalogue if graph else None
+    )
     machines = machines or Machines()
     if dry_run:
         with say.bar(modality) as bar:
@@ -229,7 +231,9 @@ def encode_sample_again(
         return None, "sound; made elsewhere, so not encoded again"
     try:
         options = {"device": device, "dtype": info.dtype, **registry.options_from_preprocess(info.preprocess)}
-        encoder = registry.load(info.spec, modality=info.modality, catalogue=catalogue, **options)
+        encoder = registry.load(
+            info.spec, modality=info.modality, catalogue=catalogue, workspace=folder.root, **options
+        )
         again = recheck.recheck(encoder, catalogue, folder, store, info, sample=sample, seed=seed)
     except BundlecacheError as error:
         say.note(f"{info.spec} is not encoded again: {error.message}")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bundlecache.catalogue.catalogue import Catalogue
 
 
@@ -22,3 +24,4 @@ class Options:
     batch_size: int | None = None  # None: the encoder's own default
     precision: str = "auto"  # of the forward pass: see `devices.forward_precision`
     draft: int | None = None  # pixels that a side keeps when a JPEG is read at a part of its size; None: all
+    workspace: Path | None = None  # the folder whose store and adaptations an encoder may refer to

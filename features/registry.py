@@ -28,6 +28,8 @@ from .devices import resolve_device
 from .encoder_options import PRECISIONS, Options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.encode.encoder import Encoder
 
@@ -150,6 +152,7 @@ def load(
     batch_size: int | None = None,
     precision: str = "auto",
     draft: int | None = None,
+    workspace: Path | None = None,
 ) -> Encoder:
     """The encoder that ``spec`` names, ready to run.
 
@@ -167,6 +170,8 @@ def load(
         stored as float16, else float32.
     draft
         Read a JPEG at 1/2, 1/4 or 1/8 of its size while both sides keep so many pixels; ``None`` reads all.
+    workspace
+        The folder of the catalogue; ``adapted:NAME`` is looked up there.
 
     Raises
     ------
@@ -185,7 +190,7 @@ def load(
     _check_options(Command(*command, spec), dtype, batch_size, precision, draft)
     if device not in ("auto", "cpu"):
         resolve_device(device)  # also where an encoder without weights would not look at it
-    return kind.encoder(parsed, Options(catalogue, device, dtype, batch_size, precision, draft))
+    return kind.encoder(parsed, Options(catalogue, device, dtype, batch_size, precision, draft, workspace))
 
 
 def _check_options(command: Command, dtype: str, batch_size: int | None, precision: str, draft: int | None) -> None:

@@ -424,7 +424,7 @@ def test_a_report_against_the_same_or_a_missing_run_is_one_sentence(trained: Wor
 def test_training_that_was_interrupted_says_so_and_stops_what_comes_after_it(
     trained: WorkspaceFolder, monkeypatch: pytest.MonkeyPatch
 ):
-    from bundlecache.train.training.log import Stop
+    from bundlecache.training_log import Stop
 
     monkeypatch.setattr(Stop, "reason", "SIGINT")
     result = invoke("train", "--name", "stopped", "--data", trained.root, *QUICK)

@@ -103,7 +103,7 @@ def test_rows_hold_means_seeds_intervals_and_paired_changes(tmp_path):
 @pytest.mark.slow
 def test_ablate_trains_every_grid_point_once_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     from bundlecache.train import ablation_run
-    from bundlecache.train.training.log import Stop
+    from bundlecache.training_log import Stop
 
     root, path = make_shop(tmp_path), tmp_path / "mine.toml"
     path.write_text(GRID.replace('"data.options" = [4]\n', ""))

@@ -22,9 +22,9 @@ import torch
 from bundlecache import files as atomic
 from bundlecache.train import checkpoint
 from bundlecache.train.training import loop
-from bundlecache.train.training.log import TrainingLog
 from bundlecache.train.training.resume import FILE, Snapshot
 from bundlecache.train.training.stage import StageLoop
+from bundlecache.training_log import TrainingLog
 from helpers import train_shop as world
 
 torch.set_num_threads(1)

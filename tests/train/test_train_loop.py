@@ -325,7 +325,7 @@ def test_training_cannot_call_an_encoder():
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_disk_that_fills_up_while_training_is_one_sentence(tmp_path):
-    from bundlecache.train.training.log import TrainingLog
+    from bundlecache.training_log import TrainingLog
 
     (tmp_path / "history.jsonl").symlink_to("/dev/full")
     with pytest.raises(CheckpointError, match="cannot be written"), TrainingLog(tmp_path) as history:

@@ -90,7 +90,7 @@ def test_a_stopped_training_is_saved_and_goes_on(cat, valid, base, tmp_path, mon
             if how == "SIGTERM":
                 os.kill(os.getpid(), signal.SIGTERM)
             else:
-                monkeypatch.setattr("bundlecache.train.training.log.time.monotonic", lambda: 1e9)
+                monkeypatch.setattr("bundlecache.training_log.time.monotonic", lambda: 1e9)
 
     stopped = loop.train(
         cat, world.matrices(), valid, wanted, tmp_path / "run", seed=3, progress=stop, max_minutes=9999

@@ -28,12 +28,12 @@ from bundlecache.questions.sample import info
 from bundlecache.questions.sample import sample as sampled
 from bundlecache.recipes.recipe import Recipe
 from bundlecache.recipes.settings import STAGES
+from bundlecache.training_log import Stop, TrainingLog
 
 from .. import checkpoint
 from ..model import llm as llms
 from ..model.bundle_mllm import BundleMLLM, build, histories_for
 from . import resume as resuming
-from .log import Stop, TrainingLog
 from .progress import Progress, TimeLeft
 from .resume import WEIGHTS, Snapshot
 from .sampler import QuestionSampler, is_in

@@ -22,9 +22,9 @@ from .validation import Best, Validation
 
 if TYPE_CHECKING:
     from bundlecache.questions.question_file import Questions
+    from bundlecache.training_log import Stop, TrainingLog
 
     from ..model.bundle_mllm import BundleMLLM
-    from .log import Stop, TrainingLog
     from .sampler import QuestionSampler
 
 LOG_EVERY = 10  # steps per line of the training log

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TextIO
 
-from bundlecache.errors import CheckpointError
-from bundlecache.files import write_text
+from .errors import CheckpointError
+from .files import write_text
 
 
 class TrainingLog:
