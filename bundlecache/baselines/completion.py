@@ -1,4 +1,4 @@
-"""Completes a partial bundle by any ranker: the candidates, best first."""
+"""Completes partial bundles by any ranker: the candidates, best first."""
 
 from __future__ import annotations
 
@@ -26,9 +26,15 @@ def rank(ranker: Ranker, partial: np.ndarray, candidates: Sequence[int] | np.nda
     [(5, 0.88), (3, 0.12)]
     """
     options = np.asarray(candidates, np.int32)[None]  # [1, n]
-    given = np.asarray(partial, np.int32)
-    cause = f"complete {given.tolist()} {options[0].tolist()}"
-    asked = Questions("complete", "none", "none", 0, [""], [given], options, np.zeros(1, np.int64), cause, {})
-    probabilities = softmax(ranker.scores(asked)[0])  # [n]
-    order = np.argsort(-probabilities, kind="stable")
-    return [(int(options[0, at]), float(probabilities[at])) for at in order]
+    found = probabilities(ranker, [np.asarray(partial, np.int32)], options)[0]  # [n]
+    order = np.argsort(-found, kind="stable")
+    return [(int(options[0, at]), float(found[at])) for at in order]
+
+
+def probabilities(ranker: Ranker, partial: Sequence[np.ndarray], options: np.ndarray) -> np.ndarray:
+    """[q, n] how probable each of the ``options`` [q, n] is among those of its partial bundle; see `rank`."""
+    given = [np.asarray(items, np.int32) for items in partial]
+    cause = f"complete {[items.tolist() for items in given]} {options.tolist()}"
+    count = len(options)
+    asked = Questions("complete", "none", "none", 0, [""] * count, given, options, np.zeros(count, np.int64), cause, {})
+    return softmax(ranker.scores(asked), axis=1)

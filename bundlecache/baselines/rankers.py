@@ -218,11 +218,13 @@ class ModelRanker:
     """A trained model as a ranker: the log probabilities that it gives to the options.
 
     Questions that it was asked already are not asked again; answers that were given elsewhere are told by `remember`.
+    With ``remembers`` off it keeps nothing: a server is asked about bundles without end.
     """
 
     name: str
     answer: Callable[[Questions], Answers]
     kind: Kind = "model"
+    remembers: bool = True
     _answered: dict[tuple[str, int], Answers] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def remember(self, questions: Questions, answers: Answers) -> None:
@@ -231,6 +233,8 @@ class ModelRanker:
 
     def answers(self, questions: Questions) -> Answers:
         """The model's answers; it is asked once."""
+        if not self.remembers:
+            return self.answer(questions)
         if (questions.sha256, len(questions)) not in self._answered:
             self.remember(questions, self.answer(questions))
         return self._answered[questions.sha256, len(questions)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from ..questions.sample import MAX_QUESTIONS
 from ..questions.sample import sample as sampled
 from ..rows import Rows
 from ..workspace import read_manifest
+from .completion import Bundle, complete_bundles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -217,10 +218,8 @@ class Run:
         BundlecacheError
             When an id is unknown, none of the items has a vector, or no item is left to offer.
         """
-        from ..baselines import completion
         from ..bench import method_selection
         from ..candidates import search
-        from ..train.inference import scoring
 
         session = self._session
         catalogue = session.catalogue
@@ -235,20 +234,20 @@ class Run:
         if proposed is None:
             proposed = search.complete(catalogue, searched, partial, options or model.max_options, allowed=allowed)
         how: dict[str, Any] = {"permutations": permutations, "at_once": at_once}
+        bundle = Bundle(partial, proposed)
         if user is not None:
             if model.histories is None:
                 raise RecipeError(
                     f"The prompt of {self.name} tells no user's history.",
                     hint=["leave --user out, or", Command("train", "--set", "prompt.history=10")],
                 )
-            history = model.histories.of_user(user, [*partial, *proposed])
-            ranked = scoring.complete(model, partial, proposed.tolist(), history=history, **how)
+            bundle = replace(bundle, history=model.histories.of_user(user, [*partial, *proposed]))
+            (ranking,) = complete_bundles([bundle], model=model, **how)
         else:
-            chosen, by = self._ranker(method, device, how)
-            if chosen == method_selection.MODEL:
-                ranked = scoring.complete(model, partial, proposed.tolist(), **how)
-            else:
-                ranked = completion.rank(by, partial, proposed)
+            chosen, by = self.ranker(method, device, how)
+            by_model = chosen == method_selection.MODEL
+            (ranking,) = complete_bundles([bundle], model=model if by_model else None, ranker=by, **how)
+        ranked = list(zip(ranking.items.tolist(), ranking.probabilities.tolist(), strict=True))
         if len(ranked) < k:
             session.say.note(f"{len(ranked)} of {k} completions: there are {len(proposed)} candidates to choose among")
         return Rows(
@@ -256,7 +255,7 @@ class Run:
             for rank, (i, p) in enumerate(ranked[:k], start=1)
         )
 
-    def _ranker(self, method: str | None, device: str, how: dict[str, Any]) -> tuple[str, Ranker]:
+    def ranker(self, method: str | None, device: str, how: dict[str, Any]) -> tuple[str, Ranker]:
         """The method that ranks candidates, and its ranker: found and said once, because all bundles are read for it."""
         from ..bench import method_selection
 
@@ -264,7 +263,9 @@ class Run:
         if key not in self._rankers:
             loaded = self.load(device)
             model, sources = loaded.ranker(self.name, **how), self._session.sources(loaded.matrices)
-            self._rankers[key] = method_selection.completion_ranker(self.path, sources, model, method)
+            self._rankers[key] = method_selection.completion_ranker(
+                self.path, sources, replace(model, remembers=False), method
+            )
             said = "" if method else ", the best on validation questions"
             self._session.say.note(f"ranked by {self._rankers[key][0]}{said}")
         return self._rankers[key]
