@@ -27,6 +27,7 @@ from rich.markup import escape
 import bundlecache
 from bundlecache import __version__
 from bundlecache.console import options as o
+from bundlecache.console import similar_options as so
 from bundlecache.console.exits import command_line, exit_partial, exit_signalled, run_app, show_completed, show_files
 from bundlecache.console.output import log, out, plain, say, show
 from bundlecache.console.parsing import Verb, check_completed, check_question_options, pairs, tables_request, weights
@@ -264,6 +265,25 @@ def candidates(
         engine=engine,
     )
     show_candidates(made.to_dict(), made.candidates.summary(), made.index, as_json)
+
+
+@app.command(cls=Verb)
+def similar(
+    item: so.SimilarTo,
+    k: so.SimilarItems = 10,
+    data: o.Data = Path("data"),
+    modality: o.Modalities = None,
+    encoder: o.SearchedEncoders = None,
+    run: o.SearchedRun = None,
+    where: o.Where = None,
+    device: o.Device = "auto",
+    as_json: o.AsJson = False,
+) -> None:
+    """Find the k items of the catalogue that are nearest to one of them."""
+    shop = _open(data)
+    how: dict[str, Any] = {"modality": modality or (), "encoder": encoder or (), "run": run, "where": where or ()}
+    rows = shop.similar(item, k, device=device, **how).to_dicts()
+    show(rows, as_json, rows, title=f"Similar to {shop.title(item)}")
 
 
 @app.command(cls=Verb)

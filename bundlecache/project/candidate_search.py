@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..candidates.candidate_file import Candidates
+    from ..store.store import Matrix
     from .session import Session
 
 
@@ -97,7 +98,7 @@ def candidates(
         from ..features import registry
 
         registry.resolve_device(device)  # also where no run is searched
-    matrices = _searched(session, modalities, encoders, run, device)
+    matrices = searched(session, modalities, encoders, run, device)
     began = time.perf_counter()
     with session.say.bar("index") as bar:
         built, kept = open_index(
@@ -129,21 +130,37 @@ def candidates(
     return CandidateSets(path, made, built.words + (", kept" if kept else ""), round(time.perf_counter() - began, 3))
 
 
-def _searched(
-    session: Session, modalities: Sequence[str], encoders: Sequence[str], run: str | None, device: str
-) -> Any:
+def searched(
+    session: Session,
+    modalities: Sequence[str],
+    encoders: Sequence[str],
+    run: str | None,
+    device: str,
+    verb: str = "candidates",
+) -> dict[str, Matrix]:
+    """The vectors to search by, by name: of modalities (all stored ones by default), of encoders, or of a run.
+
+    Raises
+    ------
+    BundlecacheError
+        When more than one of them is named, or what is named is not stored.
+    """
     from ..candidates.item_vectors import by_name
 
     if sum(map(bool, (modalities, encoders, run))) > 1:
         raise BundlecacheError(
             "Only one of --modality, --encoder and --run says what is searched.",
-            hint=Command("candidates", "--help"),
+            hint=Command(verb, "--help"),
         )
     if run:
-        from ..train.inference import item_tokens
+        folder = session.folder.run(None if run == "latest" else run)
+        fused = session.fused_vectors.get(folder.name)
+        if fused is None:
+            from ..train.inference import item_tokens
 
-        loaded = Run(session, run).load(device)
-        return {f"fused-{loaded.folder.name}": item_tokens.fused(loaded.model, loaded.folder)}
+            loaded = Run(session, folder.name).load(device)
+            fused = session.fused_vectors[folder.name] = item_tokens.fused(loaded.model, loaded.folder)
+        return {f"fused-{folder.name}": fused}
     if encoders:
         return by_name(session.matrices_of(encoders))
     return session.matrices(modalities)

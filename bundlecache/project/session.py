@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..baselines.sources import Sources
+    from ..candidates.index import Index
     from ..questions.question_file import Questions
     from ..recipes.recipe import Recipe
     from ..store.store import Matrix, Store, TableInfo
@@ -46,6 +47,8 @@ class Session:
         self.folder = WorkspaceFolder(root, allow_outside)  # type: ignore[arg-type]
         self.say = Reporter(self.folder.root, quiet=quiet or IS_FOLLOWER)
         self.catalogue = Catalogue.read(self.folder)
+        self.similar_indexes: dict[str, Index] = {}  # by the versions of their vectors, the last used one last
+        self.fused_vectors: dict[str, Matrix] = {}  # by run
         for note in self.catalogue.notes:
             self.say.note(f"note: {note}")
 

@@ -19,6 +19,7 @@ from . import (
     complete_file,
     encoding,
     question_sets,
+    similar_items,
     status_report,
     store_maintenance,
     training,
@@ -66,6 +67,7 @@ class Workspace(Session):
     export_questions = question_sets.export_questions
     leaks = question_sets.leaks
     candidates = candidate_search.candidates
+    similar = similar_items.similar
     complete_file = complete_file.complete_file
 
     train = training.train
