@@ -13,11 +13,11 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[cpu]'
+	$(PIP) -e '.[cpu,serve]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) -e '.[cpu,dev]'
+	$(PIP) -e '.[cpu,serve,dev]'
 	@touch $@
 
 demo: $(VENV)/installed  ## the whole way on the shipped data: encode, train, evaluate, report (about 2 minutes)

@@ -27,6 +27,7 @@ from rich.markup import escape
 import bundlecache
 from bundlecache import __version__
 from bundlecache.console import options as o
+from bundlecache.console import serve_options as sv
 from bundlecache.console import similar_options as so
 from bundlecache.console.exits import command_line, exit_partial, exit_signalled, run_app, show_completed, show_files
 from bundlecache.console.output import log, out, plain, say, show
@@ -438,6 +439,35 @@ def complete(
     made = shop.run(run or "latest").complete(items or (), k, **how)
     given = ", ".join(shop.title(item) for item in dict.fromkeys(items or ()))
     show(made.to_dicts(), as_json, made.to_dicts(), title=f"Completes: {given}")
+
+
+@app.command(cls=Verb)
+def serve(
+    run: o.RunName = None,
+    host: sv.Host = "127.0.0.1",
+    port: sv.Port = 8000,
+    workers: sv.Workers = 1,
+    token_file: sv.TokenFile = None,
+    allowed_host: sv.AllowedHosts = None,
+    queue: sv.Queue = 256,
+    batch: sv.Batch = 32,
+    timeout: sv.Timeout = 30.0,
+    max_body_mb: sv.MaxBody = 16,
+    data: o.Data = Path("data"),
+    device: o.Device = "auto",
+) -> None:
+    """Serve completions by HTTP, with a page to build bundles by hand; a newer run takes over without a pause."""
+    from bundlecache.serve.server import serve as serve_
+    from bundlecache.serve.settings import ServeSettings, read_token
+
+    limits: dict[str, Any] = {
+        "queue": queue,
+        "batch": batch,
+        "timeout_seconds": timeout,
+        "body_bytes": max_body_mb << 20,
+    }
+    where: dict[str, Any] = {"host": host, "port": port, "hosts": tuple(allowed_host or ()), "workers": workers}
+    serve_(ServeSettings(str(data), run, token=read_token(token_file), device=device, **where, **limits))
 
 
 @app.command(cls=Verb)

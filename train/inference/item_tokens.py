@@ -85,6 +85,20 @@ def attention(model: BundleMLLM, questions: Questions) -> dict[str, Any] | None:
     }
 
 
+@torch.inference_mode()
+def attention_of(model: BundleMLLM, items: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The names of the m modalities, and each one's share of the fusion's attention in every item: float64 [u, m].
+
+    A row of zeros where an item has no vector; no names where the model fuses nothing.
+    """
+    if model.embeddings is None or model.tokens is None or model.mode != "mm":
+        return [], np.zeros((len(items), 0))
+    vectors, mask = model.embeddings.rows(items.astype(np.int64))
+    rows, pool = model.tokens.fusion.attention(vectors, mask, model.tokens.separator)  # [u, m, m], [u, m]
+    weight = torch.einsum("ui,uij->uj", pool, rows) * mask.any(dim=1, keepdim=True)
+    return list(model.embeddings.names), weight.double().cpu().numpy()
+
+
 def fuse(model: BundleMLLM, items: np.ndarray, masked: Sequence[str]) -> Tensor:
     """Fused tokens [u, h] of ``items`` [u]; ``masked`` names matrices that count as missing."""
     return torch.cat([model.item_tokens(chunk, masked) for chunk in _chunks(items)])

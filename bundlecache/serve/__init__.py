@@ -1,0 +1,1 @@
+"""The server: completions of a workspace by HTTP, and a page to build bundles by hand."""

@@ -1,0 +1,132 @@
+"""The endpoints that complete bundles."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+
+from ..errors import BundlecacheError
+from ..project.why import explain
+from .answers import (
+    ERRORS,
+    BatchAnswer,
+    BatchRequest,
+    CompleteAnswer,
+    CompleteRequest,
+    NewItem,
+)
+from .errors import RequestError
+
+if TYPE_CHECKING:
+    from ..project.resident import Answer, Cart, Resident
+    from .state import Serving
+
+router = APIRouter(responses=ERRORS)
+
+
+@router.post("/complete", tags=["complete"], response_model=CompleteAnswer)
+async def complete(body: CompleteRequest, request: Request) -> Any:
+    """The items that complete a partial bundle best: the index proposes candidates, the model ranks them."""
+    serving: Serving = request.app.state.serving
+    resident = await serving.chosen(body.run)
+    cart = _cart(resident, body, serving.settings.max_items)
+    (answer,) = await serving.batcher.ask(resident, [cart], serving.settings.timeout_seconds)
+    if isinstance(answer, BundlecacheError):
+        raise answer
+    return await _shown(serving, resident, cart, answer, why=body.why)
+
+
+@router.post("/complete/batch", tags=["complete"], response_model=BatchAnswer)
+async def complete_batch(body: BatchRequest, request: Request) -> Any:
+    """Complete many bundles; what is wrong with one of them stands in its place, and the others are answered."""
+    serving: Serving = request.app.state.serving
+    found: list[Any] = [None] * len(body.bundles)
+    asked: dict[int, list[tuple[int, Cart]]] = {}
+    residents: dict[int, Resident] = {}
+    for at, bundle in enumerate(body.bundles):
+        made = await _made(serving, bundle)
+        if isinstance(made, dict):
+            found[at] = made
+        else:
+            resident, cart = made
+            residents[id(resident)] = resident
+            asked.setdefault(id(resident), []).append((at, cart))
+    for key, carts in asked.items():
+        answers = await serving.batcher.ask(
+            residents[key], [cart for _, cart in carts], serving.settings.timeout_seconds
+        )
+        for (at, cart), answer in zip(carts, answers, strict=True):
+            if isinstance(answer, BundlecacheError):
+                found[at] = {"error": answer.message, "hint": answer.hint}
+            else:
+                found[at] = await _shown(serving, residents[key], cart, answer, why=body.bundles[at].why)
+    return {"answers": found}
+
+
+async def _made(serving: Serving, body: CompleteRequest) -> tuple[Resident, Cart] | dict[str, Any]:
+    """The resident that answers and the cart of a bundle; the error as JSON where it is none."""
+    try:
+        resident = await serving.chosen(body.run)
+        return resident, _cart(resident, body, serving.settings.max_items)
+    except BundlecacheError as error:
+        return {"error": error.message, "hint": error.hint}
+    except RequestError as error:
+        return {"error": error.error, "hint": error.hint}
+
+
+def _cart(resident: Resident, body: CompleteRequest, most: int) -> Cart:
+    """The cart of a request."""
+    if len(body.items) > most:
+        raise RequestError(
+            422, f"The bundle holds {len(body.items):,} items; {most:,} are allowed.", "send fewer items"
+        )
+    if any(isinstance(item, NewItem) for item in body.items):
+        raise RequestError(422, "New items are not understood yet.", None)
+    return resident.cart(
+        [item for item in body.items if isinstance(item, str)],
+        k=body.k,
+        exclude=body.exclude,
+        where=body.filter,
+        user=body.user,
+        options=body.options,
+    )
+
+
+async def _shown(serving: Serving, resident: Resident, cart: Cart, answer: Answer, *, why: bool) -> dict[str, Any]:
+    """An answer as JSON."""
+    reasons: list[Any] = [None] * len(answer.items)
+    if why:
+        began = time.perf_counter()
+        found = await asyncio.to_thread(
+            explain, answer.items, cart.partial, resident.matrices, resident.together, resident.model
+        )
+        serving.metrics.steps.labels("why").observe(time.perf_counter() - began)
+        reasons = [_reason(resident, each) for each in found]
+    completions = [
+        {"item": resident.shown.of(item), "rank": rank, "probability": probability, "why": reason}
+        for rank, (item, probability, reason) in enumerate(
+            zip(answer.items, answer.probabilities, reasons, strict=True), 1
+        )
+    ]
+    return {
+        "completions": completions,
+        "margin": answer.margin,
+        "confidence": None,
+        "method": answer.method,
+        "run": resident.run,
+        "store_version": resident.store_version,
+        "notes": answer.notes,
+    }
+
+
+def _reason(resident: Resident, why: Any) -> dict[str, Any]:
+    """Why an item was offered, as JSON."""
+    of = resident.shown.of
+    return {
+        "modalities": [{"name": name, "weight": weight} for name, weight in why.modalities],
+        "nearest": [{"item": of(near.item), "similarity": near.similarity, "by": near.by} for near in why.nearest],
+        "together": [{"item": of(each.item), "bundles": each.bundles, "users": each.users} for each in why.together],
+    }

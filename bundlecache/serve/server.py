@@ -1,0 +1,55 @@
+"""Starts the server: uvicorn with one process or several, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BundlecacheError
+from .logs import talk
+
+if TYPE_CHECKING:
+    from .settings import ServeSettings
+
+GRACE_SECONDS = 30  # for what is under way when the server is told to stop
+
+
+def serve(settings: ServeSettings) -> None:
+    """Serve until SIGINT or SIGTERM; what is under way is finished then.
+
+    Raises
+    ------
+    BundlecacheError
+        When the extra ``serve`` is not installed, or the workspace or the run cannot be used.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise BundlecacheError(
+            f"The server needs {error.name}, which is not installed.", hint="pip install 'bundlecache[serve]'"
+        ) from error
+    talk()
+    settings.to_environment()
+    how: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "log_level": "warning",
+        "server_header": False,
+        "timeout_graceful_shutdown": GRACE_SECONDS,
+        "proxy_headers": False,
+    }
+    with tempfile.TemporaryDirectory(prefix="bundlecache-metrics-") as folder:
+        if settings.workers > 1:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+            uvicorn.run("bundlecache.serve.app:application", factory=True, workers=settings.workers, **how)
+            return
+        from .app import make_app
+
+        app = make_app(settings, lambda: setattr(server, "should_exit", True))
+        server = uvicorn.Server(uvicorn.Config(app, **how))
+        server.run()
+        if app.serving.error is not None:
+            raise app.serving.error
