@@ -29,6 +29,7 @@ from bundlecache import __version__
 from bundlecache.console import options as o
 from bundlecache.console import serve_options as sv
 from bundlecache.console import similar_options as so
+from bundlecache.console import task_options as t
 from bundlecache.console.exits import command_line, exit_partial, exit_signalled, run_app, show_completed, show_files
 from bundlecache.console.output import log, out, plain, say, show
 from bundlecache.console.parsing import Verb, check_completed, check_question_options, pairs, tables_request, weights
@@ -207,9 +208,17 @@ def questions(
     seed: o.Seed = 0,
     skip_broken: o.SkipBroken = False,
     export_to: o.ExportTo = None,
+    task: t.TaskOption = None,
+    split: t.SplitOption = None,
+    k_core: t.KCore = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Freeze the multiple-choice questions: validation and test, with random and hard wrong options; or take FILEs over."""
+    how = t.task_options(task, split, k_core)
+    if task is not None:
+        frozen = [row.to_dict() for row in _open(data).task_questions(task, seed=seed, **how)]
+        show(frozen, as_json, frozen, title=f"Tasks in {data / 'questions' / 'tasks'}")
+        return
     check_question_options(
         files, export_to, skip_broken, drawn=bool(negatives) or (options, difficulty, seed) != (10, 1, 0)
     )

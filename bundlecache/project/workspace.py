@@ -22,6 +22,7 @@ from . import (
     similar_items,
     status_report,
     store_maintenance,
+    tasks,
     training,
 )
 from .run import Run
@@ -63,6 +64,7 @@ class Workspace(Session):
     title = status_report.title
 
     questions = question_sets.questions
+    task_questions = tasks.task_questions
     take_questions = question_sets.take_questions
     export_questions = question_sets.export_questions
     leaks = question_sets.leaks

@@ -12,7 +12,7 @@ from helpers.paths import TOP
 from bundlecache.catalogue import split_leaks, splits
 from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.demo import make as demo
-from bundlecache.catalogue.demo import media
+from bundlecache.catalogue.demo import media, reviews
 from bundlecache.catalogue.demo import world as shop_world
 from bundlecache.workspace import WorkspaceFolder
 
@@ -201,3 +201,41 @@ def test_the_base_answers_with_a_letter_and_prefers_shared_words(base):
         assert int(logits.argmax()) in letters
         right += int(logits[letters].argmax()) == truth
     assert right >= 16
+
+
+def asked_of(shipped: Catalogue, task: str):
+    """The test questions of a task, and the number in `world` of every item of the catalogue."""
+    from bundlecache.catalogue.histories import Histories
+    from bundlecache.questions import tasks
+
+    histories = Histories.read(WorkspaceFolder(DATA), shipped)
+    asked = tasks.freeze(histories, shipped, task, "leave_last_out").part(test=True)
+    place = {item: k for k, item in enumerate(shop_world.build(0).item_ids)}
+    times = histories.time[histories.ends[1:] - 1]
+    return asked, np.array([place[item] for item in shipped.item_ids]), dict(zip(histories.users, times, strict=True))
+
+
+def test_what_users_do_and_say_follows_from_their_hidden_tastes(shipped):
+    """The oracle's score of each task; chance is 10 of 832 items, 1.2 of 3, 1.1 stars."""
+    asked, place, times = asked_of(shipped, "search")
+    whether = reviews.oracle_recommendations(asked.users, [times[user] for user in asked.users])[:, place]
+    assert 0.17 < hit10(whether, asked) < 0.23
+    assert 0.92 < hit10(whether + reviews.oracle_searches(asked.query)[:, place], asked) < 0.97
+    asked, place, times = asked_of(shipped, "select")
+    whether = reviews.oracle_recommendations(asked.users, [times[user] for user in asked.users])[:, place]
+    first = np.take_along_axis(whether, asked.candidates, axis=1).argmax(axis=1)
+    assert 0.8 < np.take_along_axis(asked.right, first[:, None], axis=1).mean() < 0.9
+    asked, *_ = asked_of(shipped, "preference")
+    stars = reviews.oracle_ratings(asked.users, [shipped.item_ids[i] for i in asked.target])
+    assert np.abs(stars - asked.rating).mean() < 0.42
+    assert np.abs(asked.rating - asked.rating.mean()).mean() > 1.0
+    asked, *_ = asked_of(shipped, "explain")
+    said = reviews.oracle_explanations(asked.users, [shipped.item_ids[i] for i in asked.target])
+    assert 0.42 < np.mean([a == b for a, b in zip(said, asked.explanation, strict=True)]) < 0.58  # one of two wordings
+
+
+def hit10(scores: np.ndarray, asked) -> float:
+    for row, history in zip(scores, asked.history, strict=True):
+        row[history] = -np.inf
+    own = np.take_along_axis(scores, asked.target[:, None], axis=1)
+    return float(((scores > own).sum(axis=1) < 10).mean())

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import media
 from . import world as factory
+from .reviews import review
 from .world import CATEGORIES, FACTORS, LEVELS, oracle_scores
 
 __all__ = ["DemoSummary", "make", "oracle_scores", "tables"]
@@ -57,11 +58,17 @@ def tables(seed: int = 0) -> dict[str, dict[str, list]]:
         "split": [split for _, _, split, _ in boxes],
         "name": ["Gift Box for " + factory.OCCASIONS[rng.randint(len(factory.OCCASIONS))] for _ in boxes],
     }
-    clicks = sorted((when, world.users[user], world.item_ids[item]) for user, item, when in world.clicks)
+    told = review(seed)
+    clicks = sorted(
+        (when, world.users[user], world.item_ids[item], k) for k, (user, item, when) in enumerate(world.clicks)
+    )
     interactions: dict[str, list] = {
-        "user_id": [user for _, user, _ in clicks],
-        "item_id": [item for _, _, item in clicks],
+        "user_id": [user for _, user, *_ in clicks],
+        "item_id": [item for _, _, item, _ in clicks],
         "timestamp": [when for when, *_ in clicks],
+        "rating": [told.rating[k] for *_, k in clicks],
+        "explanation": [told.explanation[k] for *_, k in clicks],
+        "query": [told.query[k] for *_, k in clicks],
     }
     order = np.argsort(items["item_id"], kind="stable")
     items = {name: [column[i] for i in order] for name, column in items.items()}

@@ -85,6 +85,8 @@ class World:
     users: list[str]
     boxes: list[tuple[str, int, str, list[int]]]  # id, maker, split, items
     clicks: list[tuple[int, int, int]]  # user, item, time in seconds since 1970
+    community: np.ndarray  # [users] level of the factor community
+    popularity: np.ndarray  # [I]
 
 
 @lru_cache(maxsize=2)
@@ -112,7 +114,7 @@ def build(seed: int = 0) -> World:
             boxes.append((box_ids[len(boxes)], maker, split, _pack(theme, pull, category, factors, rng)))
     clicks = _clicks(community, factors[:, FACTORS.index("community")], popularity, is_new, rng)
     titles = [_title(int(c), int(s), rng) for c, s in zip(category, factors[:, 0], strict=True)]
-    return World(_ids("g", count, seed), titles, category, factors, is_new, users, boxes, clicks)
+    return World(_ids("g", count, seed), titles, category, factors, is_new, users, boxes, clicks, community, popularity)
 
 
 def _even(count: int, rng: np.random.RandomState) -> np.ndarray:

@@ -1,0 +1,228 @@
+"""Freezes the tasks of personalisation on user histories: recommend, search, select, preference and explain.
+
+==============  ================================================================================================
+``recommend``   which item the user takes next, among the whole catalogue
+``search``      the same, with what the user typed: the column query of the interaction, or the item's category
+``select``      which of three items the user takes: one or two of them are right
+``preference``  how many stars the user gives the next item
+``explain``     what the user says of it
+==============  ================================================================================================
+
+After *Towards Unified Multi-modal Personalization* (UniMP, Wei et al., ICLR 2024). All tasks of one split ask about the same
+interactions, as far as these have what a task needs, and share one view of training: what the questions of ``recommend``
+leave (`task_split.training_rows`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from ..catalogue.columns import Lists, Strings
+from ..catalogue.histories import Histories
+from ..errors import CatalogueError, Command, QuestionsError
+from ..sorted_arrays import among
+from ..text import listed, quoted
+from .task_file import TASKS, TaskQuestions, load
+from .task_split import SPLITS, hold_out
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ..catalogue.catalogue import Catalogue
+    from ..workspace import WorkspaceFolder
+    from .task_file import TaskName
+    from .task_split import HeldOut, Split
+
+CANDIDATES = 3  # of a question of the task select
+ONE_RIGHT_SHARE = 0.6  # of its questions; in the others two of the three are right
+K_CORE = 5  # interactions that a user and an item have at least
+NEEDS = {"preference": "rating", "explain": "explanation"}
+
+
+def name_of(task: str, split: str, k_core: int = K_CORE, seed: int = 0) -> str:
+    """The name of the file of a task's questions.
+
+    >>> name_of("search", "time"), name_of("search", "time", 3, 7)
+    ('search-time', 'search-time-core3-seed7')
+    """
+    core = f"-core{k_core}" if k_core != K_CORE else ""
+    return f"{task}-{split}{core}" + (f"-seed{seed}" if seed else "")
+
+
+def path_of(folder: WorkspaceFolder, name: str) -> Path:
+    """Where a task's questions stand."""
+    return folder.questions / "tasks" / f"{name}.parquet"
+
+
+def prepared(histories: Histories, split: str, k_core: int, seed: int) -> Histories:
+    """The histories that a split is drawn from: their k-core, and for the split ``random`` in an order by lot."""
+    core = histories.core(k_core)
+    return core.by_lot(seed) if split == "random" else core
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """One file of task questions; ``made`` is "now" or "before"."""
+
+    name: str
+    valid: int
+    test: int
+    sha256: str
+    made: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return dict(vars(self))
+
+
+def freeze_missing(
+    folder: WorkspaceFolder,
+    catalogue: Catalogue,
+    wanted: Sequence[TaskName],
+    split: Split,
+    k_core: int = K_CORE,
+    seed: int = 0,
+    notes: list[str] | None = None,
+) -> list[TaskInfo]:
+    """Freeze the questions of these tasks and of ``recommend``, which say what training sees; files that are there stay.
+
+    Raises
+    ------
+    BundlecacheError
+        When there are no interactions, they lack what a task needs, or a file is damaged.
+    """
+    for given, allowed, what in ((wanted, TASKS, "task"), ([split], SPLITS, "split")):
+        if unknown := [each for each in given if each not in allowed]:
+            raise QuestionsError(
+                f"There is no {what} {quoted(unknown[0])}; there are {listed(list(allowed))}.",
+                hint=f"--{what} {allowed[0]}",
+            )
+    histories: Histories | None = None
+    rows = []
+    for task in dict.fromkeys(("recommend", *wanted)):
+        path = path_of(folder, name_of(task, split, k_core, seed))
+        made = "before" if path.exists() and path.with_suffix(".json").exists() else "now"
+        if made == "now":
+            histories = histories or Histories.read(folder, catalogue, notes)
+            freeze(histories, catalogue, task, split, k_core, seed).save(path, catalogue)
+        asked = load(path, catalogue)
+        test = int(asked.test.sum())
+        rows.append(TaskInfo(asked.name, len(asked) - test, test, asked.sha256[:16], made))
+    return rows
+
+
+def freeze(
+    histories: Histories, catalogue: Catalogue, task: TaskName, split: Split, k_core: int = K_CORE, seed: int = 0
+) -> TaskQuestions:
+    """Draw the questions of a task; `TaskQuestions.save` writes them.
+
+    Raises
+    ------
+    CatalogueError
+        When no user has a history long enough, or the interactions lack what the task needs.
+    """
+    core = prepared(histories, split, k_core, seed)
+    held = hold_out(core, split, seed)
+    query = _queries(core, catalogue)
+    usable = {
+        "search": query.filled,
+        "preference": ~np.isnan(core.rating),
+        "explain": core.explanation.filled & ~np.isnan(core.rating),
+    }.get(task, np.ones(len(core), bool))[held.row]
+    if not len(core) or not len(held.row):
+        raise CatalogueError(
+            f"No user has a history that {task} can ask about: of {len(histories):,} interactions {len(core):,} are left "
+            f"where users and items have at least {k_core} each.",
+            hint=[Command("questions", "--task", task, "--k-core", 0), "keeps all of them"],
+        )
+    if not usable.any():
+        what = {
+            "search": "query, and their items no category",
+            "preference": "rating",
+            "explain": "rating and explanation",
+        }
+        raise CatalogueError(
+            f"The interactions have no {what[task]}, which {task} asks about.",
+            hint=f"add the column {'query' if task == 'search' else NEEDS[task]} to the interactions",
+        )
+    row, test = held.row[usable], held.test[usable]
+    rng = np.random.default_rng([seed, len(task)])
+    made: dict[str, Any] = {}
+    start, stop = core.ends[core.user[row]], row  # the history of a question
+    if task == "select":
+        made, stop = _candidates(core, held, row, start, rng)
+    history = _ranges(start, stop)
+    if task == "search":
+        made["query"] = query.take(row)
+    if task in NEEDS:
+        made |= {"rating": core.rating[row], "history_rating": core.rating[history.values]}
+    if task == "explain":
+        made |= {
+            "explanation": core.explanation.take(row),
+            "history_explanation": core.explanation.take(history.values),
+        }
+    header = {
+        "name": name_of(task, split, k_core, seed),
+        "task": task,
+        "split": split,
+        "k_core": k_core,
+        "seed": seed,
+        "cut": held.cut,
+        "n_questions": {"valid": int((~test).sum()), "test": int(test.sum())},
+        "n_users": len(core.users),
+        "n_interactions": len(core),
+        "n_items": len(np.unique(core.item)),
+    }
+    items = Lists.of(history.offsets, core.item[history.values])
+    return TaskQuestions(task, header, core.users.take(core.user[row]), test, items, core.item[row], **made)
+
+
+def _queries(core: Histories, catalogue: Catalogue) -> Strings[Any]:
+    """What was typed, or else the category of the item, its path from the top joined by spaces."""
+    category = catalogue.column("category").take(core.item).arrow
+    return Strings(pc.coalesce(core.query.arrow, pc.replace_substring(category, " > ", " ")))
+
+
+def _ranges(start: np.ndarray, stop: np.ndarray) -> Lists:
+    """Lists of the numbers from each start to its stop."""
+    offsets = np.concatenate([[0], (stop - start).cumsum()]).astype(np.int64)
+    first = np.repeat(start - offsets[:-1], stop - start)
+    return Lists.of(offsets, first + np.arange(offsets[-1]))
+
+
+def _candidates(
+    core: Histories, held: HeldOut, row: np.ndarray, start: np.ndarray, rng: np.random.Generator
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Three items per question and which are right, and where histories stop.
+
+    The second right item is the interaction before the target, where training does not see it and a history remains.
+    """
+    two = (rng.random(len(row)) >= ONE_RIGHT_SHARE) & (row - 1 > start)
+    two &= held.hidden[row - 1]
+    stock = np.unique(core.item)
+    if len(stock) < np.diff(core.ends).max() + CANDIDATES:
+        raise CatalogueError(
+            f"There are {len(stock):,} items only, so no wrong ones are left for the user who took most of them.",
+            hint=Command("questions", "--task", "recommend"),
+        )
+    candidates = stock[rng.integers(len(stock), size=(len(row), CANDIDATES))]
+    right = np.zeros(candidates.shape, bool)
+    candidates[:, 0], right[:, 0] = core.item[row], True
+    candidates[two, 1], right[two, 1] = core.item[row[two] - 1], True
+    size = np.int64(core.item.max()) + 1
+    taken = np.sort(core.user * size + core.item)
+    while True:  # wrong ones that the user took, or that stand twice, are drawn again
+        key = core.user[row][:, None] * size + candidates
+        again = among(key.ravel(), taken).reshape(key.shape) & ~right
+        again[:, 2] |= candidates[:, 2] == candidates[:, 1]
+        if not again.any():
+            break
+        candidates[again] = stock[rng.integers(len(stock), size=int(again.sum()))]
+    order = rng.permuted(np.tile(np.arange(CANDIDATES), (len(row), 1)), axis=1)
+    made = {"candidates": candidates, "right": right}
+    return {name: np.take_along_axis(cells, order, axis=1) for name, cells in made.items()}, np.where(two, row - 1, row)
