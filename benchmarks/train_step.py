@@ -387,7 +387,7 @@ def bare(
 ) -> float:
     """CPU seconds of forward, backward and optimiser on the batch's embeddings, which lie ready."""
     with torch.no_grad():
-        ready = model.embed(batch, model.item_tokens(batch.items) if trains_tokens else None)
+        ready = model.embed(batch.ids, model.item_tokens(batch.items) if trains_tokens else None)
     ready = ready.detach().requires_grad_(trains_tokens)
     core = model.llm.get_base_model()
     last, target = torch.from_numpy(batch.last), torch.from_numpy(truth)

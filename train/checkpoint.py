@@ -3,6 +3,7 @@
 =====================  ====================================================================
 ``adapter/``           the LoRA adapter, as PEFT writes it
 ``fusion.safetensors`` fusion, projector, soft separator; not there after a text-only run
+``answer.safetensors`` what the answer form and the evidence have of their own; not there where they have nothing
 ``recipe.toml``        the resolved recipe
 ``README.md``          a model card
 ``seen_bundles.parquet`` hashes of the bundles of training and validation (`bundlecache.catalogue.seen_bundles`)
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from bundlecache.store.store import Matrix
 
 FORMAT_VERSION = 1
-ADAPTER, TOKENS = "adapter/adapter_model.safetensors", "fusion.safetensors"
+ADAPTER, TOKENS, ANSWER = "adapter/adapter_model.safetensors", "fusion.safetensors", "answer.safetensors"
 NEEDED = ("format_version", "recipe_name", "recipe", "base", "mode", "encoders", "questions", "stages")
 LIBRARIES = ("bundlecache", "torch", "transformers", "peft", "accelerate", "numpy")
 
@@ -79,7 +80,7 @@ def save(
                 manifest["seen"] = {"file": SEEN_FILE, "sha256": _sha256(seen.save(part))}
             _write(model, part, manifest)
             (run / "manifest.json").unlink(missing_ok=True)
-            for name in ("adapter", TOKENS, "recipe.toml", "README.md", SEEN_FILE, "manifest.json"):
+            for name in ("adapter", TOKENS, ANSWER, "recipe.toml", "README.md", SEEN_FILE, "manifest.json"):
                 _move(part / name, run / name)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -137,7 +138,7 @@ def _check_weights(run: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse weights that are not those that were written with the manifest; runs of earlier versions have no record."""
     record = manifest.get("weights")
     written = record if isinstance(record, dict) else {}
-    for name in (ADAPTER, TOKENS):
+    for name in (ADAPTER, TOKENS, ANSWER):
         if name in written and _sha256(run / name) != written[name]:
             raise CheckpointError(
                 f"The weights of {run.name} cannot be used: {name} is not the file that was written after training.",
@@ -211,6 +212,8 @@ def restore(model: BundleMLLM, run: Path, manifest: Mapping[str, Any]) -> None:
             raise CheckpointError(f"The adapter of {run.name} does not fit: {left[0]}.", hint="use that run's recipe")
         if manifest["encoders"] and model.tokens is not None:
             model.tokens.load_state_dict(load_file(run / TOKENS))
+        if own := model.own_state():
+            _put(load_file(run / ANSWER), own)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()[:200]
         raise CheckpointError(
@@ -289,6 +292,7 @@ def _manifest(model: BundleMLLM, valid: Questions, stages: Sequence[Mapping[str,
             "parameters": base.parameters,
         },
         "mode": model.mode,
+        "answer": model.answer.name,
         "encoders": encoders,
         "questions": {"valid": {"name": valid.name, "sha256": valid.sha256}},
         "stages": [dict(stage) for stage in stages],
@@ -312,10 +316,24 @@ def _write(model: BundleMLLM, folder: Path, manifest: dict[str, Any]) -> None:
     save_file(_contiguous(weights), folder / ADAPTER, metadata={"format": "pt"})
     if manifest["encoders"] and model.tokens is not None:
         save_file(_contiguous(model.tokens.state_dict()), folder / TOKENS, metadata={"format": "pt"})
-    manifest["weights"] = {name: _sha256(folder / name) for name in (ADAPTER, TOKENS) if (folder / name).is_file()}
+    if own := model.own_state():
+        save_file(_contiguous(own), folder / ANSWER, metadata={"format": "pt"})
+    written = [name for name in (ADAPTER, TOKENS, ANSWER) if (folder / name).is_file()]
+    manifest["weights"] = {name: _sha256(folder / name) for name in written}
     (folder / "recipe.toml").write_text(model.recipe.to_toml(), "utf-8")
     (folder / "README.md").write_text(model_card.text(model.recipe, manifest), "utf-8")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+
+
+def _put(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
+    """Copy ``saved`` tensors into those of the model, which must have the same names and shapes."""
+    if odd := sorted(saved.keys() ^ own.keys()):
+        raise RuntimeError(f"{ANSWER} and the model do not both have {odd[0]}")
+    with torch.no_grad():
+        for name, value in own.items():
+            if saved[name].shape != value.shape:
+                raise RuntimeError(f"{name} has another shape")
+            value.copy_(saved[name])
 
 
 def _contiguous(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

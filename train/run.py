@@ -312,7 +312,7 @@ def answers_of_runs(loaded: Mapping[str, LoadedRun], asked: Questions, how: Mapp
         variants = scoring.score_variants(run.model, asked, ablation=False, **how)
         found.append(ModelAnswers(name, variants.answers[MODEL], variants.seconds[MODEL], run.training_seconds))
         base = (read_manifest(run.folder)["base"] or {}).get("spec", "embedded")
-        if base not in bases:
+        if base not in bases and ZERO_SHOT in variants.answers:
             bases.add(base)
             zero = ZERO_SHOT if len(bases) == 1 else f"{ZERO_SHOT} ({base})"
             found.append(ModelAnswers(zero, variants.answers[ZERO_SHOT], variants.seconds[ZERO_SHOT]))

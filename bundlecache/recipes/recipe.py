@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from ..errors import RecipeError, first_line
-from .settings import Base, Data, Fusion, Lora, Prompt, Run, Stage
+from .settings import Answer, Base, Data, Fusion, Lora, Prompt, Run, Stage
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,6 +39,7 @@ class Recipe:
     prompt: Prompt = field(default_factory=Prompt)
     lora: Lora = field(default_factory=Lora)
     fusion: Fusion = field(default_factory=Fusion)
+    answer: Answer = field(default_factory=Answer)
     data: Data = field(default_factory=Data)
     text_stage: Stage = field(default_factory=Stage)
     fusion_stage: Stage = field(default_factory=Stage)
@@ -90,6 +91,7 @@ SECTIONS: dict[str, type] = {
     "prompt": Prompt,
     "lora": Lora,
     "fusion": Fusion,
+    "answer": Answer,
     "data": Data,
     "text_stage": Stage,
     "fusion_stage": Stage,

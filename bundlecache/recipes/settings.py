@@ -174,6 +174,20 @@ class Fusion:
 
 
 @dataclass(frozen=True, config=CONFIG)
+class Answer:
+    """How the model is asked for an answer, and how it learns from the right one."""
+
+    form: Literal["letters", "pointer", "likelihood", "yes-no"] = Field(
+        default="letters",
+        description=(
+            "letters: all options stand in one prompt, and the answer is the letter of one; pointer: a small head scores "
+            "each option at its own end; likelihood: how much likelier the bundle makes an option's title; "
+            "yes-no: each option is judged alone. All but letters take any number of options in any order."
+        ),
+    )
+
+
+@dataclass(frozen=True, config=CONFIG)
 class Data:
     """How training questions are drawn: anew at every step, from the seed."""
 

@@ -124,5 +124,5 @@ def recipe(base: Path, /, **sections: dict[str, object]) -> Recipe:
         "run": {"loss": "letters"},
     }
     for name, table in sections.items():
-        tables[name] = {**tables[name], **table}
+        tables[name] = {**tables.get(name, {}), **table}
     return from_dict(tables, name="tiny")

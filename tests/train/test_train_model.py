@@ -48,7 +48,7 @@ def test_the_hybrid_sequence_is_words_then_separator_then_the_items_token(model)
     batch = model.prompts.build(given, options, "mm")
     with torch.inference_mode():
         tokens = model.item_tokens(batch.items)
-        mixed = model.embed(batch, tokens)
+        mixed = model.embed(batch.ids, tokens)
         words = model.llm.get_input_embeddings().weight
     for q, (shown, offered) in enumerate(zip(given, options, strict=True)):
         order = iter([*shown, *offered])
@@ -81,7 +81,7 @@ def test_logits_are_those_of_the_whole_model_at_the_answer(model):
         tokens = model.item_tokens(batch.items)
         ours = model.logits(batch, tokens)
         for q, last in enumerate(batch.last):
-            whole = model.llm(inputs_embeds=model.embed(batch, tokens)[q : q + 1, : last + 1]).logits[0, -1]
+            whole = model.llm(inputs_embeds=model.embed(batch.ids, tokens)[q : q + 1, : last + 1]).logits[0, -1]
             torch.testing.assert_close(ours[q], whole, atol=1e-5, rtol=0)
 
 
@@ -328,7 +328,7 @@ def test_a_prompt_longer_than_the_model_reads_is_one_sentence(model):
     batch = model.prompts.build([np.arange(16)] * 1, [np.arange(16, 20)], "mm")
     long = dataclasses.replace(batch, ids=np.zeros((1, 513), np.int64))
     with pytest.raises(RecipeError, match="513"):
-        model.embed(long, None)
+        model.embed(long.ids, None)
 
 
 def test_a_folder_without_a_model_is_one_sentence(tmp_path):

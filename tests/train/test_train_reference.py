@@ -218,7 +218,7 @@ def test_padding_on_either_side_and_batches_of_any_size_give_the_same_logits(mad
     with torch.inference_mode():
         for given, options in zip(GIVEN, OPTIONS, strict=True):
             batch = model.prompts.build([given], [options], "mm")
-            rows.append(model.embed(batch, model.item_tokens(batch.items))[0])
+            rows.append(model.embed(batch.ids, model.item_tokens(batch.items))[0])
         longest = max(map(len, rows))
         gaps = [longest - len(row) for row in rows]
         assert len(set(gaps)) == 3

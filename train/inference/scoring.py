@@ -1,7 +1,8 @@
-"""Scores questions with a trained model: one forward pass each, the first-step logits of the option letters.
+"""Scores questions with a trained model, in its answer form; letters in several orders or in a tournament.
 
-These logits rank all options. An answer is *valid* when the most likely token of the whole vocabulary is one of the
-question's letters. A question with more options than the model was trained on becomes a tournament of smaller
+What follows is about letters; in the other forms (`bundlecache.train.answers`) one prompt asks about any number of
+options. The letters' logits rank the options, and an answer is *valid* when the most likely token of the whole vocabulary is
+one of the question's letters. A question with more options than the model was trained on becomes a tournament of smaller
 questions (`bundlecache.train.inference.tournament`), because letters that were never trained are not comparable.
 ``at_once`` sets another limit, at most the number of letters that are one token.
 
@@ -123,6 +124,10 @@ def score_options(
     if unknown := [name for name in without if name not in known]:
         raise RecipeError(f"This model fuses no {unknown[0]!r}; it fuses {', '.join(known) or 'nothing'}.")
     reader = _Reader(model, history, partial, options, mode or model.mode, without, batch_size, progress)
+    if not model.answer.at_once:
+        _check_letters_only(model.answer.name, permutations, at_once)
+        ((scores, sound),) = reader.ask([np.tile(np.arange(options.shape[1]), (len(options), 1))])
+        return Answers(scores, sound)
     letters = len(model.prompts.letters)
     if at_once is not None and not 2 <= at_once <= letters:
         raise RecipeError(
@@ -137,6 +142,17 @@ def score_options(
     count, n = options.shape
     logits, valid = play(ask, count, n, size)
     return Answers(logits.astype(np.float32), valid)
+
+
+def _check_letters_only(form: str, permutations: int, at_once: int | None) -> None:
+    if permutations == 1 and at_once is None:
+        return
+    option = "--permutations" if permutations != 1 else "--at-once"
+    raise RecipeError(
+        f"{option} is for answers by letter. This run has the answer form {form}: every option is scored by itself, so"
+        " neither the order of the options nor their number matters.",
+        hint=f"leave {option} out",
+    )
 
 
 def orders(n: int, count: int) -> list[np.ndarray]:
@@ -214,11 +230,14 @@ class _Reader:
         done = 0
         for rows in self._batches(model.prompts.lengths(partial, options, self.mode, history), len(groups)):
             past, given, offered = ([some[r] for r in rows] for some in (history, partial, options))
-            batch = model.prompts.build(given, offered, self.mode, past)
+            batch = model.ask(given, offered, self.mode, past)
             tokens = None
             if self.fused is not None:
                 tokens = self.fused[to_device(np.searchsorted(self.items, batch.items), self.fused.device)]
-            self._read(model.logits(batch, tokens), [len(options[r]) for r in rows], rows, logits, valid)
+            counts = [len(row) for row in offered]
+            said, valid[rows] = model.answer.read(model, batch, tokens, counts)
+            for row, r, count in zip(said, rows, counts, strict=True):
+                logits[r, :count] = row[:count]
             done += len(rows)
             if self.progress is not None:
                 self.progress(done, len(partial))
@@ -239,16 +258,6 @@ class _Reader:
         for question in range(count):
             rows = np.arange(question, len(lengths), count)
             yield from (rows[k : k + size] for k in range(0, groups, size))
-
-    def _read(self, full: Tensor, counts: list[int], rows: np.ndarray, logits: np.ndarray, valid: np.ndarray) -> None:
-        """Write the letters' part of ``full`` [b, V] (questions of ``counts`` options) into ``rows`` of logits and valid."""
-        letters = self.model.get_buffer("letters")[: max(counts)]
-        said, top = full[:, letters].cpu().numpy(), full.argmax(dim=1)  # [b, k], [b]
-        place = (top[:, None] == letters).float()  # [b, k]
-        first = torch.where(place.any(1), place.argmax(1), len(letters)).cpu().numpy()
-        for row, r, count, letter in zip(said, rows, counts, first, strict=True):
-            logits[r, :count] = row[:count]
-            valid[r] = letter < count
 
 
 def complete(
@@ -286,7 +295,8 @@ def score_variants(
 
     ``ablation`` adds the model without each modality and, when the prompt contains them, without users' histories.
     After the strategy text -> fusion, the variant without fused tokens is stage 1, because stage 2 does not change the
-    LLM. ``progress(done, of)`` is called after each variant.
+    LLM. An answer form that only training makes able to answer has no zero-shot row. ``progress(done, of)`` is called
+    after each variant.
     """
     variants = ModelVariants()
     how: dict[str, Any] = {"batch_size": batch_size, "permutations": permutations, "at_once": at_once}
@@ -299,17 +309,20 @@ def score_variants(
     if ablation and any(len(items) for items in model.history_of(questions)):
         jobs.append(("history", {"mode": model.mode, "with_history": False}))
     jobs += [(name, {"without": [name]}) for name in names if len(names) > 1]
+    total = len(jobs) + model.answer.untrained
     for done, (name, change) in enumerate(jobs):
         start = time.perf_counter()
         answers = score(model, questions, **how, **change)
         variants.seconds[name] = time.perf_counter() - start
         (variants.answers if done < whole else variants.ablation)[name] = answers
         if progress is not None:
-            progress(done + 1, len(jobs) + 1)
+            progress(done + 1, total)
+    if not model.answer.untrained:
+        return variants
     with model.llm.disable_adapter():
         start = time.perf_counter()
         variants.answers[ZERO_SHOT] = score(model, questions, **how, mode="text", with_history=False)
         variants.seconds[ZERO_SHOT] = time.perf_counter() - start
     if progress is not None:
-        progress(len(jobs) + 1, len(jobs) + 1)
+        progress(total, total)
     return variants

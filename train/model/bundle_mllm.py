@@ -1,21 +1,25 @@
-"""Bundle-MLLM: a LoRA language model that reads titles and fused item tokens, and answers with a letter."""
+"""Bundle-MLLM: a LoRA language model that reads titles and fused item tokens, and answers in one of several forms.
+
+`bundlecache.train.answers` holds the forms: the letter of an option, as in the paper, or a score of each option by itself.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from bundlecache.errors import RecipeError
 from bundlecache.questions.user_history import UserHistories
 
+from ..answers.form import AnswerForm, Evidence
+from ..answers.registry import make_form, make_prompts
 from ..prompts.builder import NO_ITEMS, Batch, PromptBuilder
-from ..prompts.tokens import full_stop, separator_ids
+from ..prompts.tokens import separator_ids
 from . import llm as llms
 from .embeddings import EmbeddingTable, to_device
 from .fusion import ItemTokens
@@ -34,8 +38,9 @@ MIN_SHARED_SHARE = 1 / 8
 
 
 class BundleMLLM(nn.Module):
-    """Prompts in, letter logits out. Made by :func:`build`.
+    """Prompts in, scores of options out. Made by :func:`build`.
 
+    ``answer`` is the form in which it is asked and trained. ``evidence`` is None, or what adds to the options' scores.
     ``mode`` is what the model was trained for last: ``"mm"`` reads titles and fused tokens, ``"text"``
     titles only. The language model's own weights are never trained: ``llm`` is ``base.model`` inside a LoRA adapter.
     """
@@ -48,7 +53,8 @@ class BundleMLLM(nn.Module):
         embeddings: EmbeddingTable | None,
         prompts: PromptBuilder,
         recipe: Recipe,
-        histories: UserHistories | None = None,
+        histories: UserHistories | None,
+        answer: AnswerForm,
     ) -> None:
         super().__init__()
         self.base = base
@@ -58,6 +64,8 @@ class BundleMLLM(nn.Module):
         self.prompts = prompts
         self.recipe = recipe
         self.histories = histories  # where the prompt contains users' histories
+        self.answer = answer
+        self.evidence: Evidence | None = None
         self.mode = "text"
         self.register_buffer("letters", torch.from_numpy(prompts.letters), persistent=False)
 
@@ -78,12 +86,20 @@ class BundleMLLM(nn.Module):
     def train_only(self, stage: str) -> list[nn.Parameter]:
         """Make exactly the parameters of ``stage`` trainable and return them.
 
-        ``text`` trains the adapter, ``fusion`` the item tokens, ``joint`` both; nothing ever trains the base.
+        ``text`` trains the adapter, ``fusion`` the item tokens, ``joint`` both; nothing ever trains the base. All train
+        what the answer form and the evidence have of their own.
         """
         for name, parameter in self.named_parameters():
             lora, item = "lora_" in name, name.startswith("tokens.")
-            parameter.requires_grad_((lora and stage != "fusion") or (item and stage != "text"))
+            trained = (lora and stage != "fusion") or (item and stage != "text") or name.startswith("evidence.")
+            if name.startswith("answer."):
+                trained = self.answer.trained_in(stage, name.removeprefix("answer."))
+            parameter.requires_grad_(trained)
         return [p for p in self.parameters() if p.requires_grad]
+
+    def own_state(self) -> dict[str, Tensor]:
+        """The tensors of answer form and evidence, by name; they are the model's own, not copies."""
+        return {n: v for n, v in self.state_dict(keep_vars=True).items() if n.startswith(("answer.", "evidence."))}
 
     def item_tokens(self, items: np.ndarray, masked: Sequence[str] = ()) -> Tensor:
         """Fused tokens, float32 [u, h], of the items [u]; ``masked`` names matrices that count as missing."""
@@ -94,29 +110,53 @@ class BundleMLLM(nn.Module):
             vectors, mask = self.embeddings.rows(items, masked)
             return self.tokens(vectors, mask)
 
-    def embed(self, batch: Batch, tokens: Tensor | None) -> Tensor:
-        """Input embeddings [b, L, h]: word embeddings, with separator and item tokens [u, h] in the soft places.
+    def ask(
+        self,
+        partial: Sequence[np.ndarray],
+        options: Sequence[np.ndarray],
+        mode: str,
+        history: Sequence[np.ndarray] | None = None,
+        bundles: np.ndarray | None = None,
+    ) -> Any:
+        """The prompts of b questions as the answer form builds them, with the features of their options, if there are any.
+
+        ``bundles`` [b] are the training bundles that the questions were drawn from; see `Evidence.features`.
+        """
+        batch = self.answer.build(self.prompts, partial, options, mode, history)
+        if self.evidence is None:
+            return batch
+        return replace(batch, features=self.evidence.features(partial, np.asarray(options), bundles))
+
+    def added(self, features: np.ndarray | None) -> Tensor | float:
+        """What the features [b, n, f] of options add to their scores, [b, n]; 0 without any."""
+        if features is None or self.evidence is None:
+            return 0.0
+        return self.evidence(to_device(features, self.device))
+
+    def embed(self, ids: np.ndarray, tokens: Tensor | None, longest: int | None = None) -> Tensor:
+        """Input embeddings [b, L, h] of ``ids`` [b, L]: words, with separator and item tokens [u, h] in the soft places.
+
+        ``longest`` is how many positions they take, where that is not L.
 
         Raises
         ------
         RecipeError
             When a prompt is longer than the language model can read.
         """
-        longest = getattr(self.llm.config, "max_position_embeddings", None)
-        if longest is not None and batch.ids.shape[1] > longest:
+        asked, most = longest or ids.shape[1], getattr(self.llm.config, "max_position_embeddings", None)
+        if most is not None and asked > most:
             raise RecipeError(
-                f"A prompt has {batch.ids.shape[1]:,} tokens, but this base model reads at most {longest:,}.",
+                f"A prompt has {asked:,} tokens, but this base model reads at most {most:,}.",
                 hint="--set prompt.max_title_tokens=16, fewer options, or --set prompt.max_given=4",
             )
-        ids = to_device(batch.ids, self.device)
-        words = self.llm.get_input_embeddings()(ids.clamp_min(0))
+        words = self.llm.get_input_embeddings()(to_device(ids, self.device).clamp_min(0))
         if tokens is None:
             return words
         separator = self.tokens.separator if self.tokens is not None else None
         first = torch.zeros_like(tokens[:1]) if separator is None else separator[None]
         soft = torch.cat([first, tokens]).to(words.dtype)  # [1 + u, h]
-        row, column = np.nonzero(batch.ids < 0)
-        where = to_device(np.stack([row, column, -1 - batch.ids[row, column]]), self.device)
+        row, column = np.nonzero(ids < 0)
+        where = to_device(np.stack([row, column, -1 - ids[row, column]]), self.device)
         return words.index_put((where[0], where[1]), soft[where[2]])
 
     def answer_state(self, batch: Batch, tokens: Tensor | None, ahead: int = 0) -> Tensor:
@@ -126,7 +166,7 @@ class BundleMLLM(nn.Module):
         """
         core = self.llm.get_base_model()
         decoder = getattr(core, core.base_model_prefix)
-        embeds = self.embed(batch, tokens)
+        embeds = self.embed(batch.ids, tokens)
         shared = self._shared(batch, ahead)
         cache = _prefix(decoder, embeds[:1, :shared], len(embeds)) if shared else None
         if cache is None:
@@ -157,26 +197,10 @@ class BundleMLLM(nn.Module):
         """Logits of the answer over the whole vocabulary, float32 [b, V]."""
         return llms.head(self.llm.get_base_model(), self.answer_state(batch, tokens)).float()
 
-    def forward(self, batch: Batch, truth: np.ndarray, n: int, mode: str) -> Tensor:
-        """Mean loss (``run.loss``) of the true letters ``truth`` [b] of questions with ``n`` options."""
+    def forward(self, batch: Any, truth: np.ndarray, n: int, mode: str) -> Tensor:
+        """Mean loss of the true options ``truth`` [b] of questions with ``n`` options; ``batch`` is that of :meth:`ask`."""
         tokens = self.item_tokens(batch.items) if mode == "mm" else None
-        letter = self.prompts.letters[truth]
-        if self.recipe.run.loss == "letter-and-stop":
-            return self._letter_and_stop(batch, tokens, letter)
-        logits = self.logits(batch, tokens)
-        if self.recipe.run.loss == "letters":
-            return F.cross_entropy(logits[:, self.get_buffer("letters")[:n]], to_device(truth, logits.device))
-        return F.cross_entropy(logits, to_device(letter, logits.device))
-
-    def _letter_and_stop(self, batch: Batch, tokens: Tensor | None, letter: np.ndarray) -> Tensor:
-        """Mean cross-entropy over two tokens a question: the letter [b] behind the prompt, and the full stop behind it."""
-        ids = np.pad(batch.ids, ((0, 0), (0, 1)))
-        ids[np.arange(len(ids)), batch.last + 1] = letter
-        spoken = dataclasses.replace(batch, ids=ids, last=batch.last + 1)
-        states = self.answer_state(spoken, tokens, ahead=1)  # [2, b, h]
-        logits = llms.head(self.llm.get_base_model(), states).float()  # [2, b, V]
-        stop = np.full_like(letter, full_stop(self.prompts.tokenizer))
-        return F.cross_entropy(logits.flatten(0, 1), to_device(np.concatenate([letter, stop]), logits.device))
+        return self.answer.loss(self, batch, tokens, truth, n)
 
 
 def build(
@@ -200,13 +224,14 @@ def build(
         When the base model, one of its option letters, or a modality of the recipe is missing.
     """
     base = llms.load(recipe.base, device)
-    prompts = PromptBuilder(base.tokenizer, titles, recipe.prompt, recipe.data.options, token_cache, progress)
+    prompts = make_prompts(recipe, base.tokenizer, titles, token_cache, progress)
     embeddings = EmbeddingTable.of(matrices, recipe.fusion.modalities, device) if matrices else None
     adapted = llms.add_lora(
         base.model, recipe.lora
     )  # before the item tokens, so that its random weights do not depend on them
     tokens = None if embeddings is None else _item_tokens(base, embeddings, recipe)
-    return BundleMLLM(base, adapted, tokens, embeddings, prompts, recipe, histories).to(device)
+    answer = make_form(recipe.answer.form, base.model.get_input_embeddings().weight.shape[1], fused=tokens is not None)
+    return BundleMLLM(base, adapted, tokens, embeddings, prompts, recipe, histories, answer).to(device)
 
 
 def histories_for(recipe: Recipe, catalogue: Catalogue) -> UserHistories | None:

@@ -14,7 +14,7 @@ Notation: b questions in a batch, L tokens of a prompt, u distinct items of a ba
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from bundlecache.errors import RecipeError
 from bundlecache.recipes.settings import Prompt
 
 from .chat import Frame, frame, letter_spellings
-from .templates import TEMPLATES, template_name
+from .templates import template_name, template_of
 from .title_tokens import Ending
 from .titles import read_titles
-from .tokens import ALPHABET, ANCHOR, Packed, Pieces, encode_many, encode_text, letter_ids
+from .tokens import ALPHABET, ANCHOR, Packed, Pieces, encode_many, encode_text, letter_ids, padded
 
 SEPARATOR = -1
 """The code of a soft separator."""
@@ -51,6 +51,7 @@ class Batch:
     ids: np.ndarray  # int64 [b, L]
     last: np.ndarray  # int64 [b]: position of the last token, behind which the answer stands
     items: np.ndarray  # int64 [u]: the item of each row, distinct
+    features: np.ndarray | None = None  # float32 [b, n, f] of the options, where the model reads some beside the prompt
 
 
 class PromptBuilder:
@@ -64,13 +65,15 @@ class PromptBuilder:
         The folder in which the ids of titles are kept.
     progress
         ``progress(done, of)`` is called while titles are tokenised.
+    form
+        The answer form (`bundlecache.train.answers`): prompts of another form than letters ask otherwise.
 
     Attributes
     ----------
     template
         The name of the wording, ``auto`` resolved.
     letters
-        int64 [letters]: the token ids of the answers, as many as the tokenizer has.
+        int64 [letters]: the token ids of the answers, as many as the tokenizer has; none in other forms than letters.
     fresh
         How many titles had to be tokenised, because the cache did not hold them.
 
@@ -88,23 +91,28 @@ class PromptBuilder:
         at_least: int = 2,
         cache: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
+        form: str = "letters",
     ) -> None:
         self.settings, self.tokenizer = settings, tokenizer
         self.template = template_name(settings.template, tokenizer)
         self._frame = frame(tokenizer) if self.template == "chat" else Frame()
-        spellings = letter_spellings(tokenizer, self._frame) if self._frame else None
-        self.letters = letter_ids(tokenizer, at_least, spellings)
+        self.letters = self._letters(at_least) if form == "letters" else np.zeros(0, np.int64)
         self.items = len(titles)
         words = {"task": settings.task, "bundle": settings.bundle, "item": settings.item}
-        self._wording = wording = TEMPLATES[self.template].filled(words)
+        self._wording = wording = template_of(self.template, form).filled(words)
         numbers = range(1, max(settings.max_given, settings.history) + 1)
         self._number_labels = [wording.partial_label.format(number=k) for k in numbers]
-        self._option_labels = [wording.option_label.format(letter=letter) for letter in ALPHABET[: len(self.letters)]]
+        letters = ALPHABET[: max(2, len(self.letters))]
+        self._option_labels = [wording.option_label.format(letter=letter) for letter in letters]
         self._bos = [] if self._frame or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         hard = settings.separator == "hard"
         self._before_soft = (settings.separator_words if hard else wording.before_soft) + wording.soft_space
         self._soft = [SEPARATOR, ITEM] if settings.separator == "soft" else [ITEM]
         self._tokenise_pieces(titles, cache, progress)
+
+    def _letters(self, at_least: int) -> np.ndarray:
+        spellings = letter_spellings(self.tokenizer, self._frame) if self._frame else None
+        return letter_ids(self.tokenizer, at_least, spellings)
 
     def _tokenise_pieces(
         self, titles: Sequence[str], cache: Path | None, progress: Callable[[int, int], None] | None
@@ -173,21 +181,31 @@ class PromptBuilder:
 
     def _parts(self, history: np.ndarray, partial: np.ndarray, options: np.ndarray, mode: str) -> Iterator[str | int]:
         """The prompt of one question as texts and, where something soft stands, codes; items as ``-2 - index``."""
+        yield from self._parts_before_options(history, partial, mode)
+        for label, item in zip(self._option_labels, options.tolist(), strict=False):
+            yield label
+            yield from self._parts_of_item(item, mode)
+        yield self._wording.closing
+
+    def _parts_before_options(self, history: np.ndarray, partial: np.ndarray, mode: str) -> Iterator[str | int]:
         wording = self._wording
         yield wording.opening_with_history if len(history) else wording.opening
-        for labels, items, after in (
-            (self._number_labels, history, wording.after_history if len(history) else ""),
-            (self._number_labels, partial, wording.after_partial),
-            (self._option_labels, options, wording.closing),
+        for items, after in (
+            (history, wording.after_history if len(history) else ""),
+            (partial, wording.after_partial),
         ):
-            for label, item in zip(labels, items.tolist(), strict=False):
-                title = self.titles.shown[item].as_py()
-                yield label + (f" {title}" if title else "")
-                if mode == "mm":
-                    yield self._before_soft
-                    yield from (code if code == SEPARATOR else ITEM - item for code in self._soft)
-                yield wording.after_item
+            for label, item in zip(self._number_labels, items.tolist(), strict=False):
+                yield label
+                yield from self._parts_of_item(item, mode)
             yield after
+
+    def _parts_of_item(self, item: int, mode: str) -> Iterator[str | int]:
+        title = self.titles.shown[item].as_py()
+        yield f" {title}" if title else ""
+        if mode == "mm":
+            yield self._before_soft
+            yield from (code if code == SEPARATOR else ITEM - item for code in self._soft)
+        yield self._wording.after_item
 
     def spell(self, partial: np.ndarray, options: np.ndarray, mode: str, history: np.ndarray = NO_ITEMS) -> np.ndarray:
         """int64 [L]: the prompt of one question, each text between soft places tokenised whole.
@@ -195,13 +213,17 @@ class PromptBuilder:
         This is what a prompt is; :meth:`build` gives the same ids, without tokenising where that is exact.
         """
         self._check(options)
+        return self._spelled(self._parts(*self._cut(history, partial), options, mode))
+
+    def _spelled(self, parts: Iterable[str | int], *, whole: bool = True) -> np.ndarray:
+        """int64 [L]: ids of texts and codes from the beginning of a prompt, up to its end if it is ``whole``."""
         ids, text, first = list(self._bos), "", True
-        for part in [*self._parts(*self._cut(history, partial), options, mode), None]:
+        for part in [*parts, None]:
             if isinstance(part, str):
                 text += part
                 continue
             if text:
-                ids += self._encode(text, first=first, last=part is None)
+                ids += self._encode(text, first=first, last=whole and part is None)
                 text, first = "", False
             if part is not None:
                 ids.append(part)
@@ -226,10 +248,7 @@ class PromptBuilder:
         """
         self._check(options)
         parts = self._parts(*self._cut(history, partial), options, mode)
-        shown = (
-            part if isinstance(part, str) else SHOWN_SEPARATOR if part == SEPARATOR else SHOWN_ITEM for part in parts
-        )
-        return self._frame.head + "".join(shown) + self._frame.tail
+        return self._frame.head + shown_text(parts) + self._frame.tail
 
     def _chain(self, history: np.ndarray, partial: np.ndarray, options: np.ndarray, mode: str) -> np.ndarray:
         """int64 [c]: the numbers of the pieces that one question is copied from."""
@@ -275,7 +294,7 @@ class PromptBuilder:
         history: Sequence[np.ndarray] | None = None,
     ) -> np.ndarray:
         """int64 [b]: tokens of each question's prompt."""
-        asked = zip(_or_no_items(history, partial), partial, options, strict=True)
+        asked = zip(or_no_items(history, partial), partial, options, strict=True)
         return np.array([self._length(*each, mode) for each in asked], np.int64)
 
     def _length(self, history: np.ndarray, partial: np.ndarray, options: np.ndarray, mode: str) -> int:
@@ -295,23 +314,34 @@ class PromptBuilder:
         ``mode`` is ``"mm"`` (titles and fused tokens) or ``"text"`` (titles only). ``history`` are the histories of
         the users, latest last; the prompt contains the latest ``prompt.history`` items of each.
         """
-        history = _or_no_items(history, partial)
+        history = or_no_items(history, partial)
         asked = list(zip(history, partial, options, strict=True))
         if all(self._is_exact(*each) for each in asked):
             length, flat = self.lengths(partial, options, mode, history), self._copied(history, partial, options, mode)
         else:
             rows = [self.spell(p, o, mode, h) for h, p, o in asked]
             length, flat = np.array([len(row) for row in rows], np.int64), np.concatenate(rows)
-        ids = np.zeros((len(length), int(length.max())), np.int64)  # causal attention never looks at the padding
-        real = np.arange(ids.shape[1]) < length[:, None]  # [b, L]
-        slots = flat <= ITEM
-        items, row = np.unique(ITEM - flat[slots], return_inverse=True)
-        flat[slots] = ITEM - row
-        ids[real] = flat
-        return Batch(ids, length - 1, items.astype(np.int64))
+        flat, items = number_items(flat)
+        return Batch(padded(flat, length), length - 1, items)  # causal attention never looks at the padding
 
 
-def _or_no_items(history: Sequence[np.ndarray] | None, partial: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+def number_items(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``flat`` with the codes of rows of distinct items in the place of those of items, and these items [u]."""
+    slots, flat = flat <= ITEM, flat.copy()
+    items, row = np.unique(ITEM - flat[slots], return_inverse=True)
+    flat[slots] = ITEM - row
+    return flat, items.astype(np.int64)
+
+
+def shown_text(parts: Iterable[str | int]) -> str:
+    """Texts and codes as text: `SHOWN_SEPARATOR` and `SHOWN_ITEM` stand in the soft places."""
+    return "".join(
+        part if isinstance(part, str) else SHOWN_SEPARATOR if part == SEPARATOR else SHOWN_ITEM for part in parts
+    )
+
+
+def or_no_items(history: Sequence[np.ndarray] | None, partial: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """``history``, or that of users who took nothing."""
     return [NO_ITEMS] * len(partial) if history is None else history
 
 

@@ -74,3 +74,40 @@ def template_name(asked: str, tokenizer: Any) -> str:
             hint="--set prompt.template=auto",
         )
     return asked
+
+
+_LEAD = "You are a helpful and honest assistant. The following are questions about {task}. Question:"
+_QUESTION = " , should the following candidate {item} be included into this {bundle}?\nCandidate:"
+_BRIEF: dict[str, dict[str, Any]] = {
+    "pointer": {"closing": ""},
+    "likelihood": {"after_partial": "\nAnswer:", "closing": ""},
+    "yes-no": {"after_partial": "\nOption:"},
+}
+_LONG: dict[str, dict[str, Any]] = {
+    "pointer": {"after_partial": _QUESTION, "closing": ""},
+    "likelihood": {
+        "after_partial": " , which {item} should be included into this {bundle}? Answer with its title.",
+        "closing": "",
+    },
+    "yes-no": {"after_partial": _QUESTION, "closing": " \nAnswer with yes or no."},
+}
+_LINE = {"likelihood": ("after_partial", "\nTitle:"), "yes-no": ("closing", "\nAnswer:")}
+"""What a wording without a chat template adds, so that the answer begins behind a colon."""
+
+
+def template_of(name: str, form: str) -> Template:
+    """The template ``name`` as the answer form ``form`` asks: of other forms than letters, each option is a text of its own."""
+    template = TEMPLATES[name]
+    if form == "letters":
+        return template
+    if name == "brief":
+        return replace(template, **_BRIEF[form])
+    changes: dict[str, Any] = {
+        "opening": _LEAD + _PARTIAL,
+        "opening_with_history": f"{_LEAD} The user's history, latest last:",
+    }
+    changes |= _LONG[form]
+    if name != "chat" and form in _LINE:
+        field, line = _LINE[form]
+        changes[field] += line
+    return replace(template, **changes)

@@ -85,6 +85,13 @@ def ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
     return np.repeat(shift, length) + np.arange(int(length.sum()))
 
 
+def padded(flat: np.ndarray, length: np.ndarray, fill: int = 0) -> np.ndarray:
+    """int64 [b, L]: rows of ``length`` [b] numbers each, one after the other in ``flat``, with ``fill`` behind them."""
+    out = np.full((len(length), int(length.max(initial=0))), fill, np.int64)
+    out[np.arange(out.shape[1]) < length[:, None]] = flat
+    return out
+
+
 def clean(title: str, reserved: Sequence[str]) -> str:
     """``title`` as plain text on one line: nothing in it can be a line break or a token of the tokenizer's own.
 

@@ -186,7 +186,8 @@ def forget(run: Path) -> None:
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that any stage may train, by name."""
-    return {n: p for n, p in model.named_parameters() if "lora_" in n or n.startswith("tokens.")}
+    own = ("tokens.", "answer.", "evidence.")
+    return {n: p for n, p in model.named_parameters() if "lora_" in n or n.startswith(own)}
 
 
 def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:

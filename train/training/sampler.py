@@ -40,6 +40,7 @@ class Drawn:
     options: np.ndarray  # int32 [b, n]
     truth: np.ndarray  # int64 [b]
     history: list[np.ndarray]  # items that the bundle's user took elsewhere, latest last
+    bundle: np.ndarray  # int64 [b]: the row of the training bundle in the catalogue's
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -47,7 +48,7 @@ class Drawn:
     def take(self, rows: np.ndarray) -> Drawn:
         """The questions ``rows``."""
         partial, history = ([some[r] for r in rows] for some in (self.partial, self.history))
-        return Drawn(partial, self.options[rows], self.truth[rows], history)
+        return Drawn(partial, self.options[rows], self.truth[rows], history, self.bundle[rows])
 
 
 class QuestionSampler:
@@ -79,7 +80,7 @@ class QuestionSampler:
         bundles = catalogue.bundles
         usable = (splits.assign(catalogue) == "train") & ~is_in(bundles.ids, held_out) & (bundles.items.lengths >= 2)
         rows = np.flatnonzero(usable)
-        self.bundles = bundles.items.take(rows)
+        self.bundles, self._rows = bundles.items.take(rows), rows
         self._ids = bundles.ids.take(rows)
         if not len(self.bundles):
             raise QuestionsError(
@@ -144,7 +145,7 @@ class QuestionSampler:
         history = [NO_ITEMS] * len(partial)
         if self._histories is not None:
             history = self._histories.besides([self._ids[b] for b in bundles], partial, options)
-        return Drawn(partial, options, truth, history)
+        return Drawn(partial, options, truth, history, self._rows[bundles])
 
 
 def is_in(texts: Strings[str], known: Sequence[str]) -> np.ndarray:

@@ -169,7 +169,7 @@ class StageLoop:
         pieces = [rows for rows in np.array_split(mine, self.model.recipe.data.accumulate) if len(rows)]
         for k, rows in enumerate(pieces):
             part = drawn.take(rows)
-            batch = self.model.prompts.build(part.partial, list(part.options), self.mode, part.history)
+            batch = self.model.ask(part.partial, list(part.options), self.mode, part.history, part.bundle)
             wait = k + 1 < len(pieces) and processes > 1  # processes exchange gradients once a step
             with self.accelerator.no_sync(model) if wait else nullcontext():
                 loss = model(batch, part.truth, part.options.shape[1], self.mode) * (len(rows) * processes / len(drawn))

@@ -1,0 +1,66 @@
+"""The answer form ``pointer``: each option gets a score at its own end, from a small head.
+
+The head reads the hidden state behind an option and, where there are fused tokens, compares the option's token with the
+state behind the partial bundle. Before training both scores are zero for every option.
+
+Notation: b questions in a batch, n options, h hidden width of the language model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .block_states import read
+from .form import WHOLE_STAGES, AnswerForm
+
+MAX_WIDTH = 256  # of the head's layers
+
+
+class Pointer(AnswerForm):
+    """The head for a language model of width ``hidden``; ``fused`` says that options have fused tokens."""
+
+    name = "pointer"
+    untrained = False
+
+    def __init__(self, hidden: int, *, fused: bool) -> None:
+        super().__init__()
+        width = min(hidden, MAX_WIDTH)
+        self.state = nn.Sequential(
+            nn.LayerNorm(hidden), nn.Linear(hidden, width), nn.GELU(), nn.Linear(width, 1, bias=False)
+        )
+        nn.init.zeros_(self.state[3].weight)
+        self.fused = _Comparison(hidden, width) if fused else None
+
+    def trained_in(self, stage: str, parameter: str) -> bool:
+        """The comparison with fused tokens is trained where there are some."""
+        return stage in WHOLE_STAGES or not parameter.startswith("fused.")
+
+    def scores(self, model: Any, batch: Any, tokens: Tensor | None) -> Tensor:
+        """As `AnswerForm.scores`."""
+        parts, kind = [], self.state[1].weight.dtype  # that of the head: half precision would cost digits
+        for states in read(model, batch, tokens, self.way):
+            with torch.autocast(states.block.device.type, enabled=False):
+                part = self.state(states.ends().to(kind))[..., 0]  # [b, n]
+                if self.fused is not None and tokens is not None:
+                    part = part + self.fused(states.prefix.to(kind), tokens.to(kind), states.blocks.rows)
+            parts.append(part)
+        return torch.cat(parts, dim=1)
+
+
+class _Comparison(nn.Module):
+    """The product of a partial bundle's state and of the tokens of its options."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.query = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width, bias=False))
+        self.key = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width, bias=False))
+        nn.init.zeros_(self.query[1].weight)
+        self.scale = width**-0.5
+
+    def forward(self, state: Tensor, tokens: Tensor, rows: Any) -> Tensor:
+        """[b, n] of states [b, h] and of the tokens [u, h] in the ``rows`` [b, n]."""
+        keys = self.key(tokens)[torch.from_numpy(rows).to(tokens.device)]  # [b, n, w]
+        return (keys @ self.query(state)[:, :, None])[..., 0] * self.scale
