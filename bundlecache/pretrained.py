@@ -91,7 +91,8 @@ def load_model(kind: str, source: str | Path, **options: Any) -> LoadedModel:
         if Path(source).is_dir():
             _check_weights(Path(source), layered=kind == "AutoModelForCausalLM")
         given = _safe(source, options)
-        config = given.get("config") or transformers.AutoConfig.from_pretrained(source, **_safe(source, _where(given)))
+        asked = {**_where(given), **({"gguf_file": given["gguf_file"]} if "gguf_file" in given else {})}
+        config = given.get("config") or transformers.AutoConfig.from_pretrained(source, **_safe(source, asked))
         if "/" in (attention := str(getattr(config, "_attn_implementation", None) or "")):
             raise PretrainedError(f"its config.json asks for code from a hub ({attention}), which is never run")
         model, info = getattr(transformers, kind).from_pretrained(source, output_loading_info=True, **given)

@@ -68,6 +68,11 @@ class WorkspaceFolder:
         return self.root / "store" / "tokens"
 
     @property
+    def bases(self) -> Path:
+        """Base models that were in GGUF files, unpacked."""
+        return self.root / "store" / "bases"
+
+    @property
     def questions(self) -> Path:
         """Frozen question files."""
         return self.root / "questions"

@@ -23,6 +23,7 @@ from bundlecache.workspace import read_manifest
 
 from . import checkpoint
 from .inference import item_tokens, scoring
+from .model import gguf_base
 from .model.llm import EMBEDDED_LETTERS
 from .training import loop
 
@@ -124,6 +125,8 @@ def train(
         When recipe, base model, vectors, questions and starting run do not fit together.
     """
     describe(recipe, say)
+    if gguf_base.must_unpack(recipe.base.model, folder.bases):
+        say.note(f"base: {recipe.base.model} is unpacked once into {folder.bases}, half a minute for 135M weights")
     if (drawn := info(sampled(valid, recipe.run.validation_questions))) is not None:
         say.note(
             f"validation: {drawn.n_questions:,} of {drawn.of:,} questions of {valid.name}, a fixed sample"

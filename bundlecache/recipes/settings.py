@@ -48,7 +48,11 @@ class Base:
     """The language model."""
 
     model: str = Field(
-        default="embedded", description="The language model: 'embedded', a local folder, or a hub id (ID@REVISION)."
+        default="embedded",
+        description=(
+            "The language model: 'embedded', a local folder, a GGUF file, 'smollm2' (the extra small-llm),"
+            " or a hub id (ID@REVISION)."
+        ),
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",

@@ -1,7 +1,7 @@
 """Vectors that other programs made, as :meth:`Store.write` takes them.
 
 =====================================  ==================================================================
-``FILE.parquet``                       ``item_id`` and one column of lists of numbers
+``FILE.parquet``                       ``item_id`` and one column of lists of numbers, or several of plain numbers
 ``FILE.npy``, ``FILE.pt``              [n, d] or [n, t, d], and the ids in a file of their own, one a line
 folder: ``vectors.npy``, ``ids.txt``   what ``bundlecache export --format npy`` writes; ``mask.npy`` counts
 folder: ``img_emb/``, ``metadata/``    what clip-retrieval writes; ``text_emb/`` for texts
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ID_COLUMNS = ("item_id", "id", "asin")
 VECTOR_COLUMNS = ("vector", "embedding", "emb", "features")
+MIN_NUMBERS = 2  # columns of plain numbers that make a vector: one would be any count or price
 FORMS = "a .parquet, .npy or .pt file, an export folder or a clip-retrieval folder"
 
 
@@ -133,16 +134,19 @@ def _parquet(path: Path) -> tuple[Texts, np.ndarray]:
     lists = [field.name for field in table.schema if pa.types.is_list(field.type) or _is_fixed(field.type)]
     lists += [field.name for field in table.schema if pa.types.is_large_list(field.type)]
     named = next((name for name in VECTOR_COLUMNS if name in lists), lists[0] if len(lists) == 1 else None)
-    if key is None or named is None:
+    numbers = [name for name in table.column_names if name != key and _is_number(table.schema.field(name).type)]
+    if key is None or (named is None and (lists or len(numbers) < MIN_NUMBERS)):
         raise StoreError(
             f"{path} has the columns {', '.join(table.column_names)}; needed are item_id and a vector column of "
-            "lists of numbers.",
+            f"lists of numbers, or at least {MIN_NUMBERS} columns of numbers.",
             hint="name them item_id and vector",
         )
-    column = table[named].combine_chunks()
     keys = table[key]
     plain = pa.types.is_string(keys.type) or pa.types.is_large_string(keys.type)
     item_ids = text_column(keys if plain and not keys.null_count else [str(value) for value in keys.to_pylist()])
+    if named is None:
+        return item_ids, _standardised(table.select(numbers))
+    column = table[named].combine_chunks()
     if column.null_count:  # flattening would shift every row behind a null
         there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
         column, item_ids = column.take(pa.array(there)), take(item_ids, there)
@@ -157,6 +161,23 @@ def _parquet(path: Path) -> tuple[Texts, np.ndarray]:
         )
     flat = values.to_numpy(zero_copy_only=False)  # a null number becomes NaN, and its row an error
     return item_ids, flat.reshape(len(column), lengths[0])
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+
+
+def _standardised(table: pa.Table) -> np.ndarray:
+    """float32 [n, d]: columns of numbers side by side, each with mean 0 and deviation 1, so that none decides by its unit.
+
+    A row with a number missing is NaN there, and becomes an error.
+
+    >>> _standardised(pa.table({"tempo": [100.0, 140.0], "mode": [0, 0]})).tolist()
+    [[-1.0, 0.0], [1.0, 0.0]]
+    """
+    rows = np.stack([column.to_numpy().astype(np.float64) for column in table.columns], axis=1)
+    spread = np.nanstd(rows, axis=0)
+    return ((rows - np.nanmean(rows, axis=0)) / np.where(spread > 0, spread, 1)).astype(np.float32)
 
 
 def _is_fixed(kind: pa.DataType) -> bool:

@@ -215,7 +215,8 @@ def build(
     """A new model of ``recipe`` over a catalogue's titles [I] and its stored vectors.
 
     Without matrices the model reads text only. Weights are drawn from torch's global seed. ``token_cache`` is
-    the folder that keeps the titles' token ids (`bundlecache.train.prompts.titles`), ``histories`` are those of
+    the folder that keeps the titles' token ids (`bundlecache.train.prompts.titles`); what was in a GGUF file is kept
+    in ``bases`` beside it. ``histories`` are those of
     :func:`histories_for`; ``progress(done, of)`` is called while titles are tokenised.
 
     Raises
@@ -223,7 +224,7 @@ def build(
     RecipeError, StoreError
         When the base model, one of its option letters, or a modality of the recipe is missing.
     """
-    base = llms.load(recipe.base, device)
+    base = llms.load(recipe.base, device, None if token_cache is None else token_cache.with_name("bases"))
     prompts = make_prompts(recipe, base.tokenizer, titles, token_cache, progress)
     embeddings = EmbeddingTable.of(matrices, recipe.fusion.modalities, device) if matrices else None
     adapted = llms.add_lora(

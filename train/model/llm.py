@@ -1,4 +1,4 @@
-"""Loads the base language model: the embedded one, a local folder or a hub id, all in the same way.
+"""Loads the base language model: the embedded one, a local folder, a GGUF file or a hub id, all in the same way.
 
 It is frozen: what is trained of it is a LoRA adapter. Notation: b questions, h hidden width, V words of the vocabulary.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from bundlecache.errors import RecipeError, counted
 from bundlecache.recipes.settings import Base, Lora
 from bundlecache.tokenizer_check import tokenizer_fingerprint
 
-from . import quant
+from . import gguf_base, quant
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 """The tiny base that ships with the project; its spec is ``embedded``."""
@@ -63,29 +65,31 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def load(settings: Base, device: torch.device) -> LoadedLlm:
+def load(settings: Base, device: torch.device, cache: Path | None = None) -> LoadedLlm:
     """Load tokenizer and weights of ``settings.model``, frozen, in evaluation mode.
+
+    ``cache`` is the folder that keeps what was in GGUF files (`bundlecache.train.model.gguf_base`).
 
     Raises
     ------
     RecipeError
-        When the folder or the hub id is not there, or holds no causal language model.
+        When the folder, file or hub id is not there, or holds no causal language model.
     """
-    source, options = _source(settings.model)
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     quantised = quant.options(settings.quantise, getattr(torch, dtype), device)
     try:
-        tokenizer = pretrained.load_tokenizer(source, **options)
-        loaded = pretrained.load_model(
-            "AutoModelForCausalLM", source, dtype=getattr(torch, dtype), **options, **quantised
-        )
+        with _source(settings.model, cache) as (source, options):
+            tokenizer = pretrained.load_tokenizer(source, **options)
+            loaded = pretrained.load_model(
+                "AutoModelForCausalLM", source, dtype=getattr(torch, dtype), **options, **quantised
+            )
         _check_weights(loaded)
     except pretrained.PretrainedError as error:
         raise RecipeError(
             f"No causal language model could be loaded from {settings.model!r}: {error}.",
-            hint="base.model takes 'embedded', a folder made by save_pretrained, or a hub id",
+            hint=gguf_base.TAKES,
         ) from error
     model = loaded.model
     model.requires_grad_(False)
@@ -124,22 +128,25 @@ def recompute(model: Any, *, on: bool = True) -> None:
         getattr(model, f"{word}_checkpointing_disable")()
 
 
-def _source(spec: str) -> tuple[str, dict[str, Any]]:
+@contextmanager
+def _source(spec: str, cache: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What ``from_pretrained`` is given for ``base.model``, and its options."""
     if spec == "embedded":
         if not (EMBEDDED / "config.json").is_file():
             raise RecipeError(
                 f"The embedded base is not in {EMBEDDED}.", hint="make base, or python -m bundlecache.train.pretrain"
             )
-        return str(EMBEDDED), {"local_files_only": True}
-    if Path(spec).is_dir():
-        return spec, {"local_files_only": True}
-    if spec.startswith((".", "/", "~")):
-        raise RecipeError(
-            f"There is no model folder {spec!r}.",
-            hint="base.model takes 'embedded', a folder made by save_pretrained, or a hub id",
-        )
-    name, _, revision = spec.partition("@")
-    return name, {"revision": revision} if revision else {}
+        yield str(EMBEDDED), {"local_files_only": True}
+    elif Path(spec).is_dir():
+        yield spec, {"local_files_only": True}
+    elif (file := gguf_base.file_of(spec)) is not None:
+        with gguf_base.unpacked(file, cache) as folder:
+            yield str(folder), {"local_files_only": True}
+    elif spec.startswith((".", "/", "~")):
+        raise RecipeError(f"There is no model folder or GGUF file {spec!r}.", hint=gguf_base.TAKES)
+    else:
+        name, _, revision = spec.partition("@")
+        yield name, {"revision": revision} if revision else {}
 
 
 def fingerprint(model: nn.Module) -> str:
