@@ -19,7 +19,7 @@ a million items costs no [I, D] array.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,6 +204,16 @@ class ItemVectors:
         norms = lengths_of(out)
         out /= np.where(norms > 0, norms, 1)[:, None]
         return out
+
+    def extended(self, matrices: Mapping[str, Matrix]) -> ItemVectors:
+        """The same for `query`, of ``matrices`` that have the vectors of new items behind those of the catalogue."""
+        parts = []
+        for name, part in zip(self.names, self.parts, strict=True):
+            matrix = matrices[name]
+            new = np.arange(len(self), len(matrix.mask))
+            lengths = lengths_of(np.asarray(matrix.vectors[new], np.float32))
+            parts.append(replace(part, matrix=matrix, lengths=np.concatenate([part.lengths, lengths])))
+        return replace(self, parts=tuple(parts))
 
     def _mixed(self, items: np.ndarray) -> np.ndarray:
         """float32 [n, D]: unit vectors by the root of their weights, side by side."""

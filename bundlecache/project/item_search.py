@@ -33,12 +33,12 @@ class FoundItems:
 class ItemSearch:
     """Searches the items of ``catalogue``.
 
-    ``nearest(text, allowed)`` gives the items nearest in meaning, best first; None where no text encoder is stored.
+    ``nearest(text, allowed)`` gives the items nearest in meaning, best first; none where no text encoder is stored.
     """
 
     catalogue: Catalogue
     prices: np.ndarray
-    nearest: Callable[[str, np.ndarray], np.ndarray] | None = None
+    nearest: Callable[[str, np.ndarray], np.ndarray]
 
     @cached_property
     def popularity(self) -> np.ndarray:
@@ -82,11 +82,10 @@ class ItemSearch:
             searched = "words"
             for word in words:
                 hits = hits & np.asarray(pc.fill_null(pc.match_substring(self._titles, word), False))
-        if words and not hits.any() and self.nearest is not None:
+        order = self._order[hits[self._order]]
+        if words and not len(order) and allowed.any():
             order = self.nearest(text, allowed)
-            searched = "meaning"
-        else:
-            order = self._order[hits[self._order]]
+            searched = "meaning" if len(order) else "words"
         return FoundItems(order[(page - 1) * size : page * size], len(order), searched)  # type: ignore[arg-type]
 
     def _allowed(self, category: str | None, min_price: float | None, max_price: float | None) -> np.ndarray:

@@ -7,8 +7,8 @@ trained run too: the learned ranker ranks then, or, where there are no bundles t
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,16 @@ import numpy as np
 
 from ..errors import BundlecacheError, CatalogueError, Command, QuestionsError
 from ..text import listed, quoted
+from .cart import Answer, Cart, Seconds, View
 from .completion import Bundle, Ranking, complete_bundles
-from .item_search import ItemSearch
+from .confidence import FILE, Calibration, calibration, margin_of
+from .item_search import NEAREST, ItemSearch
+from .new_items import NewItem, NewItems
 from .run import Run
 from .shown_item import ShownItems
 from .together import Together
+from .untrained import fitted_ranker
+from .why import Why, explain
 
 if TYPE_CHECKING:
     from ..baselines.rankers import Ranker
@@ -31,42 +36,9 @@ if TYPE_CHECKING:
     from .session import Session
 
 UNTRAINED_OPTIONS = 100  # candidates of a bundle where no run says how many it was trained on
+OPTIONS = 10  # candidates among which the margin is taken where nothing was calibrated
 COSINE = "cosine"
-RANKER_FILE = "learned_ranker.npz"  # in candidates/: what the ranker of a workspace without a run was fitted to
-
-
-@dataclass(frozen=True)
-class Cart:
-    """A partial bundle as it is asked about: item indices, and what may complete it.
-
-    ``allowed`` bool [I] are the items that may be offered, None for all of them.
-    """
-
-    partial: np.ndarray
-    k: int = 5
-    options: int | None = None
-    user: str | None = None
-    allowed: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What completes a cart: item indices and probabilities, best first, and how they were found."""
-
-    items: list[int]
-    probabilities: list[float | None]
-    margin: float | None
-    method: str
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """How long the steps of a call took."""
-
-    encode: float = 0.0
-    retrieve: float = 0.0
-    rank: float = 0.0
+SAID = {"learned-ranker": "the learned ranker", COSINE: "the cosine of the search", "model": "the model"}
 
 
 class Resident:
@@ -79,17 +51,27 @@ class Resident:
     """
 
     def __init__(self, session: Session, run: str | None = None, *, device: str = "auto") -> None:
+        from ..bench import method_selection
+
         self.session, self.device = session, device
+        self._ranker: Ranker | None
         self.catalogue = session.catalogue
         self._run = Run(session, run) if run is not None else None
         self._loaded: LoadedRun | None = self._run.load(device) if self._run is not None else None
         self.matrices: Mapping[str, Matrix] = (self._loaded and self._loaded.matrices) or session.matrices()
         self.index = self._opened_index()
-        self.method, self._ranker = self._chosen_method()
-        self.shown = ShownItems(self.catalogue)
-        self.search = ItemSearch(self.catalogue, self.shown.prices)
-        self.together = Together(self.catalogue)
         self._indexes: dict[str, Index] = {}
+        self._sources = session.sources(dict(self.matrices))
+        self.method, self._ranker = COSINE, None
+        if self._run is not None:
+            self.method, self._ranker = self._run.ranker(None, device, {"permutations": 1, "at_once": None})
+        elif (ranker := fitted_ranker(session, self._sources)) is not None:
+            self.method, self._ranker = method_selection.LEARNED, ranker
+        self.calibration: Calibration | None = None
+        self.new_items = NewItems(session, self.matrices, device)
+        self.shown = ShownItems(self.catalogue)
+        self.search = ItemSearch(self.catalogue, self.shown.prices, self._nearest)
+        self.together = Together(self.catalogue)
 
     @property
     def run(self) -> str | None:
@@ -117,12 +99,12 @@ class Resident:
         self.search.find()
         first = np.flatnonzero(self.search.popularity)[:1]
         partial = first if len(first) else self.index.rows[:1]
-        self.complete([Cart(partial, 1)])
+        self.complete([Cart(partial.astype(np.int64), 1)])
         return self
 
     def cart(
         self,
-        items: Sequence[str],
+        items: Sequence[str | NewItem],
         *,
         k: int = 5,
         exclude: Sequence[str] = (),
@@ -130,7 +112,7 @@ class Resident:
         user: str | None = None,
         options: int | None = None,
     ) -> Cart:
-        """A cart of item ids, checked.
+        """A cart of item ids and new items, checked; an id counts once.
 
         Raises
         ------
@@ -141,11 +123,16 @@ class Resident:
 
         if not items:
             raise QuestionsError("The bundle holds no item; it needs at least one.", hint='"items": ["ID", ...]')
-        partial = self.catalogue.indices(list(dict.fromkeys(items)))
+        distinct = list(dict.fromkeys([item if isinstance(item, str) else id(item) for item in items]))
+        new = {id(item): item for item in items if not isinstance(item, str)}
+        places: dict[str | int, int] = {key: -1 - place for place, key in enumerate(new)}
+        ids = [each for each in distinct if isinstance(each, str)]
+        places |= dict(zip(ids, self.catalogue.indices(ids).tolist(), strict=True))
+        partial = np.array([places[each] for each in distinct], np.int64)
         allowed = search.allowed_items(self.catalogue, where, exclude) if where or exclude else None
         if user is not None:
             self._check_user(user)
-        return Cart(partial, k, options, user, allowed)
+        return Cart(partial, k, options, user, allowed, tuple(new.values()))
 
     def _check_user(self, user: str) -> None:
         if self._loaded is None or self._loaded.model.histories is None:
@@ -157,53 +144,104 @@ class Resident:
     def complete(self, carts: Sequence[Cart]) -> tuple[list[Answer | BundlecacheError], Seconds]:
         """What completes every cart; those of equal number of candidates are ranked in one call of the model."""
         began = time.perf_counter()
+        view = self._view([item for cart in carts for item in cart.new])
+        encoded = time.perf_counter()
         answers: list[Answer | BundlecacheError | None] = [None] * len(carts)
-        proposed = self._proposed(carts)
+        proposed = self._proposed(carts, view)
         retrieved = time.perf_counter()
-        groups: dict[bool, list[int]] = {}
+        groups: dict[str, list[int]] = {}
         for at, found in enumerate(proposed):
             if isinstance(found, BundlecacheError):
                 answers[at] = found
             else:
-                groups.setdefault(carts[at].user is not None, []).append(at)
-        for personal, places in groups.items():
-            bundles = [self._bundle(carts[at], proposed[at]) for at in places]  # type: ignore[arg-type]
-            method, rankings = self._ranked(bundles, personal=personal)
-            for at, ranking in zip(places, rankings, strict=True):
+                groups.setdefault(self._method_of(carts[at]), []).append(at)
+        for method, places in groups.items():
+            bundles = [self._bundle(carts[at], proposed[at], view) for at in places]  # type: ignore[arg-type]
+            for at, ranking in zip(places, self._ranked(bundles, method, view), strict=True):
                 answers[at] = self._answer(carts[at], ranking, method)
         done = time.perf_counter()
-        return [answer for answer in answers if answer is not None], Seconds(0.0, retrieved - began, done - retrieved)
+        seconds = Seconds(encoded - began, retrieved - encoded, done - retrieved)
+        return [answer for answer in answers if answer is not None], seconds
 
-    def _bundle(self, cart: Cart, proposed: np.ndarray) -> Bundle:
-        bundle = Bundle(cart.partial, proposed)
-        if cart.user is None or self._loaded is None or self._loaded.model.histories is None:
-            return bundle
-        hidden = [*cart.partial.tolist(), *proposed.tolist()]
-        return replace(bundle, history=self._loaded.model.histories.of_user(cart.user, hidden))
+    def explain(self, cart: Cart, answer: Answer) -> list[Why]:
+        """Why each item of an answer was offered."""
+        view = self._view(cart.new)
+        return explain(answer.items, view.partial(cart), view.matrices, self.together, self.model)
 
-    def _ranked(self, bundles: list[Bundle], *, personal: bool) -> tuple[str, list[Ranking]]:
-        """How bundles were ranked, and the rankings; a user's history is read by the model alone."""
+    def calibrate(self, ended: Callable[[], bool] = lambda: False) -> None:
+        """Measure on validation questions how often the method is right at which margin, if nobody did before."""
+        if self._ranker is None:
+            return
+        run = self._run
+        path = (self.session.folder.candidates if run is None else run.path) / FILE
+        stamp = "" if run is None else str((run.path / "manifest.json").stat().st_mtime_ns)
+        about = [self.method, self.run or "", stamp, self.store_version]
+        self.calibration = calibration(path, about, self._sources.validation, self._ranker, ended)
+
+    def _view(self, new: Sequence[NewItem]) -> View:
+        """What is seen with these new items, which are encoded if they are not yet."""
+        if not new:
+            return View(self.matrices, self.index.vectors, self.model)
+        distinct = list({id(item): item for item in new}.values())
+        self.new_items.encode(distinct)
+        matrices = self.new_items.extended(distinct)
+        model = self.model
+        if model is not None:
+            model = model.with_new_items([item.title for item in distinct], matrices)
+        places = {id(item): len(self.catalogue) + place for place, item in enumerate(distinct)}
+        return View(matrices, self.index.vectors.extended(matrices), model, places)
+
+    def _method_of(self, cart: Cart) -> str:
+        """What ranks a cart: a user's history and new items are read by the model alone."""
         from ..bench import method_selection
 
-        model = None if self._loaded is None else self._loaded.model
-        if model is not None and (personal or self.method == method_selection.MODEL):
-            return method_selection.MODEL, complete_bundles(bundles, model=model)
-        if self._ranker is None:
-            return self.method, [_by_place(bundle) for bundle in bundles]
-        return self.method, complete_bundles(bundles, ranker=self._ranker)
+        if cart.user is not None or (cart.new and self.model is not None):
+            return method_selection.MODEL
+        if cart.new and not len(cart.known):
+            return COSINE  # the learned ranker knows items of the catalogue only
+        return self.method
+
+    def _bundle(self, cart: Cart, proposed: np.ndarray, view: View) -> Bundle:
+        if self.model is None:
+            return Bundle(cart.known, proposed)
+        bundle = Bundle(view.partial(cart), proposed)
+        if cart.user is None or self.model.histories is None:
+            return bundle
+        hidden = [*cart.known.tolist(), *proposed.tolist()]
+        return replace(bundle, history=self.model.histories.of_user(cart.user, hidden))
+
+    def _ranked(self, bundles: list[Bundle], method: str, view: View) -> list[Ranking]:
+        from ..bench import method_selection
+
+        if method == method_selection.MODEL:
+            return complete_bundles(bundles, model=view.model)
+        if method == COSINE:
+            return [_by_place(bundle) for bundle in bundles]
+        return complete_bundles(bundles, ranker=self._ranker)
 
     def _answer(self, cart: Cart, ranking: Ranking, method: str) -> Answer:
         items = ranking.items[: cart.k].tolist()
-        known = [round(p, 6) if np.isfinite(p) else None for p in ranking.probabilities.tolist()]
-        probabilities, margin = known[: cart.k], None
-        if len(known) > 1 and known[0] is not None and known[1] is not None:
-            margin = round(known[0] - known[1], 6)
+        probabilities = [round(p, 6) if np.isfinite(p) else None for p in ranking.probabilities[: cart.k].tolist()]
+        options = OPTIONS if self.calibration is None else self.calibration.options
+        margin, confidence = margin_of(ranking.probabilities, options), None
+        if margin is not None and self.calibration is not None and method == self.method:
+            confidence = self.calibration.at(margin)
+        shown = None if margin is None else round(margin, 6)
+        return Answer(items, probabilities, shown, confidence, method, self._notes(cart, ranking, method))
+
+    def _notes(self, cart: Cart, ranking: Ranking, method: str) -> list[str]:
+        """What the reader of an answer must know about it."""
         notes = []
         if self.run is None:
-            notes.append(f"No run is trained in this workspace, so the {self.method} ranks.")
-        if len(items) < cart.k:
-            notes.append(f"{len(items)} of {cart.k} completions: there are {len(ranking.items)} candidates.")
-        return Answer(items, probabilities, margin, method, notes)
+            notes.append(f"No run is trained in this workspace, so {SAID[method]} ranks.")
+        elif cart.new and method != self.method:
+            notes.append("The model alone ranks, because the learned ranker knows items of the catalogue only.")
+        if cart.new and self.run is None and len(cart.known):
+            notes.append("New items are searched by, but the ranking looks at the others alone.")
+        notes += self.new_items.notes.values() if cart.new else ()
+        if len(ranking.items) < cart.k:
+            notes.append(f"{len(ranking.items)} of {cart.k} completions: there are no more candidates.")
+        return notes
 
     def similar(self, item: int, k: int, modality: str | None = None) -> tuple[list[int], list[float]]:
         """The k items nearest to one, and how near, by one modality or by all that the index mixes.
@@ -232,34 +270,43 @@ class Resident:
             self._indexes[modality] = Index.build(chosen, kind="flat", memory=0)
         return self._indexes[modality]
 
-    def _proposed(self, carts: Sequence[Cart]) -> list[np.ndarray | BundlecacheError]:
+    def _proposed(self, carts: Sequence[Cart], view: View) -> list[np.ndarray | BundlecacheError]:
         """The candidates of every cart, those of carts with the same filter and number in one search."""
         found: list[np.ndarray | BundlecacheError] = [QuestionsError("")] * len(carts)
-        query = self.index.query([cart.partial for cart in carts])
+        query = view.vectors.query([view.partial(cart) for cart in carts])
         alike: dict[tuple[int, int], list[int]] = {}
         for at, cart in enumerate(carts):
             if not query[at].any():
-                given = listed([self.catalogue.item_ids[i] for i in cart.partial.tolist()], 5)
-                found[at] = QuestionsError(
-                    f"None of {given} has a vector of {' or '.join(self.index.modalities)}.",
-                    hint=Command("encode", "--modality", "all"),
-                )
+                found[at] = self._without_vectors(cart)
                 continue
             count = min(max(cart.options or self.default_options, cart.k), len(self.catalogue))
             alike.setdefault((count, id(cart.allowed)), []).append(at)
         for (count, _), places in alike.items():
-            partials = [carts[at].partial for at in places]
-            items, _ = self.index.search(query[places], count, partials, carts[places[0]].allowed)
+            members = [carts[at].known for at in places]
+            items, _ = self.index.search(query[places], count, members, carts[places[0]].allowed)
             for at, row in zip(places, items, strict=True):
                 kept = row[row >= 0]
-                found[at] = (
-                    kept
-                    if len(kept)
-                    else QuestionsError(
-                        "No item is left to complete the bundle with.", hint='a wider "filter", or fewer "exclude"'
-                    )
-                )
+                nothing = QuestionsError("No item is left to complete the bundle with.", hint='a wider "filter"')
+                found[at] = kept if len(kept) else nothing
         return found
+
+    def _without_vectors(self, cart: Cart) -> BundlecacheError:
+        given = [self.catalogue.item_ids[item] for item in cart.known.tolist()] + ["a new item"] * len(cart.new)
+        return QuestionsError(
+            f"None of {listed(given, 5)} has a vector of {' or '.join(self.index.modalities)}.",
+            hint=Command("encode", "--modality", "all"),
+        )
+
+    def _nearest(self, text: str, allowed: np.ndarray) -> np.ndarray:
+        """The items nearest in meaning to a text, by the first stored text vectors."""
+        found = self.new_items.text_vector(text)
+        if found is None:
+            return np.zeros(0, np.int32)
+        name, vector = found
+        length = float(np.linalg.norm(vector))
+        query = (vector / (length or 1.0))[None].astype(np.float32)
+        items, scores = self._index_of(name).search(query, min(NEAREST, len(self.catalogue)), None, allowed)
+        return items[0][(items[0] >= 0) & (scores[0] > 0)]
 
     def _opened_index(self) -> Index:
         from ..candidates.index_file import open_index
@@ -268,42 +315,6 @@ class Resident:
         with session.say.bar("index") as bar:
             index, _ = open_index(session.folder, self.catalogue, self.matrices, device=self.device, progress=bar.step)
         return index
-
-    def _chosen_method(self) -> tuple[str, Ranker | None]:
-        """The method that ranks candidates, and its ranker: the best on validation questions, as evaluate found it."""
-        from ..bench import method_selection
-
-        if self._run is not None:
-            return self._run.ranker(None, self.device, {"permutations": 1, "at_once": None})
-        ranker = self._fitted_ranker()
-        return (method_selection.LEARNED, ranker) if ranker is not None else (COSINE, None)
-
-    def _fitted_ranker(self) -> Ranker | None:
-        """The learned ranker of a workspace without a run, fitted once and kept; None without bundles or vectors."""
-        from ..baselines import saved_ranker
-
-        session = self.session
-        path = session.folder.candidates / RANKER_FILE
-        sources = session.sources(dict(self.matrices))
-        ranker = saved_ranker.restore(sources, path)
-        if ranker is None:
-            return None
-        if "fitted" not in vars(ranker):
-            session.say.note("No trained run: the learned ranker is fitted now, and kept.")
-            with session.say.bar("fit") as bar:
-                done = 0
-
-                def step(name: str) -> None:
-                    nonlocal done
-                    done += 1
-                    bar.step(min(done, ranker.fit_steps), ranker.fit_steps, name)
-
-                sources.listeners.append(step)
-                _ = ranker.fitted
-                sources.listeners.remove(step)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            saved_ranker.save(ranker, path)
-        return ranker
 
 
 def _by_place(bundle: Bundle) -> Ranking:

@@ -53,7 +53,10 @@ def explain(
     together: Together,
     model: BundleMLLM | None,
 ) -> list[Why]:
-    """Why each of the ``offered`` items [u] was offered for a partial bundle (item indices [g])."""
+    """Why each of the ``offered`` items [u] was offered for a partial bundle (item indices [g]).
+
+    ``matrices`` hold the vectors of all of them; who took a new item, which is behind the catalogue, nobody knows.
+    """
     items = np.asarray(offered, np.int64)
     if not len(items):
         return []
@@ -61,7 +64,8 @@ def explain(
     near = _nearest(items, partial, matrices)
     found = []
     for row, item in enumerate(items.tolist()):
-        counts = ((other, *together.counts(item, other)) for other in partial.tolist())
+        known = [other for other in partial.tolist() if other < len(together.catalogue)]
+        counts = [(other, *together.counts(item, other)) for other in known]
         taken = [TakenTogether(*each) for each in counts if each[1] or each[2]]
         taken.sort(key=lambda each: (-each.bundles, -each.users))
         shares = [(name, round(float(w), 4)) for name, w in zip(names, weights[row].tolist(), strict=True) if w > 0]

@@ -77,9 +77,9 @@ class ModalityWeight(BaseModel):
 
 
 class NearItem(BaseModel):
-    """An item of the bundle that resembles the offered one, by these vectors; ``item`` is null for a new item."""
+    """An item of the bundle that resembles the offered one, by these vectors; the id of a new item is empty."""
 
-    item: Item | None
+    item: Item
     similarity: float
     by: str
 

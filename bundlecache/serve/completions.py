@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 
 from ..errors import BundlecacheError
-from ..project.why import explain
 from .answers import (
     ERRORS,
     BatchAnswer,
@@ -22,6 +23,7 @@ from .errors import RequestError
 
 if TYPE_CHECKING:
     from ..project.resident import Answer, Cart, Resident
+    from ..project.why import Why
     from .state import Serving
 
 router = APIRouter(responses=ERRORS)
@@ -32,7 +34,7 @@ async def complete(body: CompleteRequest, request: Request) -> Any:
     """The items that complete a partial bundle best: the index proposes candidates, the model ranks them."""
     serving: Serving = request.app.state.serving
     resident = await serving.chosen(body.run)
-    cart = _cart(resident, body, serving.settings.max_items)
+    cart = await asyncio.to_thread(_cart, resident, body, serving.settings.max_items)
     (answer,) = await serving.batcher.ask(resident, [cart], serving.settings.timeout_seconds)
     if isinstance(answer, BundlecacheError):
         raise answer
@@ -70,7 +72,7 @@ async def _made(serving: Serving, body: CompleteRequest) -> tuple[Resident, Cart
     """The resident that answers and the cart of a bundle; the error as JSON where it is none."""
     try:
         resident = await serving.chosen(body.run)
-        return resident, _cart(resident, body, serving.settings.max_items)
+        return resident, await asyncio.to_thread(_cart, resident, body, serving.settings.max_items)
     except BundlecacheError as error:
         return {"error": error.message, "hint": error.hint}
     except RequestError as error:
@@ -83,10 +85,8 @@ def _cart(resident: Resident, body: CompleteRequest, most: int) -> Cart:
         raise RequestError(
             422, f"The bundle holds {len(body.items):,} items; {most:,} are allowed.", "send fewer items"
         )
-    if any(isinstance(item, NewItem) for item in body.items):
-        raise RequestError(422, "New items are not understood yet.", None)
     return resident.cart(
-        [item for item in body.items if isinstance(item, str)],
+        [item if isinstance(item, str) else _read(resident, item) for item in body.items],
         k=body.k,
         exclude=body.exclude,
         where=body.filter,
@@ -95,16 +95,27 @@ def _cart(resident: Resident, body: CompleteRequest, most: int) -> Cart:
     )
 
 
+def _read(resident: Resident, item: NewItem) -> Any:
+    """A new item, its picture unpacked."""
+    picture = None
+    if item.image is not None:
+        try:
+            picture = base64.b64decode(
+                item.image.partition(",")[2] if item.image[:5] == "data:" else item.image, validate=True
+            )
+        except ValueError as error:
+            raise RequestError(422, "The image of a new item is no base64.", '"image": "iVBORw0..."') from error
+    return resident.new_items.read(item.title, picture)
+
+
 async def _shown(serving: Serving, resident: Resident, cart: Cart, answer: Answer, *, why: bool) -> dict[str, Any]:
     """An answer as JSON."""
     reasons: list[Any] = [None] * len(answer.items)
     if why:
         began = time.perf_counter()
-        found = await asyncio.to_thread(
-            explain, answer.items, cart.partial, resident.matrices, resident.together, resident.model
-        )
+        found = await asyncio.to_thread(resident.explain, cart, answer)
         serving.metrics.steps.labels("why").observe(time.perf_counter() - began)
-        reasons = [_reason(resident, each) for each in found]
+        reasons = [_reason(resident, cart, each) for each in found]
     completions = [
         {"item": resident.shown.of(item), "rank": rank, "probability": probability, "why": reason}
         for rank, (item, probability, reason) in enumerate(
@@ -114,7 +125,7 @@ async def _shown(serving: Serving, resident: Resident, cart: Cart, answer: Answe
     return {
         "completions": completions,
         "margin": answer.margin,
-        "confidence": None,
+        "confidence": None if answer.confidence is None else asdict(answer.confidence),
         "method": answer.method,
         "run": resident.run,
         "store_version": resident.store_version,
@@ -122,9 +133,15 @@ async def _shown(serving: Serving, resident: Resident, cart: Cart, answer: Answe
     }
 
 
-def _reason(resident: Resident, why: Any) -> dict[str, Any]:
+def _reason(resident: Resident, cart: Cart, why: Why) -> dict[str, Any]:
     """Why an item was offered, as JSON."""
-    of = resident.shown.of
+
+    def of(item: int) -> dict[str, Any]:
+        count = len(resident.catalogue)
+        if item < count:
+            return resident.shown.of(item)
+        return {"id": "", "title": cart.new[item - count].title or "new item"}
+
     return {
         "modalities": [{"name": name, "weight": weight} for name, weight in why.modalities],
         "nearest": [{"item": of(near.item), "similarity": near.similarity, "by": near.by} for near in why.nearest],

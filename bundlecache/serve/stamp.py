@@ -18,7 +18,9 @@ def stamp_of(folder: WorkspaceFolder, run: str | None) -> str:
     """The stamp of a workspace that is served with ``run`` (None: the newest)."""
     seen: list[str] = []
     with suppress(Exception):  # a run that is being written: the next look sees it whole
-        seen.append(_seen(folder.run(run) / "manifest.json"))
+        path = folder.run(run)
+        seen.append(_seen(path / "manifest.json"))
+        seen.append(_seen(path / "completion.json"))  # which method is best, as evaluate found it
     for name in TABLES:
         with suppress(Exception):
             seen.append(_seen(folder.table(name)))

@@ -69,8 +69,16 @@ class Serving:
             self.resident = made
             self.metrics.serve(made.run, made.store_version, made.method)
             self.metrics.reloads.labels("done").inc()
+        threading.Thread(target=self._calibrate, args=(made,), name="calibrate", daemon=True).start()
         log.info("answering with run %s, store %s, ranked by %s", made.run, made.store_version, made.method)
         return True
+
+    def _calibrate(self, resident: Resident) -> None:
+        """Measure how far to trust it, while it answers already; stops when another one took over."""
+        try:
+            resident.calibrate(lambda: self.stopping or self.resident is not resident)
+        except Exception:
+            log.exception("the confidence of %s could not be measured", resident.run)
 
     def _made(self, run: str | None, session: Session | None = None) -> Resident:
         session = session or Session(self.settings.data, quiet=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,16 @@ class BundleMLLM(nn.Module):
     def history_of(self, questions: Questions) -> list[np.ndarray]:
         """The user's history of each question, as far as the prompt contains it; mostly empty."""
         return [NO_ITEMS] * len(questions) if self.histories is None else self.histories.of(questions)
+
+    def with_new_items(self, titles: Sequence[str], matrices: Mapping[str, Matrix]) -> BundleMLLM:
+        """The same model, weights and all, over a catalogue with items behind its own; for answering only.
+
+        ``titles`` are theirs; ``matrices`` have their vectors behind those of the catalogue (`bundlecache.store.extended`).
+        """
+        made = copy.copy(self)
+        made.prompts = self.prompts.with_titles(titles)
+        made.embeddings = None if self.embeddings is None else self.embeddings.extended(matrices)
+        return made
 
     def train_only(self, stage: str) -> list[nn.Parameter]:
         """Make exactly the parameters of ``stage`` trainable and return them.

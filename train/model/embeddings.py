@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ class EmbeddingTable:
         self.device = device
         self.mask = torch.from_numpy(np.stack([np.asarray(m.mask, bool) for m in self.matrices], axis=1)).to(device)
         self._resident: list[Tensor] | None = None
+        self._new: list[Tensor] | None = None  # of items behind the resident ones, see `extended`
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if sum(m.vectors.nbytes for m in self.matrices) <= RESIDENT_SHARE * free:
@@ -66,6 +68,17 @@ class EmbeddingTable:
             raise StoreError("The store holds no vectors, so there is nothing to fuse.", hint=Command("encode"))
         return cls(chosen, device)
 
+    def extended(self, matrices: Mapping[str, Matrix]) -> EmbeddingTable:
+        """The same table with more items behind its own: ``matrices`` hold the vectors of both (`bundlecache.store.extended`)."""
+        made, count = copy.copy(self), len(self.mask)
+        made.matrices = [matrices[name] for name in self.names]
+        masks = np.stack([np.asarray(m.mask[count:], bool) for m in made.matrices], axis=1)
+        made.mask = torch.cat([self.mask, torch.from_numpy(masks).to(self.device)])
+        if self._resident is not None:
+            new = np.arange(count, len(made.mask))
+            made._new = [torch.from_numpy(np.asarray(m.vectors[new])).to(self.device) for m in made.matrices]
+        return made
+
     def rows(self, items: np.ndarray, masked: Sequence[str] = ()) -> tuple[list[Tensor], Tensor]:
         """Vectors (m float32 tensors [u, d_m]) and mask [u, m] of ``items`` [u]; ``masked`` names count as missing."""
         index = to_device(items, self.device)
@@ -73,6 +86,11 @@ class EmbeddingTable:
         if masked:
             keep = [name not in masked for name in self.names]
             mask = mask & torch.tensor(keep, device=self.device)
+        if self._resident is not None and self._new is not None:
+            count = len(self._resident[0])
+            known, own, others = (index < count)[:, None], index.clamp_max(count - 1), (index - count).clamp_min(0)
+            pairs = zip(self._resident, self._new, strict=True)
+            return [torch.where(known, stored[own], new[others]).float() for stored, new in pairs], mask
         if self._resident is not None:
             return [matrix[index].float() for matrix in self._resident], mask
         gathered = [np.asarray(m.vectors[items], np.float32) for m in self.matrices]

@@ -13,6 +13,7 @@ Notation: b questions in a batch, L tokens of a prompt, u distinct items of a ba
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from bundlecache.recipes.settings import Prompt
 from .chat import Frame, frame, letter_spellings
 from .templates import template_name, template_of
 from .title_tokens import Ending
-from .titles import read_titles
+from .titles import extended, read_titles
 from .tokens import ALPHABET, ANCHOR, Packed, Pieces, encode_many, encode_text, letter_ids, padded
 
 SEPARATOR = -1
@@ -113,6 +114,13 @@ class PromptBuilder:
     def _letters(self, at_least: int) -> np.ndarray:
         spellings = letter_spellings(self.tokenizer, self._frame) if self._frame else None
         return letter_ids(self.tokenizer, at_least, spellings)
+
+    def with_titles(self, titles: Sequence[str]) -> PromptBuilder:
+        """The same builder over more items, behind those of the catalogue; prompts with them are tokenised whole."""
+        made = copy.copy(self)
+        made.titles = extended(self.titles, self.items, self.tokenizer, titles, self.settings.max_title_tokens)
+        made._exact = np.concatenate([self._exact[: self.items], np.zeros(len(titles), bool)])
+        return made
 
     def _tokenise_pieces(
         self, titles: Sequence[str], cache: Path | None, progress: Callable[[int, int], None] | None

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from bundlecache.errors import BundlecacheError
 from bundlecache.files import replacing
 
 from ..column_digest import add_texts
-from .title_tokens import Ending, schema, tokenised
+from .title_tokens import Ending, schema, shorten, tokenised
 from .tokens import Packed, clean, reserved
 
 FORMAT = 1
@@ -71,6 +71,15 @@ def read_titles(
     ids = {ending.text: _packed(table[f"ids {k}"]) for k, ending in enumerate(endings)}
     exact = table["exact"].to_numpy(zero_copy_only=False) if len(table) else np.zeros(0, bool)
     return Titles(table["shown"].combine_chunks(), ids, exact, fresh)
+
+
+def extended(titles: Titles, count: int, tokenizer: Any, more: Sequence[str], max_tokens: int) -> Titles:
+    """The first ``count`` of ``titles`` and, as they are shown, ``more`` behind them, which have no ids of their own."""
+    control = reserved(tokenizer)
+    shown = shorten(tokenizer, [clean(title, control) for title in more], max_tokens)
+    known = titles.shown.slice(0, count)
+    chunks = known.chunks if isinstance(known, pa.ChunkedArray) else [known]
+    return replace(titles, shown=pa.chunked_array([*chunks, pa.array(shown, titles.shown.type)]))
 
 
 def cache_fingerprint(tokenizer: Any) -> str:
