@@ -30,11 +30,37 @@ QUIET = (
     "--disable-default-apps",
     "--disable-extensions",
     "--no-proxy-server",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
 PATIENCE = 60.0  # seconds for one answer, on a busy machine
+KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowRight": 39, "Delete": 46}  # with their codes on Windows
+
+OUTSIDE = """[...document.querySelectorAll('main *')].filter((e) => {
+  const box = e.getBoundingClientRect();
+  return box.width && box.right > innerWidth + 1 && !e.closest('.scroll') && !e.closest('pre') && !e.closest('svg');
+}).map((e) => e.outerHTML.slice(0, 80))"""
+READABLE = """(() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgba = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; };
+  const over = (top, ground) => [0, 1, 2].map((k) => top[k] * top[3] + ground[k] * (1 - top[3]));
+  const light = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, w, k) => {
+    const v = c[k] / 255; return sum + w * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); }, 0);
+  const ground = (e) => { const top = rgba(getComputedStyle(e).backgroundColor);
+    return e.parentElement ? over(top, ground(e.parentElement)) : over(top, [255, 255, 255]); };
+  const found = new Map();
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const e = walk.currentNode.parentElement;
+    if (!walk.currentNode.data.trim() || !e.offsetParent || e.closest('svg')) continue;
+    const under = ground(e), ink = over(rgba(getComputedStyle(e).color), under);
+    const [a, b] = [light(under), light(ink)].sort((x, y) => y - x), key = e.tagName + '.' + e.className;
+    found.set(key, Math.min(found.get(key) ?? 99, (a + 0.05) / (b + 0.05)));
+  }
+  return [...found];
+})()"""
 
 
 def find() -> str | None:
@@ -49,6 +75,7 @@ class Tab:
         self._pipe, self._session = pipe, session
         self.requests: list[str] = []
         self.errors: list[str] = []
+        self._dragged: Any = None
         pipe.listen(session, self._note)
         for domain in ("Page", "Runtime", "Log", "Network"):
             self(f"{domain}.enable")
@@ -65,10 +92,12 @@ class Tab:
             self.errors.append(params["entry"]["text"])
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
             self.errors.append(str(params["args"]))
+        elif method == "Input.dragIntercepted":
+            self._dragged = params["data"]
 
-    def open(self, page: Path) -> None:
-        """Load a file and wait until it has run."""
-        self("Page.navigate", url=page.resolve().as_uri())
+    def open(self, page: Path | str) -> None:
+        """Load a file or an address and wait until it has run."""
+        self("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         self.wait("document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
@@ -94,12 +123,43 @@ class Tab:
 
     def click(self, selector: str, k: int = 0) -> None:
         """A real click of the mouse into the middle of the k-th element of ``selector``."""
-        place = self.run(
+        x, y = self._middle(selector, k)
+        for kind in ("mousePressed", "mouseReleased"):
+            self("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def _middle(self, selector: str, k: int = 0) -> list[float]:
+        """Where the middle of the k-th element of ``selector`` is, once it was scrolled to."""
+        return self.run(
             f"(() => {{ const e = document.querySelectorAll({json.dumps(selector)})[{k}]; e.scrollIntoView({{block: 'center'}});"
             " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
-        for kind in ("mousePressed", "mouseReleased"):
-            self("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+
+    def drag(self, selector: str, onto: str) -> None:
+        """Drag the first element of ``selector`` onto that of ``onto`` with the mouse; both must be in sight at once."""
+        self("Input.setInterceptDrags", enabled=True)
+        self._middle(onto)
+        x, y = self._middle(selector)
+        self("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, button="left", clickCount=1)
+        self._dragged = None
+        for step in (5, 10):
+            self("Input.dispatchMouseEvent", type="mouseMoved", x=x + step, y=y + step, button="left", buttons=1)
+        end = time.monotonic() + PATIENCE
+        while self._dragged is None:
+            assert time.monotonic() < end, "nothing was dragged"
+            self.run("0")
+        box = f"document.querySelector({json.dumps(onto)}).getBoundingClientRect()"
+        x, y = self.run(f"[{box}.x + {box}.width / 2, {box}.y + {box}.height / 2]")
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self("Input.dispatchDragEvent", type=kind, x=x, y=y, data=self._dragged)
+        self("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
+        self("Input.setInterceptDrags", enabled=False)
+
+    def press(self, key: str, times: int = 1) -> None:
+        """Press a key of ``KEYS``."""
+        what = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
+        for _ in range(times):
+            self("Input.dispatchKeyEvent", type="keyDown", **what, **({"text": "\r"} if key == "Enter" else {}))
+            self("Input.dispatchKeyEvent", type="keyUp", **what)
 
     def type(self, text: str) -> None:
         """Into whatever has the focus."""

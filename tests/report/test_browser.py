@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.browser import browser, find, tab
+from helpers.browser import OUTSIDE, READABLE, browser, find, tab
 from helpers.evaluated_run import (
     add_attention,
     compare_runs,
@@ -168,30 +168,3 @@ def test_on_paper_the_page_is_light_and_has_no_buttons(page, pages, name):
     assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(251, 250, 248)"
     assert page.run("[...document.querySelectorAll('.chip, button.play')].filter((b) => b.offsetParent).length") == 0
     assert page("Page.printToPDF")["data"]
-
-
-OUTSIDE = """[...document.querySelectorAll('main *')].filter((e) => {
-  const box = e.getBoundingClientRect();
-  return box.width && box.right > innerWidth + 1 && !e.closest('.scroll') && !e.closest('pre') && !e.closest('svg');
-}).map((e) => e.outerHTML.slice(0, 80))"""
-
-READABLE = """(() => {
-  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const rgba = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; };
-  const over = (top, ground) => [0, 1, 2].map((k) => top[k] * top[3] + ground[k] * (1 - top[3]));
-  const light = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, w, k) => {
-    const v = c[k] / 255; return sum + w * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); }, 0);
-  const ground = (e) => { const top = rgba(getComputedStyle(e).backgroundColor);
-    return e.parentElement ? over(top, ground(e.parentElement)) : over(top, [255, 255, 255]); };
-  const found = new Map();
-  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walk.nextNode()) {
-    const e = walk.currentNode.parentElement;
-    if (!walk.currentNode.data.trim() || !e.offsetParent || e.closest('svg')) continue;
-    const under = ground(e), ink = over(rgba(getComputedStyle(e).color), under);
-    const [a, b] = [light(under), light(ink)].sort((x, y) => y - x), key = e.tagName + '.' + e.className;
-    found.set(key, Math.min(found.get(key) ?? 99, (a + 0.05) / (b + 0.05)));
-  }
-  return [...found];
-})()"""
