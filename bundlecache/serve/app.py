@@ -32,6 +32,16 @@ log = logging.getLogger("bundlecache.serve")
 PAGE = files(__package__).joinpath("page")
 
 
+class PageFiles(StaticFiles):
+    """The files of the page; a browser asks whether they have changed, so that an upgrade shows at once."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """A file, or that it has not changed."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
 def application() -> Any:
     """The application of a worker process, with the settings that the starting process left."""
     talk()
@@ -151,4 +161,4 @@ def _add_page(app: FastAPI) -> None:
         return HTMLResponse(page.read_bytes(), headers={"cache-control": "no-cache"})
 
     if PAGE.is_dir():
-        app.mount("/page", StaticFiles(directory=str(PAGE)), name="page")
+        app.mount("/page", PageFiles(directory=str(PAGE)), name="page")
