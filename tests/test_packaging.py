@@ -57,7 +57,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_one_top_level_module(wheel: Path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"bundlecache"}
-    for needed in ("cli.py", "features/registry.py", "train/embedded/model.safetensors", "train/recipes/demo.toml", "serve/page/index.html"):
+    for needed in (
+        "cli.py",
+        "features/registry.py",
+        "train/embedded/model.safetensors",
+        "train/recipes/demo.toml",
+        "serve/page/index.html",
+    ):
         assert f"bundlecache/{needed}" in names
 
 

@@ -111,7 +111,9 @@ def test_a_bundle_is_built_explained_filtered_and_shared(page, address, width, t
     wait_for_bundle(page, 2)
     page.click("#search input[type=search]")  # by keys alone
     page.type("warm mug 2")
-    page.wait("document.querySelectorAll('#items .item').length < 24 && !document.querySelector('#items[aria-busy=true]')")
+    page.wait(
+        "document.querySelectorAll('#items .item').length < 24 && !document.querySelector('#items[aria-busy=true]')"
+    )
     third = texts(page, "#items .title")[0]
     while not focused(page).startswith("Add "):
         page.press("Tab")
@@ -138,7 +140,9 @@ def test_a_bundle_is_built_explained_filtered_and_shared(page, address, width, t
         " field.dispatchEvent(new Event('input', {bubbles: true})); })()"
     )
     page.wait("location.hash.includes('category=bell')")
-    page.wait(f"[...document.querySelectorAll('.option .meta')].every((e) => e.textContent.includes('bell')) && {ANSWERED}")
+    page.wait(
+        f"[...document.querySelectorAll('.option .meta')].every((e) => e.textContent.includes('bell')) && {ANSWERED}"
+    )
     assert page.run("document.documentElement.scrollWidth") == page.run("innerWidth") == width
     assert page.run(OUTSIDE) == []
     assert [row for row in page.run(READABLE) if row[1] < CONTRAST] == []
@@ -159,7 +163,9 @@ def test_an_item_is_dragged_swapped_taken_out_and_back(page, address):
     page.click("#items .round", 1)
     wait_for_bundle(page, 2)
     page.click("#bundle-items .words-button", 0)
-    page.wait(f"document.getElementById('completions-heading').textContent === {'Instead of ' + titles[0]!r} && {ANSWERED}")
+    page.wait(
+        f"document.getElementById('completions-heading').textContent === {'Instead of ' + titles[0]!r} && {ANSWERED}"
+    )
     instead = offered(page)[0]
     assert not {titles[0], titles[1]} & set(offered(page))
     page.click(".option .round", 0)
@@ -174,9 +180,13 @@ def test_an_item_is_dragged_swapped_taken_out_and_back(page, address):
     assert bundle(page) == [instead, titles[1]]
     left_out = offered(page)[0]
     page.click(".acts .words-button:not([aria-expanded])", 0)
-    page.wait(f"!!document.querySelector('#excluded .chip') && {ANSWERED} && !document.getElementById('answers').textContent.includes({left_out!r})")
+    page.wait(
+        f"!!document.querySelector('#excluded .chip') && {ANSWERED} && !document.getElementById('answers').textContent.includes({left_out!r})"
+    )
     page.click("#excluded .chip")
-    page.wait(f"!document.querySelector('#excluded .chip') && document.querySelector('.option .title').textContent === {left_out!r}")
+    page.wait(
+        f"!document.querySelector('#excluded .chip') && document.querySelector('.option .title').textContent === {left_out!r}"
+    )
 
 
 def test_two_runs_stand_side_by_side_and_everything_is_exported(page, address):
@@ -231,4 +241,6 @@ def test_what_the_server_refuses_is_said_in_its_own_sentence(page, address):
     page.errors.clear()
     page.click("#search input[type=search]")
     page.type("zzzz qqqq")
-    page.wait("!document.getElementById('nothing').hidden || document.getElementById('found').textContent.includes('meaning')")
+    page.wait(
+        "!document.getElementById('nothing').hidden || document.getElementById('found').textContent.includes('meaning')"
+    )
