@@ -26,6 +26,7 @@ from rich.markup import escape
 
 import bundlecache
 from bundlecache import __version__
+from bundlecache.console import carts_options as co
 from bundlecache.console import options as o
 from bundlecache.console import serve_options as sv
 from bundlecache.console import similar_options as so
@@ -412,8 +413,10 @@ def bench_(
 def complete(
     items: o.Items = None,
     k: o.Completions = 5,
-    file: o.BundleFile = None,
-    output: o.AnswerFile = None,
+    carts: co.CartFile = None,
+    file: co.BundleFile = None,
+    columns: co.CartColumns = None,
+    output: co.AnswerFile = None,
     options: o.AskedOptions = None,
     user: o.User = None,
     method: o.Method = None,
@@ -424,11 +427,11 @@ def complete(
     run: o.RunName = None,
     data: o.Data = Path("data"),
     device: o.Device = "auto",
-    engine: o.CompleteEngine = "local",
+    engine: co.CompleteEngine = "local",
     ray_address: o.RayAddress = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Complete a partial bundle, or those of a file: FAISS proposes candidates, the method best on validation ranks them."""
+    """Complete a partial bundle, or a file of carts: FAISS proposes candidates, the method best on validation ranks them."""
     how: dict[str, Any] = {
         "options": options,
         "user": user,
@@ -439,10 +442,11 @@ def complete(
         "at_once": at_once,
         "device": device,
     }
-    target = check_completed(items, file, output, engine)
+    target = check_completed(items, carts or file, output, engine, columns)
     shop = _open(data)
     if target is not None:
-        answers = shop.complete_file(*target, k, run=run, engine=engine, ray_address=ray_address, **how)
+        how |= {"maps": columns or (), "run": run, "engine": engine, "ray_address": ray_address}
+        answers = shop.complete_file(*target, k, **how)
         show_completed(answers.to_dict(), as_json)
         return
     made = shop.run(run or "latest").complete(items or (), k, **how)

@@ -55,44 +55,55 @@ def complete(
     QuestionsError
         When ``partial`` is empty, none of its items has a vector of these modalities, or no item is left to offer.
     """
-    if not len(partial):
-        raise QuestionsError(
-            "No item was given; a bundle starts with at least one.", hint=Command("complete", "ITEM...")
-        )
-    check_k(k)
-    index = _scanned(matrices)
-    query = index.query([partial])
-    if not query.any():
-        given = listed([catalogue.item_ids[i] for i in partial])
-        raise QuestionsError(
-            f"None of {given} has a vector of {' or '.join(index.modalities)}.",
-            hint=[Command("encode", "--modality", "all"), "stores what is new"],
-        )
-    items, _ = index.search(query, min(k, len(catalogue)), [partial], allowed)
-    found = items[0][items[0] >= 0]
+    (found,) = complete_many(catalogue, matrices, [partial], k, allowed=allowed)
     if not len(found):
-        able = index.rows if allowed is None else index.rows[allowed[index.rows]]
-        raise QuestionsError(
-            f"No item is left to complete it with: the bundle holds all {len(able):,} that have a vector"
-            + ("." if allowed is None else " and may be offered."),
-            hint="give fewer items" if allowed is None else "give a wider --where, or fewer --exclude",
-        )
+        raise why_nothing(catalogue, matrices, partial, allowed=allowed)
     return found
 
 
 def complete_many(
     catalogue: Catalogue,
-    matrices: Mapping[str, Matrix] | Sequence[Matrix],
+    matrices: Mapping[str, Matrix] | Sequence[Matrix] | Index,
     partials: Sequence[np.ndarray],
     k: int = 10,
     *,
     allowed: np.ndarray | None = None,
 ) -> list[np.ndarray]:
-    """What `complete` finds for each partial bundle, in one pass over the vectors; nothing where that would be an error."""
+    """What `complete` finds for each partial bundle, in one search; nothing where that would be an error.
+
+    ``matrices`` may be an index that was built already.
+    """
     check_k(k)
-    index = _scanned(matrices)
+    index = matrices if isinstance(matrices, Index) else _scanned(matrices)
     items, _ = index.search(index.query(partials), min(k, len(catalogue)), partials, allowed)
     return [row[row >= 0] for row in items]
+
+
+def why_nothing(
+    catalogue: Catalogue,
+    matrices: Mapping[str, Matrix] | Sequence[Matrix] | Index,
+    partial: np.ndarray,
+    *,
+    allowed: np.ndarray | None = None,
+) -> QuestionsError:
+    """Why a partial bundle for which nothing was found has no candidates."""
+    if not len(partial):
+        return QuestionsError(
+            "No item was given; a bundle starts with at least one.", hint=Command("complete", "ITEM...")
+        )
+    index = matrices if isinstance(matrices, Index) else _scanned(matrices)
+    if not index.query([partial]).any():
+        given = listed([catalogue.item_ids[i] for i in partial])
+        return QuestionsError(
+            f"None of {given} has a vector of {' or '.join(index.modalities)}.",
+            hint=[Command("encode", "--modality", "all"), "stores what is new"],
+        )
+    able = index.rows if allowed is None else index.rows[allowed[index.rows]]
+    return QuestionsError(
+        f"No item is left to complete it with: the bundle holds all {len(able):,} that have a vector"
+        + ("." if allowed is None else " and may be offered."),
+        hint="give fewer items" if allowed is None else "give a wider --where, or fewer --exclude",
+    )
 
 
 def _scanned(matrices: Mapping[str, Matrix] | Sequence[Matrix]) -> Index:

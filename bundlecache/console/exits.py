@@ -47,12 +47,15 @@ def show_files(paths: Sequence[Path], as_json: bool, title: str) -> None:
 
 
 def show_completed(answers: dict[str, Any], as_json: bool) -> None:
-    """The file of answers; exits with 3 where some bundles have none."""
+    """The file of answers; exits with 3 where some carts have none."""
     failed = answers["failed"]
-    show(answers, as_json, [answers], title="Completions, a row per bundle")
+    show(answers, as_json, [answers], title="Completions, a row per cart")
     if failed:
         log.print(
-            f"[yellow]{counted(failed, 'bundle has', 'bundles have')} no completions[/]; the column error says why."
+            f"[yellow]{counted(failed, 'cart has', 'carts have')} no completions[/]; "
+            f"{escape(plain(answers['errors'], 1000))} says why.",
+            soft_wrap=True,
+            highlight=False,
         )
         raise typer.Exit(PARTIAL)
 

@@ -321,12 +321,6 @@ Items = Annotated[
     list[str] | None,
     Argument(metavar="[ITEM]...", help="Ids of the items in the partial bundle.", show_default=False),
 ]
-BundleFile = Annotated[
-    Path | None,
-    _text('Complete the bundles of this file, a line each: {"bundle_id": "b1", "item_ids": ["i1"]}.', "--file"),
-]
-AnswerFile = Annotated[Path | None, _text("With --file: the Parquet file of the answers, a row per bundle.", "--out")]
-CompleteEngine = Annotated[str, Option("--engine", help="With --file: local, or ray: actors of Ray Data complete.")]
 Completions = Annotated[int, Option("--k", help="Completions to print.", min=1, max=MAX_K)]
 AskedOptions = Annotated[
     int | None,

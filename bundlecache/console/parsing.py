@@ -146,9 +146,9 @@ def sample_size(text: str | int) -> int:
 
 
 def check_completed(
-    items: list[str] | None, file: Path | None, out: Path | None, engine: str
+    items: list[str] | None, file: Path | None, out: Path | None, engine: str, columns: list[str] | None
 ) -> tuple[Path, Path] | None:
-    """The file of bundles and that of the answers, where bundles are given as a file; None where items are.
+    """The file of carts and that of the answers, where carts are given as a file; None where items are.
 
     Raises
     ------
@@ -158,14 +158,16 @@ def check_completed(
     if file is not None and items:
         raise BundlecacheError(f"Items and the file {file} were given; one of them is completed.", hint="leave out one")
     if file is None:
-        if out is not None or engine != "local":
-            raise BundlecacheError("--out and --engine belong to a --file of bundles.", hint="--file bundles.jsonl")
+        if out is not None or engine != "local" or columns:
+            raise BundlecacheError(
+                "--out, --map and --engine belong to a file of carts, --from.", hint="--from carts.parquet"
+            )
         if not items:
             raise BundlecacheError(
                 "No item was given; a bundle starts with at least one.",
-                hint=[Command("complete", "ITEM..."), "or --file bundles.jsonl --out answers.parquet"],
+                hint=[Command("complete", "ITEM..."), "or --from carts.parquet --out completions.parquet"],
             )
         return None
     if out is None:
-        raise BundlecacheError("--file needs the file of its answers.", hint="--out answers.parquet")
+        raise BundlecacheError("--from needs the file of its answers.", hint="--out completions.parquet")
     return file, out

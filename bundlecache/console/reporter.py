@@ -106,6 +106,13 @@ class ProgressBar:
         """Show ``done`` of ``total``, and what is being done."""
         self._update(done, total, note=note)
 
+    def counted(self, done: int, total: int, before: int = 0) -> None:
+        """Show ``done`` of ``total`` and how many a second; ``before`` of them were done before the bar began."""
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        rate = (done - before) / seconds
+        left = (total - done) / rate if rate else None
+        self._update(done, total, note=f"{rate:,.0f}/s", seconds_left=left)
+
     def named(self, name: str) -> Callable[[int, int], None]:
         """``step`` of a part of the work that has a name of its own."""
         return lambda done, total: self._update(done, total, name=name)

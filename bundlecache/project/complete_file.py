@@ -1,14 +1,17 @@
-"""Complete the bundles of a file: JSON lines with partial bundles in, a Parquet file with a row per bundle out.
+"""Completes a file of carts: Parquet, CSV or JSON lines in, a Parquet file with a row per cart out.
 
-A line is ``{"bundle_id": "b1", "item_ids": ["i1", "i2"]}``; without ``bundle_id`` the number of the line stands for it.
-A row holds bundle_id, item_ids, completions (ids, best first), probabilities, and error, which says why a bundle has
-no completions. The file is read in blocks by their place in it, and rows are written in the order of its lines, by
-whatever engine: ``local`` in this process, ``ray`` by actors of Ray Data that open the workspace themselves.
+A row holds bundle_id, item_ids, completions (ids, best first), probabilities, and error, which says why a cart has no
+completions. Carts with an error stand in a second file too, ``answers.errors.jsonl`` beside ``answers.parquet``, which can
+be completed as it is once it is mended. Carts are answered in blocks, and every block is kept in a file of its own until
+all are there (`answer_parts`), so that a killed command goes on where it was. The blocks are answered by this process, by
+the processes of torchrun, each of which takes its share, or by actors of Ray Data (``engine="ray"``).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,21 +19,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ..candidates import search
+from ..catalogue.readers import carts
 from ..errors import BundlecacheError
-from ..files import replacing
+from ..files import replacing, user_path
+from ..workspace import read_manifest
+from .answer_parts import AnswerParts
+from .complete_many import BLOCK_BUNDLES
+from .process_group import ProcessGroup
 from .run import Run
-from .session import Session
+from .session import PROCESSES, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
+    from collections.abc import Iterable, Sequence
 
 ENGINES = ("local", "ray")
-BLOCK_LINES = 256  # bundles that a worker searches at once and answers before it hands them back
+OTHER_FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xlsx")
+RAY_BLOCKS = 1024  # blocks that Ray Data is given at once
 SCHEMA = pa.schema(
     {
         "bundle_id": pa.string(),
@@ -44,32 +49,21 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class CompletedFile:
-    """The answers to a file of bundles: their file, how many bundles there were, and how many have none."""
+    """The answers to a file of carts: their file, how many carts there were, how many have no completions.
+
+    ``errors`` is the file of those, None where there are none; ``seconds`` is what this command took for the carts.
+    """
 
     path: Path
     bundles: int
     failed: int
+    errors: Path | None = None
+    seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"path": str(self.path), "bundles": self.bundles, "failed": self.failed}
-
-
-@dataclass(frozen=True)
-class Block:
-    """A part of a file: its first byte, its bytes, and the number of its first line."""
-
-    path: Path
-    start: int
-    size: int
-    line: int
-
-    def lines(self) -> list[tuple[int, bytes]]:
-        """Its lines with their numbers; empty ones are left out."""
-        with self.path.open("rb") as file:
-            file.seek(self.start)
-            lines = file.read(self.size).split(b"\n")
-        return [(self.line + i, text) for i, text in enumerate(lines) if text.strip()]
+        errors = None if self.errors is None else str(self.errors)
+        return {"path": str(self.path), "bundles": self.bundles, "failed": self.failed, "errors": errors}
 
 
 def complete_file(
@@ -78,6 +72,7 @@ def complete_file(
     out: Path,
     k: int = 5,
     *,
+    maps: Sequence[str] = (),
     run: str | None = None,
     engine: str = "local",
     ray_address: str | None = None,
@@ -85,150 +80,171 @@ def complete_file(
     cores: int = 1,
     **how: Any,
 ) -> CompletedFile:
-    """Complete every bundle of the file ``source`` with ``k`` items; the answers are written to ``out``, whole or not at all.
+    """Complete every cart of the file ``source`` with ``k`` items; the answers are written to ``out``, whole or not at all.
+
+    After a kill, the same call goes on with the blocks that are not answered yet, and ends with the same file.
 
     Parameters
     ----------
+    maps
+        Which columns hold the carts and their items, see `bundlecache.catalogue.readers.carts.read`.
     engine, ray_address
         "local", or "ray": on every core (``cores`` of them a worker) or GPU of a cluster whose machines see the
-        workspace and ``source`` at the same path.
+        workspace at the same path. In processes of torchrun, "local" shares the blocks among them.
     how
-        Options of `Run.complete`, for every bundle.
+        Options of `Run.complete`, for every cart.
 
     Raises
     ------
     BundlecacheError
         When the file cannot be read or written, the run is missing, or an option is none that is allowed. What is
-        wrong with one bundle stands in its row instead.
+        wrong with one cart stands in its row instead.
     """
+    _check(out, engine, ray_address)
+    notes: list[str] = []
+    with session.say.bar("read") as bar:
+        bar.step(0, 1, source.name)
+        table = carts.read(source, maps, notes)
+    for note in notes:
+        session.say.note(f"note: {note}")
+    name = session.folder.run(None if run in (None, "latest") else run).name
+    began = time.perf_counter()
+    with ExitStack() as held:
+        group = held.enter_context(ProcessGroup())
+        work = _Work(session, table, AnswerParts(out, -(-len(table) // BLOCK_BUNDLES)), group)
+        mine = work.begin(_request(session, name, table, k, how))
+        if engine == "ray" and mine:
+            from ..ray_cluster import RayCluster
+
+            cluster = held.enter_context(RayCluster(ray_address))
+            make = partial(_Answerer, session.folder.root.absolute(), name, k, device, how)
+            shared = cluster.shared(cores, device)
+            answers = cluster.map(make, map(work.block, mine), *shared, ordered=True, wave=RAY_BLOCKS)
+        else:
+            answerer = _Answerer(session, name, k, group.device(device), how) if mine else None
+            answers = (answerer(work.block(number)) for number in mine if answerer is not None)
+        work.keep(mine, answers)
+        seconds = round(time.perf_counter() - began, 3)
+        group.wait()
+        if not group.leads:
+            return CompletedFile(out, len(table), 0)
+    failed, errors = _joined(work.parts, out)
+    return CompletedFile(out, len(table), failed, errors, seconds)
+
+
+class _Work:
+    """The blocks of a file of carts, the parts that keep their answers, and this process's share of them."""
+
+    def __init__(self, session: Session, table: pa.Table, parts: AnswerParts, group: ProcessGroup) -> None:
+        self.say, self.table, self.parts, self.group = session.say, table, parts, group
+        self.answered = 0  # carts that were answered before
+
+    def block(self, number: int) -> pa.Table:
+        """The carts of a block."""
+        return self.table.slice(number * BLOCK_BUNDLES, BLOCK_BUNDLES)
+
+    def begin(self, request: str) -> list[int]:
+        """The numbers of the blocks that this process answers."""
+        todo: list[int] = []
+        if self.group.leads:
+            if self.parts.begin(request):
+                self.say.note(f"what {self.parts.folder.name} held was of another request, and was thrown away")
+            todo = self.parts.missing()
+        todo = self.group.told(todo)
+        self.answered = len(self.table) - sum(len(self.block(number)) for number in todo)
+        if self.answered:
+            self.say.note(f"{self.answered:,} of {len(self.table):,} carts were answered before; the others follow")
+        return todo[self.group.rank :: self.group.size]
+
+    def keep(self, mine: list[int], answers: Iterable[pa.Table]) -> None:
+        """Write the answers to the blocks ``mine`` as they come."""
+        total, done = len(self.table) - self.answered, 0
+        with self.say.bar("complete") as bar:
+            for number, answered in zip(mine, answers, strict=True):
+                self.parts.write(number, answered)
+                done += len(answered)
+                told = min(done * self.group.size, total)  # the others are about as far
+                bar.counted(self.answered + told, len(self.table), self.answered)
+
+
+class _Answerer:
+    """Answers blocks of carts, in whatever process; ``workspace`` is the folder of one that it opens itself."""
+
+    def __init__(self, workspace: Session | Path, run: str, k: int, device: str, how: dict[str, Any]) -> None:
+        session = Session(workspace, quiet=True) if isinstance(workspace, Path) else workspace
+        self.k, self.ids = k, session.catalogue.item_ids
+        self.complete = Run(session, run).many(device=device, **how)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        rows = [{"completions": [], "probabilities": [], **row} for row in block.to_pylist()]
+        able = [row for row in rows if row["error"] is None]
+        for row, ranking in zip(able, self.complete([row["item_ids"] for row in able]), strict=True):
+            if isinstance(ranking, BundlecacheError):
+                row["error"] = ranking.message
+                continue
+            row["completions"] = [self.ids[item] for item in ranking.items[: self.k].tolist()]
+            row["probabilities"] = ranking.probabilities[: self.k].round(4).tolist()
+        return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def _joined(parts: AnswerParts, out: Path) -> tuple[int, Path | None]:
+    """Write the parts as one file; the number of carts with an error, and the file that holds them, if there are any."""
+    errors = out.with_suffix(".errors.jsonl")
+    failed = 0
+    with replacing(errors) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for part in parts.join():
+            for row in part.filter(part["error"].is_valid()).select(["bundle_id", "item_ids", "error"]).to_pylist():
+                failed += 1
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    parts.remove()
+    if not failed:
+        errors.unlink(missing_ok=True)
+    return failed, errors if failed else None
+
+
+def _request(session: Session, run: str, table: pa.Table, k: int, how: dict[str, Any]) -> str:
+    """What the answers depend on, as a text: the carts, the run, its vectors and how it ranks, the options."""
+    digest = hashlib.sha256()
+    for column in table.columns:
+        for chunk in column.chunks:
+            for buffer in (each for each in chunk.buffers() if each is not None):
+                digest.update(buffer)
+    folder = session.folder.run(run)
+    choice = folder / "completion.json"
+    asked = {
+        "carts": digest.hexdigest(),
+        "block": BLOCK_BUNDLES,
+        "run": read_manifest(folder),
+        "ranked_by": choice.read_text("utf-8") if choice.is_file() else None,
+        "vectors": [[info.table, info.version] for info in session.store.tables()],
+        "k": k,
+        "how": {name: value for name, value in sorted(how.items()) if value not in (None, (), [])},
+    }
+    return json.dumps(asked, indent=1, sort_keys=True, default=str)
+
+
+def _check(out: Path, engine: str, ray_address: str | None) -> None:
+    """Refuse options that do not go together.
+
+    Raises
+    ------
+    BundlecacheError
+        Naming them.
+    """
+    user_path(out, "--out")
+    if out.suffix.lower() in OTHER_FORMATS:
+        raise BundlecacheError(
+            f"The answers are a Parquet file, and {out} is named otherwise.", hint=f"--out {out.stem}.parquet"
+        )
+    if out.is_dir():
+        raise BundlecacheError(f"{out} is a folder.", hint="--out completions.parquet")
     if engine not in ENGINES:
         raise BundlecacheError(f"There is no engine {engine!r}; there are local and ray.", hint="--engine ray")
     if engine == "local" and ray_address is not None:
         raise BundlecacheError(
             "--ray-address was given without --engine ray.", hint=f"--engine ray --ray-address {ray_address}"
         )
-    blocks = list(_blocks(source.absolute()))
-    if not blocks:
-        raise BundlecacheError(f"{source} is empty.", hint='a line is {"bundle_id": "b1", "item_ids": ["i1", "i2"]}')
-    name = session.folder.run(None if run in (None, "latest") else run).name
-    make = partial(_Completer, session.folder.root.absolute(), name, k, device, how)
-    bundles = failed = 0
-    with ExitStack() as held:
-        if engine == "ray":
-            from ..ray_cluster import RayCluster
-
-            cluster = held.enter_context(RayCluster(ray_address))
-            answers = cluster.map(make, blocks, *cluster.shared(cores, device), ordered=True)
-        else:
-            answers = map(make(), blocks)
-        bar = held.enter_context(session.say.bar("complete"))
-        temporary = held.enter_context(replacing(out))
-        file = held.enter_context(pq.ParquetWriter(temporary, SCHEMA))
-        for done, table in enumerate(answers, 1):
-            file.write_table(table)
-            bundles += len(table)
-            failed += len(table) - table["error"].null_count
-            bar.step(done, len(blocks))
-    return CompletedFile(out, bundles, failed)
-
-
-class _Completer:
-    """Answers the bundles of a block, in whatever process: it opens the workspace itself, and says nothing."""
-
-    def __init__(self, root: Path, run: str, k: int, device: str, how: dict[str, Any]) -> None:
-        self.session = Session(root, quiet=True)
-        self.run, self.k, self.how = Run(self.session, run), k, {"device": device, **how}
-        self.run.load(device)  # what is wrong with the run is said once, and not of every bundle
-
-    def __call__(self, block: Block) -> pa.Table:
-        rows = [_row(number, text) for number, text in block.lines()]
-        for row, proposed in zip(rows, self._proposed([row["item_ids"] for row in rows]), strict=True):
-            if row["error"] is None:
-                self._complete(row, proposed)
-        return pa.Table.from_pylist(rows, SCHEMA)
-
-    def _proposed(self, bundles: list[list[str]]) -> list[np.ndarray | None]:
-        """The candidates of every bundle, searched in one pass over the vectors; None where `Run.complete` says why not."""
-        catalogue, loaded = self.session.catalogue, self.run.load(self.how["device"])
-        partials = [catalogue.positions(list(dict.fromkeys(items))) for items in bundles]
-        able = [number for number, partial in enumerate(partials) if len(partial) and (partial >= 0).all()]
-        where, exclude = self.how.get("where", ()), self.how.get("exclude", ())
-        found = search.complete_many(
-            catalogue,
-            loaded.matrices or self.session.matrices(),
-            [partials[number] for number in able],
-            self.how.get("options") or loaded.model.max_options,
-            allowed=search.allowed_items(catalogue, where, exclude) if where or exclude else None,
-        )
-        proposed = dict(zip(able, found, strict=True))
-        return [proposed[number] if len(proposed.get(number, ())) else None for number in range(len(bundles))]
-
-    def _complete(self, row: dict[str, Any], proposed: np.ndarray | None) -> None:
-        """Fill in the completions of a row, or why there are none."""
-        try:
-            made = self.run.complete(row["item_ids"], self.k, proposed=proposed, **self.how)
-        except BundlecacheError as error:
-            row["error"] = error.message
-            return
-        row["completions"] = [each.item_id for each in made]
-        row["probabilities"] = [each.probability for each in made]
-
-
-def _row(number: int, text: bytes) -> dict[str, Any]:
-    """The row of a line, without its completions."""
-    row: dict[str, Any] = {
-        "bundle_id": str(number),
-        "item_ids": [],
-        "completions": [],
-        "probabilities": [],
-        "error": None,
-    }
-    try:
-        return row | _read(text)
-    except BundlecacheError as error:
-        return row | {"error": error.message}
-
-
-def _read(text: bytes) -> dict[str, Any]:
-    """bundle_id, where there is one, and item_ids of a line.
-
-    Raises
-    ------
-    BundlecacheError
-        When it is no such line.
-    """
-    try:
-        given = json.loads(text)
-        item_ids = given["item_ids"]
-        whole = isinstance(item_ids, list) and all(isinstance(item_id, str) for item_id in item_ids)
-        name = given.get("bundle_id")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        whole, name, item_ids = False, None, []
-    if not whole or not isinstance(name, str | None):
-        raise BundlecacheError('The line is not {"bundle_id": "b1", "item_ids": ["i1", "i2"]}.')
-    return {"item_ids": item_ids, **({"bundle_id": name} if name is not None else {})}
-
-
-def _blocks(path: Path) -> Iterator[Block]:
-    """The blocks of a file of lines; it is read once, a line at a time.
-
-    Raises
-    ------
-    BundlecacheError
-        When it cannot be read.
-    """
-    start = at = line = 0
-    first = 1
-    try:
-        with path.open("rb") as file:
-            for text in file:
-                at, line = at + len(text), line + 1
-                if line - first + 1 == BLOCK_LINES:
-                    yield Block(path, start, at - start, first)
-                    start, first = at, line + 1
-    except OSError as error:
+    if engine == "ray" and PROCESSES > 1:
         raise BundlecacheError(
-            f"{path} cannot be read: {error.strerror}.", hint="--file bundles.jsonl, a bundle a line"
-        ) from error
-    if at > start:
-        yield Block(path, start, at - start, first)
+            f"{PROCESSES} processes were started, and --engine ray starts its own.", hint="leave --engine ray out"
+        )

@@ -6,23 +6,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Command, RecipeError
+from ..errors import BundlecacheError
 from ..questions.sample import MAX_QUESTIONS
 from ..questions.sample import sample as sampled
 from ..rows import Rows
 from ..workspace import read_manifest
+from .complete_many import BLOCK_BUNDLES, ManyCompleter, histories
 from .completion import Bundle, complete_bundles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
-
     from ..baselines.rankers import Ranker
     from ..bench.results import QuestionSetResult
     from ..train.run import LoadedRun
     from ..train.training.loop import TrainResult
+    from .completion import Ranking
     from .session import Session
 
 
@@ -193,7 +193,6 @@ class Run:
         permutations: int = 1,
         at_once: int | None = None,
         device: str = "auto",
-        proposed: np.ndarray | None = None,
     ) -> Rows[Completion]:
         """The k items that complete a partial bundle best: FAISS proposes candidates, the model chooses among them.
 
@@ -210,8 +209,6 @@ class Run:
             as the last evaluation found it, else the model.
         where, exclude
             Conditions that a completion fulfils, such as ``"price<50"``; ids that are never offered.
-        proposed
-            The candidates (item indices), where they were searched already, for many bundles at once.
 
         Raises
         ------
@@ -228,32 +225,24 @@ class Run:
         model = loaded.model
         searched = loaded.matrices or session.matrices()  # a model of titles alone fuses no vectors
         allowed = None
-        if (where or exclude) and proposed is None:
+        if where or exclude:
             allowed = search.allowed_items(catalogue, where, exclude)
             session.say.note(f"{int(allowed.sum()):,} of {len(catalogue):,} items may be offered")
-        if proposed is None:
-            proposed = search.complete(catalogue, searched, partial, options or model.max_options, allowed=allowed)
+        proposed = search.complete(catalogue, searched, partial, options or model.max_options, allowed=allowed)
         how: dict[str, Any] = {"permutations": permutations, "at_once": at_once}
         bundle = Bundle(partial, proposed)
         if user is not None:
-            if model.histories is None:
-                raise RecipeError(
-                    f"The prompt of {self.name} tells no user's history.",
-                    hint=["leave --user out, or", Command("train", "--set", "prompt.history=10")],
-                )
-            bundle = replace(bundle, history=model.histories.of_user(user, [*partial, *proposed]))
+            bundle = replace(bundle, history=histories(loaded).of_user(user, [*partial, *proposed]))
             (ranking,) = complete_bundles([bundle], model=model, **how)
         else:
             chosen, by = self.ranker(method, device, how)
             by_model = chosen == method_selection.MODEL
             (ranking,) = complete_bundles([bundle], model=model if by_model else None, ranker=by, **how)
-        ranked = list(zip(ranking.items.tolist(), ranking.probabilities.tolist(), strict=True))
-        if len(ranked) < k:
-            session.say.note(f"{len(ranked)} of {k} completions: there are {len(proposed)} candidates to choose among")
-        return Rows(
-            Completion(rank, catalogue.item_ids[i], catalogue.titles[i], round(p, 4))
-            for rank, (i, p) in enumerate(ranked[:k], start=1)
-        )
+        if len(ranking.items) < k:
+            session.say.note(
+                f"{len(ranking.items)} of {k} completions: there are {len(proposed)} candidates to choose among"
+            )
+        return self._completions(ranking, k)
 
     def ranker(self, method: str | None, device: str, how: dict[str, Any]) -> tuple[str, Ranker]:
         """The method that ranks candidates, and its ranker: found and said once, because all bundles are read for it."""
@@ -270,9 +259,34 @@ class Run:
             self._session.say.note(f"ranked by {self._rankers[key][0]}{said}")
         return self._rankers[key]
 
+    def many(self, *, method: str | None = None, device: str = "auto", **options: Any) -> ManyCompleter:
+        """The run as it completes blocks of bundles at once; the options are those of :meth:`complete`."""
+        how = {"permutations": options.get("permutations", 1), "at_once": options.get("at_once")}
+        return ManyCompleter(self._session, self.load(device), lambda: self.ranker(method, device, how), **options)
+
     def complete_many(self, bundles: Sequence[Sequence[str]], k: int = 5, **options: Any) -> list[Rows[Completion]]:
-        """:meth:`complete` for every bundle (item ids), with the same options; the model is loaded once."""
-        return [self.complete(items, k, **options) for items in self._session.say.each("complete", list(bundles))]
+        """:meth:`complete` for every bundle (item ids), with the same options: blocks of them are answered at once.
+
+        Raises
+        ------
+        BundlecacheError
+            As :meth:`complete`, for the first bundle that has no completions; `Workspace.complete_file` goes on instead.
+        """
+        answer, made = self.many(**options), list[Rows[Completion]]()
+        with self._session.say.bar("complete") as bar:
+            for start in range(0, len(bundles), BLOCK_BUNDLES):
+                for ranking in answer(bundles[start : start + BLOCK_BUNDLES]):
+                    if isinstance(ranking, BundlecacheError):
+                        raise ranking
+                    made.append(self._completions(ranking, k))
+                bar.step(len(made), len(bundles))
+        return made
+
+    def _completions(self, ranking: Ranking, k: int) -> Rows[Completion]:
+        """The k best items of a ranking."""
+        ids, titles = self._session.catalogue.item_ids, self._session.catalogue.titles
+        best = zip(ranking.items[:k].tolist(), ranking.probabilities[:k].tolist(), strict=True)
+        return Rows(Completion(rank, ids[i], titles[i], round(p, 4)) for rank, (i, p) in enumerate(best, start=1))
 
     def report(self, against: str | None = None, out: Path | None = None) -> Page:
         """Write one self-contained HTML page about the run, or about it and another one.

@@ -101,7 +101,7 @@ def test_a_file_of_bundles_is_completed_by_ray_as_by_one_process(
     lines = [json.dumps({"bundle_id": f"b{i}", "item_ids": [f"item-{i:02}"]}) for i in range(24)]
     source = tmp_path / "bundles.jsonl"
     source.write_text("\n".join([*lines[:5], "no json", *lines[5:]]))
-    monkeypatch.setattr(complete_file, "BLOCK_LINES", 4)
+    monkeypatch.setattr(complete_file, "BLOCK_BUNDLES", 4)
     rows = []
     for engine in complete_file.ENGINES:
         made = shop.complete_file(source, tmp_path / f"{engine}.parquet", 3, engine=engine)

@@ -1,20 +1,27 @@
-"""`complete --file`: a row per bundle, in the order of the lines, and what is wrong with a bundle in its row."""
+"""`complete --from`: a row per cart, in the order of the file, whatever was killed, and however many processes answer."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from helpers.paths import TOP
 from helpers.runner import invoke
 from helpers.shop import make_shop
 
 import bundlecache as bc
 from bundlecache.errors import BundlecacheError
-from bundlecache.project import complete_file
+from bundlecache.project import complete_file, complete_many, run
+from bundlecache.project.answer_parts import AnswerParts
 
 QUICK = {"text_stage.steps": 2, "fusion_stage.steps": 2, "fusion_stage.contrastive_steps": 1}
+BUNDLES = [[f"item-{i:02}", f"item-{(i * 7 + 1) % 24:02}"][: 1 + i % 2] for i in range(24)]
 
 
 @pytest.fixture(scope="module")
@@ -24,53 +31,149 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (complete_file, complete_many, run):
+        monkeypatch.setattr(module, "BLOCK_BUNDLES", 5)
+
+
 def written(path: Path, *lines: str) -> Path:
     path.write_text("\n".join(lines))
     return path
 
 
-def test_rows_are_those_of_complete_in_the_order_of_the_lines(
-    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(complete_file, "BLOCK_LINES", 3)
-    bundles = [[f"item-{i:02}", f"item-{i + 1:02}"] for i in range(8)]
-    lines = [json.dumps({"bundle_id": f"b{i}", "item_ids": items}) for i, items in enumerate(bundles)]
+def carts(path: Path) -> Path:
+    return written(path, *(json.dumps({"order_id": f"b{i}", "items": items}) for i, items in enumerate(BUNDLES)))
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("method", ["model", "both"])
+def test_a_file_is_completed_as_its_carts_are_one_by_one(shop: Path, tmp_path: Path, method: str):
     workspace = bc.open(shop, quiet=True)
-    made = workspace.complete_file(written(tmp_path / "in.jsonl", *lines), tmp_path / "out.parquet", 4)
-    assert (made.bundles, made.failed) == (8, 0)
+    first = workspace.run()
+    made = workspace.complete_file(
+        carts(tmp_path / "in.jsonl"), tmp_path / "out.parquet", 4, method=method, exclude=["item-03"]
+    )
+    assert (made.bundles, made.failed, made.errors) == (24, 0, None)
     rows = pq.read_table(made.path).to_pylist()
-    assert [row["bundle_id"] for row in rows] == [f"b{i}" for i in range(8)]
-    for row, expected in zip(rows, workspace.run().complete_many(bundles, 4), strict=True):
-        assert row["completions"] == [each.item_id for each in expected]
-        assert row["probabilities"] == [each.probability for each in expected]
+    many = first.complete_many(BUNDLES, 4, method=method, exclude=["item-03"])
+    assert [row["bundle_id"] for row in rows] == [f"b{i}" for i in range(24)]
+    for row, items, other in zip(rows, BUNDLES, many, strict=True):
+        alone = first.complete(items, 4, method=method, exclude=["item-03"])
+        assert row["completions"] == [each.item_id for each in alone] == [each.item_id for each in other]
+        assert row["probabilities"] == pytest.approx([each.probability for each in alone], abs=1.01e-4)
         assert row["error"] is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.parquet"]
 
 
-def test_what_is_wrong_with_a_bundle_is_in_its_row_and_the_exit_code(shop: Path, tmp_path: Path):
-    wrong = ['{"item_ids": ["no-such"]}', "{", "[]", '{"item_ids": "item-01"}', '{"item_ids": []}', "[" * 50_000]
+def test_what_is_wrong_with_a_cart_is_in_two_files_and_the_exit_code(shop: Path, tmp_path: Path):
+    wrong = ['{"item_ids": ["no-such"]}', "{", "[]", '{"item_ids": []}', "[" * 50_000]
     source = written(tmp_path / "in.jsonl", '{"item_ids": ["item-01"]}', "", *wrong)
-    done = invoke("complete", "--file", source, "--out", tmp_path / "out.parquet", "--data", shop, "--json")
+    out, errors = tmp_path / "out.parquet", tmp_path / "out.errors.jsonl"
+    done = invoke("complete", "--from", source, "--out", out, "--data", shop, "--json")
     assert done.exit_code == 3 or done.return_value == 3
-    assert json.loads(done.stdout) == {"path": str(tmp_path / "out.parquet"), "bundles": 7, "failed": 6}
-    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
-    assert [row["bundle_id"] for row in rows] == ["1", "3", "4", "5", "6", "7", "8"]
+    assert json.loads(done.stdout) == {"path": str(out), "bundles": 6, "failed": 5, "errors": str(errors)}
+    rows = pq.read_table(out).to_pylist()
+    assert [row["bundle_id"] for row in rows] == ["1", "3", "4", "5", "6", "7"]
     assert rows[0]["error"] is None
     assert "no-such" in rows[1]["error"]
     assert all(row["error"] and not row["completions"] for row in rows[1:])
+    failed = [json.loads(line) for line in errors.read_text().splitlines()]
+    assert failed == [{name: row[name] for name in ("bundle_id", "item_ids", "error")} for row in rows[1:]]
+    mended = written(tmp_path / "mended.jsonl", errors.read_text().replace("no-such", "item-02").splitlines()[0])
+    assert invoke("complete", "--file", mended, "--out", out, "--data", shop).exit_code == 0
+    assert pq.read_table(out)["bundle_id"].to_pylist() == ["3"]
+    assert not errors.exists(), "of the file that was there before"
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_killed_file_goes_on_and_ends_the_same_byte_for_byte(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    workspace = bc.open(shop, quiet=True)
+    source, whole, out = carts(tmp_path / "in.jsonl"), tmp_path / "whole.parquet", tmp_path / "out.parquet"
+    workspace.complete_file(source, whole, 3)
+    write, count = AnswerParts.write, []
+
+    def counted(self: AnswerParts, number: int, table: object) -> None:
+        if len(count) == 2 and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        count.append(number)
+        write(self, number, table)
+
+    monkeypatch.setattr(AnswerParts, "write", counted)
+    if not (child := os.fork()):
+        workspace.complete_file(source, out, 3)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert not out.exists()
+    workspace.complete_file(source, out, 3)
+    assert count == [2, 3, 4], "what was answered before the kill is not asked again"
+    assert out.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_parts_of_another_request_are_never_mixed_in(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    workspace = bc.open(shop, quiet=True)
+    source, out = carts(tmp_path / "in.jsonl"), tmp_path / "out.parquet"
+    with monkeypatch.context() as patched:
+        patched.setattr(AnswerParts, "join", lambda _self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            workspace.complete_file(source, out, 3)
+    assert len(list((tmp_path / ".out.parquet.parts").glob("*.parquet"))) == 5
+    workspace.complete_file(source, out, 2)
+    assert {len(row) for row in pq.read_table(out)["completions"].to_pylist()} == {2}
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_share_the_carts_and_write_the_same_file(shop: Path, tmp_path: Path):
+    source, out, alone = carts(tmp_path / "in.jsonl"), tmp_path / "out.parquet", tmp_path / "alone.parquet"
+    start = f"""
+import sys
+from bundlecache.project import complete_file, complete_many
+complete_file.BLOCK_BUNDLES = complete_many.BLOCK_BUNDLES = 5
+from bundlecache.project.answer_parts import AnswerParts
+write = AnswerParts.write
+def told(self, number, table):
+    open({str(tmp_path)!r} + f"/process-{{__import__('os').environ['RANK']}}", "a").write(f"{{number}} ")
+    write(self, number, table)
+AnswerParts.write = told
+from bundlecache.cli import app
+sys.argv = ["bundlecache", "complete", "--from", {str(source)!r}, "--out", {str(out)!r}, "--data", {str(shop)!r}, "--json"]
+app()
+"""
+    script = written(tmp_path / "start.py", start)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    environment = {**os.environ, "PYTHONPATH": str(TOP)}
+    done = subprocess.run([sys.executable, *launch], capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bundles"] == 24, "printed once"
+    assert [(tmp_path / f"process-{rank}").read_text() for rank in (0, 1)] == ["0 2 4 ", "1 3 "]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(complete_file, "BLOCK_BUNDLES", 5)
+        bc.open(shop, quiet=True).complete_file(source, alone)
+    assert out.read_bytes() == alone.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--file", "missing.jsonl", "--out", "x.parquet"], "cannot be read"),
-        (["--file", "empty.jsonl", "--out", "x.parquet"], "is empty"),
-        (["--file", "empty.jsonl"], "needs the file of its answers"),
-        (["item-01", "--file", "empty.jsonl", "--out", "x.parquet"], "were given; one of them"),
-        (["item-01", "--out", "x.parquet"], "belong to a --file"),
+        (["--from", "missing.jsonl", "--out", "x.parquet"], "cannot be read"),
+        (["--from", "empty.jsonl", "--out", "x.parquet"], "is empty"),
+        (["--from", "carts.xlsx", "--out", "x.parquet"], "no file of carts"),
+        (["--from", "empty.jsonl"], "needs the file of its answers"),
+        (["--from", "one.jsonl", "--out", "x.csv"], "Parquet file"),
+        (["item-01", "--from", "empty.jsonl", "--out", "x.parquet"], "were given; one of them"),
+        (["item-01", "--out", "x.parquet"], "belong to a file of carts"),
         ([], "No item was given"),
-        (["--file", "one.jsonl", "--out", "x.parquet", "--engine", "spark"], "there are local and ray"),
-        (["--file", "one.jsonl", "--out", "x.parquet", "--ray-address", "h:1"], "without --engine ray"),
-        (["--file", "one.jsonl", "--out", "x.parquet", "--run", "none"], "none"),
+        (["--from", "one.jsonl", "--out", "x.parquet", "--engine", "spark"], "there are local and ray"),
+        (["--from", "one.jsonl", "--out", "x.parquet", "--ray-address", "h:1"], "without --engine ray"),
+        (["--from", "one.jsonl", "--out", "x.parquet", "--run", "none"], "none"),
+        (["--from", "one.jsonl", "--out", "x.parquet", "--map", "item_id=sku"], "no column 'sku'"),
+        (["--from", "one.jsonl", "--out", "x.parquet", "--user", "u1"], "tells no user's history"),
+        (["--from", "one.jsonl", "--out", "x.parquet", "--where", "price<0"], "fulfils"),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_writes_nothing(

@@ -111,7 +111,7 @@ def _json_lines(path: Path, tell: Callable[[int], None]) -> dict[str, Column]:
     with parsing(path):
         try:
             with path.open(encoding="utf-8-sig") as file:
-                columns = _of_rows((_object(line, row) for row, line in enumerate(file, 1) if line.strip()), tell)
+                columns = columns_of((_object(line, row) for row, line in enumerate(file, 1) if line.strip()), tell)
         except UnicodeDecodeError:
             path.read_bytes().decode("utf-8-sig")  # says where in the file, not where in a block of it
             raise
@@ -142,7 +142,7 @@ def _json_rows(path: Path, notes: list[str], tell: Callable[[int], None]) -> dic
             rows = json.loads("".join(file.lines()))
         else:
             rows = (json.loads(line) for line in file.lines("\n") if line.strip())
-        columns = _of_rows(rows, tell)
+        columns = columns_of(rows, tell)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
         raise CatalogueError(
@@ -153,7 +153,7 @@ def _json_rows(path: Path, notes: list[str], tell: Callable[[int], None]) -> dic
     return {clean(name): column for name, column in columns.items()}
 
 
-def _of_rows(rows: Iterable[Any], tell: Callable[[int], None]) -> dict[str, Column] | None:
+def columns_of(rows: Iterable[Any], tell: Callable[[int], None]) -> dict[str, Column] | None:
     """Rows as columns, in the order in which their names first stand; None where a row is no object.
 
     A name that a row lacks is an empty cell.
