@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..catalogue.readers import carts
-from ..errors import BundlecacheError
+from ..console.reporter import duration
+from ..errors import BundlecacheError, counted
 from ..files import replacing, user_path
 from ..workspace import read_manifest
 from .answer_parts import AnswerParts
@@ -51,14 +52,13 @@ SCHEMA = pa.schema(
 class CompletedFile:
     """The answers to a file of carts: their file, how many carts there were, how many have no completions.
 
-    ``errors`` is the file of those, None where there are none; ``seconds`` is what this command took for the carts.
+    ``errors`` is the file of those, None where there are none.
     """
 
     path: Path
     bundles: int
     failed: int
     errors: Path | None = None
-    seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -108,28 +108,32 @@ def complete_file(
     for note in notes:
         session.say.note(f"note: {note}")
     name = session.folder.run(None if run in (None, "latest") else run).name
-    began = time.perf_counter()
     with ExitStack() as held:
         group = held.enter_context(ProcessGroup())
         work = _Work(session, table, AnswerParts(out, -(-len(table) // BLOCK_BUNDLES)), group)
+        # What is wrong with the run or the options is said before anything is written.
+        answerer = _Answerer(session, name, k, group.device(device), how) if engine == "local" else None
         mine = work.begin(_request(session, name, table, k, how))
-        if engine == "ray" and mine:
+        answers: Iterable[pa.Table]
+        if answerer is not None:
+            answers = map(answerer, map(work.block, mine))
+        else:
             from ..ray_cluster import RayCluster
 
             cluster = held.enter_context(RayCluster(ray_address))
             make = partial(_Answerer, session.folder.root.absolute(), name, k, device, how)
             shared = cluster.shared(cores, device)
             answers = cluster.map(make, map(work.block, mine), *shared, ordered=True, wave=RAY_BLOCKS)
-        else:
-            answerer = _Answerer(session, name, k, group.device(device), how) if mine else None
-            answers = (answerer(work.block(number)) for number in mine if answerer is not None)
+        began = time.perf_counter()
         work.keep(mine, answers)
-        seconds = round(time.perf_counter() - began, 3)
         group.wait()
         if not group.leads:
             return CompletedFile(out, len(table), 0)
+    if answered := len(table) - work.answered:
+        seconds = time.perf_counter() - began
+        session.say.note(f"{counted(answered, 'cart')} in {duration(seconds)}: {answered / seconds:,.0f} a second")
     failed, errors = _joined(work.parts, out)
-    return CompletedFile(out, len(table), failed, errors, seconds)
+    return CompletedFile(out, len(table), failed, errors)
 
 
 class _Work:
