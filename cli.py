@@ -381,14 +381,22 @@ def bench_(
     sample: o.Sample = 5000,
     device: o.Device = "auto",
     output: o.OutFolder = None,
+    task: t.TaskOption = None,
+    split: t.SplitOption = None,
+    k_core: t.KCore = None,
+    keep_history: t.KeepHistory = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Score all methods on all question sets: one table, leak probes, and a verdict in words."""
     from bundlecache.bench.slices import chosen
     from bundlecache.console.tables import show_bench, show_full_bench
+    from bundlecache.console.task_tables import show_task
 
-    ways = chosen(by or ())
+    ways, how = chosen(by or ()), t.task_options(task, split, k_core)
     shop = _open(data)
+    if task is not None:
+        show_task(*shop.bench_task(task, keep_history=keep_history, out=output, **how), as_json)
+        return
     asked: dict[str, Any] = {
         "questions": question_sets or (),
         "runs": runs or (),

@@ -31,6 +31,16 @@ def item_factors(
     An item that no basket holds gets numbers that mean nothing: they are the caller's to leave out. ``report`` is called
     after each iteration with their numbers, those done and all.
     """
+    return all_factors(method, baskets, seed, report)[1][:, :FACTORS]
+
+
+def all_factors(
+    method: str, baskets: csr_array, seed: int = 0, report: Callable[[int, int], None] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of baskets and of items, float32 [baskets, k] and [I, k], whose dot products rank; as `item_factors`.
+
+    BPR appends each item's bias, which is its popularity, and to each basket a 1 that it is multiplied with.
+    """
     from implicit.cpu.als import AlternatingLeastSquares
     from implicit.cpu.bpr import BayesianPersonalizedRanking
     from scipy.sparse import csr_matrix
@@ -46,4 +56,4 @@ def item_factors(
     with threadpool_limits(1, "blas"):  # around the construction too, which warns about more threads
         model = make(**SETTINGS[method], num_threads=1, random_state=seed)
         model.fit(csr_matrix(baskets), show_progress=False, callback=called)
-    return np.asarray(model.item_factors[:, :FACTORS], np.float32)  # BPR appends each item's bias: its popularity
+    return np.asarray(model.user_factors, np.float32), np.asarray(model.item_factors, np.float32)

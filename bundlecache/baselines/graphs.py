@@ -54,7 +54,7 @@ def ppmi(sources: Sources) -> Iterator[Ranker]:
 def item_knn(sources: Sources) -> Iterator[Ranker]:
     """Nearest items by BM25-weighted baskets (`implicit`), for each training graph."""
     for word, graph in sources.graphs.items():
-        yield SimilarityRanker(f"item-kNN ({word})", "collaborative", partial(_nearest, graph))
+        yield SimilarityRanker(f"item-kNN ({word})", "collaborative", partial(nearest, graph))
 
 
 def als(sources: Sources) -> Iterator[Ranker]:
@@ -130,7 +130,8 @@ def _ppmi(graph: csr_array) -> tuple[csr_array, np.ndarray]:
     return csr_array(cells, shape=together.shape), np.arange(graph.shape[1])
 
 
-def _nearest(graph: csr_array) -> tuple[csr_array, np.ndarray]:
+def nearest(graph: csr_array) -> tuple[csr_array, np.ndarray]:
+    """The similarity [I, I] of each item to its nearest ones by BM25-weighted baskets [baskets, I], and the items as slots."""
     from implicit.nearest_neighbours import BM25Recommender
 
     model = BM25Recommender(K=100, num_threads=1)

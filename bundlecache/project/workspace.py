@@ -76,6 +76,7 @@ class Workspace(Session):
     import_checkpoint = training.import_checkpoint
     bench = bench_runs.bench
     bench_full = bench_runs.bench_full
+    bench_task = tasks.bench_task
     ablate = bench_runs.ablate
 
     verify = store_maintenance.verify

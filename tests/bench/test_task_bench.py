@@ -1,0 +1,130 @@
+"""Baselines of the tasks on user histories against what they are by definition, and figures counted by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.histories import training_of
+from helpers.runner import invoke, printed_json, succeed
+
+from bundlecache.baselines import next_item, rating_means, search_words
+from bundlecache.baselines.next_item import HistoryRanker
+from bundlecache.bench import task_bench
+
+SEQUENCES = [[0, 1, 2, 3], [0, 2, 1, 4], [1, 0, 2, 5], [3, 4, 0, 1], [4, 3, 5, 0]]
+
+
+def ranker(name: str, scores: list[float]) -> HistoryRanker:
+    return HistoryRanker(name, lambda: lambda asked: np.tile(np.array(scores, float), (len(asked), 1)))
+
+
+def test_ranks_are_exact_and_leave_out_the_history():
+    """Targets 3, 4, 5, 1, 0 among six items; without the three of the history, each has two rivals."""
+    _, test = training_of(SEQUENCES)
+    assert test.target.tolist() == [3, 4, 5, 1, 0]
+    falling = ranker("falling", [6, 5, 4, 3, 2, 1])
+    (out,) = task_bench.rank(test, [falling], 6).methods
+    assert out.figures["MRR"] == pytest.approx(np.mean([1, 1 / 2, 1 / 3, 1, 1]))  # 3 of 3,4,5; 4 of 3,4,5; ...
+    (kept,) = task_bench.rank(test, [falling], 6, keep_history=True).methods
+    assert kept.figures["MRR"] == pytest.approx(np.mean([1 / 4, 1 / 5, 1 / 6, 1 / 2, 1]))
+    (tied,) = task_bench.rank(test, [ranker("random", [0] * 6)], 6).methods
+    assert tied.figures["NDCG@10"] == pytest.approx((1 + 1 / np.log2(3) + 1 / 2) / 3)
+    low, high = out.intervals["MRR"]
+    assert low <= out.figures["MRR"] <= high
+
+
+def test_methods_learn_from_what_training_sees_alone():
+    """Of five users of four items, training sees the first two: item 0 of four users, ..."""
+    training, test = training_of(SEQUENCES)
+    assert training.seen.sequences().lengths.tolist() == [2] * 5
+    by_name = {method.name: method for method in next_item.rankers(training)}
+    assert by_name["popularity"].scores(test)[0].tolist() == [3, 2, 1, 2, 2, 0]
+    for method in by_name.values():
+        scores = method.scores(test)
+        assert scores.shape == (5, 6)
+        if method.name in ("ALS", "BPR"):
+            assert (scores[:, 5] < scores[:, :5].min(axis=1)).all()  # in no training interaction
+    last = by_name["last-item kNN"].scores(test)
+    assert last[3].argmax() in (0, 3, 4)  # goes with 0, the last item of [3, 4, 0]
+    assert np.isfinite(last).all()
+
+
+def test_als_solves_a_user_as_implicit_does():
+    from implicit.cpu.als import AlternatingLeastSquares
+    from scipy.sparse import csr_matrix
+
+    from bundlecache.factors import SETTINGS, item_factors
+
+    training, test = training_of(SEQUENCES)
+    scores = next_item._als(training)(test)
+    model = AlternatingLeastSquares(**SETTINGS["als"], num_threads=1)
+    model.item_factors = np.where(training.known[:, None], item_factors("als", training.baskets), 0)
+    history = csr_matrix(next_item.members(test.history, 6))
+    expected = model.recalculate_user(np.arange(5), history) @ model.item_factors.T
+    np.testing.assert_allclose(scores[:, training.known], expected[:, training.known], atol=1e-4)
+
+
+def test_bm25_equals_its_formula_and_history_orders_equal_matches():
+    texts = ["red mug", "blue mug mug", "red lamp with a shade", ""]
+    index = search_words.Bm25.of(texts)
+    words = [text.split() for text in texts]
+    mean = np.mean([len(each) for each in words])
+    for query in ("red mug", "mug", "nothing"):
+        expected = []
+        for document in words:
+            total = 0.0
+            for word in query.split():
+                holding, count = sum(word in each for each in words), document.count(word)
+                idf = np.log(1 + (4 - holding + 0.5) / (holding + 0.5))
+                total += idf * count * 2.5 / (count + 1.5 * (0.25 + 0.75 * len(document) / mean))
+            expected.append(total)
+        np.testing.assert_allclose(index.scores([query])[0], expected, atol=1e-6)
+    both = search_words._then(index, ranker("last first", [0, 1, 2, 3]))
+    asked = type("Asked", (), {"query": ["lamp"], "__len__": lambda _: 1})()
+    assert np.argsort(-both(asked)[0]).tolist() == [2, 3, 1, 0]
+
+
+def test_means_of_ratings_and_errors_are_those_of_a_calculation_by_hand():
+    """Training holds two of four ratings each: 5 5, 1 1; the histories of the questions three."""
+    ratings = [[5, 5, 5, 4], [1, 1, 1, 2]]
+    training, test = training_of([[0, 1, 2, 3], [1, 4, 0, 2]], "preference", ratings)
+    made = rating_means.predictions(training.seen, test)
+    assert made["global mean"].tolist() == [3, 3]
+    assert made["user mean"].tolist() == [5, 1]
+    assert made["item mean"].tolist() == [3, 3]  # items 3 and 2 are in no training interaction
+    result = task_bench.rate(test, {"user mean": made["user mean"], "off by 0, 2": np.array([4.0, 4.0])}, 5)
+    first, second = result.methods
+    assert (first.name, first.figures) == ("user mean", {"MAE": 1.0, "RMSE": 1.0})
+    assert second.figures == {"MAE": 1.0, "RMSE": pytest.approx(2**0.5)}
+
+
+def test_a_selection_counts_the_first_choice_and_those_above_the_mean():
+    _, test = training_of([[i, *range(6, 9), *range(10 + 4 * i, 14 + 4 * i)] for i in range(6)] * 3, "select")
+    own = np.zeros((len(test), 34))
+    own[np.arange(len(test))[:, None], test.candidates] = test.right
+    perfect = HistoryRanker("perfect", lambda: lambda asked: own)
+    result = task_bench.rank(test, [perfect, HistoryRanker("random", lambda: lambda asked: own * 0)], 34)
+    assert result.methods[0].figures == {"first": 1, "precision": 1, "recall": 1, "F1": 1}
+    share = float(test.right.mean())
+    assert result.methods[1].figures == {"first": pytest.approx(share), "precision": 0, "recall": 0, "F1": 0}
+
+
+def test_the_command_prints_one_table_a_task_and_keeps_the_results(workspace, monkeypatch):
+    from bundlecache.train import sasrec
+
+    monkeypatch.setattr(sasrec, "MAX_EPOCHS", 2)
+    rows = [(f"u{u}", f"item-{(u + 2 * k) % 24:02}", u + 30 * k, 1 + (u + k) % 5) for u in range(16) for k in range(6)]
+    columns = dict(zip(("user_id", "item_id", "timestamp", "rating"), map(list, zip(*rows, strict=True)), strict=True))
+    pq.write_table(pa.table(columns), workspace.root / "interactions.parquet")
+    ask = ("bench", "--data", workspace.root, "--k-core", "2", "--task")
+    shown = succeed(*ask, "search").stdout
+    assert "BM25, then SASRec" in shown
+    assert "among 24 items" in shown
+    made = printed_json(*ask, "recommend")["result"]
+    assert {"LightGCN", "SASRec", "recent popularity"} <= {method["name"] for method in made["methods"]}
+    assert made["questions"]["sha256"] == printed_json(*ask, "recommend")["result"]["questions"]["sha256"]
+    assert "user mean" in succeed(*ask, "preference").stdout
+    assert (workspace.root / "bench" / "tasks" / "preference-leave_last_out-core2.json").is_file()
+    assert "no baselines for the task explain" in str(invoke(*ask, "explain").exception)
