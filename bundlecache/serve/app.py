@@ -19,6 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from . import catalogue, completions, errors
 from .answers import ERRORS, HealthAnswer, ReloadAnswer
+from .docs_page import POLICY, docs_page
 from .guards import Guards
 from .logs import talk
 from .metrics import Metrics
@@ -153,6 +154,11 @@ def _add_operations(app: FastAPI, serving: Serving, metrics: Metrics) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        described = docs_page(app.openapi(), str(request.base_url).rstrip("/"))
+        return HTMLResponse(described, headers={"content-security-policy": POLICY})
+
     @app.get("/", include_in_schema=False)
     async def index(_: Request) -> Response:
         page = PAGE.joinpath("index.html")

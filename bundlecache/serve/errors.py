@@ -67,6 +67,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         said = {
+            400: "The body cannot be parsed.",
             404: "There is nothing at this address.",
             405: f"{request.method} is not allowed at this address.",
         }.get(error.status_code, str(error.detail))

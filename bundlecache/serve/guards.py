@@ -9,6 +9,7 @@ import hmac
 import json
 import logging
 import time
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .settings import LOOPBACK, ServeSettings
@@ -32,13 +33,49 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+SECURITY = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 OPEN_PATHS = ("/", "/health/live", "/health/ready", "/favicon.ico")
 OPEN_FOLDERS = ("/page/",)  # the page itself holds no data: it asks for the token
 UNKNOWN = "unknown"
+SKIPPED_TIMES = 8  # as much as is allowed is read of a request that is too large, before its connection is closed
 
 
 class TooLargeError(Exception):
     """The body of a request is larger than allowed."""
+
+
+class _Body:
+    """The body of a request, which is read as far as is allowed."""
+
+    def __init__(self, receive: Receive, allowed: int) -> None:
+        self._receive, self._allowed = receive, allowed
+        self._received, self.too_large = 0, False
+
+    async def receive(self) -> Message:
+        """The next part.
+
+        Raises
+        ------
+        TooLargeError
+            When all parts together are larger than allowed.
+        """
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        if self._received > self._allowed:
+            await self.skip(more=message.get("more_body", False))
+            self.too_large = True
+            raise TooLargeError
+        return message
+
+    async def skip(self, *, more: bool = True) -> None:
+        """Read on without keeping anything, so that the client can read why it is refused; not without end."""
+        skipped = 0
+        while more and skipped < SKIPPED_TIMES * self._allowed:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                return
+            skipped += len(message.get("body", b""))
+            more = message.get("more_body", False)
 
 
 class Guards:
@@ -57,34 +94,27 @@ class Guards:
             await self.app(scope, receive, send)
             return
         began, status, started = time.perf_counter(), 500, False
-        received = 0
-
-        async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.settings.body_bytes:
-                raise TooLargeError
-            return message
+        body = _Body(receive, self.settings.body_bytes)
 
         async def guarded(message: Message) -> None:
             nonlocal status, started
+            if body.too_large and not started:  # whatever the application makes of its error
+                started, status = True, 413
+                await _answer(send, *_too_large(self.settings.body_bytes), extra=_security(()))
+            if body.too_large:
+                return
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
-                there = {name.lower() for name, _ in message.get("headers", ())}
-                extra = [(n.encode(), v.encode()) for n, v in SECURITY_HEADERS.items() if n.encode() not in there]
-                message = {**message, "headers": [*message.get("headers", ()), *extra]}
+                message = {**message, "headers": [*message.get("headers", ()), *_security(message.get("headers", ()))]}
             await send(message)
 
         try:
             refused = self._refused(scope)
             if refused is not None:
+                await body.skip()
                 await _answer(guarded, *refused)
             else:
-                await self.app(scope, limited, guarded)
-        except TooLargeError:
-            if not started:
-                await _answer(guarded, *_too_large(self.settings.body_bytes))
+                await self.app(scope, body.receive, guarded)
         except Exception:
             log.exception("a request failed")
             if not started:
@@ -128,9 +158,18 @@ def _is_open(path: str) -> bool:
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
-async def _answer(send: Send, status: int, error: str, hint: str | None) -> None:
+def _security(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The security headers that are not among ``headers`` yet."""
+    there = {name.lower() for name, _ in headers}
+    return [pair for pair in SECURITY if pair[0] not in there]
+
+
+async def _answer(
+    send: Send, status: int, error: str, hint: str | None, extra: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
     body = json.dumps({"error": error, "hint": hint}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += extra
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if status == 413:

@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 30  # for what is under way when the server is told to stop
 
 
+def uvicorn_options(settings: ServeSettings) -> dict[str, Any]:
+    """How uvicorn is started; its own log lines are warnings at least, and it names neither itself nor its version."""
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "log_level": "warning",
+        "server_header": False,
+        "proxy_headers": False,
+        "timeout_graceful_shutdown": GRACE_SECONDS,
+    }
+
+
 def serve(settings: ServeSettings) -> None:
     """Serve until SIGINT or SIGTERM; what is under way is finished then.
 
@@ -33,14 +45,7 @@ def serve(settings: ServeSettings) -> None:
         ) from error
     talk()
     settings.to_environment()
-    how: dict[str, Any] = {
-        "host": settings.host,
-        "port": settings.port,
-        "log_level": "warning",
-        "server_header": False,
-        "timeout_graceful_shutdown": GRACE_SECONDS,
-        "proxy_headers": False,
-    }
+    how = uvicorn_options(settings)
     with tempfile.TemporaryDirectory(prefix="bundlecache-metrics-") as folder:
         if settings.workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
