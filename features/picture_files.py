@@ -45,7 +45,7 @@ def read_picture(path: Path, draft: int | None = None) -> PIL_Image.Image:
 
     path = check_media_file(path, "picture")
     try:
-        with Image.open(path, formats=_formats()) as image:
+        with Image.open(path, formats=opened_formats()) as image:
             _check_size(*image.size)
             if draft is not None:
                 image.draft(None, (draft, draft))  # only JPEG can, all others pass over it
@@ -62,7 +62,7 @@ def read_picture(path: Path, draft: int | None = None) -> PIL_Image.Image:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def opened_formats() -> tuple[str, ...]:
     """The formats above that this build of Pillow can read; what it merely warns of is checked here, or harmless."""
     import warnings
 

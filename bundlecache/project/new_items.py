@@ -10,6 +10,7 @@ import hashlib
 import io
 import tempfile
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -180,7 +181,7 @@ def check_picture(picture: bytes) -> None:
     """
     from PIL import Image
 
-    from ..features.picture_files import FORMATS
+    from ..features.picture_files import opened_formats
 
     if len(picture) > MAX_PICTURE_BYTES:
         raise QuestionsError(
@@ -188,16 +189,17 @@ def check_picture(picture: bytes) -> None:
             hint="send a smaller one",
         )
     try:
-        with Image.open(
-            io.BytesIO(picture), formats=[f for f in FORMATS if f in Image.OPEN or not Image.OPEN]
-        ) as opened:
-            width, height = opened.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(picture), formats=opened_formats()) as opened:
+                pixels = opened.width * opened.height
+    except Image.DecompressionBombError:
+        pixels = MAX_PICTURE_PIXELS + 1
     except Exception as error:  # Pillow's plugins raise anything
         raise QuestionsError(
             "The image of a new item is no picture that can be read.", hint="send a JPEG or PNG"
         ) from error
-    if width * height > MAX_PICTURE_PIXELS:
+    if pixels > MAX_PICTURE_PIXELS:
         raise QuestionsError(
-            f"The image of a new item has {width:,} x {height:,} pixels; {MAX_PICTURE_PIXELS:,} are allowed.",
-            hint="send a smaller one",
+            f"The image of a new item has more than {MAX_PICTURE_PIXELS:,} pixels.", hint="send a smaller one"
         )
