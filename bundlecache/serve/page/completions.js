@@ -50,21 +50,21 @@ function option(one, side, other) {
         make("span", {class: "figure"}, make("span", {class: "unseen"}, "probability "), percent(likely)))),
     round(state.swap ? "swap" : "plus", `${act} ${item.title}`, () => choose(item), {data: {focus: `add ${side} ${one.rank}`}}),
     make("div", {class: "acts"}, playButton(item), reason,
-      words("Not this", `Leave ${item.title} out`, () => leaveOut(item), {data: {focus: `not ${side} ${one.rank}`}})),
+      words("Not this", `Not this: ${item.title}`, () => leaveOut(item), {data: {focus: `not ${side} ${one.rank}`}})),
     why);
   return drag(element, item);
 }
 
-function sure(answer) {
-  const {confidence} = answer;
-  if (!confidence?.questions) return null;
-  return make("p", {class: "small soft sure"}, "With such a lead over the second, this run was right on ",
-    make("b", {}, percent(confidence.right, 0)), ` of ${count(confidence.questions, "validation question")}.`);
-}
-
-const METHODS = {model: "", both: ", the model and the learned ranker together", "learned-ranker": ", its learned ranker"};
+const METHODS = {model: "the model", both: "the model and the learned ranker together", "learned-ranker": "the learned ranker"};
 const by = (answer) => (answer.run ? `run ${answer.run}` : answer.method);
-const how = (answer) => (answer.run ? METHODS[answer.method] ?? `, ${answer.method}` : "");
+
+/** Who answered, and how often that is right: one paragraph. */
+function said(answer, pair) {
+  const {run, method, confidence} = answer, how = METHODS[method] ?? method;
+  const sure = confidence?.questions ? [" With such a lead over the second it was right on ",
+    make("b", {}, percent(confidence.right, 0)), ` of ${count(confidence.questions, "validation question")}.`] : [];
+  return make("p", {class: "small soft sure"}, pair || !run ? `Ranked by ${how}.` : `Ranked by ${by(answer)}: ${how}.`, sure);
+}
 
 function column(answer, side, others) {
   if (answer instanceof Error) {
@@ -76,8 +76,8 @@ function column(answer, side, others) {
   const list = make("ol", {class: "options"}, answer.completions.map((one) =>
     option(one, side, places.has(one.item.id) ? `other run: ${places.get(one.item.id)}` : "")));
   return make("div", {class: "column"},
-    others ? make("h3", {class: side ? "k-b" : "k-model"}, by(answer)) : make("p", {class: "small soft by"}, "by ", by(answer), how(answer)),
-    sure(answer),
+    others ? make("h3", {class: side ? "k-b" : "k-model"}, by(answer)) : null,
+    said(answer, Boolean(others)),
     answer.notes.map((note) => make("p", {class: "small note"}, note)),
     answer.completions.length ? list : make("div", {class: "empty"}, make("p", {}, "Nothing fits."), make("p", {class: "soft small"}, "Use a wider filter, or allow what was left out.")));
 }
@@ -97,14 +97,14 @@ function draw() {
   peek(good[0]);
 }
 
-const said = (one) => (one.probability === null ? "" : percent(one.probability)); // cosines are no probabilities
+const share = (one) => (one.probability === null ? "" : percent(one.probability)); // cosines are no probabilities
 
 /** On a phone, a bar at the bottom shows the bundle and the best completion while the catalogue is looked through. */
 function peek(answer) {
   const bar = find("peek"), best = answer?.completions[0];
   bar.hidden = !state.bundle.length;
   bar.replaceChildren(make("b", {}, count(state.bundle.length, "item")),
-    ...(best ? [make("span", {class: "soft"}, "next:"), picture(best.item), make("span", {class: "title"}, best.item.title), make("span", {class: "figure"}, said(best))] : []));
+    ...(best ? [make("span", {class: "soft"}, "next:"), picture(best.item), make("span", {class: "title"}, best.item.title), make("span", {class: "figure"}, share(best))] : []));
 }
 
 async function ask() {
@@ -134,7 +134,7 @@ async function ask() {
   box.setAttribute("aria-busy", "false");
   draw();
   const [first] = got, best = first.completions?.[0];
-  if (best) tell(`${count(first.completions.length, "completion")}. First: ${[best.item.title, said(best)].filter(Boolean).join(", ")}.`);
+  if (best) tell(`${count(first.completions.length, "completion")}. First: ${[best.item.title, share(best)].filter(Boolean).join(", ")}.`);
 }
 
 const waiting = (k) => make("ol", {class: "options", "aria-hidden": "true"}, Array.from({length: k}, () =>

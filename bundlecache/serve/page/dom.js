@@ -6,6 +6,8 @@ const ICONS = {
   check: "M4 10.5l4 4 8-9",
   cross: "M5 5l10 10M15 5L5 15",
   swap: "M4 7h12l-3.5-3.5M16 13H4l3.5 3.5",
+  play: "M7 5l8 5-8 5z",
+  stop: "M6 6h8v8H6z",
 };
 
 export const find = (id) => document.getElementById(id);

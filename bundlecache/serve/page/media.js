@@ -1,6 +1,6 @@
 // Pictures and sounds of items.
 import {media} from "./api.js";
-import {make} from "./dom.js";
+import {icon, make} from "./dom.js";
 
 /** The picture of an item, or its first letter where it has none; beside the title, so it says nothing of its own. */
 export function picture(item, size = 256) {
@@ -21,7 +21,7 @@ let player = null, playing = null;
 const stop = () => {
   player?.pause();
   if (!playing) return;
-  playing.textContent = "▶";
+  playing.replaceChildren(icon("play"));
   playing.setAttribute("aria-pressed", "false");
   playing = null;
 };
@@ -38,7 +38,7 @@ export function playButton(item) {
       stop();
       if (was === button) return;
       playing = button;
-      button.textContent = "■";
+      button.replaceChildren(icon("stop"));
       button.setAttribute("aria-pressed", "true");
       try {
         player = new Audio(await media(item.sound));
@@ -46,6 +46,6 @@ export function playButton(item) {
         await player.play();
       } catch { stop(); }
     },
-  }, "▶");
+  }, icon("play"));
   return button;
 }
