@@ -154,6 +154,12 @@ class Tab:
         self("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
         self("Input.setInterceptDrags", enabled=False)
 
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Put a file into a field for files."""
+        root = self("DOM.getDocument")["root"]["nodeId"]
+        field = self("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self("DOM.setFileInputFiles", nodeId=field, files=[str(path)])
+
     def press(self, key: str, times: int = 1) -> None:
         """Press a key of ``KEYS``."""
         what = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}

@@ -189,6 +189,24 @@ def test_an_item_is_dragged_swapped_taken_out_and_back(page, address):
     )
 
 
+def test_an_item_of_ones_own_is_completed_by_its_title_and_picture(page, address, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (2000, 1000), (200, 40, 40)).save(tmp_path / "red.png")
+    start(page, address)
+    page.click("#own summary")
+    page.click("#own-form [name=title]")
+    page.type("a warm vase")
+    page.choose_file("#own-form [type=file]", tmp_path / "red.png")
+    page.click("#own-form button")
+    wait_for_bundle(page, 1)
+    assert bundle(page) == ["a warm vase"]
+    page.wait("document.querySelector('#bundle-items img').naturalWidth === 512")  # no larger one is sent
+    assert len(offered(page)) == 5
+    page.click("[aria-expanded]", 0)
+    assert "a warm vase" in texts(page, ".why:not([hidden]) .reason-items .title")
+
+
 def test_two_runs_stand_side_by_side_and_everything_is_exported(page, address):
     start(page, address, "#item=item-02&item=item-04&run=first&against=second")
     page.wait("document.querySelectorAll('.column').length === 2")

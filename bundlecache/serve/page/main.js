@@ -15,7 +15,7 @@ function askToken(again) {
   return new Promise((done) => {
     const field = make("input", {type: "password", name: "token", autocomplete: "off", required: true});
     dialog.replaceChildren(make("form", {method: "dialog", class: "form", onsubmit: () => { done(field.value.trim()); }},
-      make("h2", {id: "token-title"}, "This server asks for a token"),
+      make("h2", {id: "token-title", class: "whole"}, "This server asks for a token"),
       make("p", {class: "soft whole"}, again ? "That token is not the right one." : "It is in the file that the server was started with (--token-file)."),
       make("label", {class: "whole"}, "Token ", field), make("button", {class: "button strong"}, "Go on")));
     dialog.oncancel = (event) => event.preventDefault();
@@ -64,7 +64,8 @@ async function start() {
     const [shop, runs] = await Promise.all([api.catalogue(), api.runs()]);
     find("shop").textContent = ` · ${shop.name}`;
     document.title = `${shop.name} – bundlecache`;
-    find("only-help").textContent = `Conditions, with ; between them. Columns: ${shop.columns.join(", ")}.`;
+    const columns = shop.columns.filter((name) => name !== "image" && name !== "audio");
+    find("only-help").textContent = `Conditions, with ; between them. Columns: ${columns.join(", ")}.`;
     find("options-form").elements.only.placeholder = shop.columns.includes("price") ? "price<50" : "column=value";
     for (const field of document.querySelectorAll(".price")) field.hidden = !shop.prices;
     details.setModalities(shop.modalities);
