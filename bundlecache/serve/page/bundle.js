@@ -5,12 +5,13 @@ import {picture, playButton} from "./media.js";
 import {change, onChange, putOwn, state, take} from "./state.js";
 
 const LONGEST_SIDE_PIXELS = 512; // no encoder looks at more
+let before = []; // the entries that were drawn last
 const shownAs = (entry) => entry.item ?? {title: entry.own.title, data: entry.own.image?.url, image: null};
 
 function remove(entry) {
-  const before = state.bundle;
+  const whole = state.bundle;
   take(entry);
-  toast(`${shownAs(entry).title} was taken out.`, "Undo", () => change({bundle: before}));
+  toast(`${shownAs(entry).title} was taken out.`, "Undo", () => change({bundle: whole}));
 }
 
 function tile(entry, at) {
@@ -22,7 +23,8 @@ function tile(entry, at) {
       if (!swapping) find("completions-heading").scrollIntoView({block: "nearest"});
     }, {"aria-pressed": String(swapping), data: {focus: `swap ${key}`}});
   const title = entry.item ? titled(item, openDetails, `more ${key}`) : make("span", {class: "title", title: item.title}, item.title);
-  return make("li", {class: swapping ? "swapping" : "", onkeydown: (event) => {
+  const kind = swapping ? "swapping" : before.length && !before.includes(entry) ? "new" : "";
+  return make("li", {class: kind, onkeydown: (event) => {
     if (event.key === "Delete") remove(entry);
   }}, picture(item), round("cross", `Take ${item.title} out of the bundle`, () => remove(entry), {data: {focus: `out ${key}`}}),
   item.sound ? playButton(item) : null, title, swap);
@@ -30,7 +32,10 @@ function tile(entry, at) {
 
 function draw() {
   const {bundle} = state, prices = bundle.map((entry) => entry.item?.price).filter((each) => typeof each === "number");
-  refill(find("bundle-items"), bundle.map(tile));
+  const list = find("bundle-items");
+  refill(list, bundle.map(tile));
+  if (bundle.length > before.length) list.scrollTop = list.scrollHeight; // what was added stands last
+  before = bundle;
   find("bundle-empty").hidden = bundle.length > 0;
   find("bundle-tools").hidden = !bundle.length;
   const sum = prices.reduce((a, b) => a + b, 0), some = prices.length < bundle.length ? " +" : "";
@@ -69,10 +74,10 @@ async function addOwn(event) {
 export function start() {
   find("own-form").addEventListener("submit", addOwn);
   find("clear").addEventListener("click", () => {
-    const before = state.bundle;
+    const whole = state.bundle;
     change({bundle: []});
     find("bundle").focus();
-    toast("The bundle is empty.", "Undo", () => change({bundle: before}));
+    toast("The bundle is empty.", "Undo", () => change({bundle: whole}));
   });
   onChange(draw);
 }
