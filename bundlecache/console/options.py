@@ -94,7 +94,7 @@ Overwrite = Annotated[bool, Option("--overwrite", help="Replace a catalogue that
 
 # import
 _PLUGINS = sorted({point.name for point in entry_points(group="bundlecache.readers")})
-_FORMATS = ", ".join(["bundlerec", "clhe", "folder", "tables", *_PLUGINS])
+_FORMATS = ", ".join(["amazon", "bundlerec", "clhe", "folder", "tables", *_PLUGINS])
 Layout = Annotated[str, Argument(metavar="FORMAT", help=f"One of {_FORMATS}.")]
 Source = Annotated[Path, Argument(metavar="SRC", help="The folder to read.")]
 

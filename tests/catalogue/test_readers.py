@@ -106,7 +106,7 @@ def _refusal(name, src, ws) -> BundlecacheError | None:
 
 
 def test_unknown_formats_and_sources_are_one_sentence(tmp_path, shop):
-    with pytest.raises(CatalogueError, match="no format 'csv'; there are bundlerec, clhe, folder, tables"):
+    with pytest.raises(CatalogueError, match="no format 'csv'; there are amazon, bundlerec, clhe, folder, tables"):
         readers.read("csv", tmp_path, shop)
     with pytest.raises(CatalogueError, match="There is no"):
         readers.read("folder", tmp_path / "nowhere", shop)

@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+AMAZON_REVIEWS = [
+    ("A1", "0001", 5.0, "Works &amp; shines. ", 1393545600),
+    ("A1", "0002", 2.0, "", 1393459200),
+    ("A1", "0001", 1.0, "Changed my mind.", 1400000000),
+    ("A2", "0002", 4.0, "Fine.", 1393545600),
+    ("A2", "0003", 3.0, "So so.", 1393632000),
+    ("A3", "0004", 4.0, "Good.", 1393632000),
+    ("A3", "0005", 4.0, "Good too.", 1393632000),
+]
+AMAZON_ITEMS = [
+    {
+        "asin": "0001",
+        "title": "Lip balm",
+        "price": 12.5,
+        "brand": "Bee",
+        "categories": [["Beauty", "Lips"], ["Gifts"]],
+        "imUrl": "http://x/1.jpg",
+    },
+    {"asin": "0002", "title": "It's soap", "categories": [["Beauty"]], "description": "A 'bar'"},
+    {"asin": "9999", "title": "Never reviewed", "categories": [["Beauty"]]},
+]
+
+
+def amazon_sample(root):
+    """The layout of 2014: reviews are JSON, metadata are Python literals, here compressed; 0003 to 0005 have none."""
+    src = root / "beauty"
+    (src / "images").mkdir(parents=True)
+    names = ("reviewerID", "asin", "overall", "reviewText", "unixReviewTime")
+    reviews = [json.dumps(dict(zip(names, row, strict=True))) for row in AMAZON_REVIEWS]
+    (src / "reviews_Beauty_5.json").write_text("\n".join(reviews) + "\n", "utf-8")
+    with gzip.open(src / "meta_Beauty.json.gz", "wt", encoding="utf-8") as file:
+        file.writelines(f"{item!r}\n" for item in AMAZON_ITEMS)
+    (src / "images" / "0002.jpg").write_bytes(b"a picture")
+    return src
 
 
 def bundlerec_sample(root):
@@ -88,4 +124,10 @@ def tables_sample(root):
     return src
 
 
-SAMPLES = {"bundlerec": bundlerec_sample, "clhe": clhe_sample, "folder": folder_sample, "tables": tables_sample}
+SAMPLES = {
+    "amazon": amazon_sample,
+    "bundlerec": bundlerec_sample,
+    "clhe": clhe_sample,
+    "folder": folder_sample,
+    "tables": tables_sample,
+}

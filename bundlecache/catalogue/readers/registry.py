@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from ...errors import CatalogueError, Command
 from ...files import user_path
-from . import bundlerec, cells, clhe, fetch_media, folder, tables, writing
+from . import amazon, bundlerec, cells, clhe, fetch_media, folder, tables, writing
 from .dataset import Dataset, Vectors
 from .import_progress import Stages
 
@@ -33,12 +33,14 @@ __all__ = ["Dataset", "ImportSummary", "TablePreview", "Vectors", "describe", "n
 
 ENTRY_POINT_GROUP = "bundlecache.readers"
 BUILT_IN: dict[str, Callable[[Path], Dataset]] = {
+    "amazon": amazon.read,
     "bundlerec": bundlerec.read,
     "clhe": clhe.read,
     "folder": folder.read,
     "tables": tables.read,
 }
 DESCRIPTIONS = {
+    "amazon": "Amazon reviews of 2014, 2018 or 2023 with their metadata, one JSON object a line, .gz too",
     "bundlerec": "the CSV files of BundleRec (Sun et al., SIGIR 2022)",
     "clhe": "the POG and Spotify files of CLHE and Bundle-MLLM, vectors included",
     "folder": "a folder of pictures and sounds, each file an item",
