@@ -34,6 +34,7 @@ from bundlecache.recipes.recipe import from_dict
 from . import model_card
 from .model import llm as llms
 from .model.bundle_mllm import BundleMLLM, build, histories_for
+from .model.evidence import attach
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.catalogue import Catalogue
@@ -173,6 +174,7 @@ def load(
     chosen = {name: matrices[name] for name in names}
     histories = histories_for(recipe, catalogue)
     model = build(catalogue.titles, chosen, recipe, place, token_cache, histories, progress)
+    attach(model, catalogue, run)
     restore(model, run, manifest)
     return model.eval()
 

@@ -151,6 +151,7 @@ def train(
             token_cache=folder.tokens,
             progress=bar.training,
             tokenising=bar.named("titles"),
+            fitting=bar.named("evidence"),
             snapshot=snapshot,
         )
     for note in result.notes:

@@ -69,6 +69,7 @@ class LearnedRanker:
     name: str
     kind: Kind
     sources: Sources
+    keeps_folds: bool = False  # what the parts of each third were fitted to, for a caller that asks them more
 
     @cached_property
     def parts(self) -> list[Ranker]:
@@ -96,12 +97,13 @@ class LearnedRanker:
             at = [names.index(name) for name in known]
             for each in asked:
                 features = np.zeros((*each.options.shape, 2 * len(names)))
-                features[..., [*at, *(len(names) + i for i in at)]] = _features(
+                features[..., [*at, *(len(names) + i for i in at)]] = features_of(
                     [fitted[name] for name in known], each, self.sources.tell
                 )
                 seen.append(features)
             right.append(truths(asked))
-            fold.forget()  # three folds' fitted rankers at once would take three times the memory
+            if not self.keeps_folds:
+                fold.forget()  # three folds' fitted rankers at once would take three times the memory
         if not seen:
             return np.repeat([1.0, 0.0], len(names)), np.ones(2 * len(names))
         x, truth = np.concatenate(seen), np.concatenate(right)
@@ -110,7 +112,7 @@ class LearnedRanker:
         tried = [fit(x / scale, truth, ridge=ridge) for ridge in RIDGES]
         if not (asked := self.sources.validation):
             return tried[2], scale
-        x, truth = np.concatenate([_features(self.parts, each) for each in asked]) / scale, truths(asked)
+        x, truth = np.concatenate([features_of(self.parts, each) for each in asked]) / scale, truths(asked)
         return max(tried, key=lambda weights: _likelihood(x @ weights, truth)), scale
 
     def scores(self, questions: Questions) -> np.ndarray:
@@ -214,7 +216,7 @@ def _likelihood(score: np.ndarray, truth: np.ndarray) -> float:
     return float((score[np.arange(len(truth)), truth] - np.log(np.exp(score).sum(axis=1))).mean())
 
 
-def _features(
+def features_of(
     parts: list[Ranker], questions: Questions, tell: Callable[[str], None] = lambda _name: None
 ) -> np.ndarray:
     """[q, n, 2p] z-scores, then scores less their mean within the question."""

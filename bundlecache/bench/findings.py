@@ -23,6 +23,8 @@ SHORTCUTS = {
 }
 LEAK = "leaking graph"
 NAMES = {"image": "picture", "audio": "sound"}
+ALONE = {"history": "user's history", "evidence": "evidence of simple methods"}
+"""What a model may be asked without, beside vectors of a modality."""
 SPLITS = {"valid": "validation", "test": "test"}
 
 
@@ -50,6 +52,7 @@ def sentences(results: QuestionSetResult) -> list[str]:
         out += _against(cosines, "every cosine of a single modality", "the best cosine of a single modality")
         out += _against(collaborative, "every baseline of who took what", "the best baseline of who took what")
         out += _against(rest, "every other baseline", "the best other baseline")
+        out += beyond_evidence(results)
         variants = [row for row in methods if row.kind == "model" and row is not model]
         out += [_together(row) if row.on_top_of is not None else _variant(row) for row in variants]
         if model.valid_ratio < 1:
@@ -150,15 +153,15 @@ def worth(results: QuestionSetResult) -> list[str]:
 def left_out(name: str) -> str:
     """The name of an ablated input.
 
-    >>> left_out("image"), left_out("graph"), left_out("history")
-    ('picture vectors', 'graph vectors', "user's history")
+    >>> left_out("image"), left_out("history"), left_out("evidence")
+    ('picture vectors', "user's history", 'evidence of simple methods')
     """
-    return "user's history" if name == "history" else f"{NAMES.get(name, name)} vectors"
+    return ALONE.get(name) or f"{NAMES.get(name, name)} vectors"
 
 
 def ablated(row: AblationRow) -> str:
     """A sentence on the effect of leaving out one modality, or the user's history."""
-    (low, high), single = row.delta_interval, row.without == "history"
+    (low, high), single = row.delta_interval, row.without in ALONE
     without = f"Without the {left_out(row.without)}"
     if high < 0:
         worth = f"{'it is' if single else 'they are'} worth {_points(-row.delta)} {_range(-high, -low)}"
@@ -167,6 +170,24 @@ def ablated(row: AblationRow) -> str:
         harm = f"{'it does' if single else 'they do'} harm, {_points(row.delta)} {_range(low, high)}"
         return f"{without} it finds {_percent(row.hit1)}: {harm}."
     return f"{without} nothing measurable changes: {_open(-high, -low)}."
+
+
+def beyond_evidence(results: QuestionSetResult) -> list[str]:
+    """What a model that reads the learned ranker's evidence uses beside it: its own words and fused tokens."""
+    ranker = results.by_name().get("learned ranker")
+    if ranker is None or ranker.versus_model is None or all(row.without != "evidence" for row in results.ablation):
+        return []
+    low, high = ranker.versus_model.interval  # of the model less the ranker
+    gain = ranker.versus_model.delta
+    used = {
+        "better": f"add {_points(gain)} {_range(low, high)}",
+        "worse": f"cost {_points(-gain)} {_range(-high, -low)}",
+        "level": "add nothing that can be told from chance",
+    }[ranker.versus_model.standing]
+    return [
+        f"It reads as evidence all that the {ranker.name} reads; what it uses beyond that, the words of titles and the fused "
+        f"tokens of whole bundles, {used}."
+    ]
 
 
 def is_single_cosine(row: MethodResult) -> bool:

@@ -175,6 +175,13 @@ class Fusion:
         lt=1,
         description="Chance that training hides a modality of an item that has others, below 1.",
     )
+    evidence: Literal["none", "residual"] = Field(
+        default="none",
+        description=(
+            "What simple methods know of an option (co-occurrence, words, categories, cosines, ...): residual adds it to the"
+            " option's score, with weights that begin as the learned ranker's and are trained with the model."
+        ),
+    )
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -19,7 +19,8 @@ from bundlecache.baselines.rankers import ModelRanker
 from bundlecache.baselines.registry import all_baselines
 from bundlecache.bench import benchmark as bench
 from bundlecache.bench import leaderboard
-from bundlecache.bench.findings import worth
+from bundlecache.bench.findings import beyond_evidence, worth
+from bundlecache.bench.result_rows import AblationRow
 from bundlecache.bench.results import AskedHow
 from bundlecache.console import output, tables
 from bundlecache.questions import freeze as questions
@@ -232,6 +233,17 @@ def test_the_verdict_says_what_the_model_adds_to_the_ranker_it_reranks(sets):
         results = summarise([asked], [[model, alone, both]], model="Bundle-MLLM")
         sentence = next(s for s in results.findings if s.startswith("Reranking"))
         assert said in sentence
+
+
+def test_the_verdict_says_what_a_model_uses_beyond_its_evidence(sets):
+    asked = sets[0]
+    alone, left_out = oracle(asked, 0.3, "learned ranker"), AblationRow("evidence", 0.1, (0.1, 0.1), -0.2, (-0.3, -0.1))
+    for share, seed, said in ((0.9, 1, "add "), (0.3, 0, "add nothing that can be told"), (0.05, 1, "cost ")):
+        model = oracle(asked, share, "Bundle-MLLM", kind="model", seed=seed)
+        results = summarise([asked], [[model, alone]], model="Bundle-MLLM")
+        assert beyond_evidence(results) == []
+        (sentence,) = beyond_evidence(dataclasses.replace(results, ablation=[left_out]))
+        assert f"bundles, {said}" in sentence
 
 
 def test_sets_of_5_to_50_options_stand_each_against_its_own_chance():

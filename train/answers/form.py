@@ -29,8 +29,10 @@ class Evidence(Protocol):
     Its parameters are trained in every stage and kept with those of the answer form.
     """
 
-    def features(self, partial: Sequence[np.ndarray], options: np.ndarray, bundles: np.ndarray | None) -> np.ndarray:
-        """float32 [b, n, f] of ``options`` [b, n] to the partial bundles.
+    def features(
+        self, partial: Sequence[np.ndarray], options: Sequence[np.ndarray], bundles: np.ndarray | None
+    ) -> np.ndarray:
+        """float32 [b, n, f] of ``options`` (b lists of at most n) to the partial bundles; 0 where a list is shorter.
 
         ``bundles`` [b] are the training bundles (rows of the catalogue's) that the questions were drawn from, whose
         traces must not count; None outside of training.

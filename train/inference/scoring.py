@@ -28,7 +28,7 @@ from bundlecache.bench.result_rows import ZERO_SHOT
 from bundlecache.errors import RecipeError
 from bundlecache.limits import MAX_PERMUTATIONS
 
-from ..model.bundle_mllm import MODES, BundleMLLM
+from ..model.bundle_mllm import EVIDENCE, MODES, BundleMLLM
 from ..model.embeddings import to_device
 from ..prompts.builder import NO_ITEMS
 from .item_tokens import fuse
@@ -104,7 +104,7 @@ def score_options(
     mode
         ``"mm"`` or ``"text"``; by default what the model was trained for.
     without
-        Names in the embedding table that count as missing for every item.
+        Names in the embedding table that count as missing for every item; ``evidence``, that of `fusion.evidence`.
     permutations
         In how many orders of its options a question is asked.
     at_once
@@ -120,7 +120,7 @@ def score_options(
     if not len(options):
         return Answers(np.zeros(options.shape, np.float32), np.zeros(0, bool))
     history = [NO_ITEMS] * len(options) if history is None else history
-    known = () if model.embeddings is None else model.embeddings.names
+    known = [*(() if model.embeddings is None else model.embeddings.names), *([EVIDENCE] if model.evidence else [])]
     if unknown := [name for name in without if name not in known]:
         raise RecipeError(f"This model fuses no {unknown[0]!r}; it fuses {', '.join(known) or 'nothing'}.")
     reader = _Reader(model, history, partial, options, mode or model.mode, without, batch_size, progress)
@@ -211,7 +211,8 @@ class _Reader:
                 f"This model cannot answer in the mode {mode!r}.", hint=f"modes are {' and '.join(MODES)}"
             )
         self.model, self.options, self.mode, self.batch_size = model, options, mode, batch_size
-        self.history, self.partial, self.masked = history, partial, masked
+        self.history, self.partial = history, partial
+        self.masked, self.with_evidence = [name for name in masked if name != EVIDENCE], EVIDENCE not in masked
         self.items = np.unique(np.concatenate([*history, *partial, options.ravel()])).astype(np.int64)
         self.fused: Tensor | None = None
         self.progress = progress
@@ -230,7 +231,7 @@ class _Reader:
         done = 0
         for rows in self._batches(model.prompts.lengths(partial, options, self.mode, history), len(groups)):
             past, given, offered = ([some[r] for r in rows] for some in (history, partial, options))
-            batch = model.ask(given, offered, self.mode, past)
+            batch = model.ask(given, offered, self.mode, past, with_evidence=self.with_evidence)
             tokens = None
             if self.fused is not None:
                 tokens = self.fused[to_device(np.searchsorted(self.items, batch.items), self.fused.device)]
@@ -293,8 +294,8 @@ def score_variants(
 ) -> ModelVariants:
     """Score the trained model, the same without fused tokens, and the zero-shot LLM (adapter off, titles only).
 
-    ``ablation`` adds the model without each modality and, when the prompt contains them, without users' histories.
-    After the strategy text -> fusion, the variant without fused tokens is stage 1, because stage 2 does not change the
+    ``ablation`` adds the model without each modality, without its evidence and, when the prompt contains them, without
+    users' histories. After the strategy text -> fusion, the variant without fused tokens is stage 1, because stage 2 does not change the
     LLM. An answer form that only training makes able to answer has no zero-shot row. ``progress(done, of)`` is called
     after each variant.
     """
@@ -309,6 +310,9 @@ def score_variants(
     if ablation and any(len(items) for items in model.history_of(questions)):
         jobs.append(("history", {"mode": model.mode, "with_history": False}))
     jobs += [(name, {"without": [name]}) for name in names if len(names) > 1]
+    bare = [EVIDENCE] if model.evidence is not None else []
+    if ablation and bare:
+        jobs.append((EVIDENCE, {"without": bare}))
     total = len(jobs) + model.answer.untrained
     for done, (name, change) in enumerate(jobs):
         start = time.perf_counter()
@@ -321,7 +325,7 @@ def score_variants(
         return variants
     with model.llm.disable_adapter():
         start = time.perf_counter()
-        variants.answers[ZERO_SHOT] = score(model, questions, **how, mode="text", with_history=False)
+        variants.answers[ZERO_SHOT] = score(model, questions, **how, mode="text", with_history=False, without=bare)
         variants.seconds[ZERO_SHOT] = time.perf_counter() - start
     if progress is not None:
         progress(total, total)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from bundlecache.store.store import Matrix
 
 MODES = ("mm", "text")
+EVIDENCE = "evidence"
+"""What `fusion.evidence` adds, among the names of what an answer may be given without."""
 MIN_SHARED_SHARE = 1 / 8
 """A common prefix of at least this share of the prompt is computed once for the batch."""
 
@@ -128,15 +130,17 @@ class BundleMLLM(nn.Module):
         mode: str,
         history: Sequence[np.ndarray] | None = None,
         bundles: np.ndarray | None = None,
+        *,
+        with_evidence: bool = True,
     ) -> Any:
         """The prompts of b questions as the answer form builds them, with the features of their options, if there are any.
 
         ``bundles`` [b] are the training bundles that the questions were drawn from; see `Evidence.features`.
         """
         batch = self.answer.build(self.prompts, partial, options, mode, history)
-        if self.evidence is None:
+        if self.evidence is None or not with_evidence:
             return batch
-        return replace(batch, features=self.evidence.features(partial, np.asarray(options), bundles))
+        return replace(batch, features=self.evidence.features(partial, options, bundles))
 
     def added(self, features: np.ndarray | None) -> Tensor | float:
         """What the features [b, n, f] of options add to their scores, [b, n]; 0 without any."""

@@ -33,6 +33,7 @@ from bundlecache.training_log import Stop, TrainingLog
 from .. import checkpoint
 from ..model import llm as llms
 from ..model.bundle_mllm import BundleMLLM, build, histories_for
+from ..model.evidence import attach
 from . import resume as resuming
 from .progress import Progress, TimeLeft
 from .resume import WEIGHTS, Snapshot
@@ -98,6 +99,7 @@ def train(
     token_cache: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     tokenising: Callable[[int, int], None] | None = None,
+    fitting: Callable[[int, int], None] | None = None,
     snapshot: Snapshot | None = None,
 ) -> TrainResult:
     """Train by ``recipe`` and write the run folder; every stage ends with its best weights on ``valid``.
@@ -114,6 +116,8 @@ def train(
         The folder that keeps the titles' token ids, so that the next training tokenises none of them again.
     tokenising
         ``tokenising(done, of)`` is called while titles are tokenised.
+    fitting
+        ``fitting(done, of)`` is called while the methods of ``fusion.evidence`` are fitted.
     stage
         One stage, or ``"all"``: the recipe's strategy.
     init
@@ -141,6 +145,8 @@ def train(
     histories = histories_for(recipe, catalogue)
     vectors = matrices if fuses else {}
     model = build(catalogue.titles, vectors, recipe, accelerator.device, token_cache, histories, tokenising)
+    if (evidence := attach(model, catalogue)) is not None:
+        evidence.fit(fitting)
     if init is not None and start is not None:
         _go_on(model, init, start, valid, matrices)
     used = {} if model.embeddings is None else dict(zip(model.embeddings.names, model.embeddings.matrices, strict=True))
@@ -173,6 +179,8 @@ def train(
         checkpoint.save(
             model, run, valid=valid, stages=stages, seed=seed, stopped=stopped, seen=seen, sample=info(asked)
         )
+        if evidence is not None:
+            evidence.save(run)
         if not stopped:
             resuming.forget(run)
         write_text(run.parent / "latest", run.name + "\n")

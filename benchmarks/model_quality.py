@@ -1,0 +1,226 @@
+"""What the language model adds to the learned ranker, by answer form and with evidence, on any workspace.
+
+    python benchmarks/model_quality.py shop --out quality --recipe catalogue
+    python benchmarks/model_quality.py shop --out quality --only "pointer + evidence" --seeds 1
+    python benchmarks/model_quality.py --quick            # the demo, one seed, a tenth of the steps
+
+Trains every variant with every seed, chooses among the variants on validation questions alone, and answers the test
+questions: random, hard and popularity-matched options. Every training leaves one JSON file in ``--out``; what is there
+is not trained again, so a stopped run goes on. Differences to the learned ranker are paired by question, with 95 %
+bootstrap intervals. The workspace must be encoded; without one, the demo is made and encoded in ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+VARIANTS: dict[str, list[str]] = {
+    "letters": [],
+    "letters + evidence": ["fusion.evidence=residual", "run.loss=letters"],
+    "pointer": ["answer.form=pointer"],
+    "pointer + evidence": ["answer.form=pointer", "fusion.evidence=residual"],
+    "evidence alone": ["answer.form=pointer", "fusion.evidence=residual", "STEPS=0"],
+}
+STEP_KEYS = [
+    f"{stage}_stage.{what}" for stage in ("text", "fusion", "joint") for what in ("steps", "contrastive_steps")
+]
+KINDS = ("random", "hard", "popularity-matched")
+MAX_QUESTIONS = 2_000
+RANKER = "learned ranker"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workspace", nargs="?", type=Path, help="an encoded workspace; the demo if left out")
+    parser.add_argument("--out", type=Path, help="folder of the results; a temporary one if left out")
+    parser.add_argument("--recipe", default="", help="demo for the demo, else catalogue")
+    parser.add_argument("--set", action="append", default=[], help="section.key=value, as for bundlecache train")
+    parser.add_argument("--only", action="append", default=[], help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--questions", type=int, default=MAX_QUESTIONS, help="at most so many of each set, a fixed sample"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, two variants, a tenth of the steps, 100 questions"
+    )
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.quick:
+        options.seeds, options.questions = 1, 100
+        options.only = options.only or ["pointer", "pointer + evidence"]
+    with tempfile.TemporaryDirectory() as temporary:
+        out = options.out or Path(temporary)
+        found = measure(options.workspace or demo(out), out, options)
+    print(json.dumps(found, indent=1) if options.json else table(found))
+
+
+def demo(out: Path) -> Path:
+    """The demo catalogue, encoded, below ``out``."""
+    import bundlecache as bc
+
+    folder = out / "demo"
+    if not (folder / "store").is_dir():
+        import shutil
+
+        source = Path(__file__).resolve().parent.parent / "data"
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("store", "questions", "candidates", "runs"))
+        bc.open(folder, quiet=True).encode()
+    return folder
+
+
+def measure(workspace: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Results of the ranker and of every variant and seed, from the files in ``out`` where they are there."""
+    from bundlecache.train.shipped_recipes import load_recipe
+
+    world = World(workspace, options.questions)
+    recipe_name = options.recipe or ("demo" if options.workspace is None else "catalogue")
+    results = []
+    for name in options.only or VARIANTS:
+        overrides = [*VARIANTS[name], *options.set]
+        tenth = 0.1 if options.quick else 0.0 if "STEPS=0" in overrides else 1.0
+        overrides = [each for each in overrides if each != "STEPS=0"]
+        if tenth != 1.0:
+            plain = {s.key: s.value for s in load_recipe(recipe_name, overrides).settings()}
+            overrides += [f"{key}={int(int(plain[key]) * tenth)}" for key in STEP_KEYS]
+        recipe = load_recipe(recipe_name, overrides)
+        for seed in range(1 if "alone" in name else options.seeds):
+            path = out / f"{workspace.name}-{name}-seed{seed}.json".replace(" ", "_")
+            if not path.is_file():
+                made = world.train(recipe, seed, out / "runs" / path.stem)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps({"variant": name, "seed": seed, "recipe": recipe_name, **made}))
+            results.append(json.loads(path.read_text()))
+            print(f"{name}, seed {seed}: {shown(results[-1])}", file=sys.stderr, flush=True)
+    return {"workspace": workspace.name, "ranker": world.ranker_hits(), "variants": results}
+
+
+class World:
+    """One workspace: its catalogue, vectors, questions, and the learned ranker that every variant is compared with."""
+
+    def __init__(self, workspace: Path, most: int) -> None:
+        from bundlecache.baselines.learned import stack
+        from bundlecache.baselines.sources import Sources
+        from bundlecache.catalogue.catalogue import Catalogue
+        from bundlecache.questions import freeze as questions
+        from bundlecache.questions.sample import sample
+        from bundlecache.store.store import Store
+        from bundlecache.train.set_encoder_baseline import LEARNERS
+        from bundlecache.workspace import WorkspaceFolder
+
+        self.folder = WorkspaceFolder(workspace)
+        self.catalogue = Catalogue.read(self.folder)
+        store = Store(self.folder.store)
+        newest = {info.modality: info for info in reversed(store.tables()) if info.rows and not info.tokens}
+        ids = self.catalogue.item_ids
+        self.matrices = {name: store.matrix(ids, name, info.spec, info.table) for name, info in sorted(newest.items())}
+        first = next((m.vectors for name, m in self.matrices.items() if name in ("text", "image")), None)
+
+        def drawn(split: str, kind: str) -> Any:
+            made = questions.freeze(self.catalogue, split=split, negatives=kind, vectors=first, matrices=self.matrices)
+            return sample(made, most)
+
+        self.valid = {kind: drawn("valid", kind) for kind in KINDS[:2]}
+        self.test = {kind: drawn("test", kind) for kind in KINDS}
+        (self.ranker,) = Sources(self.catalogue, self.matrices, learners=LEARNERS).rankers(stack)
+        self._ranked: dict[str, np.ndarray] = {}
+
+    def ranked(self, split: str, kind: str) -> np.ndarray:
+        """[q] whether the learned ranker's first option is right."""
+        from bundlecache.bench.metrics import hits
+
+        key = f"{split}-{kind}"
+        if key not in self._ranked:
+            asked = getattr(self, split)[kind]
+            self._ranked[key] = hits(self.ranker.scores(asked), asked.truth)
+        return self._ranked[key]
+
+    def ranker_hits(self) -> dict[str, float]:
+        """Its HitRate@1, by set of questions."""
+        return {
+            f"{split}-{kind}": float(self.ranked(split, kind).mean())
+            for split in ("valid", "test")
+            for kind in getattr(self, split)
+        }
+
+    def train(self, recipe: Any, seed: int, run: Path) -> dict[str, Any]:
+        """Train once, or go on, and answer all sets; the seconds are of this process's processor."""
+        from bundlecache.bench.metrics import hits, paired_difference
+        from bundlecache.train import checkpoint
+        from bundlecache.train.inference.scoring import score
+        from bundlecache.train.training import loop
+
+        began = time.process_time()
+        loop.train(
+            self.catalogue,
+            self.matrices,
+            self.valid["random"],
+            recipe,
+            run,
+            seed=seed,
+            device="cpu",
+            token_cache=self.folder.tokens,
+        )
+        trained = time.process_time() - began
+        model = checkpoint.load(run, self.catalogue, self.matrices, "cpu", self.folder.tokens)
+        found: dict[str, Any] = {"train_cpu_seconds": trained, "parameters": model.base.parameters, "sets": {}}
+        for split in ("valid", "test"):
+            for kind, asked in getattr(self, split).items():
+                began = time.process_time()
+                right = hits(score(model, asked).logits, asked.truth)
+                seconds = time.process_time() - began
+                change, low, high = paired_difference(right, self.ranked(split, kind))
+                found["sets"][f"{split}-{kind}"] = {
+                    "n": len(asked),
+                    "hit@1": float(right.mean()),
+                    "against_ranker": [change, low, high],
+                    "answer_cpu_ms": 1000 * seconds / len(asked),
+                }
+        return found
+
+
+def shown(result: dict[str, Any]) -> str:
+    """One result in one line."""
+    parts = [f"{result['train_cpu_seconds']:.0f} s"]
+    for name, row in result["sets"].items():
+        change, low, high = row["against_ranker"]
+        parts.append(f"{name} {row['hit@1']:.3f} ({change:+.3f} [{low:+.3f} {high:+.3f}])")
+    return ", ".join(parts)
+
+
+def table(found: dict[str, Any]) -> str:
+    """All results, the variant that validation chooses marked; Markdown."""
+    sets = [*found["ranker"]]
+    lines = [f"| {found['workspace']} | {' | '.join(sets)} | s |", "|---|" + "---|" * (len(sets) + 1)]
+    lines.append(f"| {RANKER} | " + " | ".join(f"{found['ranker'][name]:.3f}" for name in sets) + " | |")
+    names = list(dict.fromkeys(row["variant"] for row in found["variants"]))
+
+    def on_validation(name: str) -> float:
+        rows = [row for row in found["variants"] if row["variant"] == name]
+        return float(np.mean([row["sets"][key]["hit@1"] for row in rows for key in sets if key.startswith("valid")]))
+
+    best = max(names, key=on_validation)
+    for name in names:
+        rows = [row for row in found["variants"] if row["variant"] == name]
+        cells = []
+        for key in sets:
+            hit = " ".join(f"{row['sets'][key]['hit@1']:.3f}" for row in rows)
+            gains = " ".join(f"{row['sets'][key]['against_ranker'][0]:+.3f}" for row in rows)
+            sure = sum(row["sets"][key]["against_ranker"][1] > 0 for row in rows)
+            cells.append(f"{hit} ({gains}; above in {sure} of {len(rows)})")
+        seconds = np.mean([row["train_cpu_seconds"] for row in rows])
+        lines.append(f"| {name}{' (chosen)' if name == best else ''} | {' | '.join(cells)} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
