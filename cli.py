@@ -26,6 +26,7 @@ from rich.markup import escape
 
 import bundlecache
 from bundlecache import __version__
+from bundlecache.console import adapt_options as ao
 from bundlecache.console import carts_options as co
 from bundlecache.console import options as o
 from bundlecache.console import serve_options as sv
@@ -328,6 +329,44 @@ def train(
     assert run.result is not None  # noqa: S101 - it was just trained
     show(run.result.to_dict(), as_json, run.result.rows, title=f"Trained {run.name}, figures on validation questions")
     exit_signalled(run.result.stopped)
+
+
+@app.command(cls=Verb, rich_help_panel=MODELS)
+def adapt(
+    data: o.Data = Path("data"),
+    encoder: ao.Encoder = None,
+    name: ao.NewName = "tuned",
+    text_encoder: ao.TextEncoder = None,
+    recipe: ao.Recipe = None,
+    image: ao.ImageMode = None,
+    text: ao.TextMode = None,
+    settings: ao.Settings = None,
+    seed: ao.Seed = None,
+    device: o.Device = "auto",
+    max_minutes: o.MaxMinutes = None,
+    resume: ao.Resume = None,
+    overwrite: ao.Overwrite = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Adapt an encoder to the catalogue's own pictures and titles; zero-shot is measured first and may win."""
+    from bundlecache.console.adapt_tables import show_adaptation
+
+    made = _open(data).adapt(
+        encoder,
+        name=name,
+        recipe=recipe,
+        text_encoder=text_encoder,
+        image=image,
+        text=text,
+        settings=settings or (),
+        seed=seed,
+        device=device,
+        max_minutes=max_minutes,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    show_adaptation(made, as_json)
+    exit_signalled(made.stopped)
 
 
 @app.command(cls=Verb)

@@ -178,6 +178,7 @@ class HfText:
         )
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.head = head.eval().requires_grad_(False).to(self.device)
+        self.call = self._vectors
         self.dim = measured_dim(self, [self.prepare("a")])
 
     def read(self, source: Path | str) -> str:
@@ -190,8 +191,17 @@ class HfText:
 
     def encode(self, samples: list[Any]) -> np.ndarray:
         """-> float32 [n, d]."""
-        tokens = self.tokenizer(samples, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
-        return to_numpy(forward(self._vectors, dict(tokens), self.device, self.compute))
+        return to_numpy(forward(self.call, self.tokenize(samples), self.device, self.compute))
+
+    def tokenize(self, samples: list[str]) -> dict[str, Any]:
+        """The tokens of prepared titles and their mask, int64 [n, t]."""
+        options = {"padding": True, "truncation": True, "max_length": self.max_length, "return_tensors": "pt"}
+        return dict(self.tokenizer(samples, **options))
+
+    @property
+    def module(self) -> Any:
+        """The network; the dense layers behind its pooling are not part of it."""
+        return self.model
 
     def _vectors(self, **tokens: Any) -> Any:
         import torch

@@ -42,7 +42,8 @@ MAX_SHOWN = 80  # letters of a spec in a message
 class EncoderKind:
     """One line of the registry: what the user types, what it makes, and the function that loads it.
 
-    ``load`` is a function ``(EncoderSpec, Options) -> Encoder``, or the module of this package that has it as ``load``.
+    ``load`` is a function ``(EncoderSpec, Options) -> Encoder``, or the module of this package that has it as ``load``,
+    or ``module:function``.
     """
 
     form: str  # as typed; words in capitals stand for names, as in "hf:FOLDER|ID"
@@ -61,7 +62,10 @@ class EncoderKind:
 
     def encoder(self, spec: EncoderSpec, options: Options) -> Encoder:
         """The encoder, loaded."""
-        load = import_module(f".{self.load}", __package__).load if isinstance(self.load, str) else self.load
+        load = self.load
+        if isinstance(load, str):
+            module, _, function = load.partition(":")
+            load = getattr(import_module(f".{module}", __package__), function or "load")
         made: Encoder = load(spec, options)
         return made
 
@@ -82,6 +86,10 @@ REGISTRY = (
     EncoderKind("blip2:FOLDER|ID", "image", "blip2", "BLIP-2: mean of the Q-Former's query outputs"),
     EncoderKind("blip2-tokens:FOLDER|ID", "image", "blip2", "BLIP-2: each query output of the Q-Former"),
     EncoderKind("blip2-vision:FOLDER|ID", "image", "blip2", "BLIP-2: its vision tower alone"),
+    EncoderKind("embedded:clip", "image", "adapt.embedded:load_image", "the small towers that ship with the project"),
+    EncoderKind("embedded:clip", "text", "adapt.embedded:load_text", "the small towers that ship with the project"),
+    EncoderKind("adapted:NAME|FOLDER", "image", "adapt.encoder:load_image", "picture side of what adapt made"),
+    EncoderKind("adapted:NAME|FOLDER", "text", "adapt.encoder:load_text", "text side of what adapt made"),
     EncoderKind("descriptor:sound", "audio", "sound_descriptor", "spectrum, pitch, harmony and envelope; no weights"),
     EncoderKind("clap:FOLDER|ID", "audio", "clap_audio", "CLAP of transformers: audio tower with projection"),
     EncoderKind(

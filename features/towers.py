@@ -61,7 +61,7 @@ class ImageTower:
         self.compute = forward_precision(self.device, options.dtype, options.precision)
         self.draft, self.reading = options.draft, reading(options.draft)
         self.preprocess = f"{self.reading}; {steps}; forward {self.compute}; {package_versions(*packages)}"
-        self.transform, self.call = transform, call
+        self.transform, self.call, self.module = transform, call, module
         module.eval().requires_grad_(False).to(self.device)
         self.tokens, self.dim = self._shape()
 
@@ -136,7 +136,7 @@ class TextTower:
         self.batch_size = options.batch_size or (256 if self.device.startswith("cuda") else 32)
         self.compute = forward_precision(self.device, options.dtype, options.precision)
         self.preprocess = f"{self.reading}, {steps}; forward {self.compute}; {package_versions(*packages)}"
-        self.tokenize, self.call = tokenize, call
+        self.tokenize, self.call, self.module = tokenize, call, module
         module.eval().requires_grad_(False).to(self.device)
         self.dim = self.encode(["a"]).shape[-1]
 

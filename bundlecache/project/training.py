@@ -79,7 +79,7 @@ def train(
     from ..train.shipped_recipes import load_recipe
     from ..train.training.resume import Snapshot
 
-    overrides = _overrides(settings)
+    overrides = overrides_of(settings)
     snapshot = None
     if resume:
         if recipe or overrides or start or name or validation or seed is not None or stage != "all":
@@ -162,7 +162,7 @@ def import_checkpoint(
     return ImportedCheckpoint(Run(session, name), f"rank {resolved.lora.rank}", list(matrices), base, list(ignored))
 
 
-def _overrides(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:
+def overrides_of(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:
     """``{"lora.rank": 16}`` as ``["lora.rank=16"]``; JSON's words for plain values are TOML's too."""
     if isinstance(settings, Mapping):
         return [f"{key}={json.dumps(value)}" for key, value in settings.items()]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..console.reporter import DEFAULT_DATA
 from . import (
+    adapting,
     bench_runs,
     candidate_search,
     complete_file,
@@ -72,6 +73,7 @@ class Workspace(Session):
     similar = similar_items.similar
     complete_file = complete_file.complete_file
 
+    adapt = adapting.adapt
     train = training.train
     import_checkpoint = training.import_checkpoint
     bench = bench_runs.bench

@@ -161,25 +161,39 @@ def from_dict(
     RecipeError
         When a key is unknown or a value is of the wrong kind.
     """
+    sections, sources = resolve(SECTIONS, tables, overrides, source)
+    return Recipe(**sections, name=name, sources=sources)
+
+
+def resolve(
+    kinds: Mapping[str, type], tables: Mapping[str, Any], overrides: Sequence[str], source: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings of every section, by its name and its pydantic dataclass, and where each value came from.
+
+    Raises
+    ------
+    RecipeError
+        When a key is unknown or a value is of the wrong kind.
+    """
     given = [
         (f"{section}.{key}", value, source)
         for section, table in tables.items()
-        for key, value in _entries(section, table)
+        for key, value in _entries(kinds, section, table)
         if f"{section}.{key}" not in RETIRED
     ]
     given += [(*_parse(override), f"--set {override}") for override in overrides]
-    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    values: dict[str, dict[str, Any]] = {section: {} for section in kinds}
     for key, value, _ in given:
-        _field(key)
+        _field(key, kinds)
         section, _, setting = key.partition(".")
         values[section][setting] = value
-    sections = {section: _section(section, values[section]) for section in SECTIONS}
-    return Recipe(**sections, name=name, sources={key: origin for key, _, origin in given})
+    sections = {section: _section(kind, section, values[section]) for section, kind in kinds.items()}
+    return sections, {key: origin for key, _, origin in given}
 
 
-def _entries(section: str, table: Any) -> list[tuple[str, Any]]:
+def _entries(kinds: Mapping[str, type], section: str, table: Any) -> list[tuple[str, Any]]:
     if not isinstance(table, Mapping):
-        raise RecipeError(f"The recipe sets {section!r} outside of any table.", hint=_nearest(section))
+        raise RecipeError(f"The recipe sets {section!r} outside of any table.", hint=_nearest(section, kinds))
     return list(table.items())
 
 
@@ -194,29 +208,29 @@ def _parse(override: str) -> tuple[str, Any]:
         return key.strip(), text.strip()
 
 
-def _fields(section: str) -> dict[str, FieldInfo]:
-    fields: dict[str, FieldInfo] = SECTIONS[section].__pydantic_fields__  # type: ignore[attr-defined]
+def _fields(kind: type) -> dict[str, FieldInfo]:
+    fields: dict[str, FieldInfo] = kind.__pydantic_fields__  # type: ignore[attr-defined]
     return fields
 
 
-def _field(key: str) -> FieldInfo:
+def _field(key: str, kinds: Mapping[str, type] = SECTIONS) -> FieldInfo:
     section, _, name = key.partition(".")
-    found = _fields(section).get(name) if section in SECTIONS else None
+    found = _fields(kinds[section]).get(name) if section in kinds else None
     if found is None:
-        raise RecipeError(f"A recipe has no setting {key!r}.", hint=_nearest(key))
+        raise RecipeError(f"A recipe has no setting {key!r}.", hint=_nearest(key, kinds))
     return found
 
 
-def _nearest(key: str) -> str:
-    known = [f"{section}.{name}" for section in SECTIONS for name in _fields(section)]
+def _nearest(key: str, kinds: Mapping[str, type]) -> str:
+    known = [f"{section}.{name}" for section, kind in kinds.items() for name in _fields(kind)]
     leaf = key.rpartition(".")[2]
     close = difflib.get_close_matches(key, known, 1, 0.6) or [k for k in known if k.endswith(f".{leaf}")]
     close = close or difflib.get_close_matches(leaf, [k.partition(".")[2] for k in known], 1, 0.5)
     nearest = next((k for k in known if close and (k == close[0] or k.endswith(f".{close[0]}"))), None)
-    return f"did you mean {nearest}?" if nearest else f"its tables are {', '.join(SECTIONS)}"
+    return f"did you mean {nearest}?" if nearest else f"its tables are {', '.join(kinds)}"
 
 
-def _section(section: str, values: Mapping[str, Any]) -> Any:
+def _section(kind: type, section: str, values: Mapping[str, Any]) -> Any:
     """The settings of a section from its values.
 
     Raises
@@ -225,11 +239,11 @@ def _section(section: str, values: Mapping[str, Any]) -> Any:
         When a value is of another type, out of bounds, or not among the choices.
     """
     try:
-        return SECTIONS[section](**values)
+        return kind(**values)
     except ValidationError as error:
         wrong = error.errors()[0]
     name = str(wrong["loc"][0])
-    found = _fields(section)[name]
+    found = _fields(kind)[name]
     shown = f"{section}.{name} is {_shortened(values[name])}"
     raise RecipeError(f"{shown}{_allowed(wrong['type'], wrong.get('ctx', {}), found)}.", hint=found.description)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -247,12 +248,32 @@ def open_clip_text_folder(path: Path, seed: int = 0) -> Path:
     return open_clip_folder(path, seed, text_cfg=text)
 
 
+def adapted_folder(modality: str) -> Callable[..., Path]:
+    """What makes an adapted encoder as `bundlecache adapt` writes it: a projection behind `embedded:clip`."""
+
+    def make(path: Path, seed: int = 0) -> Path:
+        import torch
+
+        from bundlecache.features.adapt import folder
+
+        path.mkdir(parents=True)
+        torch.manual_seed(seed)
+        folder.write_projections(path, {modality: torch.randn(48, 64)})
+        side = folder.SideOfAdapted("embedded:clip", "0" * 64, "head", "", "", projected=True)
+        folder.write_manifest(path, {modality: side}, {"seed": seed})
+        return path
+
+    return make
+
+
 FOLDERS = {
     ("text", "hf"): bert_folder,
     ("text", "open_clip"): open_clip_text_folder,
     ("image", "hf"): clip_folder,
     ("image", "open_clip"): open_clip_folder,
     ("image", "blip2"): blip2_folder,
+    ("image", "adapted"): adapted_folder("image"),
+    ("text", "adapted"): adapted_folder("text"),
     ("audio", "clap"): clap_folder,
     ("audio", "laion_clap"): laion_clap_file,
 }  # by modality and the head of the spec

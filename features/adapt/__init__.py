@@ -1,0 +1,1 @@
+"""Adaptation of an encoder to the catalogue's own pictures and titles."""
