@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import colorsys
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import numpy as np
 from bundlecache.catalogue.demo import world
 
 from .embedded import FOLDER
+
+log = logging.getLogger(__name__)
 
 SIDE, DRAWN = 64, 192  # pixels; drawn large, then reduced
 COLOURS = {"red": 0.0, "orange": 0.08, "yellow": 0.15, "lime": 0.25, "green": 0.36, "teal": 0.48, "blue": 0.6, "indigo": 0.69, "purple": 0.78, "pink": 0.89}  # fmt: skip
@@ -155,7 +158,7 @@ def pretrain(out: Path, seed: int = 0, pictures: int = PICTURES, epochs: int = E
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))
     pixels = torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) for _, p in drawn])
     tokens = tokenizer([caption for caption, _ in drawn], padding=True, return_tensors="pt")
-    print(f"{pictures:,} pictures after {time.perf_counter() - began:.0f} s")  # noqa: T201 - a script's report
+    log.info("%d pictures after %.0f s", pictures, time.perf_counter() - began)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
     steps, per_epoch = epochs * (pictures // BATCH), pictures // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
@@ -175,7 +178,7 @@ def pretrain(out: Path, seed: int = 0, pictures: int = PICTURES, epochs: int = E
         optimizer.step()
         schedule.step()
         if step % per_epoch == 0:
-            print(f"step {step} of {steps}, loss {out_.loss.item():.3f}, {time.perf_counter() - began:.0f} s")  # noqa: T201
+            log.info("step %d of %d, loss %.3f, %.0f s", step, steps, out_.loss.item(), time.perf_counter() - began)
     out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -183,6 +186,7 @@ def pretrain(out: Path, seed: int = 0, pictures: int = PICTURES, epochs: int = E
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--seed", type=int, default=0)
