@@ -412,6 +412,8 @@ def bench_(
     runs: o.Runs = None,
     models: o.Models = True,
     full: o.Full = False,
+    similar_items: so.Similar = False,
+    window: so.Window = None,
     history: o.History = 0,
     by: o.By = None,
     permutations: o.Permutations = 1,
@@ -435,6 +437,13 @@ def bench_(
     shop = _open(data)
     if task is not None:
         show_task(*shop.bench_task(task, keep_history=keep_history, out=output, **how), as_json)
+        return
+    if similar_items:
+        from bundlecache.console.similar_tables import show_similar_bench
+
+        scored: dict[str, Any] = {"runs": runs or (), "models": models, "sample": sample}
+        made_similar = shop.bench_similar(visit_minutes=window, device=device, out=output, **scored)
+        show_similar_bench(made_similar, as_json)
         return
     asked: dict[str, Any] = {
         "questions": question_sets or (),

@@ -10,3 +10,16 @@ from ..limits import MAX_K
 
 SimilarTo = Annotated[str, Argument(metavar="ITEM", help="The id of an item of the catalogue.")]
 SimilarItems = Annotated[int, Option("--k", help="Similar items to print.", min=1, max=MAX_K)]
+Similar = Annotated[
+    bool, Option("--similar", help="Score similar items instead: what users clicked after an item in the same visit.")
+]
+Window = Annotated[
+    float | None,
+    Option(
+        "--window",
+        help="With --similar: minutes between two clicks of one visit, when questions are first drawn; 30 if left out.",
+        min=0,
+        max=10_000_000,
+        show_default=False,
+    ),
+]

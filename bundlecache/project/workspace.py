@@ -20,6 +20,7 @@ from . import (
     complete_file,
     encoding,
     question_sets,
+    similar_bench,
     similar_items,
     status_report,
     store_maintenance,
@@ -71,6 +72,8 @@ class Workspace(Session):
     leaks = question_sets.leaks
     candidates = candidate_search.candidates
     similar = similar_items.similar
+    similar_questions = similar_bench.similar_questions
+    bench_similar = similar_bench.bench_similar
     complete_file = complete_file.complete_file
 
     adapt = adapting.adapt

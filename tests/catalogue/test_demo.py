@@ -239,3 +239,15 @@ def hit10(scores: np.ndarray, asked) -> float:
         row[history] = -np.inf
     own = np.take_along_axis(scores, asked.target[:, None], axis=1)
     return float(((scores > own).sum(axis=1) < 10).mean())
+
+
+def test_a_session_is_one_persons_search_for_one_kind_of_thing(shipped):
+    clicks = pq.read_table(DATA / "interactions.parquet")
+    session, user = (clicks[name].to_numpy() for name in ("session", "user_id"))
+    category = np.array(shipped.column("category"))[shipped.positions(clicks["item_id"])]
+    order = np.argsort(session, kind="stable")
+    together = session[order][1:] == session[order][:-1]
+    assert (user[order][1:] == user[order][:-1])[together].all()
+    alike = (category[order][1:] == category[order][:-1])[together].mean()
+    assert together.mean() > 0.3
+    assert alike > 0.4  # 1 in 16 by chance

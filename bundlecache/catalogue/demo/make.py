@@ -15,6 +15,7 @@ import numpy as np
 from . import media
 from . import world as factory
 from .reviews import review
+from .sessions import sessions
 from .world import CATEGORIES, FACTORS, LEVELS, oracle_scores
 
 __all__ = ["DemoSummary", "make", "oracle_scores", "tables"]
@@ -59,6 +60,8 @@ def tables(seed: int = 0) -> dict[str, dict[str, list]]:
         "name": ["Gift Box for " + factory.OCCASIONS[rng.randint(len(factory.OCCASIONS))] for _ in boxes],
     }
     told = review(seed)
+    style, colour = (world.factors[:, FACTORS.index(name)] for name in ("style", "colour"))
+    session = sessions(world.clicks, world.category, style, colour, seed)
     clicks = sorted(
         (when, world.users[user], world.item_ids[item], k) for k, (user, item, when) in enumerate(world.clicks)
     )
@@ -69,6 +72,7 @@ def tables(seed: int = 0) -> dict[str, dict[str, list]]:
         "rating": [told.rating[k] for *_, k in clicks],
         "explanation": [told.explanation[k] for *_, k in clicks],
         "query": [told.query[k] for *_, k in clicks],
+        "session": [session[k] for *_, k in clicks],
     }
     order = np.argsort(items["item_id"], kind="stable")
     items = {name: [column[i] for i in order] for name, column in items.items()}

@@ -1,0 +1,125 @@
+"""Measure similar items: frozen questions from the click log, and all methods on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import QuestionsError
+from ..questions.sample import MAX_QUESTIONS
+from .candidate_search import searched
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ..bench.similar_items import SimilarMethod, SimilarResult
+    from ..questions.similar_questions import SimilarQuestions
+    from ..store.store import Matrix
+    from .session import Session
+
+
+@dataclass(frozen=True)
+class SimilarBench:
+    """The figures of all methods, and the file that holds them."""
+
+    path: Path
+    result: SimilarResult
+
+
+def similar_questions(session: Session, split: str = "test", *, visit_minutes: float | None = None) -> SimilarQuestions:
+    """The frozen questions about similar items of ``valid`` or ``test``; drawn from the click log where there are none.
+
+    Parameters
+    ----------
+    visit_minutes
+        Two clicks of a user belong to one visit when no more minutes lie between them and those in between; 30 if left out.
+
+    Raises
+    ------
+    BundlecacheError
+        When the interactions are missing, too few or without times, or the frozen questions do not fit.
+    """
+    from ..questions.similar_questions import SPLITS, load_or_freeze
+
+    if split not in SPLITS:
+        raise QuestionsError(f"There are no {split!r} questions about similar items, only valid and test ones.")
+    made, notes = load_or_freeze(session.folder, session.catalogue, visit_minutes)
+    for note in notes:
+        session.say.note(note)
+    return made[split]
+
+
+def bench_similar(
+    session: Session,
+    *,
+    split: str = "test",
+    runs: Sequence[str] = (),
+    models: bool = True,
+    visit_minutes: float | None = None,
+    sample: int = MAX_QUESTIONS,
+    device: str = "auto",
+    out: Path | None = None,
+) -> SimilarBench:
+    """Score random, popularity, co-clicks, every stored encoder and the fused vectors of runs on similar items.
+
+    Parameters
+    ----------
+    split
+        ``test``, or ``valid``: the questions that choices are made on.
+    runs, models
+        Names of runs (all if left out); ``models=False`` leaves them out.
+    visit_minutes
+        See :func:`similar_questions`.
+    sample
+        How many questions are asked at most, always the same ones; 0 asks all.
+    out
+        Folder of the results; ``bench/`` of the workspace if left out.
+
+    Raises
+    ------
+    BundlecacheError
+        When there are no questions and none can be drawn, or a run is missing.
+    """
+    from ..baselines import similar as methods
+    from ..bench import similar_items
+    from ..catalogue.click_log import read_clicks
+
+    asked = similar_questions(session, split, visit_minutes=visit_minutes).first(sample)
+    count = len(session.catalogue)
+    log = read_clicks(session.folder, session.catalogue, asked.header["visit_minutes"])
+    seen = (log, asked.starts_at, count)
+    field = [
+        similar_items.SimilarMethod("random", "baseline", methods.by_chance(count)),
+        similar_items.SimilarMethod("popularity", "baseline", methods.by_popularity(*seen)),
+        similar_items.SimilarMethod("co-click kNN", "baseline", methods.by_visits(*seen)),
+        similar_items.SimilarMethod("item-kNN of users", "baseline", methods.by_users(*seen)),
+    ]
+    field += [_method(spec, "encoder", matrix) for spec, matrix in session.every_matrix().items()]
+    for name in (list(runs) or sorted(session.folder.run_names())) if models else ():
+        ((_, fused),) = searched(session, (), (), name, device, verb="bench").items()
+        field.append(
+            _method(f"fused of {fused.spec.removeprefix('run:')}", "run", fused, _learns_clicks(session, name))
+        )
+    with session.say.bar("similar") as bar:
+        result = similar_items.run(asked, field, count, bar.step)
+    return SimilarBench(similar_items.save(out or session.folder.root / "bench", result), result)
+
+
+def _method(name: str, kind: str, matrix: Matrix, learns_clicks: bool | None = None) -> SimilarMethod:
+    from ..baselines.similar import by_cosine
+    from ..bench.similar_items import LEARNT_LATER, SimilarMethod
+
+    if learns_clicks is None:
+        learns_clicks = matrix.modality == "graph" and "bundle-item" not in matrix.spec
+    vectors: Any = matrix.vectors
+    size = vectors.shape[1] * vectors.dtype.itemsize
+    return SimilarMethod(name, kind, by_cosine(matrix), vectors.shape[1], size, LEARNT_LATER if learns_clicks else "")
+
+
+def _learns_clicks(session: Session, run: str) -> bool:
+    """Whether a run fuses vectors of who clicked what."""
+    from .run import Run
+
+    encoders = Run(session, run).manifest.get("encoders", [])
+    return any(each["modality"] == "graph" and "bundle-item" not in each["spec"] for each in encoders)

@@ -1,0 +1,106 @@
+"""Which items were clicked after an item in the same visit, by how many users, and when: what similar items should find.
+
+A click is followed by each of the next `REACH` different items of its visit; of two clicks at the same time each follows the
+other. Visits are split in time by their last click: the last fifth of those with such pairs is the test period, the tenth
+before it is for validation, and what is earlier is for training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..catalogue.columns import Lists
+from ..errors import CatalogueError
+
+if TYPE_CHECKING:
+    from ..catalogue.click_log import ClickLog
+
+REACH = 5
+VALID_SHARE, TEST_SHARE = 0.1, 0.2  # of the visits that have pairs
+MIN_VISITS = 20
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """p pairs of items, each with the user and the time (microseconds, of the end of the visit): int [p] columns."""
+
+    first: np.ndarray
+    then: np.ndarray
+    user: np.ndarray
+    time: np.ndarray
+
+    def between(self, start: int | None, end: int | None) -> Pairs:
+        """The pairs of visits that ended at ``start`` or later and before ``end`` (microseconds; None: no bound)."""
+        kept = np.ones(len(self.time), bool)
+        if start is not None:
+            kept &= self.time >= start
+        if end is not None:
+            kept &= self.time < end
+        return Pairs(*(column[kept] for column in (self.first, self.then, self.user, self.time)))
+
+    def counted(self, n_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distinct pairs, by first and then second item, and how many users made each: int64 [p'] columns."""
+        key = self.first * np.int64(n_items) + self.then
+        users = np.unique(np.stack([key, self.user.astype(np.int64)]), axis=1)[0]
+        pair, count = np.unique(users, return_counts=True)
+        return pair // n_items, pair % n_items, count
+
+
+def pairs_of(log: ClickLog) -> Pairs:
+    """All pairs of a click log."""
+    found = []
+    ends = log.visit_end
+    for step in range(1, REACH + 1):
+        at = np.flatnonzero(log.visit[step:] == log.visit[:-step])
+        tied = at[log.time[at] == log.time[at + step]]
+        found += [(at, at + step), (tied + step, tied)]
+    first, then = (np.concatenate([pair[side] for pair in found]) for side in (0, 1))
+    item = log.item.astype(np.int64)
+    return Pairs(item[first], item[then], log.user[first], ends[first])
+
+
+@dataclass(frozen=True)
+class Periods:
+    """Where validation and test begin, in microseconds since 1970."""
+
+    valid: int
+    test: int
+
+    @classmethod
+    def of(cls, log: ClickLog) -> Periods:
+        """The periods of a click log, by its visits of two clicks or more.
+
+        Raises
+        ------
+        CatalogueError
+            When there are too few such visits, or they all ended at the same time.
+        """
+        size = np.bincount(log.visit) if len(log) else np.zeros(0, np.int64)
+        last = np.cumsum(size) - 1
+        ends = np.sort(log.time[last[size > 1]])
+        if len(ends) < MIN_VISITS:
+            raise CatalogueError(
+                f"Only {len(ends)} visits have a click that is followed by another one; questions about similar items "
+                f"need {MIN_VISITS}.",
+                hint="import more interactions, or give a longer --window",
+            )
+        at = [ends[int(len(ends) * share)] for share in (1 - VALID_SHARE - TEST_SHARE, 1 - TEST_SHARE)]
+        if not ends[0] < at[0] < at[1]:
+            raise CatalogueError(
+                "The interactions happened at too few different times to be split in time.",
+                hint="write when each interaction happened, not when it was exported",
+            )
+        return cls(int(at[0]), int(at[1]))
+
+    def bounds(self, split: str) -> tuple[int | None, int | None]:
+        """Start and end of ``train``, ``valid`` or ``test``; None where it has no bound."""
+        return {"train": (None, self.valid), "valid": (self.valid, self.test), "test": (self.test, None)}[split]
+
+
+def grouped(first: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, Lists]:
+    """The distinct numbers of ``first`` (sorted) and the values that belong to each."""
+    items, starts = np.unique(first, return_index=True)
+    return items, Lists.of(np.append(starts, len(first)).astype(np.int64), values.astype(np.int32))
