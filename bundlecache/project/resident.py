@@ -59,6 +59,8 @@ class Resident:
         self._run = Run(session, run) if run is not None else None
         self._loaded: LoadedRun | None = self._run.load(device) if self._run is not None else None
         self.matrices: Mapping[str, Matrix] = (self._loaded and self._loaded.matrices) or session.matrices()
+        if self._loaded is not None:
+            _ready_to_answer(self._loaded.model)
         self.index = self._opened_index()
         self._indexes: dict[str, Index] = {}
         self._sources = session.sources(dict(self.matrices))
@@ -315,6 +317,17 @@ class Resident:
         with session.say.bar("index") as bar:
             index, _ = open_index(session.folder, self.catalogue, self.matrices, device=self.device, progress=bar.step)
         return index
+
+
+def _ready_to_answer(model: BundleMLLM) -> None:
+    """Compute once what every answer needs: the fused tokens of all items, and the adapter's part of the weights."""
+    import torch
+
+    from ..train.inference import item_tokens
+
+    item_tokens.keep(model)
+    if all(weight.dtype == torch.float32 for weight in model.llm.parameters()):  # in fewer bits a sum would cost digits
+        model.llm.merge_adapter()
 
 
 def _by_place(bundle: Bundle) -> Ranking:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from ..catalogue.catalogue import Catalogue
 
 MEDIA = ("image", "audio")
+KEPT_ITEMS = 4096
 OWN_FIELDS = ("category", "price", *MEDIA)  # shown beside the attributes, not among them
 
 
@@ -29,6 +31,14 @@ class ShownItems:
 
     def of(self, item: int) -> dict[str, Any]:
         """One item: id, title, category, price, attributes, and the addresses of its picture and sound."""
+        return self._kept(item)
+
+    @cached_property
+    def _kept(self) -> Callable[[int], dict[str, Any]]:
+        """`_made`, with a memory: popular items are in many answers."""
+        return lru_cache(maxsize=KEPT_ITEMS)(self._made)
+
+    def _made(self, item: int) -> dict[str, Any]:
         catalogue, price = self.catalogue, float(self.prices[item])
         cells = {name: column[item] for name, column in catalogue.columns.items()}
         item_id = catalogue.item_ids[item]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..catalogue.columns import Lists
+from ..sorted_arrays import among
 
 if TYPE_CHECKING:
     from ..catalogue.catalogue import Catalogue
@@ -53,4 +54,6 @@ def _by_item(items: np.ndarray, owners: np.ndarray, count: int) -> Lists:
 
 
 def _shared(owners: Lists, item: int, other: int) -> int:
-    return len(np.intersect1d(owners[item], owners[other], assume_unique=True))
+    """How many owners two items share; the shorter list is looked up in the longer one."""
+    few, many = sorted((owners[item], owners[other]), key=len)
+    return int(among(few, many).sum())

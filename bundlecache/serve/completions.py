@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
 
 from ..errors import BundlecacheError
 from .answers import (
@@ -38,7 +39,7 @@ async def complete(body: CompleteRequest, request: Request) -> Any:
     (answer,) = await serving.batcher.ask(resident, [cart], serving.settings.timeout_seconds)
     if isinstance(answer, BundlecacheError):
         raise answer
-    return await _shown(serving, resident, cart, answer, why=body.why)
+    return JSONResponse(await _shown(serving, resident, cart, answer, why=body.why))  # made as the model says
 
 
 @router.post("/complete/batch", tags=["complete"], response_model=BatchAnswer)
@@ -65,7 +66,7 @@ async def complete_batch(body: BatchRequest, request: Request) -> Any:
                 found[at] = {"error": answer.message, "hint": answer.hint}
             else:
                 found[at] = await _shown(serving, residents[key], cart, answer, why=body.bundles[at].why)
-    return {"answers": found}
+    return JSONResponse({"answers": found})
 
 
 async def _made(serving: Serving, body: CompleteRequest) -> tuple[Resident, Cart] | dict[str, Any]:

@@ -12,6 +12,7 @@ from helpers.server import serving
 from helpers.shop import make_shop
 
 import bundlecache as bc
+from bundlecache.serve.answers import BatchAnswer, CompleteAnswer
 
 if TYPE_CHECKING:
     from helpers.server import Client
@@ -27,7 +28,8 @@ def test_a_completion_is_that_of_the_library(server: Client, trained: Path):
     answer = server.complete(GIVEN, k=4).json
     run = bc.open(trained, quiet=True).run()
     expected = [(row.item_id, row.probability) for row in run.complete(GIVEN, k=4)]
-    assert ranked(answer) == expected
+    assert [item for item, _ in ranked(answer)] == [item for item, _ in expected]
+    assert [p for _, p in ranked(answer)] == pytest.approx([p for _, p in expected], abs=2e-4)
     assert (answer["run"], answer["method"]) == ("first", "model")
     assert [row["rank"] for row in answer["completions"]] == [1, 2, 3, 4]
     assert answer["margin"] == pytest.approx(expected[0][1] - expected[1][1], abs=2e-4)
@@ -94,6 +96,14 @@ def test_a_batch_answers_what_it_can_and_says_what_it_cannot(server: Client):
     assert "item-99" in answers[1]["error"]
     assert "no run" in answers[2]["error"]
     assert len(answers[3]["completions"]) == 5
+
+
+def test_an_answer_is_as_the_openapi_description_says(server: Client):
+    """Answers are not checked when they are sent, because that would take longer than making them."""
+    answers = server.ask("POST", "/complete/batch", {"bundles": [{"items": GIVEN}, {"items": ["item-99"]}]}).json
+    first = server.complete(["item-02", {"title": "warm mug"}]).json
+    assert set(CompleteAnswer.model_validate(first).model_dump()) == set(first)
+    assert len(BatchAnswer.model_validate(answers).answers) == 2
 
 
 def test_confidence_is_the_share_of_right_answers_at_such_a_margin(server: Client):

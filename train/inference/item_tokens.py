@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..model.bundle_mllm import BundleMLLM
 
 ITEM_CHUNK = 8192  # items fused at once
+KEPT_BYTES = 1 << 28  # of fused tokens that stay in memory
 
 
 @torch.inference_mode()
@@ -99,8 +100,31 @@ def attention_of(model: BundleMLLM, items: np.ndarray) -> tuple[list[str], np.nd
     return list(model.embeddings.names), weight.double().cpu().numpy()
 
 
+@torch.inference_mode()
+def keep(model: BundleMLLM, max_bytes: int = KEPT_BYTES) -> None:
+    """Compute the fused token of every item once, for a model that answers without end and is not trained any more.
+
+    Nothing is kept where they would take more than ``max_bytes``.
+    """
+    if model.embeddings is None or model.tokens is None or model.mode != "mm":
+        return
+    count = len(model.embeddings.mask)
+    width = model.llm.get_input_embeddings().weight.shape[1]
+    if count * width * 4 <= max_bytes:
+        model.kept_tokens = fuse(model, np.arange(count), ())
+
+
 def fuse(model: BundleMLLM, items: np.ndarray, masked: Sequence[str]) -> Tensor:
     """Fused tokens [u, h] of ``items`` [u]; ``masked`` names matrices that count as missing."""
+    kept = model.kept_tokens
+    if kept is not None and not masked:
+        known = items < len(kept)  # all but those that a request brought along
+        found = kept[torch.from_numpy(items[known]).to(kept.device)]
+        return found if known.all() else torch.cat([found, _fused(model, items[~known], masked)])
+    return _fused(model, items, masked)
+
+
+def _fused(model: BundleMLLM, items: np.ndarray, masked: Sequence[str]) -> Tensor:
     return torch.cat([model.item_tokens(chunk, masked) for chunk in _chunks(items)])
 
 

@@ -221,7 +221,8 @@ class _Reader:
     def ask(self, groups: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Groups of options by position [q, k] -> per group: letter logits [q, k] and validity [q]."""
         model, was_training = self.model, self.model.training
-        model.eval()
+        if was_training:  # setting it visits every module, which takes longer than a small model's forward pass
+            model.eval()
         if self.mode == "mm" and self.fused is None:
             self.fused = fuse(model, self.items, self.masked)
         history, partial = ([items for _ in groups for items in some] for some in (self.history, self.partial))
@@ -242,7 +243,8 @@ class _Reader:
             done += len(rows)
             if self.progress is not None:
                 self.progress(done, len(partial))
-        model.train(was_training)
+        if was_training:
+            model.train()
         stops = np.cumsum([len(group) for group in groups])
         return [
             (logits[stop - len(group) : stop, : group.shape[1]], valid[stop - len(group) : stop])

@@ -70,6 +70,7 @@ class BundleMLLM(nn.Module):
         self.answer = answer
         self.evidence: Evidence | None = None
         self.mode = "text"
+        self.kept_tokens: Tensor | None = None  # of all items, see `bundlecache.train.inference.item_tokens.keep`
         self.register_buffer("letters", torch.from_numpy(prompts.letters), persistent=False)
 
     @property
