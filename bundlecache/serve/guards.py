@@ -5,6 +5,7 @@ All of it is plain ASGI, because Starlette's own middleware class would buffer s
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -37,41 +38,55 @@ SECURITY = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.
 OPEN_PATHS = ("/", "/health/live", "/health/ready", "/favicon.ico")
 OPEN_FOLDERS = ("/page/",)  # the page itself holds no data: it asks for the token
 UNKNOWN = "unknown"
+SPARE_REQUESTS = 64  # under way beside those that wait for completions
+Refusal = tuple[int, str, str | None]
+"""Status, sentence and hint."""
 SKIPPED_TIMES = 8  # as much as is allowed is read of a request that is too large, before its connection is closed
 
 
-class TooLargeError(Exception):
-    """The body of a request is larger than allowed."""
+class RefusedBodyError(Exception):
+    """The body of a request is larger than allowed, or comes too slowly."""
 
 
 class _Body:
-    """The body of a request, which is read as far as is allowed."""
+    """The body of a request, which is read as far, and as long, as is allowed; ``refused`` says why it was not."""
 
-    def __init__(self, receive: Receive, allowed: int) -> None:
-        self._receive, self._allowed = receive, allowed
-        self._received, self.too_large = 0, False
+    def __init__(self, receive: Receive, allowed: int, seconds: float) -> None:
+        self._receive, self._allowed, self._seconds = receive, allowed, seconds
+        self._received, self._more = 0, True
+        self.refused: Refusal | None = None
 
     async def receive(self) -> Message:
         """The next part.
 
         Raises
         ------
-        TooLargeError
-            When all parts together are larger than allowed.
+        RefusedBodyError
+            When all parts together are larger than allowed, or this one does not come in time.
         """
-        message = await self._receive()
+        if not self._more:  # what comes now is that the client went away
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), self._seconds)
+        except asyncio.TimeoutError as error:
+            self.refused = 408, "The body of the request comes too slowly.", "send it at once"
+            raise RefusedBodyError from error
         self._received += len(message.get("body", b""))
+        self._more = message.get("more_body", False)
         if self._received > self._allowed:
-            await self.skip(more=message.get("more_body", False))
-            self.too_large = True
-            raise TooLargeError
+            await self.skip(more=self._more)
+            self.refused = _too_large(self._allowed)
+            raise RefusedBodyError
         return message
 
     async def skip(self, *, more: bool = True) -> None:
         """Read on without keeping anything, so that the client can read why it is refused; not without end."""
         skipped = 0
         while more and skipped < SKIPPED_TIMES * self._allowed:
-            message = await self._receive()
+            try:
+                message = await asyncio.wait_for(self._receive(), self._seconds)
+            except asyncio.TimeoutError:
+                return
             if message["type"] != "http.request":
                 return
             skipped += len(message.get("body", b""))
@@ -86,6 +101,7 @@ class Guards:
     def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
         self.hosts = {*LOOPBACK, *(host.lower() for host in settings.hosts)}
+        self.under_way, self.most = 0, SPARE_REQUESTS + 2 * settings.queue
         self.any_host = "*" in settings.hosts or (not settings.loopback and not settings.hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,20 +110,21 @@ class Guards:
             await self.app(scope, receive, send)
             return
         began, status, started = time.perf_counter(), 500, False
-        body = _Body(receive, self.settings.body_bytes)
+        body = _Body(receive, self.settings.body_bytes, self.settings.timeout_seconds)
 
         async def guarded(message: Message) -> None:
             nonlocal status, started
-            if body.too_large and not started:  # whatever the application makes of its error
-                started, status = True, 413
-                await _answer(send, *_too_large(self.settings.body_bytes), extra=_security(()))
-            if body.too_large:
+            if body.refused is not None:  # whatever the application makes of its error
+                if not started:
+                    started, status = True, body.refused[0]
+                    await _answer(send, *body.refused, extra=SECURITY)
                 return
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
                 message = {**message, "headers": [*message.get("headers", ()), *_security(message.get("headers", ()))]}
             await send(message)
 
+        self.under_way += 1
         try:
             refused = self._refused(scope)
             if refused is not None:
@@ -120,17 +137,22 @@ class Guards:
             if not started:
                 await _answer(guarded, 500, "The server made a mistake; its log says more.", None)
         finally:
+            self.under_way -= 1
             route = scope.get("route")
             endpoint = getattr(route, "path", UNKNOWN)
             self.metrics.requests.labels(endpoint, str(status)).inc()
             self.metrics.latency.labels(endpoint).observe(time.perf_counter() - began)
 
-    def _refused(self, scope: Scope) -> tuple[int, str, str | None] | None:
+    def _refused(self, scope: Scope) -> Refusal | None:
         """Status, sentence and hint of a request that is not let in; None for all others."""
         headers = {name.lower(): value for name, value in scope["headers"]}
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if not self.any_host and _name_of(host) not in self.hosts:
             return 400, "This server does not answer to that Host header.", "start it with --allowed-host NAME"
+        if headers.get(b"sec-fetch-site") == b"cross-site" and scope["method"] not in ("GET", "HEAD"):
+            return 403, "A page of another site asks, which is not answered.", None
+        if self.under_way > self.most and not _is_open(scope["path"]):
+            return 429, f"{self.most:,} requests are under way already.", "come again in 1 s"
         token = self.settings.token
         if token is not None and not _is_open(scope["path"]):
             given = headers.get(b"authorization", b"").decode("latin-1")
@@ -143,7 +165,7 @@ class Guards:
         return None
 
 
-def _too_large(allowed: int) -> tuple[int, str, str | None]:
+def _too_large(allowed: int) -> Refusal:
     return 413, f"The request is larger than the {allowed / (1 << 20):.0f} MiB that are allowed.", "send less at once"
 
 
@@ -172,7 +194,9 @@ async def _answer(
     headers += extra
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if status == 413:
+    if status in (408, 413):
         headers.append((b"connection", b"close"))  # what was sent on is not read
+    if status == 429:
+        headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

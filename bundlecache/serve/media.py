@@ -59,24 +59,38 @@ def thumbnail(path: Path, size: int, tag: str) -> bytes:
     return out.getvalue()
 
 
-def sound(path: Path) -> tuple[bytes, str]:
-    """A sound and its type: the file itself where a browser plays it, else as FLAC.
+def is_playable(path: Path) -> bool:
+    """Whether a sound can be sent as it is: a browser plays it, it has samples and is not too large.
 
     Raises
     ------
     MediaError
-        When it is no sound that can be read, or too large.
+        When it is no sound that can be read.
     """
     import soundfile
 
     try:
-        frames = soundfile.info(path).frames
-        kind = SOUNDS.get(path.suffix.lower())
-        if frames and kind and path.stat().st_size <= MAX_SOUND_BYTES:
-            return path.read_bytes(), kind
-        samples, rate = soundfile.read(path, dtype="int16", frames=min(frames, 60 * 48_000))
-        out = io.BytesIO()
-        soundfile.write(out, samples, rate, format="FLAC")
+        small = path.stat().st_size <= MAX_SOUND_BYTES
+        return bool(soundfile.info(path).frames) and small and path.suffix.lower() in SOUNDS
     except Exception as error:  # libsndfile and the file system, each with errors of their own
         raise MediaError("the sound cannot be read") from error
-    return out.getvalue(), "audio/flac"
+
+
+def flac(path: Path) -> bytes:
+    """The first minute of a sound as FLAC.
+
+    Raises
+    ------
+    MediaError
+        When it is no sound that can be read.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            samples, rate = file.read(60 * file.samplerate, dtype="int16"), file.samplerate
+        out = io.BytesIO()
+        soundfile.write(out, samples, rate, format="FLAC")
+    except Exception as error:  # as above
+        raise MediaError("the sound cannot be read") from error
+    return out.getvalue()

@@ -36,13 +36,17 @@ class Metrics:
             multiprocess_mode="livemax",
             **made,
         )
+        self._served: tuple[str, str, str] | None = None
         for step in STEPS:
             self.steps.labels(step)
 
     def serve(self, run: str | None, store_version: str, method: str) -> None:
         """Say which run and store version answer from now on."""
-        self.info.clear()
-        self.info.labels(run or "", store_version, method).set(1)
+        labels = (run or "", store_version, method)
+        if self._served is not None:
+            self.info.labels(*self._served).set(0)  # with several workers a label cannot be removed
+        self.info.labels(*labels).set(1)
+        self._served = labels
 
     def text(self) -> bytes:
         """The figures in Prometheus' format, those of all workers together."""
@@ -66,6 +70,8 @@ class Metrics:
             return [] if family is None else [sample for sample in family.samples if sample.name == wanted]
 
         for sample in samples("serving"):
+            if not sample.value:
+                continue
             labels = sample.labels
             rows.append(
                 f"run: {labels['run'] or 'none'}, ranked by {labels['method']}; store {labels['store_version']}"

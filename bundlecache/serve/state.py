@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -56,6 +57,7 @@ class Serving:
             When the workspace or the run cannot be used; the old resident goes on then.
         """
         with self._loading:
+            self._share_cores()
             stamp = stamp_of(self.folder, self.settings.run)
             if not force and stamp == self._stamp:
                 return False
@@ -73,6 +75,13 @@ class Serving:
         log.info("answering with run %s, store %s, ranked by %s", made.run, made.store_version, made.method)
         return True
 
+    def _share_cores(self) -> None:
+        """Several workers compute with their share of the cores each."""
+        if self.settings.workers > 1 and self.resident is None:
+            import torch
+
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.settings.workers))
+
     def _calibrate(self, resident: Resident) -> None:
         """Measure how far to trust it, while it answers already; stops when another one took over."""
         try:
@@ -81,13 +90,16 @@ class Serving:
             log.exception("the confidence of %s could not be measured", resident.run)
 
     def _made(self, run: str | None, session: Session | None = None) -> Resident:
-        session = session or Session(self.settings.data, quiet=True)
+        first = self.resident is None and self.settings.workers == 1
+        session = session or Session(self.settings.data, quiet=not first)
         name = run or (self.folder.run().name if any(self.folder.run_names()) else None)
         return Resident(session, name, device=self.settings.device).prepare()
 
     def failed(self, error: Exception) -> None:
         """Give up: the workspace could not be loaded when the server started."""
         self.error = error
+        if self.settings.workers > 1:  # nobody else says it
+            log.error("error: %s", error.message if isinstance(error, BundlecacheError) else error)
         self.stop()
 
     def changed(self) -> bool:

@@ -53,7 +53,9 @@ def test_an_item_its_picture_and_its_sound(server: Client):
     assert (picture.status, picture.headers["content-type"], picture.body[:2]) == (200, "image/jpeg", b"\xff\xd8")
     again = server.get(item["image"] + "?size=64", if_none_match=picture.headers["etag"])
     assert (again.status, again.body) == (304, b"")
-    assert server.get(item["sound"]).headers["content-type"] == "audio/wav"
+    sound = server.get(item["sound"])
+    assert (sound.headers["content-type"], sound.body[:4]) == ("audio/wav", b"RIFF")
+    assert server.get(item["sound"], range="bytes=0-3").body == b"RIFF", "players ask for parts"
     assert server.get("/items/item-05").json["image"] is None
 
 
@@ -163,6 +165,7 @@ def test_a_name_that_is_not_of_this_machine_is_not_answered(server: Client):
     """A web page elsewhere could otherwise reach a server on loopback by a name of its own (DNS rebinding)."""
     assert server.get("/items", host="evil.example").status == 400
     assert server.get("/items", host="localhost:99").status == 200
+    assert server.ask("POST", "/reload", sec_fetch_site="cross-site").status == 403
 
 
 def test_a_token_opens_everything_but_the_page_and_health(trained: Path):
