@@ -35,7 +35,14 @@ QUIET = (
     "--remote-debugging-pipe",
 )
 PATIENCE = 60.0  # seconds for one answer, on a busy machine
-KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowRight": 39, "Delete": 46}  # with their codes on Windows
+KEYS = {
+    "Tab": 9,
+    "Enter": 13,
+    "Escape": 27,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+    "Delete": 46,
+}  # with their codes on Windows
 
 OUTSIDE = """[...document.querySelectorAll('main *')].filter((e) => {
   const box = e.getBoundingClientRect();

@@ -189,6 +189,32 @@ def test_an_item_is_dragged_swapped_taken_out_and_back(page, address):
     )
 
 
+def test_keys_walk_the_catalogue_and_sounds_play_on_while_the_page_changes(page, address):
+    start(page, address)
+    titles = texts(page, "#items .title")
+    page.run("document.querySelector('#items .round').focus()")
+    page.press("ArrowRight")
+    assert focused(page) == f"Add {titles[1]} to the bundle"
+    page.press("ArrowDown")
+    assert focused(page) == f"Add {titles[5]} to the bundle"
+    page.press("Tab", 1 if page.run("!document.activeElement.parentElement.querySelector('.play')") else 2)
+    page.press("Enter")
+    page.wait("document.getElementById('details').open")
+    page.click("#details [data-focus=add]")
+    wait_for_bundle(page, 1)
+    page.press("Escape")
+    assert page.run("document.activeElement.textContent") == titles[5]  # though the catalogue was drawn anew
+    page.run("HTMLMediaElement.prototype.play = function () { return Promise.resolve(); }")
+    page.click("#items .play")
+    page.wait("document.querySelectorAll('.play[aria-pressed=true]').length > 0")
+    page.click("#items .round", 1)
+    wait_for_bundle(page, 2)
+    assert page.run("document.querySelector('#items .play').getAttribute('aria-pressed')") == "true"
+    assert page.run("[...document.querySelectorAll('#items img')].every((e) => e.complete)")
+    page.click("#items .play")
+    assert page.run("document.querySelectorAll('.play[aria-pressed=true]').length") == 0
+
+
 def test_an_item_of_ones_own_is_completed_by_its_title_and_picture(page, address, tmp_path):
     from PIL import Image
 

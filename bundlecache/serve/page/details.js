@@ -5,7 +5,7 @@ import {picture, playButton} from "./media.js";
 import {holds, put, state, take} from "./state.js";
 
 const KINDS = {image: "picture", audio: "sound", text: "title", graph: "who took it"};
-let modalities = [], asking = null;
+let modalities = [], asking = null, opener = null;
 /** Say by which modalities the store can compare items. */
 export function setModalities(names) { modalities = names; }
 
@@ -53,13 +53,22 @@ export function openDetails(item) {
       make("p", {}, about(item)), columns(item), make("p", {class: "tools"}, add(item), playButton(item)))),
     modalities.length ? make("div", {class: "alike"}, make("h3", {}, "Items alike by ", by), list) : "",
   );
-  if (!dialog.open) dialog.showModal();
+  if (!dialog.open) {
+    const from = document.activeElement;
+    opener = {list: from.closest("#items, #bundle-items, #answers"), key: from.dataset.focus};
+    dialog.showModal();
+  }
   dialog.scrollTop = 0;
   find("details-title").focus();
   if (modalities.length) showSimilar(item, list, by.value);
 }
 
-/** A click beside the dialog closes it. */
+/** A click beside the dialog closes it; the focus returns to what opened it, also where that was drawn anew. */
 export function start() {
-  find("details").addEventListener("click", (event) => { if (event.target === event.currentTarget) event.currentTarget.close(); });
+  const dialog = find("details");
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  dialog.addEventListener("close", () => {
+    const lost = document.activeElement === document.body || dialog.contains(document.activeElement);
+    if (lost) [...(opener.list?.querySelectorAll("[data-focus]") ?? [])].find((each) => each.dataset.focus === opener.key)?.focus();
+  });
 }
