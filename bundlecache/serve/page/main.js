@@ -46,7 +46,8 @@ function showRuns(runs) {
     find("run").value = state.run;
     find("against").value = state.against;
     const run = state.run || newest?.name;
-    find("report").hidden = !run || Boolean(api.token());
+    find("report").hidden = !run || Boolean(api.token()); // links cannot send a token
+    find("api").hidden = Boolean(api.token());
     if (run) find("report").href = api.reportOf(run);
   });
 }
