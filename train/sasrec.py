@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from bundlecache.questions.task_file import TaskQuestions
 
 # Fixed on the validation questions of the demo; the same for every catalogue.
-DIM, BLOCKS, HEADS, MAX_HISTORY, DROPOUT = 64, 2, 2, 50, 0.3
-BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 128, 1e-3, 1e-4
-MAX_EPOCHS, PATIENCE = 60, 5  # epochs without a better validation
+DIM, BLOCKS, HEADS, MAX_HISTORY, DROPOUT = 64, 2, 2, 50, 0.2
+BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 128, 5e-3, 1e-4
+MAX_EPOCHS, PATIENCE = 40, 6  # epochs without a better validation
 MAX_SCORED_ITEMS = 8_192  # of the softmax in training; of a larger catalogue so many are drawn each step
 SCORED_AT_ONCE = 256  # questions
 MAX_VALIDATED = 2_000  # questions after each epoch

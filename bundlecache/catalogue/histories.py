@@ -60,13 +60,16 @@ class Histories:
     def take(self, rows: np.ndarray) -> Histories:
         """These rows (numbers or bool [E]) in their order; users without a row are left out."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
-        present, user = np.unique(self.user[rows], return_inverse=True)
-        order = np.argsort(user, kind="stable")
-        rows = rows[order]
+        there = np.zeros(len(self.users), bool)
+        there[self.user[rows]] = True
+        user = (np.cumsum(there) - 1)[self.user[rows]]
+        if (user[1:] < user[:-1]).any():
+            order = np.argsort(user, kind="stable")
+            rows, user = rows[order], user[order]
         return replace(
             self,
-            users=self.users.take(present),
-            user=user[order].astype(np.int64),
+            users=self.users.take(np.flatnonzero(there)),
+            user=user,
             item=self.item[rows],
             time=self.time[rows],
             rating=self.rating[rows],
