@@ -75,7 +75,7 @@ def searchers(training: Training, rankers: Sequence[HistoryRanker]) -> Iterator[
     index = Bm25.of(list(catalogue.texts(fields)))
     yield HistoryRanker("BM25", lambda: lambda asked: index.scores(list(asked.query)))
     for ranker in rankers:
-        yield HistoryRanker(f"BM25, then {ranker.name}", partial(_then, index, ranker))
+        yield HistoryRanker(f"BM25 + {ranker.name}", partial(_then, index, ranker))
 
 
 def _then(index: Bm25, ranker: HistoryRanker) -> Score:

@@ -120,7 +120,7 @@ def test_the_command_prints_one_table_a_task_and_keeps_the_results(workspace, mo
     pq.write_table(pa.table(columns), workspace.root / "interactions.parquet")
     ask = ("bench", "--data", workspace.root, "--k-core", "2", "--task")
     shown = succeed(*ask, "search").stdout
-    assert "BM25, then SASRec" in shown
+    assert "BM25 + SASRec" in shown
     assert "among 24 items" in shown
     made = printed_json(*ask, "recommend")["result"]
     assert {"LightGCN", "SASRec", "recent popularity"} <= {method["name"] for method in made["methods"]}
