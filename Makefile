@@ -24,7 +24,7 @@ demo: $(VENV)/installed  ## the whole way on the shipped data: encode, train, ev
 	$(BIN)/bundlecache demo
 
 test: $(VENV)/installed-dev  ## all tests (a few minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-dev  ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -409,9 +409,10 @@ def parts_of_step(model: BundleMLLM, drawn: QuestionSampler, recipe: recipes.Rec
 def shuffled(batches: list[Drawn]) -> list[Drawn]:
     """The same questions, not sorted by length."""
     partial, history = ([x for drawn in batches for x in getattr(drawn, name)] for name in ("partial", "history"))
-    whole = Drawn(
-        partial, np.concatenate([d.options for d in batches]), np.concatenate([d.truth for d in batches]), history
+    options, truth, bundle = (
+        np.concatenate([getattr(d, name) for d in batches]) for name in ("options", "truth", "bundle")
     )
+    whole = Drawn(partial, options, truth, history, bundle)
     order = np.random.default_rng(0).permutation(len(whole))
     return [whole.take(rows) for rows in np.array_split(order, len(batches))]
 

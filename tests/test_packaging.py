@@ -16,7 +16,7 @@ from helpers.paths import TOP
 
 LINKS = ("features", "train", "cli.py")
 CODE_FOLDERS = ("bundlecache", "features", "train")
-IMPORTS = "import bundlecache.features.registry, bundlecache.train.training.loop, bundlecache.cli"
+IMPORTS = "import bundlecache.features.registry, bundlecache.train.shipped_recipes, bundlecache.cli"
 
 
 def copy_checkout(folder: Path, *, links: bool = True) -> Path:
@@ -77,7 +77,7 @@ def test_foreign_modules_of_the_same_names_do_not_disturb(wheel: Path, tmp_path:
     (tmp_path / "features" / "__init__.py").write_text("raise RuntimeError('a package of somebody else')\n", "utf-8")
     assert python(f"{IMPORTS}; print(bundlecache.cli.__file__)", tmp_path, site).startswith(str(site))
     script = tmp_path / "script.py"
-    script.write_text(f"{IMPORTS}\nprint('fine')\n", "utf-8")
+    script.write_text(f"{IMPORTS}, bundlecache.train.training.loop\nprint('fine')\n", "utf-8")
     env = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run([sys.executable, script], env=env, cwd=TOP.parent, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "fine"

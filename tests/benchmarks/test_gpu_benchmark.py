@@ -12,7 +12,7 @@ SCRIPT = TOP / "benchmarks" / "gpu.py"
 
 
 def test_the_gpu_benchmark_runs_on_a_cpu_and_its_parts_add_up(tmp_path):
-    small = ["--shapes", "64x2", "--options", "4", "--items", "40", "--batch", "2", "--peak", "1", "--faiss", "500"]
+    small = ["--shapes", "32x1", "--options", "4", "--items", "40", "--batch", "2", "--peak", "1", "--faiss", "500"]
     command = [sys.executable, SCRIPT, "--device", "cpu", "--quick", "--json", "--out", tmp_path / "kept.json", *small]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

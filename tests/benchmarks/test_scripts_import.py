@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
-import subprocess
-import sys
 
 import pytest
+from helpers.forked import start
 from helpers.paths import TOP
 
 SCRIPTS = sorted((TOP / "benchmarks").glob("*.py"))
@@ -15,10 +14,11 @@ SCRIPTS = sorted((TOP / "benchmarks").glob("*.py"))
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_script_prints_its_help(script):
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, cwd=TOP, timeout=120)
-    assert done.returncode == 0, done.stderr
+    child = start(script, "--help")
+    printed, said = child.communicate()
+    assert child.wait() == 0, said
     if "argparse" in script.read_text("utf-8"):
-        assert "--help" in done.stdout
+        assert "--help" in printed
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers.paths import TOP
+from helpers.forked import CODE, start
 
 from bundlecache.catalogue import splits, table_transaction
 from bundlecache.catalogue.catalogue import Catalogue
@@ -165,10 +164,7 @@ def test_a_killed_update_leaves_the_old_catalogue_or_the_new_one(workspace: Work
     )
     sizes = set()
     for delay in (0.0, 0.05, 0.1, 0.2):
-        child = subprocess.Popen(
-            [sys.executable, "-c", script, str(workspace.root)], cwd=TOP, stdout=subprocess.PIPE, text=True
-        )
-        assert child.stdout is not None
+        child = start(CODE, script, workspace.root)
         child.stdout.readline()
         try:
             child.wait(delay)

@@ -11,19 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-
-class NoPandas:
-    """pyarrow would load it wherever it is, which takes longer than a run lasts here."""
-
-    @staticmethod
-    def find_spec(name: str, *_: object) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name, name=name)
-
-
-if __name__ == "__main__":
-    sys.meta_path.insert(0, NoPandas)
-
 import numpy as np
 import pytest
 from helpers.encode_shop import Shop, Toy

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from bundlecache.errors import MediaError
 from bundlecache.store.store import Store
 from bundlecache.store.table_schema import Identity
 from bundlecache.workspace import WorkspaceFolder
-from helpers.paths import TOP
+from helpers.forked import Forked, start
 
 
 class Toy:
@@ -52,8 +49,8 @@ class Toy:
         return np.stack([self.vector(sample) for sample in samples])
 
     def vector(self, content: bytes) -> np.ndarray:
-        for start, value in ((b"NAN", np.nan), (b"ZERO", 0.0), (b"HUGE", 1e6)):
-            if content.startswith(start):
+        for mark, value in ((b"NAN", np.nan), (b"ZERO", 0.0), (b"HUGE", 1e6)):
+            if content.startswith(mark):
                 return np.full(self.dim, value, np.float32)
         digest = hashlib.sha512(content).digest()
         return np.frombuffer(digest[: self.dim], np.uint8).astype(np.float32) - 127.5
@@ -122,18 +119,11 @@ class Shop:
         table = self.store.location.dataset(Identity.of(encoder or Toy()).table_name).to_table()
         return sorted(table.to_pylist(), key=lambda row: row["item_id"])
 
-    def start(self, script: str, *args: str) -> subprocess.Popen[str]:
+    def start(self, script: str, *args: str) -> Forked:
         """A test file as a process of its own: ``python SCRIPT ROOT ARGS``; it opens the shop by `Shop.reopen`."""
         items = "\n".join(f"{item_id}\t{uri}" for item_id, uri in self.images.items())
         (self.workspace.root / "items.tsv").write_text(items)
-        return subprocess.Popen(
-            [sys.executable, script, str(self.workspace.root), *args],
-            cwd=TOP,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TOP), str(TOP / "tests")))},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        return start(script, self.workspace.root, *args)
 
     @classmethod
     def reopen(cls, root: Path) -> Shop:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import typer.testing
 from typer.testing import CliRunner, Result
 
+from helpers.forked import COMMAND, start
 from helpers.paths import TOP
 
 if TYPE_CHECKING:
@@ -50,12 +49,7 @@ def printed_json(*args: str | Path) -> Any:
 
 def run_process(*args: str | Path, cwd: Path = TOP) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own and require that no traceback is shown."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bundlecache.cli", *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(TOP)},
-        capture_output=True,
-        text=True,
-    )
-    assert "Traceback" not in done.stdout + done.stderr, done.stderr
-    return done
+    child = start(COMMAND, *args, cwd=cwd)
+    printed, said = child.communicate()
+    assert "Traceback" not in printed + said, said
+    return subprocess.CompletedProcess(args, child.wait(), printed, said)

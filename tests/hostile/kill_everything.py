@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +24,7 @@ from typing import Any
 TOP = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TOP), str(TOP / "tests")]
 
+from helpers.forked import COMMAND, Forked, start
 from helpers.shop import make_shop
 
 STEPS = ["text_stage.steps=4", "fusion_stage.steps=4", "fusion_stage.contrastive_steps=2"]
@@ -66,30 +64,21 @@ class Case:
     def workspace(self) -> Path:
         return self.folder / "shop"
 
-    def command(self, verb: str) -> list[str]:
-        """The command line of a verb."""
+    def words(self, verb: str) -> list[str]:
+        """What is typed for a verb."""
         folders = {"SRC": "media", "OUT": "exported", "NEW": "imported"}
         words = [str(self.folder / folders[word]) if word in folders else word for word in VERBS[verb]]
         data = [] if "--data" in words else ["--data", str(self.workspace)]
-        return [sys.executable, "-m", "bundlecache.cli", *words, *data]
+        return [*words, *data]
 
-    def start(self, verb: str) -> subprocess.Popen[str]:
+    def start(self, verb: str) -> Forked:
         """The verb in a process group of its own."""
-        env = {**os.environ, "PYTHONPATH": str(TOP), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        return subprocess.Popen(
-            self.command(verb),
-            cwd=self.folder,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        return start(COMMAND, *self.words(verb), cwd=self.folder)
 
     def finish(self, verb: str) -> str:
         """Run the verb to its end; "" or what went wrong."""
         process = self.start(verb)
-        output, _ = process.communicate()
+        output = "".join(process.communicate())
         if process.returncode == 0 or (
             verb == "train" and "There is a finished run 'kill'" in " ".join(output.split())
         ):
@@ -165,8 +154,7 @@ def kill_once(root: Path, verb: str, prepared: tuple[Case, dict[str, Any], float
         process = case.start(verb)
         time.sleep(part * seconds)
         killed = process.poll() is None
-        if killed:
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
         if wrong := case.finish(verb):
             return killed, wrong

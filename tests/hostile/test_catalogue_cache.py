@@ -7,14 +7,12 @@ import os
 import random
 import resource
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.paths import TOP
+from helpers.forked import CODE, Forked, start
 from helpers.random_catalogue import content_of
 
 from bundlecache.catalogue import cache, splits
@@ -201,13 +199,9 @@ while True:
 """
 
 
-def builder(shop: WorkspaceFolder) -> subprocess.Popen[str]:
+def builder(shop: WorkspaceFolder) -> Forked:
     """A process that builds the cache and deletes it, again and again."""
-    env = {**os.environ, "PYTHONPATH": str(TOP)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", BUILD_FOR_EVER, str(shop.root)], env=env, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
+    process = start(CODE, BUILD_FOR_EVER, shop.root)
     assert process.stdout.readline() == "ready\n"
     return process
 

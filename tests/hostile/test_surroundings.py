@@ -30,13 +30,8 @@ for words in json.loads(sys.argv[1]):
         codes.append(leaving.code or 0)
 os.write(int(os.environ["CODES"]), json.dumps(codes).encode())
 """
-READS = [
-    ["status"],
-    ["status", "--errors"],
-    ["candidates", "--k", "3", "--modality", "image"],
-    ["questions"],
-    ["--help"],
-]
+PRINTS = [["status"], ["status", "--errors"], ["--help"]]
+READS = [*PRINTS, ["candidates", "--k", "3", "--modality", "image"], ["questions"]]
 ASKS_A_MODEL = [["complete", "item-00", "item-02", "--with", "model"], ["encode", "--modality", "text"]]
 AS_OTHERS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
 
@@ -69,19 +64,17 @@ def run(shop: Path, lines: list[list[str]], *, before: tuple[str, ...] = (), std
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "lines"),
     [
-        {"COLUMNS": "20"},
-        {"LANG": "C", "LC_ALL": "C"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"HOME": None, "USER": None, "LOGNAME": None},
-        {"HOME": "/nonexistent", "TERM": "dumb", "COLUMNS": "0"},
+        ({"LANG": "C", "LC_ALL": "C"}, PRINTS),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "COLUMNS": "20", "HOME": None}, READS),
+        ({"HOME": "/nonexistent", "USER": None, "LOGNAME": None, "TERM": "dumb", "COLUMNS": "0"}, PRINTS),
     ],
-    ids=["20 columns", "LANG=C", "ASCII only", "no HOME", "a HOME that is none"],
+    ids=["LANG=C", "20 columns of ASCII and no HOME", "a HOME that is none"],
 )
-def test_a_terminal_that_is_not_as_usual(shop, changes):
-    codes, _ = run(shop, READS, **changes)
-    assert codes == [0] * len(READS)
+def test_a_terminal_that_is_not_as_usual(shop, changes, lines):
+    codes, _ = run(shop, lines, **changes)
+    assert codes == [0] * len(lines)
 
 
 @pytest.mark.slow
