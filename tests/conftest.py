@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LONGEST = (  # files that take longest begin first, so that no worker waits for another at the end
     "train/test_train_resume.py",
     "serve/test_page.py",
+    "serve/test_under_load.py",
+    "serve/test_requests.py",
     "encode/test_ray_pool.py",
     "train/test_train_loop.py",
     "test_cli.py",

@@ -123,6 +123,27 @@ def _timeless(value: object) -> object:
     return [_timeless(v) for v in value] if isinstance(value, list) else value
 
 
+ADAPTERS = {  # a key of adapter_config.json -> values that are none
+    "r": ["eight", -1, 0, 10**9, 1.5, None],
+    "lora_alpha": ["x", [], -1e308],
+    "target_modules": [7, [], ["no-such-layer"], "(" * 99, {"q_proj": 1}],
+    "peft_type": ["NONE", 3],
+    "base_model_name_or_path": ["/dev/zero", 5],
+    "auto_mapping": [{"base_model_class": "os", "parent_library": "subprocess"}],
+}
+
+
+@pytest.mark.parametrize("key", ADAPTERS)
+def test_an_adapter_with_settings_of_the_wrong_kind(damaged, key, tmp_path):
+    original, answers = damaged
+    root = shutil.copytree(original, tmp_path / "shop")
+    path = root / "runs" / "first" / "adapter" / "adapter_config.json"
+    whole = json.loads(path.read_text("utf-8"))
+    for value in ADAPTERS[key]:
+        path.write_text(json.dumps(whole | {key: value}), "utf-8")
+        assert answer(root, COMPLETE) in (None, answers[COMPLETE]), f"another answer with {key} {value!r}"
+
+
 @pytest.mark.parametrize(("name", "damage"), CASES)
 def test_a_damaged_file_changes_no_answer(damaged, name, damage, tmp_path):
     original, answers = damaged

@@ -187,6 +187,7 @@ def test_auto_takes_the_chat_form_where_there_is_a_template(raw):
         ("{{ raise_exception('only with tools') }}", "only with tools"),
         ("{% for %}", "cannot be used"),
         ("{% for k in range(999999999) %}x{% endfor %}", "cannot be used"),  # OverflowError of jinja's sandbox
+        ("{% for i in range(99999) %}{% for k in range(99999) %}{% endfor %}{% endfor %}", "not ended after 3,000,000"),
         ("{{ 'x' * 999999 }}{{ messages[0].content }}", "1,000,0"),
         ("{{ 1 / 0 }}", "cannot be used"),
         ("{{ messages[7].content.nothing }}", "cannot be used"),

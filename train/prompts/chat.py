@@ -6,17 +6,27 @@ family of models is written here. It is the program of somebody else; transforme
 
 from __future__ import annotations
 
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bundlecache.errors import RecipeError, first_line
 
 from .tokens import ALPHABET, encode_control
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
 MESSAGE = "the-message-of-the-user"  # stands for the message while the text around it is found
 FIXED = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 """Variables that some templates read: answer without thinking first, and give the same text on every day."""
 MAX_TEMPLATE_CHARS = 200_000  # of a rendered template; a real one adds some hundred to the message
+
+
+MAX_TEMPLATE_LINES = 3_000_000
+"""Lines of Python that one rendering may run, its compilation included: about two seconds. A real one runs some 10,000."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,10 @@ def letter_spellings(tokenizer: Any, around: Frame) -> list[list[int]]:
 
 def _render(tokenizer: Any, turns: list[dict[str, str]], *, answered: bool) -> str:
     try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=not answered, **FIXED))
+        with _lines_limited(MAX_TEMPLATE_LINES):
+            text = str(
+                tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=not answered, **FIXED)
+            )
     except Exception as error:  # jinja's errors, and whatever the template's own expressions raise
         raise RecipeError(
             f"The chat template of this base model cannot be used: {first_line(error)}.",
@@ -87,3 +100,22 @@ def _render(tokenizer: Any, turns: list[dict[str, str]], *, answered: bool) -> s
             hint="--set prompt.template=paper",
         )
     return text
+
+
+@contextmanager
+def _lines_limited(count: int) -> Iterator[None]:
+    """Raise TimeoutError in what is called here when it has run so many lines of Python: loops within loops have no other end."""
+    left, before = [count], sys.gettrace()
+
+    def trace(_frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "line":
+            left[0] -= 1
+            if left[0] < 0:
+                raise TimeoutError(f"it has not ended after {count:,} steps")
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
