@@ -178,6 +178,12 @@ class Tab:
         """Into whatever has the focus."""
         self("Input.insertText", text=text)
 
+    def nameless(self) -> list[str]:
+        """What can be operated, but has no name that a screen reader could say."""
+        roles = {"button", "link", "textbox", "searchbox", "combobox", "spinbutton", "DisclosureTriangle"}
+        nodes = [node for node in self("Accessibility.getFullAXTree")["nodes"] if not node.get("ignored")]
+        return [node["role"]["value"] for node in nodes if node["role"]["value"] in roles and not node["name"]["value"]]
+
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         """Save the page, or what is seen of it, as PNG."""
         shot = self(

@@ -145,6 +145,7 @@ def test_a_bundle_is_built_explained_filtered_and_shared(page, address, width, t
     )
     assert page.run("document.documentElement.scrollWidth") == page.run("innerWidth") == width
     assert page.run(OUTSIDE) == []
+    assert page.nameless() == []
     assert [row for row in page.run(READABLE) if row[1] < CONTRAST] == []
 
     before, link = (bundle(page), offered(page)), page.run("location.href")

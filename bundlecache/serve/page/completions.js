@@ -4,7 +4,7 @@ import {openDetails} from "./details.js";
 import {about, bar, count, find, later, make, percent, refill, round, tell, titled, toast, words} from "./dom.js";
 import {drag} from "./drag.js";
 import {picture, playButton} from "./media.js";
-import {allow, change, exclude, onChange, put, question, replace, state} from "./state.js";
+import {allow, change, exclude, onChange, put, question, state} from "./state.js";
 import {reasons} from "./why.js";
 
 let last = null, askedFor = "", answers = [];
@@ -14,13 +14,8 @@ const open = new Set(); // the completions whose "why" is open, by run and id
 export const latest = () => answers;
 
 function choose(item) {
-  if (state.swap) {
-    replace(state.swap, item);
-    tell(`${item.title} takes its place.`);
-  } else {
-    put(item);
-    tell(`${item.title} was put into the bundle.`);
-  }
+  put(item);
+  tell(`${item.title} was put into the bundle.`);
 }
 
 function leaveOut(item) {

@@ -33,11 +33,13 @@ export function change(fields, step = true) {
 }
 
 export const holds = (id) => state.bundle.some((entry) => entry.item?.id === id);
-export const put = (item) => { if (!holds(item.id)) change({bundle: [...state.bundle, {item}]}); };
+/** Put an item into the bundle, or in the place of the entry that is to be replaced. */
+export function put(item) {
+  const entry = {item}, {swap, bundle} = state;
+  if (!holds(item.id)) change({bundle: swap ? bundle.map((each) => (each === swap ? entry : each)) : [...bundle, entry]});
+}
 export const putOwn = (own) => change({bundle: [...state.bundle, {own}]});
 export const take = (entry) => change({bundle: state.bundle.filter((each) => each !== entry)});
-export const replace = (entry, item) =>
-  change({bundle: state.bundle.map((each) => (each === entry ? {item} : each))});
 export const exclude = (item) => change({excluded: [...state.excluded, item]});
 export const allow = (item) => change({excluded: state.excluded.filter((each) => each !== item)});
 
