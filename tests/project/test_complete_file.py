@@ -147,7 +147,7 @@ app()
     script = written(tmp_path / "start.py", start)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
     environment = {**os.environ, "PYTHONPATH": str(TOP)}
-    done = subprocess.run([sys.executable, *launch], capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run([sys.executable, *launch], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["bundles"] == 24, "printed once"
     assert [(tmp_path / f"process-{rank}").read_text() for rank in (0, 1)] == ["0 2 4 ", "1 3 "]

@@ -6,13 +6,12 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import train_shop as world
+from helpers.forked import start
 from helpers.paths import TOP
 from helpers.runner import invoke
 from helpers.shop import make_shop
@@ -66,11 +65,12 @@ def same(one: Path, other: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_training_killed_at_any_moment_ends_with_the_weights_of_one_that_was_not(tmp_path):
     script = TOP / "tests/helpers/kill_training.py"
-    done = subprocess.run([sys.executable, script, tmp_path, "text", "fusion"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    child = start(script, tmp_path, "text", "fusion")
+    printed, said = child.communicate()
+    assert child.wait() == 0, said
     runs = sorted(tmp_path.glob("killed-*"))
     assert len(runs) == 6
-    assert int(done.stdout) >= 7
+    assert int(printed) >= 7
     for run in runs:
         same(tmp_path / "whole", run)
 

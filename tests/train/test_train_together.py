@@ -10,18 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import train_shop as world
+from helpers.forked import start
 from helpers.paths import TOP
 from safetensors.numpy import load_file
 
 SCRIPT = TOP / "tests/helpers/train_together.py"
 
 
-def start(folder: Path, processes: int, *words: str) -> None:
-    launch = (
-        [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    )
+def start_together(folder: Path, *words: str) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [sys.executable, *launch, SCRIPT, folder, *words], capture_output=True, text=True, timeout=120
+        [sys.executable, *launch, SCRIPT, folder, *words], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
 
@@ -29,9 +28,11 @@ def start(folder: Path, processes: int, *words: str) -> None:
 @pytest.mark.slow
 def test_two_processes_give_the_weights_of_one_also_when_stopped_and_gone_on_with(tmp_path):
     world.save_base(tmp_path / "base")
-    start(tmp_path, 1)
-    start(tmp_path, 2, "stop")
-    start(tmp_path, 2, "resume")
+    alone = start(SCRIPT, tmp_path)
+    _, said = alone.communicate()
+    assert alone.wait() == 0, said
+    start_together(tmp_path, "stop")
+    start_together(tmp_path, "resume")
     one, two = tmp_path / "run-1", tmp_path / "run-2"
     for name in ("adapter/adapter_model.safetensors", "fusion.safetensors"):
         mine, other = load_file(one / name), load_file(two / name)
