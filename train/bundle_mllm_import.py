@@ -148,6 +148,11 @@ def make_run(
     """
     found = read(folder)
     recipe = replace(recipe, fusion=replace(recipe.fusion, modalities=tuple(matrices)))
+    if recipe.answer.form != "letters":
+        raise CheckpointError(
+            f"The public code's models answer by letter, but the settings ask for answer.form={recipe.answer.form}.",
+            hint="leave answer.form out",
+        )
     model = build(catalogue.titles, matrices, recipe, device_of(device), token_cache)
     unused = load(model, found)
     model.mode = "mm"

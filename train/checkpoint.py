@@ -214,7 +214,8 @@ def restore(model: BundleMLLM, run: Path, manifest: Mapping[str, Any]) -> None:
             raise CheckpointError(f"The adapter of {run.name} does not fit: {left[0]}.", hint="use that run's recipe")
         if manifest["encoders"] and model.tokens is not None:
             model.tokens.load_state_dict(load_file(run / TOKENS))
-        if own := model.own_state():
+        own = model.own_state()
+        if own and manifest.get("answer", "letters") == model.answer.name:  # else a training begins with another form
             _put(load_file(run / ANSWER), own)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()[:200]

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from .model.bundle_mllm import BundleMLLM
 
 ITEMS_PER_CHUNK = 8192  # fused at once
+_ANSWERS = {
+    "letters": "the answer is the most likely option letter",
+    "yes-no": "the score of an option is the logit of yes less that of no behind its prompt",
+    "likelihood": "the score of an option is the log-likelihood of its title behind the bundle less that behind none",
+}
 
 
 def merge(model: BundleMLLM, item_ids: Sequence[str], out: Path) -> list[Path]:
@@ -39,9 +44,16 @@ def merge(model: BundleMLLM, item_ids: Sequence[str], out: Path) -> list[Path]:
     Raises
     ------
     CheckpointError
-        When the folder is not empty or cannot be written.
+        When the folder is not empty or cannot be written, or when a head that no plain model has scores the options.
     """
     from safetensors.torch import save_file
+
+    if model.answer.name == "pointer" or model.evidence is not None:
+        raise CheckpointError(
+            f"This run answers in the form {model.answer.name}, with weights of its own beside the language model's, so a"
+            " plain language model cannot answer as it does.",
+            hint=["use it by", Command("serve"), "or merge a run of another answer form"],
+        )
 
     out = user_path(out, "The folder of --out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -89,7 +101,7 @@ def _unquantised(model: BundleMLLM) -> Any:
 def _card(model: BundleMLLM, fused: bool) -> str:
     prompt, builder = model.recipe.prompt, model.prompts
     between = "the row `separator`, then " if prompt.separator == "soft" else ""
-    count = min(2, len(builder.letters))
+    count = min(2, len(builder.letters) or 1)
     example = builder.text_of(np.arange(min(1, builder.items)), np.arange(count) % builder.items, model.mode)
     items = f"""
 Behind every title stands {between}the item's row of `tokens` (`items.safetensors`; the rows are in the order
@@ -98,7 +110,7 @@ of `item_ids.txt`), where a word's embedding would stand:
 ```python
 words = model.get_input_embeddings()
 embeddings = torch.cat([words(ids_before), items["separator"][None], items["tokens"][row][None], words(ids_behind)])
-logits = model(inputs_embeds=embeddings[None]).logits[0, -1]  # the answer is the most likely option letter
+logits = model(inputs_embeds=embeddings[None]).logits[0, -1]  # {_ANSWERS[model.answer.name]}
 ```
 """
     return f"""# A language model that completes bundles
@@ -109,7 +121,7 @@ logits = model(inputs_embeds=embeddings[None]).logits[0, -1]  # the answer is th
 model = AutoModelForCausalLM.from_pretrained(".")
 ```
 
-It was trained on the wording `{builder.template}` of bundlecache and answers with one letter. A prompt about the first
+It was trained on the wording `{builder.template}` of bundlecache; {_ANSWERS[model.answer.name]}. A prompt about the first
 items of the catalogue, with {SHOWN_SEPARATOR} and {SHOWN_ITEM} in the places of the rows below, if there are any:
 
 ````text

@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from bundlecache.recipes.recipe import Recipe
 
 
+_OPTIONS = {
+    "letters": "lettered options",
+    "pointer": "any number of options, each scored at its own end by a small head (the answer form `pointer`)",
+    "likelihood": "any number of options by how much likelier the bundle makes their titles (the answer form `likelihood`)",
+    "yes-no": "any number of options, each judged alone by the logits of yes and no (the answer form `yes-no`)",
+}
+
+
 def text(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
     """The card in Markdown, from the run's manifest."""
     encoders = "\n".join(
@@ -29,9 +37,9 @@ def text(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
         )
     return f"""# A bundlecache model
 
-Completes bundles: given some items, it chooses the missing one among lettered options. It consists of a LoRA
+Completes bundles: given some items, it chooses the missing one among {_OPTIONS[recipe.answer.form]}. It consists of a LoRA
 adapter for the language model `{recipe.base.model}` and, in `fusion.safetensors`, the module that turns an
-item's cached vectors into one soft token. The encoders were not trained and were not called in training.
+item's cached vectors into one soft token{_head(manifest)}. The encoders were not trained and were not called in training.
 
 Recipe: `{recipe.name}` (resolved in `recipe.toml`), seed {manifest["seed"]}. The best weights were chosen on the validation
 questions `{valid["name"]}`{amount}, sha256 `{valid["sha256"][:16]}`; figures on test questions, beside baselines, stand in
@@ -48,3 +56,11 @@ questions `{valid["name"]}`{amount}, sha256 `{valid["sha256"][:16]}`; figures on
 Use: `bundlecache evaluate`, `bundlecache complete ITEM...`; in Python `bundlecache.train.checkpoint.load(run, catalogue, matrices)`.
 It ranks what it was trained on: another catalogue, other encoders or another base model need training again.
 """
+
+
+def _head(manifest: Mapping[str, Any]) -> str:
+    return (
+        "; what scores the options beside it is in `answer.safetensors`"
+        if "answer.safetensors" in manifest["weights"]
+        else ""
+    )

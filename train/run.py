@@ -67,6 +67,11 @@ class LoadedRun:
         """The model as a ranker of options; ``how`` it is asked is that of `scoring.score`."""
         return ModelRanker(name, lambda asked: scoring.score(self.model, asked, **how))
 
+    def how(self, how: Mapping[str, Any]) -> dict[str, Any]:
+        """``how`` as far as it concerns this run: only answers by letter depend on orders, and on options at once."""
+        letters_only = () if self.model.answer.at_once else ("permutations", "at_once")
+        return {name: value for name, value in how.items() if name not in letters_only}
+
 
 def training_seconds(run: Path) -> float:
     """What the stages of a run took, read from its manifest."""
@@ -179,7 +184,8 @@ def describe(recipe: Recipe, say: Reporter) -> None:
             "gradient checkpointing: the language model runs forward twice, so a step takes 1.3 to 1.5 times as long and"
             " activations a fraction of the memory (benchmarks/train_step.py)"
         )
-    if recipe.base.model == "embedded" and recipe.data.options > EMBEDDED_LETTERS:
+    by_letter = recipe.answer.form == "letters"
+    if by_letter and recipe.base.model == "embedded" and recipe.data.options > EMBEDDED_LETTERS:
         say.warn(
             f"The embedded base was made with {EMBEDDED_LETTERS} letters",
             f"and does not learn {recipe.data.options}: train with data.options={EMBEDDED_LETTERS} or fewer, and ask about more in turns",
@@ -313,7 +319,7 @@ def answers_of_runs(loaded: Mapping[str, LoadedRun], asked: Questions, how: Mapp
     found = []
     bases: set[str] = set()
     for name, run in loaded.items():
-        variants = scoring.score_variants(run.model, asked, ablation=False, **how)
+        variants = scoring.score_variants(run.model, asked, ablation=False, **run.how(how))
         found.append(ModelAnswers(name, variants.answers[MODEL], variants.seconds[MODEL], run.training_seconds))
         base = (read_manifest(run.folder)["base"] or {}).get("spec", "embedded")
         if base not in bases and ZERO_SHOT in variants.answers:

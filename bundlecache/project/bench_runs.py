@@ -144,7 +144,9 @@ def bench_full(
         for second in (both.model, both)
     ]
     if field.loaded and not few:
-        session.say.note("A language model answers by letters; without a learned ranker to rerank it is left out.")
+        session.say.note(
+            "A language model reranks; without a learned ranker there is nothing to rerank, and it is left out."
+        )
     rankers = [*field.rankers, *personal]
     costs = FittingCosts()
     with session.say.bar("fit") as bar:
@@ -228,8 +230,11 @@ class _Field:
             self.trained_on = {kept.name: left_out for kept, left_out in asked}
         self.sources: Sources = session.sources(session.every_matrix())
         self.models: dict[str, ModelRanker] = {
-            name: loaded.ranker(name, **self.how) for name, loaded in self.loaded.items()
+            name: loaded.ranker(name, **loaded.how(self.how)) for name, loaded in self.loaded.items()
         }
+        others = [name for name, loaded in self.loaded.items() if loaded.how(self.how) != self.how]
+        if others and (permutations != 1 or at_once is not None):
+            session.say.note(f"{', '.join(others)}: no letters, so orders and options at once change nothing")
         self.rankers = self.sources.rankers(*registry.all_makers())
 
     @property

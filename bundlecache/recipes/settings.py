@@ -196,6 +196,13 @@ class Answer:
             "yes-no: each option is judged alone. All but letters take any number of options in any order."
         ),
     )
+    option_titles: bool = Field(
+        default=True,
+        description=(
+            "Whether options show their titles, in the forms pointer and yes-no; without them an option is its fused "
+            "token alone, which costs a sixth or so. Prompts without fused tokens show titles in any case."
+        ),
+    )
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -62,7 +62,7 @@ def questions(cat: Catalogue, split: str = "valid", n: int = 4) -> Questions:
     return freeze(cat, split=split, n_options=n)
 
 
-def save_base(folder: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0) -> Path:
+def save_base(folder: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, more: tuple[str, ...] = ()) -> Path:
     """A random Llama and a tokenizer of whole words, as ``save_pretrained`` writes them."""
     letters = list("ABCDEFGHIJKLMNOP")
     digits = [str(k) for k in range(1, 17)]
@@ -84,7 +84,7 @@ def save_base(folder: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0)
         "<",
         ">",
     ]
-    words += ["s", "Feature", ".", "content", "token"]
+    words += ["s", "Feature", ".", "content", "token", *more]
     vocabulary = {word: k for k, word in enumerate(words)}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -89,6 +89,9 @@ class AnswerForm(nn.Module):
         """Whether ``stage`` trains the form's parameter of this name."""
         return True
 
+    def start(self) -> None:
+        """Questions are about to be answered, all with the same weights: what is kept between them begins anew."""
+
     def build(
         self,
         prompts: Any,

@@ -10,7 +10,9 @@ from ..prompts.builder import PromptBuilder
 from ..prompts.option_blocks import BlockPrompts
 from .form import AnswerForm
 from .letters import Letters
+from .likelihood import Likelihood
 from .pointer import Pointer
+from .yes_no import YesNo
 
 if TYPE_CHECKING:
     from bundlecache.recipes.recipe import Recipe
@@ -20,7 +22,7 @@ def make_form(name: str, hidden: int, *, fused: bool) -> AnswerForm:
     """The form ``name`` for a language model of width ``hidden``; ``fused``: its prompts contain fused tokens."""
     if name == "pointer":
         return Pointer(hidden, fused=fused)
-    return Letters()
+    return {"letters": Letters, "likelihood": Likelihood, "yes-no": YesNo}[name]()
 
 
 def make_prompts(
@@ -40,4 +42,5 @@ def make_prompts(
     form = recipe.answer.form
     if form == "letters":
         return PromptBuilder(tokenizer, titles, recipe.prompt, recipe.data.options, cache, progress)
-    return BlockPrompts(tokenizer, titles, recipe.prompt, form, cache, progress)
+    titled = recipe.answer.option_titles
+    return BlockPrompts(tokenizer, titles, recipe.prompt, form, cache, progress, titled=titled)

@@ -223,6 +223,7 @@ class _Reader:
         model, was_training = self.model, self.model.training
         if was_training:  # setting it visits every module, which takes longer than a small model's forward pass
             model.eval()
+        model.answer.start()
         if self.mode == "mm" and self.fused is None:
             self.fused = fuse(model, self.items, self.masked)
         history, partial = ([items for _ in groups for items in some] for some in (self.history, self.partial))

@@ -16,7 +16,7 @@ from bundlecache.errors import RecipeError, first_line
 from .tokens import ALPHABET, encode_control
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import FrameType
 
 MESSAGE = "the-message-of-the-user"  # stands for the message while the text around it is found
@@ -66,14 +66,14 @@ def frame(tokenizer: Any) -> Frame:
     return whole
 
 
-def letter_spellings(tokenizer: Any, around: Frame) -> list[list[int]]:
-    """The first id of each answer "A", "B", ... where the template has an assistant say it; empty where it shares a token
-    with the text before it.
+def letter_spellings(tokenizer: Any, around: Frame, answers: Sequence[str] = ALPHABET) -> list[list[int]]:
+    """The first id of each answer "A", "B", ... (or of ``answers``) where the template has an assistant say it; empty where
+    it shares a token with the text before it.
     """
     asked = around.head + MESSAGE + around.tail
     before = encode_control(tokenizer, asked)
     spellings = []
-    for letter in ALPHABET:
+    for letter in answers:
         turns = [{"role": "user", "content": MESSAGE}, {"role": "assistant", "content": letter}]
         said = _render(tokenizer, turns, answered=True)
         if not said.startswith(asked):  # the template writes down an answer otherwise than it asks for one

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bundlecache.errors import RecipeError
 from bundlecache.recipes.settings import Prompt
 
 from .builder import (
@@ -30,7 +31,7 @@ from .builder import (
     or_no_items,
     shown_text,
 )
-from .chat import Frame
+from .chat import Frame, letter_spellings
 from .tokens import encode_many, padded
 
 
@@ -45,7 +46,7 @@ class OptionBlocks:
     place: np.ndarray  # int64 [b, t]: its position in its block
     ends: np.ndarray  # int64 [b, n]: where the last token of each block stands
     items: np.ndarray  # int64 [u]: the item of each row, distinct; empty where nothing is soft
-    rows: np.ndarray | None  # int64 [b, n]: the row of each option in ``items``; None where nothing is soft
+    options: np.ndarray  # int64 [b, n]: the item of each option
     features: np.ndarray | None = None  # float32 [b, n, f] of the options, where the model reads some beside the prompt
 
     @property
@@ -66,14 +67,18 @@ class OptionBlocks:
             padded(self.place[mine], length),
             self.ends[:, first:stop] - began[:, None],
             self.items,
-            None if self.rows is None else self.rows[:, first:stop],
+            self.options[:, first:stop],
             None if self.features is None else self.features[:, first:stop],
         )
 
 
 class BlockPrompts(PromptBuilder):
-    """Builds prompts of blocks; arguments as of `PromptBuilder`. The answer of ``yes-no`` stands behind each block, that
-    of ``likelihood`` in it, so the frame of a chat template closes the block or the prefix.
+    """Builds prompts of blocks for the answer form ``form``; other arguments as of `PromptBuilder`.
+
+    ``titled`` says whether a block begins with the option's title where it holds a fused token.
+
+    The answer of ``yes-no`` stands behind each block, that of ``likelihood`` in it, so the frame of a chat template closes
+    the block or the prefix. ``yes_and_no`` [2] are the ids of the words yes and no, in the form ``yes-no`` alone.
     """
 
     def __init__(
@@ -84,16 +89,33 @@ class BlockPrompts(PromptBuilder):
         form: str,
         cache: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        titled: bool = True,
     ) -> None:
-        self.form = form
+        self.form, self.titled = form, titled
         super().__init__(tokenizer, titles, settings, 0, cache, progress, form)
 
     def _tokenise_pieces(self, titles: Any, cache: Any, progress: Any) -> None:
+        self.yes_and_no = self._answer_words() if self.form == "yes-no" else np.zeros(0, np.int64)
         self._tail_text = self._frame.tail if self.form == "likelihood" else ""
         self._prefix_tail = encode_many(self.tokenizer, [self._tail_text], control=True)[0]
         if self.form in ("pointer", "likelihood"):
             self._frame = Frame(self._frame.head, "") if self._frame else self._frame
         super()._tokenise_pieces(titles, cache, progress)
+
+    def _answer_words(self) -> np.ndarray:
+        words = ("yes", "no")
+        if self._frame:
+            spelled = letter_spellings(self.tokenizer, self._frame, words)
+        else:
+            spelled = encode_many(self.tokenizer, [f" {word}" for word in words])
+        first = [ids[0] if ids else -1 for ids in spelled]
+        if first[0] == first[1] or min(first) < 0 or self.tokenizer.unk_token_id in first:
+            raise RecipeError(
+                "This base model's tokenizer has no two tokens with which the answers yes and no begin.",
+                hint="--set answer.form=pointer",
+            )
+        return np.array(first, np.int64)
 
     def _agrees(self) -> bool:
         given, history = np.full(self.settings.max_given, self.items), np.full(self.settings.history, self.items)
@@ -126,7 +148,14 @@ class BlockPrompts(PromptBuilder):
         return np.array(ids, np.int64)
 
     def _parts_of_block(self, item: int, mode: str) -> list[str | int]:
-        return [*self._parts_of_item(item, self._block_mode(mode)), self._wording.closing]
+        mode, label = self._block_mode(mode), self._option_labels[0] if self._wording.labelled_blocks else ""
+        parts = [*self._parts_of_item(item, mode), self._wording.closing]
+        if not self._shows_title(mode):
+            parts = parts[2:]  # without the title and what stands between it and the token
+        return [label, *parts]
+
+    def _shows_title(self, mode: str) -> bool:
+        return self.titled or mode == "text"
 
     def _block_mode(self, mode: str) -> str:
         """The likelihood is that of words, so its blocks hold nothing soft."""
@@ -154,12 +183,20 @@ class BlockPrompts(PromptBuilder):
     def _copied_block(self, items: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray]:
         """The blocks of ``items`` [k] one after the other, and the length of each [k]."""
         mode = self._block_mode(mode)
+        if not self._shows_title(mode):
+            behind = self.spell_block(0, mode)
+            flat = np.tile(np.where(behind <= ITEM, ITEM, behind), len(items))
+            flat[flat == ITEM] -= items
+            return flat, np.full(len(items), len(behind))
         titles = self._titles[mode][CLOSING] + items
         tail = np.full(len(items), self._tails[mode][CLOSING])
-        flat = self._pieces.gather(np.stack([titles, tail], axis=1).ravel())
+        chain = np.stack([titles, tail], axis=1)
+        if self._wording.labelled_blocks:
+            chain = np.insert(chain, 0, self._option_pieces[0], axis=1)
+        flat = self._pieces.gather(chain.ravel())
         if mode == "mm":
             flat[flat == ITEM] -= items
-        return flat, self._pieces.lengths(titles) + self._pieces.lengths(tail)
+        return flat, self._pieces.lengths(chain.ravel()).reshape(chain.shape).sum(axis=1)
 
     def _prefixes(
         self, partial: Sequence[np.ndarray], mode: str, history: Sequence[np.ndarray] | None
@@ -172,7 +209,7 @@ class BlockPrompts(PromptBuilder):
 
     def _blocks(self, items: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray]:
         """The blocks of ``items`` [k] one after the other, and the length of each [k]."""
-        if self._exact[items].all():
+        if not self._shows_title(self._block_mode(mode)) or self._exact[items].all():
             return self._copied_block(items, mode)
         rows = [self.spell_block(int(item), mode) for item in items]
         return np.concatenate(rows), np.array([len(row) for row in rows], np.int64)
@@ -203,7 +240,6 @@ class BlockPrompts(PromptBuilder):
         flat, size = self._blocks(options.ravel(), mode)
         total = size.reshape(count, n).sum(axis=1)
         both, items = number_items(np.concatenate([*rows, flat]))
-        soft = bool(len(items)) and self._block_mode(mode) == "mm"
         option = np.repeat(np.tile(np.arange(n), count), size)
         place = np.arange(len(flat)) - np.repeat(np.cumsum(size) - size, size)
         return OptionBlocks(
@@ -214,7 +250,7 @@ class BlockPrompts(PromptBuilder):
             padded(place, total),
             size.reshape(count, n).cumsum(axis=1) - 1,
             items,
-            np.searchsorted(items, options) if soft else None,
+            options,
         )
 
     def text_of(self, partial: np.ndarray, options: np.ndarray, mode: str, history: np.ndarray = NO_ITEMS) -> str:

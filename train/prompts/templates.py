@@ -23,6 +23,7 @@ class Template:
     after_partial: str  # from the partial bundle to the options
     closing: str
     soft_space: str = ""  # in front of everything soft
+    labelled_blocks: bool = False  # an option that is a text of its own begins with the label of a first option
     separate_segments: bool = False  # texts between soft places are tokenised as if nothing stood before them
 
     def filled(self, words: Mapping[str, str]) -> Template:
@@ -79,9 +80,10 @@ def template_name(asked: str, tokenizer: Any) -> str:
 _LEAD = "You are a helpful and honest assistant. The following are questions about {task}. Question:"
 _QUESTION = " , should the following candidate {item} be included into this {bundle}?\nCandidate:"
 _BRIEF: dict[str, dict[str, Any]] = {
-    "pointer": {"closing": ""},
+    # The embedded base learnt to judge an option at its end where it begins with a letter: .88 of random questions, not .77.
+    "pointer": {"closing": "", "labelled_blocks": True},
     "likelihood": {"after_partial": "\nAnswer:", "closing": ""},
-    "yes-no": {"after_partial": "\nOption:"},
+    "yes-no": {"labelled_blocks": True},
 }
 _LONG: dict[str, dict[str, Any]] = {
     "pointer": {"after_partial": _QUESTION, "closing": ""},
