@@ -267,7 +267,7 @@ class Popularity(torch.nn.Module):
 
     def features(self, partial, options, bundles):
         assert len(partial) == len(options)
-        return options[..., None].astype(np.float32) / 48
+        return np.asarray(options, np.float32)[..., None] / 48
 
     def forward(self, features):
         return features @ self.weight
