@@ -128,7 +128,9 @@ class Adaptation:
         if self.best_epoch.epoch == epoch:
             self.best = {name: value.detach().clone() for name, value in self.pair.learning().items()}
         zero_shot = self.epochs[0].valid
-        if epoch and found.collapsed and not zero_shot.collapsed:
+        # New words may pull all vectors together for one epoch; a collapse does not come apart again.
+        again = (len(self.epochs) > 2 and self.epochs[-2].valid.collapsed) or epoch == self.recipe.training.epochs
+        if epoch and found.collapsed and again and not zero_shot.collapsed:
             self.collapse = f"all items had almost the same vector after epoch {epoch}"
         elif epoch and lost(found, zero_shot):
             self.collapse = f"the towers found less than half of what they found untrained after epoch {epoch}"

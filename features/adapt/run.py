@@ -112,7 +112,8 @@ def adapt(
     began = time.perf_counter()
     root = folder.adapted / name
     was, state, tensors = snapshot.read(root) if resume else ({}, {}, {})
-    check_free(root, resume=resume, overwrite=overwrite)
+    if writes:  # of several processes, another one may have made the folder by now
+        check_free(root, resume=resume, overwrite=overwrite)
     check_towers(recipe)
     pairs = _pairs(folder, catalogue, recipe)
     accelerator = _accelerator(resolve_device(device))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -119,7 +121,10 @@ def test_held_out_pairs_are_frozen_and_share_no_title_with_training(shop: bc.Wor
         make_pairs(shop.catalogue, has, tmp_path)
 
 
-def adaptation(pairs: object, *, seed: int = 0, **training: object) -> Adaptation:
+ALONE = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
+
+
+def adaptation(pairs: object, *, seed: int = 0, accelerator: object = ALONE, **training: object) -> Adaptation:
     """Random stored vectors with a projection on each side."""
     rng = np.random.default_rng(seed)
     sides = []
@@ -129,9 +134,8 @@ def adaptation(pairs: object, *, seed: int = 0, **training: object) -> Adaptatio
     recipe = adapt_recipe.from_dict(
         {"training": {"batch": 24, "epochs": 2, "head_lr": 0.01, "loss": "sigmoid", **training}}
     )
-    alone = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
     log = SimpleNamespace(add=lambda *_, **__: None, lines=0)
-    return Adaptation(Pair(*sides, 10.0, -10.0), pairs, recipe, alone, log, SimpleNamespace(reason=None))
+    return Adaptation(Pair(*sides, 10.0, -10.0), pairs, recipe, accelerator, log, SimpleNamespace(reason=None))
 
 
 def test_small_pieces_give_the_gradients_of_the_whole_batch(shop: bc.Workspace, tmp_path: Path):
@@ -248,6 +252,35 @@ def test_a_stopped_adaptation_goes_on_to_the_same_bits(shop: bc.Workspace, clip:
     for name in ("model/open_clip_model.safetensors", "projections.safetensors"):
         mine, other = (load_file(made.path / name) for made in (whole, parts))
         assert all(torch.equal(mine[key], other[key]) for key in mine | other)
+
+
+def one_process(rank: int, processes: int, folder: Path, pairs: object, port: int) -> None:
+    """Write the gradients that one of several processes has after a step."""
+    from accelerate import Accelerator
+
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
+    os.environ.update(place, WORLD_SIZE=str(processes), RANK=str(rank))
+    torch.set_num_threads(1)
+    made = adaptation(pairs, micro_batch=5, accelerator=Accelerator(cpu=True))
+    loss = made.gradients(made.batches.of_step(0))
+    found = {name: parameter.grad for name, parameter in made.pair.named_parameters()}
+    torch.save({"loss": loss, **found}, folder / f"{rank}.pt")
+
+
+def test_two_processes_give_the_gradients_of_one(shop: bc.Workspace, tmp_path: Path):
+    """Negatives reach across processes: with those of its own share alone, each would learn something else."""
+    pairs = make_pairs(shop.catalogue, np.ones(96, bool), tmp_path)
+    one = adaptation(pairs)
+    loss = one.gradients(one.batches.of_step(0))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(one_process, (2, tmp_path, pairs, port), nprocs=2, start_method="fork")
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert found.pop("loss") == pytest.approx(loss, abs=1e-6)
+        for name, parameter in one.pair.named_parameters():
+            np.testing.assert_allclose(parameter.grad, found[name], atol=1e-6, err_msg=name)
 
 
 def test_bad_requests_are_one_sentence(shop: bc.Workspace, tmp_path: Path):
