@@ -27,9 +27,8 @@ from typing import Any
 from unittest.mock import MagicMock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-TOP = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(TOP / "tests"))
-sys.path.insert(0, str(TOP))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
@@ -39,6 +38,7 @@ from bundlecache.features.adapt.loop import Adaptation
 from bundlecache.features.adapt.pairs import make_pairs
 from bundlecache.recipes import adapt_recipe
 
+TOP = Path(__file__).resolve().parent.parent
 BARS = {"full": 1.0, "head": 50.0}  # times the rate of open_clip's own loop
 TOWERS = {
     "embed_dim": 64,

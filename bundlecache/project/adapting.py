@@ -65,6 +65,7 @@ def adapt(
     from ..features.adapt import run, snapshot
     from ..names import check_name
     from ..recipes import adapt_recipe
+    from .adapt_probes import similar_items
 
     given = overrides_of(settings)
     if resume:
@@ -100,6 +101,7 @@ def adapt(
         session.say,
         matrix_of,
         name=check_name(resume or name, "adaptation"),
+        similar=similar_items(session),
         device=device,
         max_minutes=max_minutes,
         resume=resume is not None,

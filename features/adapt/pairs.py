@@ -68,7 +68,9 @@ class Pairs:
             return self
         train, valid, test = (side[~np.isin(side, items)] for side in (self.train, self.valid, self.test))
         check_enough(len(train), "pair to train on that can be read", "pairs to train on that can be read")
-        return replace(self, train=train, valid=valid, test=test)
+        group = self.group.copy()
+        group[items] = -1
+        return replace(self, train=train, valid=valid, test=test, group=group)
 
     @property
     def groups(self) -> int:

@@ -94,6 +94,7 @@ def adapt(
     matrix_of: Callable[[str, str], Matrix],
     *,
     name: str,
+    similar: Callable[[Callable[[np.ndarray], np.ndarray]], dict[str, float]] | None = None,
     device: str = "auto",
     max_minutes: float | None = None,
     resume: bool = False,
@@ -102,7 +103,8 @@ def adapt(
 ) -> AdaptResult:
     """Train, evaluate and save; see `bundlecache.project.adapting.adapt` for what users give.
 
-    ``matrix_of`` gives the stored vectors of a modality and encoder, and makes them where there are none.
+    ``matrix_of`` gives the stored vectors of a modality and encoder, and makes them where there are none. ``similar``
+    measures similar items after every epoch, given what encodes pictures as they are encoded now.
 
     Raises
     ------
@@ -152,6 +154,7 @@ def adapt(
             log,
             stop,
             neighbours=_neighbours(recipe, pair, pairs),
+            probe=_probe(similar, readable),
             save=save,
             progress=lambda done, of, note: bar.step(done, of, note=note),
         )
@@ -248,6 +251,23 @@ def _pairs(folder: WorkspaceFolder, catalogue: Catalogue, recipe: AdaptRecipe) -
     catalogue.check_text_columns(columns)
     has = catalogue.has_source("image") & catalogue.has_source("text", columns)
     return make_pairs(catalogue, has, folder.adapted, seed=recipe.training.seed, columns=columns)
+
+
+def _probe(
+    similar: Callable[[Callable[[np.ndarray], np.ndarray]], dict[str, float]] | None, pairs: Pairs
+) -> Callable[[Adaptation], dict[str, float]]:
+    if similar is None:
+        return lambda _: {}
+    known = pairs.group >= 0
+    return lambda made: similar(lambda items: _with_zeros(made, items, known))
+
+
+def _with_zeros(made: Adaptation, items: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Picture vectors [n, k] as they are now; zeros for items without a pair, whose pictures may be unreadable."""
+    some = made.vectors(made.pair.image, items[known[items]])
+    out = np.zeros((len(items), some.shape[1]), np.float32)
+    out[known[items]] = some
+    return out
 
 
 def _shown_items(pairs: Pairs) -> np.ndarray:
