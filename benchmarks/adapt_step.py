@@ -36,6 +36,7 @@ import bundlecache as bc
 from bundlecache.features.adapt import build
 from bundlecache.features.adapt.loop import Adaptation
 from bundlecache.features.adapt.pairs import make_pairs
+from bundlecache.features.adapt.sides import TowerSide
 from bundlecache.recipes import adapt_recipe
 
 TOP = Path(__file__).resolve().parent.parent
@@ -97,10 +98,11 @@ def our_rate(shop: bc.Workspace, spec: str, mode: str, epochs: int) -> float:
     )
     alone = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
     log = SimpleNamespace(add=lambda *_, **__: None, lines=0)
-    began = time.process_time()
     pair, pairs = build.build_pair(sources, recipe, pairs, shop.folder, catalogue)
     made = Adaptation(pair, pairs, recipe, alone, log, SimpleNamespace(reason=None))  # type: ignore[arg-type]
-    began = time.process_time() if mode == "head" else began
+    if isinstance(pair.image, TowerSide):
+        pair.image.forget_pictures()
+    began = time.process_time()
     while made.done < made.steps:
         made.step(made.batches.of_step(made.done))
         made.done += 1

@@ -126,12 +126,17 @@ class TowerSide(nn.Module):
                 module.eval()
         return self
 
+    def forget_pictures(self) -> None:
+        """Read every picture again when it is next asked for."""
+        self._pictures.clear()
+        self._kept_bytes = 0
+
     def readable(self, items: np.ndarray, seen: Callable[[int, int], None]) -> np.ndarray:
         """Bool [n], the items that can be read and prepared at all; ``seen`` is told how many were tried."""
 
         def sound(item: Any) -> bool:
             try:
-                self._picture(int(item), None) if self.modality == "image" else self._read(int(item))
+                self._read(int(item))
             except MediaError:
                 return False
             return True
