@@ -346,6 +346,7 @@ def adapt(
     max_minutes: o.MaxMinutes = None,
     resume: ao.Resume = None,
     overwrite: ao.Overwrite = False,
+    others: ao.Others = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Adapt an encoder to the catalogue's own pictures and titles; zero-shot is measured first and may win."""
@@ -364,6 +365,7 @@ def adapt(
         max_minutes=max_minutes,
         resume=resume,
         overwrite=overwrite,
+        others=others or (),
     )
     show_adaptation(made, as_json)
     exit_signalled(made.stopped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from typer import Option
@@ -53,3 +54,7 @@ Resume = Annotated[
     Option("--resume", help="Go on with the adaptation NAME, which was stopped or killed.", show_default=False),
 ]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace an earlier adaptation of this name.")]
+Others = Annotated[
+    list[Path] | None,
+    Option("--other", help="Another workspace: how much of its pairs is forgotten. Repeatable.", show_default=False),
+]

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BundlecacheError
+from ..errors import BundlecacheError, Command
+from .session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from .session import Session
+    from ..features.adapt.other_pairs import OtherPairs
+    from ..store.store import Matrix
 
 MAX_ITEMS = 1000  # that are encoded after every epoch
 SIMILAR = "similar nDCG@5"
@@ -51,3 +54,25 @@ def similar_items(session: Session) -> Callable[[Callable[[np.ndarray], np.ndarr
         return {SIMILAR: figures(asked, by_cosine(matrix), len(pictures)).mean("ndcg@5", "matched")}
 
     return probe
+
+
+def other_catalogue(root: Path | str) -> OtherPairs:
+    """The pairs of another workspace.
+
+    Raises
+    ------
+    BundlecacheError
+        When it holds no catalogue, or later, when its vectors are needed and not stored.
+    """
+    from ..features.adapt.other_pairs import OtherPairs
+
+    other = Session(root, quiet=True)
+
+    def matrix_of(modality: str, spec: str) -> Matrix:
+        stored = {(info.modality, info.spec) for info in other.store.tables() if info.rows and not info.tokens}
+        if (modality, spec) not in stored:
+            command = Command("encode", "--modality", modality, "--encoder", spec, "--data", root)
+            raise BundlecacheError(f"{root} holds no {modality} vectors of {spec}.", hint=command)
+        return other.store.matrix(other.catalogue.item_ids, modality, spec)
+
+    return OtherPairs(other.folder, other.catalogue, matrix_of)

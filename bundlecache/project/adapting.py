@@ -34,6 +34,7 @@ def adapt(
     max_minutes: float | None = None,
     resume: str | None = None,
     overwrite: bool = False,
+    others: Sequence[Path | str] = (),
 ) -> AdaptResult:
     """Train an encoder on the pictures and titles of this workspace; the result is the encoder ``adapted:NAME``.
 
@@ -56,6 +57,8 @@ def adapt(
         Stop and save after so many minutes; go on with the adaptation of this name.
     overwrite
         Replace an earlier adaptation of this name.
+    others
+        Other workspaces, whose pairs tell after every epoch what was forgotten.
 
     Raises
     ------
@@ -65,7 +68,7 @@ def adapt(
     from ..features.adapt import run, snapshot
     from ..names import check_name
     from ..recipes import adapt_recipe
-    from .adapt_probes import similar_items
+    from .adapt_probes import other_catalogue, similar_items
 
     given = overrides_of(settings)
     if resume:
@@ -102,6 +105,7 @@ def adapt(
         matrix_of,
         name=check_name(resume or name, "adaptation"),
         similar=similar_items(session),
+        others=[other_catalogue(root) for root in others],
         device=device,
         max_minutes=max_minutes,
         resume=resume is not None,

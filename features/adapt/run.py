@@ -31,7 +31,7 @@ from .sides import TowerSide
 from .verdict import verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.console.reporter import Reporter
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from bundlecache.workspace import WorkspaceFolder
 
     from .build import Sources
+    from .other_pairs import OtherPairs
     from .pair import Pair
     from .pairs import Pairs
 
@@ -95,6 +96,7 @@ def adapt(
     *,
     name: str,
     similar: Callable[[Callable[[np.ndarray], np.ndarray]], dict[str, float]] | None = None,
+    others: Sequence[OtherPairs] = (),
     device: str = "auto",
     max_minutes: float | None = None,
     resume: bool = False,
@@ -104,7 +106,8 @@ def adapt(
     """Train, evaluate and save; see `bundlecache.project.adapting.adapt` for what users give.
 
     ``matrix_of`` gives the stored vectors of a modality and encoder, and makes them where there are none. ``similar``
-    measures similar items after every epoch, given what encodes pictures as they are encoded now.
+    measures similar items after every epoch, given what encodes pictures as they are encoded now; ``others`` are catalogues
+    whose pairs are measured too.
 
     Raises
     ------
@@ -154,7 +157,7 @@ def adapt(
             log,
             stop,
             neighbours=_neighbours(recipe, pair, pairs),
-            probe=_probe(similar, readable),
+            probe=_probe(similar, readable, [other.probe((pair.image, pair.text), sources.specs) for other in others]),
             save=save,
             progress=lambda done, of, note: bar.step(done, of, note=note),
         )
@@ -254,12 +257,19 @@ def _pairs(folder: WorkspaceFolder, catalogue: Catalogue, recipe: AdaptRecipe) -
 
 
 def _probe(
-    similar: Callable[[Callable[[np.ndarray], np.ndarray]], dict[str, float]] | None, pairs: Pairs
+    similar: Callable[[Callable[[np.ndarray], np.ndarray]], dict[str, float]] | None,
+    pairs: Pairs,
+    others: Sequence[Callable[[], dict[str, float]]],
 ) -> Callable[[Adaptation], dict[str, float]]:
-    if similar is None:
-        return lambda _: {}
     known = pairs.group >= 0
-    return lambda made: similar(lambda items: _with_zeros(made, items, known))
+
+    def probe(made: Adaptation) -> dict[str, float]:
+        found = {} if similar is None else similar(lambda items: _with_zeros(made, items, known))
+        for other in others:
+            found |= other()
+        return found
+
+    return probe
 
 
 def _with_zeros(made: Adaptation, items: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -193,9 +193,11 @@ def test_a_head_is_learned_without_an_encoder_call(shop: bc.Workspace, monkeypat
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_a_learned_tower_is_an_encoder_and_a_frozen_one_stays_as_it_was(shop: bc.Workspace, clip: str, mode: str):
+    settings = [*FAST, "training.lr=3e-3"]
     made = shop.adapt(
-        clip, name=mode, image=mode, text="frozen", settings=[*FAST, "training.lr=3e-3"], recipe="adapt-head"
+        clip, name=mode, image=mode, text="frozen", settings=settings, recipe="adapt-head", others=[shop.folder.root]
     )
+    assert [list(epoch.probes) for epoch in made.epochs] == [["MRR in shop"]] * 3
     before = load_file(Path(clip.partition("local-dir:")[2]) / "open_clip_model.safetensors")
     after = load_file(made.path / "model/open_clip_model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
