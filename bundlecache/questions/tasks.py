@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 CANDIDATES = 3  # of a question of the task select
 ONE_RIGHT_SHARE = 0.6  # of its questions; in the others two of the three are right
+SELECT_STREAM = 6  # beside the seed: of the draws of its candidates
 K_CORE = 5  # interactions that a user and an item have at least
-NEEDS = {"preference": "rating", "explain": "explanation"}
+RATED = ("preference", "explain")
 
 
 def name_of(task: str, split: str, k_core: int = K_CORE, seed: int = 0) -> str:
@@ -127,31 +128,23 @@ def freeze(
         When no user has a history long enough, or the interactions lack what the task needs.
     """
     core = prepared(histories, split, k_core, seed)
-    held = hold_out(core, split, seed)
-    query = _queries(core, catalogue)
-    usable = {
-        "search": query.filled,
-        "preference": ~np.isnan(core.rating),
-        "explain": core.explanation.filled & ~np.isnan(core.rating),
-    }.get(task, np.ones(len(core), bool))[held.row]
-    if not len(core) or not len(held.row):
+    if not len(core):
         raise CatalogueError(
-            f"No user has a history that {task} can ask about: of {len(histories):,} interactions {len(core):,} are left "
-            f"where users and items have at least {k_core} each.",
+            f"No user has a history that {task} can ask about: of {len(histories):,} interactions none is left where users "
+            f"and items have at least {k_core} each.",
             hint=[Command("questions", "--task", task, "--k-core", 0), "keeps all of them"],
         )
-    if not usable.any():
-        what = {
-            "search": "query, and their items no category",
-            "preference": "rating",
-            "explain": "rating and explanation",
-        }
-        raise CatalogueError(
-            f"The interactions have no {what[task]}, which {task} asks about.",
-            hint=f"add the column {'query' if task == 'search' else NEEDS[task]} to the interactions",
-        )
+    held = hold_out(core, split, seed)
+    query = _queries(core, catalogue)
+    usable = _usable(task, core, query)[held.row]
     row, test = held.row[usable], held.test[usable]
-    rng = np.random.default_rng([seed, len(task)])
+    if not test.any() or test.all():
+        raise CatalogueError(
+            f"The split {split} leaves {int((~test).sum()):,} validation and {int(test.sum()):,} test questions for {task}, "
+            f"of {len(core.users):,} users; both are needed.",
+            hint=[Command("questions", "--task", task, "--k-core", 0), "keeps users with few interactions"],
+        )
+    rng = np.random.default_rng([seed, SELECT_STREAM])
     made: dict[str, Any] = {}
     start, stop = core.ends[core.user[row]], row  # the history of a question
     if task == "select":
@@ -159,7 +152,7 @@ def freeze(
     history = _ranges(start, stop)
     if task == "search":
         made["query"] = query.take(row)
-    if task in NEEDS:
+    if task in RATED:
         made |= {"rating": core.rating[row], "history_rating": core.rating[history.values]}
     if task == "explain":
         made |= {
@@ -180,6 +173,34 @@ def freeze(
     }
     items = Lists.of(history.offsets, core.item[history.values])
     return TaskQuestions(task, header, core.users.take(core.user[row]), test, items, core.item[row], **made)
+
+
+def _usable(task: TaskName, core: Histories, query: Strings[Any]) -> np.ndarray:
+    """Bool [E], interactions that have what a task asks about.
+
+    Raises
+    ------
+    CatalogueError
+        When none has.
+    """
+    if task == "search":
+        usable, lacking, column = query.filled, "query, and their items no category", "query"
+    elif task == "preference":
+        usable, lacking, column = ~np.isnan(core.rating), "rating", "rating"
+    elif task == "explain":
+        usable, lacking, column = (
+            core.explanation.filled & ~np.isnan(core.rating),
+            "rating and explanation",
+            "explanation",
+        )
+    else:
+        return np.ones(len(core), bool)
+    if not usable.any():
+        raise CatalogueError(
+            f"The interactions have no {lacking}, which {task} asks about.",
+            hint=f"add the column {column} to the interactions",
+        )
+    return usable
 
 
 def _queries(core: Histories, catalogue: Catalogue) -> Strings[Any]:

@@ -161,6 +161,8 @@ def test_the_command_freezes_once_and_says_what_is_missing(workspace):
     assert {row["made"] for row in printed_json(*ask, "recommend")} == {"before"}
     assert "have no rating" in failed(*ask, "preference")
     assert "no split 'last'" in failed(*ask, "recommend", "--split", "last")
+    assert "both are needed" in failed(*ask, "recommend", "--split", "user_holdout", "--seed", "5")
+    assert "at least 9 each" in failed(*ask[:1], "--k-core", "9", "--split", "time", *ask[3:], "recommend")
     assert "at least 9 each" in failed(*ask[:1], "--k-core", "9", *ask[3:], "recommend")
     del columns["timestamp"]
     pq.write_table(pa.table(columns), root / "interactions.parquet")
