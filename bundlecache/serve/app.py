@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -23,7 +24,7 @@ from .docs_page import POLICY, docs_page
 from .guards import Guards
 from .logs import talk
 from .metrics import Metrics
-from .settings import ServeSettings
+from .settings import FAILED, ServeSettings
 from .state import Serving
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def application() -> Any:
 
 def _stop_all() -> None:
     """Stop the process that started the workers: what one cannot load, no other can."""
+    (Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / FAILED).touch()
     os.kill(os.getppid(), signal.SIGTERM)
 
 

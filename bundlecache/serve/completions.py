@@ -35,7 +35,7 @@ async def complete(body: CompleteRequest, request: Request) -> Any:
     """The items that complete a partial bundle best: the index proposes candidates, the model ranks them."""
     serving: Serving = request.app.state.serving
     resident = await serving.chosen(body.run)
-    cart = await asyncio.to_thread(_cart, resident, body, serving.settings.max_items)
+    cart = await _cart_of(resident, body, serving.settings.max_items)
     (answer,) = await serving.batcher.ask(resident, [cart], serving.settings.timeout_seconds)
     if isinstance(answer, BundlecacheError):
         raise answer
@@ -73,11 +73,18 @@ async def _made(serving: Serving, body: CompleteRequest) -> tuple[Resident, Cart
     """The resident that answers and the cart of a bundle; the error as JSON where it is none."""
     try:
         resident = await serving.chosen(body.run)
-        return resident, await asyncio.to_thread(_cart, resident, body, serving.settings.max_items)
+        return resident, await _cart_of(resident, body, serving.settings.max_items)
     except BundlecacheError as error:
         return {"error": error.message, "hint": error.hint}
     except RequestError as error:
         return {"error": error.error, "hint": error.hint}
+
+
+async def _cart_of(resident: Resident, body: CompleteRequest, most: int) -> Cart:
+    """`_cart`, in a thread where it takes long: pictures are unpacked, and conditions look at the whole catalogue."""
+    if body.filter or body.exclude or not all(isinstance(item, str) for item in body.items):
+        return await asyncio.to_thread(_cart, resident, body, most)
+    return _cart(resident, body, most)
 
 
 def _cart(resident: Resident, body: CompleteRequest, most: int) -> Cart:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError
 from .logs import talk
+from .settings import FAILED
 
 if TYPE_CHECKING:
     from .settings import ServeSettings
@@ -50,6 +52,8 @@ def serve(settings: ServeSettings) -> None:
         if settings.workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
             uvicorn.run("bundlecache.serve.app:application", factory=True, workers=settings.workers, **how)
+            if (Path(folder) / FAILED).exists():
+                raise BundlecacheError("The server ended, because its workers could not load the workspace.")
             return
         from .app import make_app
 

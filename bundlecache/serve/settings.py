@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import BundlecacheError
 
 ENVIRONMENT = "BUNDLECACHE_SERVE"
+FAILED = "failed"  # a file beside the figures of the workers: one of them could not load the workspace
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MIB = 1 << 20
 

@@ -7,6 +7,7 @@ request keeps the resident that it began with.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import threading
@@ -69,6 +70,9 @@ class Serving:
                 raise
             self._others.clear()
             self.resident = made
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()  # else every look for garbage would visit the million objects that were just loaded
             self.metrics.serve(made.run, made.store_version, made.method)
             self.metrics.reloads.labels("done").inc()
         threading.Thread(target=self._calibrate, args=(made,), name="calibrate", daemon=True).start()
