@@ -1,6 +1,6 @@
 """What the language model adds to the learned ranker, by answer form and with evidence, on any workspace.
 
-    python benchmarks/model_quality.py shop --out quality --recipe catalogue
+    python benchmarks/model_quality.py shop --out quality --set prompt.max_title_tokens=1
     python benchmarks/model_quality.py shop --out quality --only "pointer + evidence" --seeds 1
     python benchmarks/model_quality.py --quick            # the demo, one seed, a tenth of the steps
 
@@ -24,12 +24,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+ALONE, WITH = "fusion.evidence=none", "fusion.evidence=residual"
 VARIANTS: dict[str, list[str]] = {
-    "letters": [],
-    "letters + evidence": ["fusion.evidence=residual", "run.loss=letters"],
-    "pointer": ["answer.form=pointer"],
-    "pointer + evidence": ["answer.form=pointer", "fusion.evidence=residual"],
-    "evidence alone": ["answer.form=pointer", "fusion.evidence=residual", "STEPS=0"],
+    "letters": ["answer.form=letters", ALONE],
+    "letters + evidence": ["answer.form=letters", WITH, "run.loss=letters"],
+    "pointer": ["answer.form=pointer", ALONE],
+    "pointer + evidence": ["answer.form=pointer", WITH],
+    "likelihood": ["answer.form=likelihood", ALONE],
+    "yes-no": ["answer.form=yes-no", ALONE],
+    "evidence alone": ["answer.form=pointer", WITH, "STEPS=0"],
 }
 STEP_KEYS = [
     f"{stage}_stage.{what}" for stage in ("text", "fusion", "joint") for what in ("steps", "contrastive_steps")
@@ -43,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workspace", nargs="?", type=Path, help="an encoded workspace; the demo if left out")
     parser.add_argument("--out", type=Path, help="folder of the results; a temporary one if left out")
-    parser.add_argument("--recipe", default="", help="demo for the demo, else catalogue")
+    parser.add_argument("--recipe", default="evidence", help="what all variants share")
     parser.add_argument("--set", action="append", default=[], help="section.key=value, as for bundlecache train")
     parser.add_argument("--only", action="append", default=[], help=f"of {', '.join(VARIANTS)}")
     parser.add_argument("--seeds", type=int, default=3)
@@ -83,22 +86,21 @@ def measure(workspace: Path, out: Path, options: argparse.Namespace) -> dict[str
     from bundlecache.train.shipped_recipes import load_recipe
 
     world = World(workspace, options.questions)
-    recipe_name = options.recipe or ("demo" if options.workspace is None else "catalogue")
     results = []
     for name in options.only or VARIANTS:
         overrides = [*VARIANTS[name], *options.set]
         tenth = 0.1 if options.quick else 0.0 if "STEPS=0" in overrides else 1.0
         overrides = [each for each in overrides if each != "STEPS=0"]
         if tenth != 1.0:
-            plain = {s.key: s.value for s in load_recipe(recipe_name, overrides).settings()}
+            plain = {s.key: s.value for s in load_recipe(options.recipe, overrides).settings()}
             overrides += [f"{key}={int(int(plain[key]) * tenth)}" for key in STEP_KEYS]
-        recipe = load_recipe(recipe_name, overrides)
+        recipe = load_recipe(options.recipe, overrides)
         for seed in range(1 if "alone" in name else options.seeds):
             path = out / f"{workspace.name}-{name}-seed{seed}.json".replace(" ", "_")
             if not path.is_file():
                 made = world.train(recipe, seed, out / "runs" / path.stem)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps({"variant": name, "seed": seed, "recipe": recipe_name, **made}))
+                path.write_text(json.dumps({"variant": name, "seed": seed, "recipe": options.recipe, **made}))
             results.append(json.loads(path.read_text()))
             print(f"{name}, seed {seed}: {shown(results[-1])}", file=sys.stderr, flush=True)
     return {"workspace": workspace.name, "ranker": world.ranker_hits(), "variants": results}
