@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ SIGNALLED = {"SIGINT": INTERRUPTED, "SIGTERM": 143}
 
 def run_app(app: typer.Typer) -> None:
     """Run a verb: a BundlecacheError is one sentence and exit code 1, a bug keeps its traceback."""
+    _write_any_text()
     try:
         app()
     except SystemExit as leaving:
@@ -82,6 +84,13 @@ def print_error(error: BundlecacheError | OSError) -> None:
     if error.advice:
         hint = escape(plain(hint_text(error.advice, typed_data()), 2000))
         log.print(f"  [dim]try:[/] {hint}", soft_wrap=True, highlight=False)
+
+
+def _write_any_text() -> None:
+    """Let a question mark stand for what a terminal of another encoding than Unicode cannot show (help has "…" in it)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not (stream.encoding or "").lower().startswith("utf"):
+            stream.reconfigure(errors="replace")
 
 
 def command_line(command: Command) -> str:
