@@ -88,7 +88,10 @@ class Forker:
         self._socket, theirs = socket.socketpair()
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TOP), str(TOP / "tests")])}
         command = [sys.executable, "-m", "helpers.forked", str(theirs.fileno())]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=TOP, env=env)
+        quiet = subprocess.DEVNULL
+        self.process = subprocess.Popen(
+            command, stdin=quiet, stdout=quiet, pass_fds=[theirs.fileno()], cwd=TOP, env=env
+        )
         theirs.close()
         self._replies = self._socket.makefile("r")
 
