@@ -91,7 +91,7 @@ class Adaptation:
         self.epochs: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
         self.collapse = ""  # why the training ended early, in words
-        self.optimizer = torch.optim.AdamW(list(pair.groups(recipe)))
+        self.optimizer = torch.optim.AdamW(list(pair.groups(recipe)), fused=True)
         self.saved = time.monotonic()
 
     def run(self) -> bool:
