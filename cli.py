@@ -445,7 +445,7 @@ def bench_(
 
         scored: dict[str, Any] = {"runs": runs or (), "models": models, "sample": sample}
         made_similar = shop.bench_similar(visit_minutes=window, device=device, out=output, **scored)
-        show_similar_bench(made_similar, as_json)
+        show_similar_bench(made_similar.path, made_similar.result, as_json)
         return
     asked: dict[str, Any] = {
         "questions": question_sets or (),

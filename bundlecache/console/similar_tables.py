@@ -8,14 +8,15 @@ from ..bench.similar_metrics import VARIANTS
 from .output import out, plain, say, show
 
 if TYPE_CHECKING:
-    from ..project.similar_bench import SimilarBench
+    from pathlib import Path
+
+    from ..bench.similar_items import SimilarResult
 
 
-def show_similar_bench(made: SimilarBench, as_json: bool) -> None:
-    """A table among options as popular, one among the whole catalogue, and the findings."""
-    result = made.result
+def show_similar_bench(path: Path, result: SimilarResult, as_json: bool) -> None:
+    """A table among options as popular, one among the whole catalogue, and the findings; ``path`` is the result file."""
     if as_json:
-        show({"path": str(made.path), **result.to_dict()}, as_json, [])
+        show({"path": str(path), **result.to_dict()}, as_json, [])
         return
     among = {
         "matched": f"{result.n_options} options, the wrong ones as popular as the right ones",
@@ -37,4 +38,4 @@ def show_similar_bench(made: SimilarBench, as_json: bool) -> None:
         show(None, False, rows, title=title)
     for sentence in result.findings:
         out.print(f"- {plain(sentence, 10_000)}", highlight=False, markup=False, soft_wrap=True)
-    say(f"sha256 of the questions: {result.sha256[:12]}. Files: {made.path}; similar.csv beside it.")
+    say(f"sha256 of the questions: {result.sha256[:12]}. Files: {path}; similar.csv beside it.")
