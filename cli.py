@@ -666,6 +666,16 @@ def drift(
             log.print(f"{row['old']} -> {row['new']}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
+@app.command(cls=Verb, rich_help_panel=STORE)
+def shrink(
+    encoder: so.ShrunkEncoder, k: so.Nearest = 10, data: o.Data = Path("data"), as_json: o.AsJson = False
+) -> None:
+    """Say what smaller forms of stored vectors cost and lose: dimensions by PCA or truncation, one byte a number."""
+    from bundlecache.console.similar_tables import show_shrunk
+
+    show_shrunk(_open(data).shrink(encoder, k=k), encoder, k, as_json)
+
+
 @app.command(cls=Verb, name="import-vectors", rich_help_panel=STORE)
 def import_vectors(
     source: o.VectorsFile,

@@ -16,6 +16,7 @@ from bundlecache.modalities import MODALITIES, check_modality
 from bundlecache.store.import_vectors import IMPORTED
 
 from . import registry
+from .derived_spec import Derivation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,6 +167,10 @@ def encode(
     specs = list(dict.fromkeys(specs))
     for spec in specs:
         say.note(f"{modality} encoder = {spec} ({source})")
+    if any(Derivation.parse(spec) for spec in specs):
+        how: dict[str, Any] = {"machines": machines, "workers": workers, "retry_failed": retry_failed}
+        how |= {"max_errors": max_errors, "limit": limit, "dry_run": dry_run}
+        return _encode_derived(folder, catalogue, store, modality, specs, say, load or {}, how)
     graph = modality == "graph"  # one computation on the whole graph: nothing to hand out
     loader = registry.Loader(
         tuple(specs), modality, {**(load or {}), "workspace": folder.root}, catalogue if graph else None
@@ -211,6 +216,53 @@ def encode(
     if bar.spent:
         say.note(f"{modality}: {bar.spent}")
     return receipts
+
+
+def _encode_derived(
+    folder: WorkspaceFolder,
+    catalogue: Catalogue,
+    store: Store,
+    modality: str,
+    specs: Sequence[str],
+    say: Reporter,
+    load: dict[str, Any],
+    how: dict[str, Any],
+) -> list[Any]:
+    """Run encoders some of which are derived: each after the one that it is derived from, which then has nothing to do."""
+    from .derived import DerivedEncoder
+    from .derived_run import about_axes, derive
+
+    plain = [spec for spec in specs if not Derivation.parse(spec)]
+    made: list[Any] = []
+    if plain:
+        made += encode(folder, catalogue, store, modality, plain, say, source="named", load=load, **how)
+    for spec in dict.fromkeys(step for each in specs for step in _chain(each)):
+        if spec in plain:
+            continue
+        if not Derivation.parse(spec):
+            stored = [info for info in store.tables() if (info.modality, info.spec) == (modality, spec) and info.rows]
+            options = {name: value for name, value in load.items() if value != "int8"}
+            if stored:
+                options = {"dtype": stored[0].dtype, **registry.options_from_preprocess(stored[0].preprocess)}
+            if not spec.startswith("import:"):  # no encoder makes imported vectors
+                source = "others are derived from it"
+                made += encode(folder, catalogue, store, modality, [spec], say, source=source, load=options, **how)
+        elif not how["dry_run"]:
+            dtype = load.get("dtype") or registry.STORED_DTYPES[0]
+            dtype = dtype if dtype in registry.STORED_DTYPES else registry.STORED_DTYPES[0]
+            encoder = registry.load(spec, modality=modality, catalogue=catalogue, dtype=dtype, workspace=folder.root)
+            assert isinstance(encoder, DerivedEncoder)  # noqa: S101 - its spec says so
+            if (told := about_axes(encoder, store)) is not None:
+                say.note(told)
+            with say.bar(spec) as bar:
+                made.append(derive(encoder, catalogue, store, bar.step))
+    return made
+
+
+def _chain(spec: str) -> list[str]:
+    """A spec behind all that it is derived from."""
+    derived = Derivation.parse(spec)
+    return [*(_chain(derived.parent) if derived else ()), spec]
 
 
 def encode_sample_again(

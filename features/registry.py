@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from bundlecache.encoder_spec import TITLE, EncoderSpec
 from bundlecache.errors import Command, EncoderError, first_line
-from bundlecache.modalities import check_modality
+from bundlecache.modalities import MODALITIES, check_modality
 
+from .derived_spec import FORMS, Derivation, generic
 from .devices import resolve_device
 from .encoder_options import PRECISIONS, Options
 
@@ -58,7 +59,7 @@ class EncoderKind:
 
     def matches(self, spec: str) -> bool:
         """Whether a spec without columns is of this kind: equal to a fixed form, or with the same word before the colon."""
-        return spec == self.form or (not self.fixed and _before_colon(spec) == _before_colon(self.form))
+        return spec == self.form or (not self.fixed and generic(_before_colon(spec)) == _before_colon(self.form))
 
     def encoder(self, spec: EncoderSpec, options: Options) -> Encoder:
         """The encoder, loaded."""
@@ -90,6 +91,9 @@ REGISTRY = (
     EncoderKind("embedded:clip", "text", "adapt.embedded:load_text", "the small towers that ship with the project"),
     EncoderKind("adapted:NAME|FOLDER", "image", "adapt.encoder:load_image", "picture side of what adapt made"),
     EncoderKind("adapted:NAME|FOLDER", "text", "adapt.encoder:load_text", "text side of what adapt made"),
+    EncoderKind(
+        "timm:MODEL/FILE|FOLDER", "image", "timm_image", "features of any timm network, such as an ImageNet CNN"
+    ),
     EncoderKind("descriptor:sound", "audio", "sound_descriptor", "spectrum, pitch, harmony and envelope; no weights"),
     EncoderKind("clap:FOLDER|ID", "audio", "clap_audio", "CLAP of transformers: audio tower with projection"),
     EncoderKind(
@@ -103,6 +107,11 @@ REGISTRY = (
         "bpr:user-item", "graph", "graph_encoder", "Bayesian personalised ranking on who-bought-what, by implicit"
     ),
     EncoderKind("bpr:bundle-item", "graph", "graph_encoder", "Bayesian personalised ranking on bundles, by implicit"),
+    *(
+        EncoderKind(form, modality, f"derived:load_{modality}", about)
+        for form, about in FORMS
+        for modality in MODALITIES
+    ),
 )
 
 DEFAULTS = {
@@ -195,6 +204,8 @@ def load(
             f"{spec!r} names columns of texts, but it makes {modality} vectors.",
             hint=Command(*command, parsed.without_columns),
         )
+    if dtype == "int8" and parsed.kind == "int8":
+        dtype = STORED_DTYPES[0]  # it is always stored so
     _check_options(Command(*command, spec), dtype, batch_size, precision, draft)
     if device not in ("auto", "cpu"):
         resolve_device(device)  # also where an encoder without weights would not look at it
@@ -261,6 +272,9 @@ def effective_options(spec: str, modality: str) -> set[str]:
     EncoderError
         For an unknown kind.
     """
+    if derived := Derivation.parse(spec):
+        imported = derived.parent.startswith("import:")  # which no encoder makes
+        return set() if imported else effective_options(derived.parent, modality)
     drafts = {"draft"} if modality == "image" else set()
     return drafts if _find(EncoderSpec.parse(spec).without_columns, modality).fixed else {"precision"} | drafts
 
@@ -273,6 +287,8 @@ def modality_of(spec: str) -> str:
     EncoderError
         For an unknown kind.
     """
+    if derived := Derivation.parse(spec):
+        return modality_of(derived.parent)
     plain = EncoderSpec.parse(spec).without_columns
     for kind in _matching(plain):
         return kind.modality

@@ -97,7 +97,7 @@ def _among(options: np.ndarray, relevant: np.ndarray, users: np.ndarray) -> tupl
 
 def _of_question(scores: np.ndarray, relevant: np.ndarray, users: np.ndarray) -> np.ndarray:
     """float64 [4], the figures of one question: ``scores`` [n], the places of relevant items among them, and their gains."""
-    first = _best(scores, DEPTH)  # [<= 5]
+    first = nearest(scores, DEPTH)  # [<= 5]
     gain = np.zeros(len(first))
     for place, mine in zip(relevant.tolist(), users.tolist(), strict=True):
         gain[first == place] = mine
@@ -113,7 +113,7 @@ def _of_question(scores: np.ndarray, relevant: np.ndarray, users: np.ndarray) ->
     return np.array([ndcg, float(hits[:1].sum()), float(hits[:3].sum() / 3), reciprocal])
 
 
-def _best(scores: np.ndarray, count: int) -> np.ndarray:
+def nearest(scores: np.ndarray, count: int) -> np.ndarray:
     """int64 [<= count] the places of the highest scores, best first, equal ones by place."""
     count = min(count, len(scores))
     bound = np.partition(scores, len(scores) - count)[len(scores) - count]

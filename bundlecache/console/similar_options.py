@@ -1,4 +1,4 @@
-"""The options and arguments of `similar` and `bench --similar`."""
+"""The options and arguments of `similar`, `bench --similar` and `shrink`."""
 
 from __future__ import annotations
 
@@ -22,4 +22,8 @@ Window = Annotated[
         max=10_000_000,
         show_default=False,
     ),
+]
+ShrunkEncoder = Annotated[str, Option("--encoder", help="The encoder whose stored vectors are to be smaller.")]
+Nearest = Annotated[
+    int, Option("--k", help="Nearest items of the full vectors that are to be found.", min=1, max=MAX_K)
 ]

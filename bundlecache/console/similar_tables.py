@@ -1,4 +1,4 @@
-"""The tables of `bench --similar`: every method on similar items, and what they show."""
+"""The tables of `bench --similar` and `shrink`: every method on similar items, and every form of smaller vectors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from ..bench.similar_metrics import VARIANTS
 from .output import out, plain, say, show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from ..bench.shrinking import ShrunkRow
     from ..bench.similar_items import SimilarResult
 
 
@@ -39,3 +41,27 @@ def show_similar_bench(path: Path, result: SimilarResult, as_json: bool) -> None
     for sentence in result.findings:
         out.print(f"- {plain(sentence, 10_000)}", highlight=False, markup=False, soft_wrap=True)
     say(f"sha256 of the questions: {result.sha256[:12]}. Files: {path}; similar.csv beside it.")
+
+
+def show_shrunk(made: Sequence[ShrunkRow], encoder: str, k: int, as_json: bool) -> None:
+    """A row per dimension and type."""
+    data = [row.to_dict() for row in made]
+    rows = [
+        {
+            "vectors": row.encoder.removesuffix(f":{encoder}") if row.encoder != encoder else "full",
+            "dim": row.dim,
+            "type": row.dtype,
+            "bytes": row.bytes_per_item,
+            f"recall@{k}": f"{row.recall:.3f}",
+            "nDCG@5": "-" if row.ndcg5 is None else f"{row.ndcg5:.3f}",
+            "lost": "-" if row.lost is None else f"{row.lost:+.3f}",
+            "95 %": "-" if row.lost is None else f"{row.lost_low:+.3f} to {row.lost_high:+.3f}",
+        }
+        for row in made
+    ]
+    show(
+        data,
+        as_json,
+        rows,
+        title=f"Smaller vectors of {encoder}: bytes an item, recall of the full ones' {k} nearest, nDCG@5",
+    )

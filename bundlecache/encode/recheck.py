@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # What other devices, batch shapes and library versions may change: the least cosine, and the largest
 # difference of two numbers as a part of the row's largest number.
-TOLERANCES = {"float16": (0.999, 0.02), "float32": (0.9999, 0.005)}
+TOLERANCES = {"float16": (0.999, 0.02), "float32": (0.9999, 0.005), "int8": (0.999, 0.02)}
 
 
 @dataclass(frozen=True)

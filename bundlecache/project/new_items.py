@@ -75,7 +75,12 @@ class NewItems:
             info = session.store.current(matrix.modality, matrix.spec, matrix.table)
             options = {"dtype": info.dtype, **registry.options_from_preprocess(info.preprocess)}
             made = registry.load(
-                matrix.spec, modality=matrix.modality, catalogue=session.catalogue, device=self._device, **options
+                matrix.spec,
+                modality=matrix.modality,
+                catalogue=session.catalogue,
+                device=self._device,
+                workspace=session.folder.root,
+                **options,
             )
         except BundlecacheError as error:
             self.notes[name] = f"New items have no {name} vector: {error.message}"

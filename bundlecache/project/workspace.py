@@ -20,6 +20,7 @@ from . import (
     complete_file,
     encoding,
     question_sets,
+    shrink,
     similar_bench,
     similar_items,
     status_report,
@@ -74,6 +75,7 @@ class Workspace(Session):
     similar = similar_items.similar
     similar_questions = similar_bench.similar_questions
     bench_similar = similar_bench.bench_similar
+    shrink = shrink.shrink
     complete_file = complete_file.complete_file
 
     adapt = adapting.adapt

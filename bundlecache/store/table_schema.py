@@ -7,10 +7,10 @@ item_id        string                          the key: one row per item
 content_hash   string                          blake2b of the bytes that were encoded
 checksum       uint64                          :func:`checksum` of the vector + :func:`id_checksums`, checked when it is read
 live           bool                            false: the item has other content now, or none; row is kept
-vector         fixed_size_list<half|float>[w]  never null: items that failed stand in the errors file
+vector         fixed_size_list<dtype>[w]       never null: items that failed stand in the errors file
 =============  ==============================  ====================================================
 
-The width w of a row is d for one vector an item, and t * d for t tokens, one after the other. The schema's
+dtype is half, float or int8. The width w of a row is d for one vector an item, and t * d for t tokens, one after the other. The schema's
 metadata holds the identity under ``bundlecache``.
 """
 
@@ -36,10 +36,11 @@ MINIBLOCK_BYTES = 4093  # Lance refuses that encoding for wider rows
 IMPORTED = (
     "imported as it stands"  # preprocess of vectors that other programs made: no encoder here can make them again
 )
-DTYPES = ("float16", "float32")
+DTYPES = ("float16", "float32", "int8")  # int8: whole numbers, of encoders that make them so
 BITS = {
     "float16": (np.uint16, 0x7FFF, 0x7C00),
     "float32": (np.uint32, 0x7FFFFFFF, 0x7F800000),
+    "int8": (np.uint8, 0xFF, 0x100),
 }  # all but sign, infinity
 
 
@@ -60,7 +61,7 @@ class Identity:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise EncoderError(f"{self.spec} wants to store {self.dtype}; allowed are {' and '.join(DTYPES)}.")
+            raise EncoderError(f"{self.spec} wants to store {self.dtype}; allowed are {', '.join(DTYPES)}.")
 
     @classmethod
     def of(cls, encoder: Any) -> Identity:
@@ -110,7 +111,7 @@ class Identity:
         # Hashes and ids do not compress, and trying costs a third of the write; miniblock halves a full scan.
         plain = {"lance-encoding:compression": "none"}
         layout = {"lance-encoding:structural-encoding": "miniblock"} if self.row_bytes <= MINIBLOCK_BYTES else plain
-        vector = pa.list_(pa.float16() if self.dtype == "float16" else pa.float32(), self.width)
+        vector = pa.list_(pa.from_numpy_dtype(np.dtype(self.dtype)), self.width)
         return pa.schema(
             [
                 pa.field("item_id", pa.string(), nullable=False, metadata=plain),

@@ -266,7 +266,27 @@ def adapted_folder(modality: str) -> Callable[..., Path]:
     return make
 
 
+def timm_folder(path: Path, seed: int = 0) -> Path:
+    """The smallest residual network of timm with random weights, as timm publishes one: config.json and weights."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    model = timm.create_model("test_resnet", pretrained=False)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.add_(0.1 * torch.randn_like(weights))
+    path.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path / "model.safetensors")
+    config = {**model.pretrained_cfg, "input_size": [3, 64, 64]}
+    plain = {key: value for key, value in config.items() if isinstance(value, int | float | str | list | tuple)}
+    (path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "pretrained_cfg": plain}))
+    return path
+
+
 FOLDERS = {
+    ("image", "timm"): timm_folder,
     ("text", "hf"): bert_folder,
     ("text", "open_clip"): open_clip_text_folder,
     ("image", "hf"): clip_folder,

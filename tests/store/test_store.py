@@ -396,7 +396,7 @@ def test_table_names_are_folder_names_on_every_system() -> None:
 
 
 def test_only_the_dtypes_that_are_stored_exactly_are_allowed() -> None:
-    with pytest.raises(EncoderError, match="bfloat16; allowed are float16 and float32"):
+    with pytest.raises(EncoderError, match="bfloat16; allowed are float16, float32, int8"):
         Identity("text", "x", "f", "p", "bfloat16", 4)
 
 
