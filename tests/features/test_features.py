@@ -73,7 +73,9 @@ def case(request: pytest.FixtureRequest, workspace: WorkspaceFolder, tmp_path: P
         parent = "als:user-item" if kind.modality == "graph" else features.DEFAULTS[kind.modality]
         bc.open(workspace.root, quiet=True).encode(kind.modality, encoder=[parent])
         return Case(
-            kind.form.replace("pcaN", "pca4").replace("firstN", "first60").replace("SPEC", parent),
+            kind.form.replace("pcaN", "pca4")
+            .replace("firstN", "first20" if kind.modality == "graph" else "first60")
+            .replace("SPEC", parent),
             catalogue,
             good,
             bad,
