@@ -11,8 +11,8 @@ from ..questions.sample import MAX_QUESTIONS
 from ..questions.sample import sample as sampled
 from ..rows import Rows
 from ..workspace import read_manifest
-from .complete_many import BLOCK_BUNDLES, ManyCompleter, histories
-from .completion import Bundle, complete_bundles
+from .completion.complete_bundles import Bundle, complete_bundles
+from .completion.complete_many import BLOCK_BUNDLES, ManyCompleter, histories
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..bench.results import QuestionSetResult
     from ..train.run import LoadedRun
     from ..train.training.loop import TrainResult
-    from .completion import Ranking
+    from .completion.complete_bundles import Ranking
     from .session import Session
 
 

@@ -17,7 +17,6 @@ from . import (
     adapting,
     bench_runs,
     candidate_search,
-    complete_file,
     encoding,
     question_sets,
     shrink,
@@ -28,6 +27,7 @@ from . import (
     tasks,
     training,
 )
+from .completion import complete_file
 from .run import Run
 from .session import Session
 

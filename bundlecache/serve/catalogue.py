@@ -17,7 +17,7 @@ from .errors import RequestError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..project.resident import Resident
+    from ..project.serving.resident import Resident
     from .state import Serving
 
 router = APIRouter(responses=ERRORS)

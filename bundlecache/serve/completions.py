@@ -23,8 +23,8 @@ from .answers import (
 from .errors import RequestError
 
 if TYPE_CHECKING:
-    from ..project.resident import Answer, Cart, Resident
-    from ..project.why import Why
+    from ..project.serving.resident import Answer, Cart, Resident
+    from ..project.serving.why import Why
     from .state import Serving
 
 router = APIRouter(responses=ERRORS)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError
-from ..project.resident import Resident
+from ..project.serving.resident import Resident
 from ..project.session import Session
 from ..workspace import WorkspaceFolder, read_manifest
 from .batching import Batcher, Job

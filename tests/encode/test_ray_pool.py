@@ -18,7 +18,7 @@ from helpers.shop import make_shop
 import bundlecache as bc
 from bundlecache.encode.ray_pool import RayPool
 from bundlecache.errors import EncoderError
-from bundlecache.project import complete_file
+from bundlecache.project.completion import complete_file
 from bundlecache.store import location
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from helpers.shop import make_shop
 
 import bundlecache as bc
 from bundlecache.errors import BundlecacheError
-from bundlecache.project import complete_file, complete_many, run
-from bundlecache.project.answer_parts import AnswerParts
+from bundlecache.project import run
+from bundlecache.project.completion import complete_file, complete_many
+from bundlecache.project.completion.answer_parts import AnswerParts
 
 QUICK = {"text_stage.steps": 2, "fusion_stage.steps": 2, "fusion_stage.contrastive_steps": 1}
 BUNDLES = [[f"item-{i:02}", f"item-{(i * 7 + 1) % 24:02}"][: 1 + i % 2] for i in range(24)]
@@ -132,9 +133,9 @@ def test_two_processes_of_torchrun_share_the_carts_and_write_the_same_file(shop:
     source, out, alone = carts(tmp_path / "in.jsonl"), tmp_path / "out.parquet", tmp_path / "alone.parquet"
     start = f"""
 import sys
-from bundlecache.project import complete_file, complete_many
+from bundlecache.project.completion import complete_file, complete_many
 complete_file.BLOCK_BUNDLES = complete_many.BLOCK_BUNDLES = 5
-from bundlecache.project.answer_parts import AnswerParts
+from bundlecache.project.completion.answer_parts import AnswerParts
 write = AnswerParts.write
 def told(self, number, table):
     open({str(tmp_path)!r} + f"/process-{{__import__('os').environ['RANK']}}", "a").write(f"{{number}} ")

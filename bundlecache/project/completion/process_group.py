@@ -6,7 +6,7 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from .session import PROCESSES
+from ..session import PROCESSES
 
 LONGEST = timedelta(days=30)  # that one process waits for the others
 

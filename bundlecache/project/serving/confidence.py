@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import BundlecacheError
-from ..files import read_json, write_text
+from ...errors import BundlecacheError
+from ...files import read_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ..baselines.rankers import Ranker
-    from ..questions.question_file import Questions
+    from ...baselines.rankers import Ranker
+    from ...questions.question_file import Questions
 
 FILE = "confidence.json"
 MAX_QUESTIONS = 500  # of each kind of wrong options, always the same ones
@@ -89,8 +89,8 @@ def calibration(
     ended
         Asked between batches, whether nobody needs the answer any more; it is None then.
     """
-    from ..bench.metrics import hits
-    from ..questions.sample import sample
+    from ...bench.metrics import hits
+    from ...questions.sample import sample
 
     asked = [sample(each, MAX_QUESTIONS) for each in questions]
     asked = [each for each in asked if len(each)]

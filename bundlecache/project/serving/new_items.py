@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..encoder_spec import TITLE, EncoderSpec
-from ..errors import BundlecacheError, MediaError, QuestionsError
+from ...encoder_spec import TITLE, EncoderSpec
+from ...errors import BundlecacheError, MediaError, QuestionsError
 
 if TYPE_CHECKING:
-    from ..encode.encoder import Encoder
-    from ..store.store import Matrix
-    from .session import Session
+    from ...encode.encoder import Encoder
+    from ...store.store import Matrix
+    from ..session import Session
 
 ENCODED = ("text", "image")  # what a request brings along
 KEPT_ITEMS = 256  # whose vectors are remembered: a page asks about the same cart again and again
@@ -68,7 +68,7 @@ class NewItems:
         return self._encoders.get(name)
 
     def _load(self, name: str, matrix: Matrix) -> None:
-        from ..features import registry
+        from ...features import registry
 
         session = self._session
         try:
@@ -155,7 +155,7 @@ class NewItems:
 
     def extended(self, items: Sequence[NewItem]) -> dict[str, Matrix]:
         """The stored vectors with those of ``items`` behind them."""
-        from ..store.extended import extended
+        from ...store.extended import extended
 
         made = {}
         for name, matrix in self._matrices.items():
@@ -186,7 +186,7 @@ def check_picture(picture: bytes) -> None:
     """
     from PIL import Image
 
-    from ..features.picture_files import opened_formats
+    from ...features.picture_files import opened_formats
 
     if len(picture) > MAX_PICTURE_BYTES:
         raise QuestionsError(

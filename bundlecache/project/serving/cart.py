@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..candidates.item_vectors import ItemVectors
-    from ..store.store import Matrix
-    from ..train.model.bundle_mllm import BundleMLLM
+    from ...candidates.item_vectors import ItemVectors
+    from ...store.store import Matrix
+    from ...train.model.bundle_mllm import BundleMLLM
     from .confidence import Confidence
     from .new_items import NewItem
 

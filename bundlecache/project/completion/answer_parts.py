@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import BundlecacheError
-from ..files import make_folder, replacing, write_text
+from ...errors import BundlecacheError
+from ...files import make_folder, replacing, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

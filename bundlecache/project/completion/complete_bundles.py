@@ -13,8 +13,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..baselines.rankers import Ranker
-    from ..train.model.bundle_mllm import BundleMLLM
+    from ...baselines.rankers import Ranker
+    from ...train.model.bundle_mllm import BundleMLLM
 
 NO_HISTORY = np.zeros(0, np.int64)
 
@@ -66,7 +66,7 @@ def complete_bundles(
             how: dict[str, Any] = {"permutations": permutations, "at_once": at_once, "batch_size": batch_size}
             probabilities = _asked(model, partial, options, [bundle.history for bundle in chosen], how)
         else:
-            from ..baselines import completion
+            from ...baselines import completion
 
             assert ranker is not None  # noqa: S101 - one of both is given
             probabilities = completion.probabilities(ranker, partial, options)
@@ -84,6 +84,6 @@ def _asked(
     how: dict[str, Any],
 ) -> np.ndarray:
     """[q, n] the model's probabilities."""
-    from ..train.inference import scoring
+    from ...train.inference import scoring
 
     return scoring.score_options(model, partial, options, history=history, **how).probabilities()

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..vector_math import unit_rows
+from ...vector_math import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..store.store import Matrix
-    from ..train.model.bundle_mllm import BundleMLLM
+    from ...store.store import Matrix
+    from ...train.model.bundle_mllm import BundleMLLM
     from .together import Together
 
 NEAREST = 3  # bundle items that are named as near
@@ -77,7 +77,7 @@ def _attention(model: BundleMLLM | None, items: np.ndarray) -> tuple[list[str], 
     """The names of the model's modalities, and how much it looks at each of an item [u, m]."""
     if model is None:
         return [], np.zeros((len(items), 0))
-    from ..train.inference import item_tokens
+    from ...train.inference import item_tokens
 
     return item_tokens.attention_of(model, items)
 

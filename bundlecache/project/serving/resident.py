@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import BundlecacheError, CatalogueError, Command, QuestionsError
-from ..text import listed, quoted
+from ...errors import BundlecacheError, CatalogueError, Command, QuestionsError
+from ...text import listed, quoted
+from ..completion.complete_bundles import Bundle, Ranking, complete_bundles
+from ..run import Run
 from .cart import Answer, Cart, Seconds, View
-from .completion import Bundle, Ranking, complete_bundles
 from .confidence import FILE, Calibration, calibration, margin_of
 from .item_search import NEAREST, ItemSearch
 from .new_items import NewItem, NewItems
-from .run import Run
 from .shown_item import ShownItems
 from .together import Together
 from .untrained import fitted_ranker
 from .why import Why, explain
 
 if TYPE_CHECKING:
-    from ..baselines.rankers import Ranker
-    from ..candidates.index import Index
-    from ..store.store import Matrix
-    from ..train.model.bundle_mllm import BundleMLLM
-    from ..train.run import LoadedRun
-    from .session import Session
+    from ...baselines.rankers import Ranker
+    from ...candidates.index import Index
+    from ...store.store import Matrix
+    from ...train.model.bundle_mllm import BundleMLLM
+    from ...train.run import LoadedRun
+    from ..session import Session
 
 UNTRAINED_OPTIONS = 100  # candidates of a bundle where no run says how many it was trained on
 OPTIONS = 10  # candidates among which the margin is taken where nothing was calibrated
@@ -51,7 +51,7 @@ class Resident:
     """
 
     def __init__(self, session: Session, run: str | None = None, *, device: str = "auto") -> None:
-        from ..bench import method_selection
+        from ...bench import method_selection
 
         self.session, self.device = session, device
         self._ranker: Ranker | None
@@ -121,7 +121,7 @@ class Resident:
         BundlecacheError
             When it holds no item, an id is unknown, a condition is none, or nothing is left to offer.
         """
-        from ..candidates import search
+        from ...candidates import search
 
         if not items:
             raise QuestionsError("The bundle holds no item; it needs at least one.", hint='"items": ["ID", ...]')
@@ -195,7 +195,7 @@ class Resident:
 
     def _method_of(self, cart: Cart) -> str:
         """What ranks a cart: a user's history and new items are read by the model alone."""
-        from ..bench import method_selection
+        from ...bench import method_selection
 
         if cart.user is not None or (cart.new and self.model is not None):
             return method_selection.MODEL
@@ -213,7 +213,7 @@ class Resident:
         return replace(bundle, history=self.model.histories.of_user(cart.user, hidden))
 
     def _ranked(self, bundles: list[Bundle], method: str, view: View) -> list[Ranking]:
-        from ..bench import method_selection
+        from ...bench import method_selection
 
         if method == method_selection.MODEL:
             return complete_bundles(bundles, model=view.model)
@@ -253,14 +253,14 @@ class Resident:
         BundlecacheError
             When the modality is not stored, or the item has no vector of it.
         """
-        from ..candidates.similar import most_similar
+        from ...candidates.similar import most_similar
 
         index = self.index if modality is None else self._index_of(modality)
         items, scores = most_similar(self.catalogue, index, item, k)
         return items.tolist(), [round(float(score), 4) for score in scores]
 
     def _index_of(self, modality: str) -> Index:
-        from ..candidates.index import Index
+        from ...candidates.index import Index
 
         chosen = {name: matrix for name, matrix in self.matrices.items() if modality in (name, matrix.modality)}
         if not chosen:
@@ -311,7 +311,7 @@ class Resident:
         return items[0][(items[0] >= 0) & (scores[0] > 0)]
 
     def _opened_index(self) -> Index:
-        from ..candidates.index_file import open_index
+        from ...candidates.index_file import open_index
 
         session = self.session
         with session.say.bar("index") as bar:
@@ -323,7 +323,7 @@ def _ready_to_answer(model: BundleMLLM) -> None:
     """Compute once what every answer needs: the fused tokens of all items, and the adapter's part of the weights."""
     import torch
 
-    from ..train.inference import item_tokens
+    from ...train.inference import item_tokens
 
     item_tokens.keep(model)
     if all(weight.dtype == torch.float32 for weight in model.llm.parameters()):  # in fewer bits a sum would cost digits

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BundlecacheError, Command, RecipeError
-from .completion import Bundle, complete_bundles
+from ...errors import BundlecacheError, Command, RecipeError
+from .complete_bundles import Bundle, complete_bundles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..baselines.rankers import Ranker
-    from ..questions.user_history import UserHistories
-    from ..train.run import LoadedRun
-    from .completion import Ranking
-    from .session import Session
+    from ...baselines.rankers import Ranker
+    from ...questions.user_history import UserHistories
+    from ...train.run import LoadedRun
+    from ..session import Session
+    from .complete_bundles import Ranking
 
 BLOCK_BUNDLES = 512  # bundles of a block
 
@@ -51,8 +51,8 @@ class ManyCompleter:
         permutations: int = 1,
         at_once: int | None = None,
     ) -> None:
-        from ..candidates import search
-        from ..candidates.index import Index
+        from ...candidates import search
+        from ...candidates.index import Index
 
         self.catalogue, self.model, self.user = session.catalogue, loaded.model, user
         self._histories = None if user is None else histories(loaded)
@@ -67,7 +67,7 @@ class ManyCompleter:
 
     def __call__(self, bundles: Sequence[Sequence[str]]) -> list[Ranking | BundlecacheError]:
         """The candidates of every bundle (item ids), ranked, or why it has none."""
-        from ..candidates import search
+        from ...candidates import search
 
         partials = [self._indices(items) for items in bundles]
         able = [each for each in partials if isinstance(each, np.ndarray)]
@@ -87,7 +87,7 @@ class ManyCompleter:
         return [next(ranked) if isinstance(each, Bundle) else each for each in asked]
 
     def _ranked(self, bundles: list[Bundle]) -> list[Ranking]:
-        from ..bench import method_selection
+        from ...bench import method_selection
 
         if self.user is not None:  # the model alone reads a history
             return complete_bundles(bundles, model=self.model, **self._how)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..baselines.learned import LearnedRanker
-    from ..baselines.sources import Sources
-    from .session import Session
+    from ...baselines.learned import LearnedRanker
+    from ...baselines.sources import Sources
+    from ..session import Session
 
 FILE = "learned_ranker.npz"  # in candidates/
 
 
 def fitted_ranker(session: Session, sources: Sources) -> LearnedRanker | None:
     """The learned ranker of ``sources``, fitted; None where there are no bundles or no vectors to learn from."""
-    from ..baselines import saved_ranker
-    from ..files import make_folder
+    from ...baselines import saved_ranker
+    from ...files import make_folder
 
     path = session.folder.candidates / FILE
     ranker = saved_ranker.restore(sources, path)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..catalogue.catalogue import Catalogue
+    from ...catalogue.catalogue import Catalogue
 
 MEDIA = ("image", "audio")
 KEPT_ITEMS = 4096

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..catalogue.readers import carts
-from ..console.reporter import duration
-from ..errors import BundlecacheError, counted
-from ..files import replacing, user_path
-from ..workspace import read_manifest
+from ...catalogue.readers import carts
+from ...console.reporter import duration
+from ...errors import BundlecacheError, counted
+from ...files import replacing, user_path
+from ...workspace import read_manifest
+from ..run import Run
+from ..session import PROCESSES, Session
 from .answer_parts import AnswerParts
 from .complete_many import BLOCK_BUNDLES
 from .process_group import ProcessGroup
-from .run import Run
-from .session import PROCESSES, Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -118,7 +118,7 @@ def complete_file(
         if answerer is not None:
             answers = map(answerer, map(work.block, mine))
         else:
-            from ..ray_cluster import RayCluster
+            from ...ray_cluster import RayCluster
 
             cluster = held.enter_context(RayCluster(ray_address))
             make = partial(_Answerer, session.folder.root.absolute(), name, k, device, how)

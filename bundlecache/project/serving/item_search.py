@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..catalogue.category_paths import PATH_SEPARATOR
+from ...catalogue.category_paths import PATH_SEPARATOR
 
 if TYPE_CHECKING:
-    from ..catalogue.catalogue import Catalogue
+    from ...catalogue.catalogue import Catalogue
 
 Searched = Literal["words", "meaning", "all"]
 NEAREST = 200  # items that a search by meaning finds

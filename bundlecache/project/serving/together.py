@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..catalogue.columns import Lists
-from ..sorted_arrays import among
+from ...catalogue.columns import Lists
+from ...sorted_arrays import among
 
 if TYPE_CHECKING:
-    from ..catalogue.catalogue import Catalogue
+    from ...catalogue.catalogue import Catalogue
 
 
 @dataclass(frozen=True)

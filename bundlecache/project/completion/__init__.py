@@ -1,0 +1,1 @@
+"""Complete bundles: a few at once, a long list, a file."""
