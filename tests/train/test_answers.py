@@ -142,6 +142,17 @@ def test_scores_are_those_of_each_option_asked_about_alone(models, form, mode, m
         np.testing.assert_allclose(one.logits[0], expected[q, :2], atol=1e-5)
 
 
+def test_titles_behind_no_bundle_are_read_behind_one_prefix(models):
+    model, read = models["likelihood"], []
+    hook = model.llm.get_base_model().model.register_forward_pre_hook(
+        lambda _module, _args, given: read.append(tuple(given["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    scores(model, mode="text")
+    hook.remove()
+    empty = model.prompts.blocks([GIVEN[2]], np.unique(OPTIONS)[None], "text")
+    assert [shape for shape in read if shape[0] == 1] == [(1, empty.prefix.shape[1]), (1, empty.block.shape[1])]
+
+
 def judged_alone(found, truth):
     losses = []
     for row, right in zip(found, truth.tolist(), strict=True):

@@ -48,11 +48,14 @@ class Likelihood(AnswerForm):
         return (behind - self._behind_nothing(model, batch.options)) * self.log_factor.exp()
 
     def _behind_nothing(self, model: Any, options: np.ndarray) -> Tensor:
-        """Log-likelihoods [b, n] of the titles of ``options`` [b, n] behind an empty bundle; each is computed once."""
+        """Log-likelihoods [b, n] of the titles of ``options`` [b, n] behind an empty bundle; each is computed once.
+
+        Without gradients they all share one prefix, which is read once; with them, a row holds as many as a question does.
+        """
         known = {} if torch.is_grad_enabled() else self._known
         items = np.setdiff1d(options, np.fromiter(known, np.int64, len(known)))
         if len(items):
-            n = options.shape[1]
+            n = options.shape[1] if torch.is_grad_enabled() else len(items)
             asked = np.resize(items, (-(-len(items) // n), n))
             blocks = model.prompts.blocks([NO_ITEMS] * len(asked), asked, "text")
             found = torch.cat(list(self._likelihoods(model, blocks, None)), dim=1).flatten()
