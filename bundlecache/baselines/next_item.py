@@ -135,17 +135,22 @@ def _als(training: Training) -> Score:
 
 
 def _bpr(training: Training) -> Score:
-    return by_factors(training, *all_factors("bpr", training.baskets, training.seed))
+    return by_factors(training, *all_factors("bpr", training.baskets, training.seed), biased=True)
 
 
-def by_factors(training: Training, users: np.ndarray, items: np.ndarray) -> Score:
-    """Dot products of factors [U, k] and [I, k]; a user whom training never saw is the mean of the history's items."""
+def by_factors(training: Training, users: np.ndarray, items: np.ndarray, *, biased: bool = False) -> Score:
+    """Dot products of factors [U, k] and [I, k]; a user whom training never saw is the mean of the history's items.
+
+    ``biased`` says that the last number of an item is its bias, which the 1 of every user is multiplied with.
+    """
     known = training.known
 
     def score(asked: TaskQuestions) -> np.ndarray:
         number = training.numbers(asked.users)
         history = members(asked.history, len(items))
         mean = (history @ np.where(known[:, None], items, 0)) / np.maximum(history @ known, 1)[:, None]
+        if biased:
+            mean[:, -1] = 1
         return below_known(np.where(number[:, None] >= 0, users[number], mean) @ items.T, known)
 
     return score

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ from helpers.runner import invoke, printed_json, succeed
 from bundlecache.baselines import next_item, rating_means, search_words
 from bundlecache.baselines.next_item import HistoryRanker
 from bundlecache.bench import task_bench
+from bundlecache.catalogue.columns import Strings
 
 SEQUENCES = [[0, 1, 2, 3], [0, 2, 1, 4], [1, 0, 2, 5], [3, 4, 0, 1], [4, 3, 5, 0]]
 
@@ -49,6 +52,14 @@ def test_methods_learn_from_what_training_sees_alone():
     last = by_name["last-item kNN"].scores(test)
     assert last[3].argmax() in (0, 3, 4)  # goes with 0, the last item of [3, 4, 0]
     assert np.isfinite(last).all()
+
+
+def test_a_bias_counts_in_full_for_a_user_whom_training_never_saw():
+    training, test = training_of(SEQUENCES)
+    strangers = replace(test, users=Strings([f"stranger {k}" for k in range(len(test))]))
+    bias = np.array([0.5, -0.3, 0.2, -0.1, -0.4, 0.0])
+    scores = next_item.by_factors(training, np.ones((5, 1)), bias[:, None], biased=True)(strangers)
+    np.testing.assert_allclose(scores[:, :5], np.tile(bias[:5], (len(test), 1)))
 
 
 def test_als_solves_a_user_as_implicit_does():
