@@ -298,16 +298,17 @@ def score_variants(
     """Score the trained model, the same without fused tokens, and the zero-shot LLM (adapter off, titles only).
 
     ``ablation`` adds the model without each modality, without its evidence and, when the prompt contains them, without
-    users' histories. After the strategy text -> fusion, the variant without fused tokens is stage 1, because stage 2 does not change the
-    LLM. An answer form that only training makes able to answer has no zero-shot row. ``progress(done, of)`` is called
-    after each variant.
+    users' histories. After the strategy text -> fusion, the variant without fused tokens is called stage 1 where stage 2
+    changed nothing that it needs: not the LLM, and no weights of the answer form or the evidence. An answer form that
+    only training makes able to answer has no zero-shot row. ``progress(done, of)`` is called after each variant.
     """
     variants = ModelVariants()
     how: dict[str, Any] = {"batch_size": batch_size, "permutations": permutations, "at_once": at_once}
     names = list(model.embeddings.names) if model.embeddings is not None and model.mode == "mm" and ablation else []
     jobs: list[tuple[str, dict[str, Any]]] = [("Bundle-MLLM", {"mode": model.mode})]
     if model.mode == "mm":
-        first = "Bundle-MLLM, titles only" + (" (stage 1)" if model.recipe.run.strategy[:1] == ("text",) else "")
+        is_stage_1 = model.recipe.run.strategy[:1] == ("text",) and not model.own_state()
+        first = "Bundle-MLLM, titles only" + (" (stage 1)" if is_stage_1 else "")
         jobs.append((first, {"mode": "text"}))
     whole = len(jobs)  # the jobs from here on are ablations
     if ablation and any(len(items) for items in model.history_of(questions)):
