@@ -53,6 +53,8 @@ def load(spec: EncoderSpec, options: Options) -> ImageTower:
             _fill(spec, model, weights)
         config = resolve_model_data_config(model)
         transform = create_transform(**config, is_training=False)
+    told = {key: value for key, value in changes.items() if key != "pretrained_cfg"}
+    shape = [told] if told else []  # such as the pooling, which no weight shows
     steps = ", ".join(f"{key} {config[key]}" for key in sorted(config))
     return ImageTower(
         spec,
@@ -61,7 +63,7 @@ def load(spec: EncoderSpec, options: Options) -> ImageTower:
         lambda pixels: model(pixels),
         transform,
         f"{steps}; pooled features",
-        fingerprint("timm", name.partition(".")[0], tensors=model.state_dict()),
+        fingerprint("timm", name.partition(".")[0], *shape, tensors=model.state_dict()),
         PACKAGES,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -143,6 +144,9 @@ def test_a_file_of_timm_weights_gives_the_features_of_the_folder(tmp_path: Path)
     file = registry.load(f"timm:test_resnet/{folder}/model.safetensors", **named)  # type: ignore[arg-type]
     assert whole.fingerprint == file.fingerprint
     assert "mean (0.5, 0.5, 0.5)" in file.preprocess
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(about | {"model_args": {"global_pool": "max"}}))
+    assert registry.load(f"timm:{folder}", **named).fingerprint != whole.fingerprint  # type: ignore[arg-type]
     (folder / "model.safetensors").write_bytes(b"cut")
     for spec, sentence in (
         (f"timm:test_resnet/{folder}/model.safetensors", "cannot be read"),
