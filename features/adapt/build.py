@@ -80,7 +80,7 @@ def sources_of(
     for name in MODALITIES:
         if modes[name] in STORED:
             continue
-        parsed = base_spec(specs[name], folder.root)
+        parsed = base_spec(specs[name], name, folder.root)
         if parsed.kind not in SAVED_KINDS:
             raise EncoderError(
                 f"{specs[name]} has no weights that can be trained and saved; those of open_clip: and hf: can.",

@@ -102,8 +102,8 @@ class AdaptedFolder:
             ) from error
 
 
-def base_spec(spec: str, workspace: Path | None) -> EncoderSpec:
-    """The spec of the tower behind ``spec``, in its own library's kind: an adapted one is looked up, the embedded one too.
+def base_spec(spec: str, modality: str, workspace: Path | None) -> EncoderSpec:
+    """The spec of a modality's tower behind ``spec``, in its own library's kind; adapted and embedded ones are looked up.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def base_spec(spec: str, workspace: Path | None) -> EncoderSpec:
             f"{spec} ends in a projection, so only a head can be trained on it.",
             hint="--image head --text head, or adapt its parent anew",
         )
-    return base_spec(found.sides["image"].tower(found.root), workspace)
+    return base_spec(found.sides[modality].tower(found.root), modality, workspace)
 
 
 def write_manifest(root: Path, sides: Mapping[str, SideOfAdapted], cause: Mapping[str, Any]) -> None:

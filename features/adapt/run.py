@@ -224,14 +224,18 @@ def save_encoder(root: Path, sources: Sources, pair: Pair, folder: WorkspaceFold
         side = getattr(pair, name)
         if isinstance(side, TowerSide):
             module = side.module if side.lora is None else side.lora.merge_and_unload()
-            learned.setdefault(base_spec(sources.specs[name], folder.root).text, {})[name] = module
+            learned.setdefault(base_spec(sources.specs[name], name, folder.root).text, {})[name] = module
+    # An adapted encoder is one spec, but its towers may be of two checkpoints.
+    bases = {
+        base_spec(sources.specs[name], name, folder.root).text for name in MODALITIES if learned and sources.paired
+    }
     folders: dict[str, tuple[str, str]] = {}
     for spec, towers in learned.items():
         parsed = EncoderSpec.parse(spec)
-        place = "model" if sources.paired else next(iter(towers))
+        place = "model" if len(bases) == 1 else next(iter(towers))
         shutil.rmtree(root / place, ignore_errors=True)
         save_towers.save(parsed, towers, root / place)
-        for name in MODALITIES if sources.paired else towers:
+        for name in MODALITIES if len(bases) == 1 else towers:
             folders[name] = (parsed.kind, place)
     projections = {name: side.projection for name in MODALITIES if (side := getattr(pair, name)).projection is not None}
     write_projections(root, {name: layer.weight for name, layer in projections.items()})

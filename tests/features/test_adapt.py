@@ -20,6 +20,7 @@ import bundlecache as bc
 from bundlecache.errors import BundlecacheError
 from bundlecache.features import registry
 from bundlecache.features.adapt import losses, retrieval
+from bundlecache.features.adapt.folder import SideOfAdapted, base_spec, write_manifest
 from bundlecache.features.adapt.loop import Adaptation
 from bundlecache.features.adapt.pair import Pair
 from bundlecache.features.adapt.pairs import make_pairs, same_titles
@@ -283,6 +284,13 @@ def test_two_processes_give_the_gradients_of_one(shop: bc.Workspace, tmp_path: P
         assert found.pop("loss") == pytest.approx(loss, abs=1e-6)
         for name, parameter in one.pair.named_parameters():
             np.testing.assert_allclose(parameter.grad, found[name], atol=1e-6, err_msg=name)
+
+
+def test_each_side_of_an_adapted_encoder_goes_back_to_its_own_tower(tmp_path: Path):
+    sides = {name: SideOfAdapted("hf:parent", "0", "full", "hf", name, projected=False) for name in ("image", "text")}
+    write_manifest(tmp_path, sides, {})
+    for name in sides:
+        assert base_spec(f"adapted:{tmp_path}", name, None).text == f"hf:{tmp_path.resolve() / name}"
 
 
 def test_bad_requests_are_one_sentence(shop: bc.Workspace, tmp_path: Path):
