@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MAIN = "ndcg@5"
 LEARNT_LATER = "learnt from clicks of the test period too, so its figures are too high"
+REPEATED = (
+    0.01  # share of training bundles that are visits of that period, from which on what learns from bundles is marked
+)
 
 
 @dataclass(frozen=True)

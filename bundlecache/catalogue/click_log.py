@@ -1,7 +1,7 @@
 """The click log of a catalogue: the interactions with their times, and the visits that they form.
 
 A visit is a run of clicks of one user in which no two clicks that follow each other are further apart than a number of
-minutes; where the table has a column ``session``, a visit is a session instead. Clicks at the same time, such as the lines
+minutes; where the table has a column ``session``, a visit is a session instead, but for clicks without one. Clicks at the same time, such as the lines
 of an invoice, stand in a random order that follows from a fixed seed, because the order of a file's rows tells which items belong
 together.
 """
@@ -89,23 +89,23 @@ def read_clicks(folder: WorkspaceFolder, catalogue: Catalogue, visit_minutes: fl
     session = coded_texts(table["session"], "session", path, [])[0] if "session" in table else None
     kept = np.flatnonzero((item >= 0) & (user >= 0) & (time >= 0))
     kept = np.random.default_rng(ORDER_SEED).permutation(kept)
-    session = np.zeros(len(kept), np.int64) if session is None else session[kept]
-    gap = int(visit_minutes * 60 * MICROSECONDS) if "session" not in table else None
-    return clicks_of(user[kept], item[kept], time[kept], session, gap)
+    session = np.full(len(kept), -1) if session is None else session[kept]
+    return clicks_of(user[kept], item[kept], time[kept], session, int(visit_minutes * 60 * MICROSECONDS))
 
 
-def clicks_of(user: np.ndarray, item: np.ndarray, time: np.ndarray, session: np.ndarray, gap: int | None) -> ClickLog:
-    """A click log from columns [E]: sorted, with visits by ``session``, or where ``gap`` microseconds lie between two clicks.
+def clicks_of(user: np.ndarray, item: np.ndarray, time: np.ndarray, session: np.ndarray, gap: int) -> ClickLog:
+    """A click log from columns [E]: sorted, with visits by ``session``.
 
-    >>> log = clicks_of(*np.array([[0, 0, 0, 0], [5, 6, 5, 7], [1, 2, 3, 90], [0, 0, 0, 0]]), gap=10)
+    Of clicks whose session is -1, a visit ends where more than ``gap`` microseconds pass to the next one.
+
+    >>> log = clicks_of(*np.array([[0, 0, 0, 0], [5, 6, 5, 7], [1, 2, 3, 90], [-1, -1, -1, -1]]), gap=10)
     >>> log.item.tolist(), log.visit.tolist()
     ([5, 6, 7], [0, 0, 1])
     """
     order = np.lexsort((time, session, user))
     user, item, time, session = (each[order] for each in (user, item, time, session))
     new = (np.diff(user, prepend=-1) != 0) | (np.diff(session, prepend=-2) != 0)
-    if gap is not None:
-        new |= np.diff(time, prepend=time[:1]) > gap
+    new |= (session < 0) & (np.diff(time, prepend=time[:1]) > gap)
     visit = np.cumsum(new) - 1
     first = np.unique(visit * (int(item.max(initial=0)) + 1) + item, return_index=True)[1]
     first.sort()

@@ -84,6 +84,8 @@ def bench_similar(
     from ..baselines import similar as methods
     from ..bench import similar_items
     from ..catalogue.click_log import read_clicks
+    from ..catalogue.splits import training_graph
+    from ..questions.similar_pairs import share_of_visits
 
     asked = similar_questions(session, split, visit_minutes=visit_minutes).first(sample)
     count = len(session.catalogue)
@@ -95,31 +97,38 @@ def bench_similar(
         similar_items.SimilarMethod("co-click kNN", "baseline", methods.by_visits(*seen)),
         similar_items.SimilarMethod("item-kNN of users", "baseline", methods.by_users(*seen)),
     ]
-    field += [_method(spec, "encoder", matrix) for spec, matrix in session.every_matrix().items()]
+    edges = training_graph(session.catalogue, "bundle-item")
+    marked = share_of_visits(log, asked.starts_at, edges, count) >= similar_items.REPEATED
+    field += [
+        _method(spec, "encoder", matrix, _is_of_clicks(matrix.modality, matrix.spec, marked))
+        for spec, matrix in session.every_matrix().items()
+    ]
     for name in (list(runs) or sorted(session.folder.run_names())) if models else ():
         ((_, fused),) = searched(session, (), (), name, device, verb="bench").items()
-        field.append(
-            _method(f"fused of {fused.spec.removeprefix('run:')}", "run", fused, _learns_clicks(session, name))
-        )
+        learns_clicks = marked or _fuses_clicks(session, name)
+        field.append(_method(f"fused of {fused.spec.removeprefix('run:')}", "run", fused, learns_clicks))
     with session.say.bar("similar") as bar:
         result = similar_items.run(asked, field, count, bar.step)
     return SimilarBench(similar_items.save(out or session.folder.root / "bench", result), result)
 
 
-def _method(name: str, kind: str, matrix: Matrix, learns_clicks: bool | None = None) -> SimilarMethod:
+def _method(name: str, kind: str, matrix: Matrix, learns_clicks: bool) -> SimilarMethod:
     from ..baselines.similar import by_cosine
     from ..bench.similar_items import LEARNT_LATER, SimilarMethod
 
-    if learns_clicks is None:
-        learns_clicks = matrix.modality == "graph" and "bundle-item" not in matrix.spec
     vectors: Any = matrix.vectors
     size = vectors.shape[1] * vectors.dtype.itemsize
     return SimilarMethod(name, kind, by_cosine(matrix), vectors.shape[1], size, LEARNT_LATER if learns_clicks else "")
 
 
-def _learns_clicks(session: Session, run: str) -> bool:
+def _is_of_clicks(modality: str, spec: str, marked: bool) -> bool:
+    """Whether vectors are learnt from who clicked what; those of bundles are where bundles are visits (``marked``)."""
+    return modality == "graph" and (marked or "bundle-item" not in spec)
+
+
+def _fuses_clicks(session: Session, run: str) -> bool:
     """Whether a run fuses vectors of who clicked what."""
     from .run import Run
 
     encoders = Run(session, run).manifest.get("encoders", [])
-    return any(each["modality"] == "graph" and "bundle-item" not in each["spec"] for each in encoders)
+    return any(_is_of_clicks(each["modality"], each["spec"], marked=False) for each in encoders)

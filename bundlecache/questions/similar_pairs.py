@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 REACH = 5
 VALID_SHARE, TEST_SHARE = 0.1, 0.2  # of the visits that have pairs
 MIN_VISITS = 20
+LEAST_SET = 3  # items of a bundle and a visit that are not the same by chance
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,34 @@ class Periods:
     def bounds(self, split: str) -> tuple[int | None, int | None]:
         """Start and end of ``train``, ``valid`` or ``test``; None where it has no bound."""
         return {"train": (None, self.valid), "valid": (self.valid, self.test), "test": (self.test, None)}[split]
+
+
+def share_of_visits(log: ClickLog, since: int, edges: np.ndarray, n_items: int) -> float:
+    """The share of bundles that are a visit which ended at ``since`` or later: the same items, three or more.
+
+    Where bundles are invoices and so are visits, what learns from training bundles has seen what questions ask about.
+
+    Parameters
+    ----------
+    edges
+        int64 [E, 2] bundle and item, bundle by bundle, without repeats.
+    """
+    mark = np.random.default_rng(0).integers(1 << 63, size=n_items, dtype=np.uint64)  # a set is the sum of its marks
+    later = log.visit_end >= since
+    visits, bundles = (
+        _sums(number, mark[item]) for number, item in ((log.visit[later], log.item[later]), (edges[:, 0], edges[:, 1]))
+    )
+    return float(np.isin(bundles, visits).mean()) if len(bundles) else 0.0
+
+
+def _sums(number: np.ndarray, mark: np.ndarray) -> np.ndarray:
+    """Of each run of equal numbers that is `LEAST_SET` long or longer, the sum of its marks, modulo 2 ** 64."""
+    if not len(number):
+        return np.zeros(0, np.uint64)
+    starts = np.flatnonzero(np.diff(number, prepend=number[0] - 1))
+    size = np.diff(starts, append=len(number))
+    sums: np.ndarray = np.add.reduceat(mark, starts)[size >= LEAST_SET]
+    return sums
 
 
 def grouped(first: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, Lists]:

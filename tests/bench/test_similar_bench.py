@@ -15,7 +15,7 @@ import bundlecache as bc
 from bundlecache.bench.similar_metrics import figures
 from bundlecache.catalogue.click_log import MICROSECONDS, clicks_of, read_clicks
 from bundlecache.catalogue.columns import Lists
-from bundlecache.questions.similar_pairs import pairs_of
+from bundlecache.questions.similar_pairs import pairs_of, share_of_visits
 from bundlecache.questions.similar_questions import SimilarQuestions, draw_options
 from bundlecache.store.table_schema import Identity
 
@@ -62,18 +62,22 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_visit_ends_after_half_an_hour_or_with_its_session():
     user, item = np.zeros(5, int), np.array([1, 2, 1, 3, 4])
     time = np.array([0, 10, 20, 60, 200]) * 60 * MICROSECONDS
-    log = clicks_of(user, item, time, np.zeros(5, int), gap=30 * 60 * MICROSECONDS)
+    half_hour = 30 * 60 * MICROSECONDS
+    log = clicks_of(user, item, time, np.full(5, -1), half_hour)
     assert log.item.tolist() == [1, 2, 3, 4]  # the second click of 1 is in the same visit
     assert log.visit.tolist() == [0, 0, 1, 2]
-    by_session = clicks_of(user, item, time, np.array([0, 0, 1, 1, 1]), gap=None)
+    by_session = clicks_of(user, item, time, np.array([0, 0, 1, 1, 1]), half_hour)
     assert by_session.visit.tolist() == [0, 0, 1, 1, 1]
+    some_without = clicks_of(user, item, time, np.array([-1, -1, -1, -1, 0]), half_hour)
+    assert some_without.visit.tolist() == [0, 0, 1, 2]
+    assert some_without.item.tolist() == [1, 2, 3, 4]
     pairs = pairs_of(by_session)
     assert sorted(zip(pairs.first.tolist(), pairs.then.tolist(), strict=True)) == [(1, 2), (1, 3), (1, 4), (3, 4)]
     assert set(pairs.time.tolist()) == {time[1], time[4]}
 
 
 def test_of_clicks_at_the_same_time_each_follows_the_other():
-    log = clicks_of(np.zeros(2, int), np.array([1, 2]), np.zeros(2, int), np.zeros(2, int), gap=1)
+    log = clicks_of(np.zeros(2, int), np.array([1, 2]), np.zeros(2, int), np.full(2, -1), gap=1)
     pairs = pairs_of(log)
     assert sorted(zip(pairs.first.tolist(), pairs.then.tolist(), strict=True)) == [(1, 2), (2, 1)]
 
@@ -120,6 +124,15 @@ def test_what_clicks_teach_ends_where_the_questions_begin(families: Path):
         made = figures(asked, method(log, asked.starts_at, len(ITEMS)), len(ITEMS))
         assert made.values["full"][~new, 3].mean() > 0.6
         assert made.values["full"][new, 3].mean() < 0.2
+
+
+def test_bundles_that_are_later_visits_are_noticed():
+    visit, item = np.array([0, 0, 0, 1, 1, 1, 2, 2]), np.array([1, 2, 3, 4, 5, 6, 1, 2])
+    log = clicks_of(np.zeros(8, int), item, np.arange(8), visit, gap=1)
+    edges = np.array([[7, 6], [7, 4], [7, 5], [8, 1], [8, 2], [8, 3], [9, 1], [9, 2], [9, 6], [10, 1], [10, 2]])
+    assert share_of_visits(log, 0, edges, 7) == pytest.approx(2 / 3)  # bundles 7 and 8, not 9; two items say nothing
+    assert share_of_visits(log, 3, edges, 7) == pytest.approx(1 / 3)  # the visit of bundle 8 ended before
+    assert share_of_visits(log, 0, np.zeros((0, 2), int), 7) == 0
 
 
 def test_wrong_options_are_as_popular_as_the_right_ones():
