@@ -124,7 +124,15 @@ def test_parts_of_another_request_are_never_mixed_in(shop: Path, tmp_path: Path,
         with pytest.raises(ZeroDivisionError):
             workspace.complete_file(source, out, 3)
     assert len(list((tmp_path / ".out.parquet.parts").glob("*.parquet"))) == 5
-    workspace.complete_file(source, out, 2)
+    items = next(shop.glob("items.*"))
+    os.utime(items, ns=(items.stat().st_atime_ns, items.stat().st_mtime_ns + 1))  # prices may have changed
+    again: list[int] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(AnswerParts, "write", lambda _self, number, _table: again.append(number))
+        with pytest.raises(BundlecacheError, match="is gone"):
+            workspace.complete_file(source, out, 3)
+    assert again == [0, 1, 2, 3, 4]
+    workspace.complete_file(str(source), str(out), 2)
     assert {len(row) for row in pq.read_table(out)["completions"].to_pylist()} == {2}
 
 
@@ -166,6 +174,8 @@ app()
         (["--from", "carts.xlsx", "--out", "x.parquet"], "no file of carts"),
         (["--from", "empty.jsonl"], "needs the file of its answers"),
         (["--from", "one.jsonl", "--out", "x.csv"], "Parquet file"),
+        (["--from", "one.errors.jsonl", "--out", "one.parquet"], "would replace it"),
+        (["--from", "nobody.csv", "--out", "x.parquet"], "holds no carts"),
         (["item-01", "--from", "empty.jsonl", "--out", "x.parquet"], "were given; one of them"),
         (["item-01", "--out", "x.parquet"], "belong to a file of carts"),
         ([], "No item was given"),
@@ -183,6 +193,7 @@ def test_a_wrong_request_is_one_sentence_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "empty.jsonl")
     written(tmp_path / "one.jsonl", '{"item_ids": ["item-01"]}')
+    written(tmp_path / "nobody.csv", "order_id,item", ",item-01")
     done = invoke("complete", *given, "--data", shop)
     assert isinstance(done.exception, BundlecacheError), done.output
     assert words in done.exception.message

@@ -73,6 +73,8 @@ def read(path: Path, maps: Sequence[str] = (), notes: list[str] | None = None) -
         made, first = _listed(table, found, numbers)
     else:
         made, first = _grouped(table, found, numbers, notes)
+    if not len(made) and not broken:
+        raise CatalogueError(f"{path} holds no carts: {' '.join(notes)}".rstrip(": "), hint="--map bundle_id=COLUMN")
     if broken:
         wrong = pa.table(
             [[str(line) for line in broken], [[]] * len(broken), [f"The line is not {EXAMPLE}."] * len(broken)],

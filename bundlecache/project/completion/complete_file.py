@@ -24,7 +24,7 @@ from ...catalogue.readers import carts
 from ...console.reporter import duration
 from ...errors import BundlecacheError, counted
 from ...files import replacing, user_path
-from ...workspace import read_manifest
+from ...workspace import TABLES, read_manifest
 from ..run import Run
 from ..session import PROCESSES, Session
 from .answer_parts import AnswerParts
@@ -68,8 +68,8 @@ class CompletedFile:
 
 def complete_file(
     session: Session,
-    source: Path,
-    out: Path,
+    source: Path | str,
+    out: Path | str,
     k: int = 5,
     *,
     maps: Sequence[str] = (),
@@ -100,7 +100,8 @@ def complete_file(
         When the file cannot be read or written, the run is missing, or an option is none that is allowed. What is
         wrong with one cart stands in its row instead.
     """
-    _check(out, engine, ray_address)
+    source, out = user_path(source, "The file of carts"), user_path(out, "--out")
+    _check(source, out, engine, ray_address)
     notes: list[str] = []
     with session.say.bar("read") as bar:
         bar.step(0, 1, source.name)
@@ -193,8 +194,7 @@ class _Answerer:
 
 def _joined(parts: AnswerParts, out: Path) -> tuple[int, Path | None]:
     """Write the parts as one file; the number of carts with an error, and the file that holds them, if there are any."""
-    errors = out.with_suffix(".errors.jsonl")
-    failed = 0
+    errors, failed = _errors_file(out), 0
     with replacing(errors) as temporary, temporary.open("w", encoding="utf-8") as file:
         for part in parts.join():
             for row in part.filter(part["error"].is_valid()).select(["bundle_id", "item_ids", "error"]).to_pylist():
@@ -206,8 +206,12 @@ def _joined(parts: AnswerParts, out: Path) -> tuple[int, Path | None]:
     return failed, errors if failed else None
 
 
+def _errors_file(out: Path) -> Path:
+    return out.with_suffix(".errors.jsonl")
+
+
 def _request(session: Session, run: str, table: pa.Table, k: int, how: dict[str, Any]) -> str:
-    """What the answers depend on, as a text: the carts, the run, its vectors and how it ranks, the options."""
+    """What the answers depend on, as a text: the carts, the catalogue, the run, its vectors and how it ranks, the options."""
     digest = hashlib.sha256()
     for column in table.columns:
         for chunk in column.chunks:
@@ -215,8 +219,10 @@ def _request(session: Session, run: str, table: pa.Table, k: int, how: dict[str,
                 digest.update(buffer)
     folder = session.folder.run(run)
     choice = folder / "completion.json"
+    tables = [path for path in map(session.folder.table, TABLES) if path is not None]
     asked = {
         "carts": digest.hexdigest(),
+        "catalogue": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in tables],
         "block": BLOCK_BUNDLES,
         "run": read_manifest(folder),
         "ranked_by": choice.read_text("utf-8") if choice.is_file() else None,
@@ -227,7 +233,7 @@ def _request(session: Session, run: str, table: pa.Table, k: int, how: dict[str,
     return json.dumps(asked, indent=1, sort_keys=True, default=str)
 
 
-def _check(out: Path, engine: str, ray_address: str | None) -> None:
+def _check(source: Path, out: Path, engine: str, ray_address: str | None) -> None:
     """Refuse options that do not go together.
 
     Raises
@@ -235,13 +241,16 @@ def _check(out: Path, engine: str, ray_address: str | None) -> None:
     BundlecacheError
         Naming them.
     """
-    user_path(out, "--out")
     if out.suffix.lower() in OTHER_FORMATS:
         raise BundlecacheError(
             f"The answers are a Parquet file, and {out} is named otherwise.", hint=f"--out {out.stem}.parquet"
         )
     if out.is_dir():
         raise BundlecacheError(f"{out} is a folder.", hint="--out completions.parquet")
+    if source.resolve() in (out.resolve(), _errors_file(out).resolve()):
+        raise BundlecacheError(
+            f"{source} holds the carts, and the answers would replace it.", hint=f"--out {out.stem}-2.parquet"
+        )
     if engine not in ENGINES:
         raise BundlecacheError(f"There is no engine {engine!r}; there are local and ray.", hint="--engine ray")
     if engine == "local" and ray_address is not None:
