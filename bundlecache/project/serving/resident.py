@@ -62,7 +62,7 @@ class Resident:
         if self._loaded is not None:
             _ready_to_answer(self._loaded.model)
         self.index = self._opened_index()
-        self._indexes: dict[str, Index] = {}
+        self._indexes: dict[tuple[str, ...], Index] = {}  # by the names of their vectors
         self._sources = session.sources(dict(self.matrices))
         self.method, self._ranker = COSINE, None
         if self._run is not None:
@@ -260,17 +260,21 @@ class Resident:
         return items.tolist(), [round(float(score), 4) for score in scores]
 
     def _index_of(self, modality: str) -> Index:
-        from ...candidates.index import Index
-
-        chosen = {name: matrix for name, matrix in self.matrices.items() if modality in (name, matrix.modality)}
+        chosen = [name for name, matrix in self.matrices.items() if modality in (name, matrix.modality)]
         if not chosen:
             raise QuestionsError(
                 f"No vectors of {quoted(modality)} answer; there are {', '.join(self.matrices)}.",
                 hint=f"modality={next(iter(self.matrices))}",
             )
-        if modality not in self._indexes:
-            self._indexes[modality] = Index.build(chosen, kind="flat", memory=0)
-        return self._indexes[modality]
+        return self._index_over(*chosen)
+
+    def _index_over(self, *names: str) -> Index:
+        """The index of exactly these stored vectors."""
+        from ...candidates.index import Index
+
+        if names not in self._indexes:
+            self._indexes[names] = Index.build({name: self.matrices[name] for name in names}, kind="flat", memory=0)
+        return self._indexes[names]
 
     def _proposed(self, carts: Sequence[Cart], view: View) -> list[np.ndarray | BundlecacheError]:
         """The candidates of every cart, those of carts with the same filter and number in one search."""
@@ -307,7 +311,7 @@ class Resident:
         name, vector = found
         length = float(np.linalg.norm(vector))
         query = (vector / (length or 1.0))[None].astype(np.float32)
-        items, scores = self._index_of(name).search(query, min(NEAREST, len(self.catalogue)), None, allowed)
+        items, scores = self._index_over(name).search(query, min(NEAREST, len(self.catalogue)), None, allowed)
         return items[0][(items[0] >= 0) & (scores[0] > 0)]
 
     def _opened_index(self) -> Index:
