@@ -72,12 +72,20 @@ export async function complete(body, signal) {
   }
 }
 
-const files = new Map(); // what was fetched with the token, by path
+const KEPT_FILES = 500;
+const files = new Map(); // what was fetched with the token, by path, the oldest first
 /** An address that <img> and <audio> can load: they cannot send a token, so with one the file is fetched here. */
 export function media(path) {
   if (!token()) return Promise.resolve(address(path));
   if (!files.has(path)) {
-    files.set(path, answered(path).then((reply) => reply.blob()).then((blob) => URL.createObjectURL(blob)));
+    const file = answered(path).then((reply) => reply.blob()).then((blob) => URL.createObjectURL(blob));
+    file.catch(() => files.delete(path)); // asked again when it is next shown
+    files.set(path, file);
+    if (files.size > KEPT_FILES) {
+      const [oldest, gone] = files.entries().next().value;
+      files.delete(oldest);
+      gone.then(URL.revokeObjectURL, () => {});
+    }
   }
   return files.get(path);
 }
