@@ -18,6 +18,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from ..errors import BundlecacheError
 from . import catalogue, completions, errors
 from .answers import ERRORS, HealthAnswer, ReloadAnswer
 from .docs_page import POLICY, docs_page
@@ -69,7 +70,7 @@ def make_app(settings: ServeSettings, stop: Callable[[], None]) -> Any:
         serving.batcher.start()
         watching = asyncio.create_task(_load_and_watch(serving))
         yield
-        serving.stopping = True
+        serving.end()
         watching.cancel()
         await serving.batcher.stop()
 
@@ -82,7 +83,7 @@ def make_app(settings: ServeSettings, stop: Callable[[], None]) -> Any:
         redoc_url=None,
     )
     app.state.serving = serving
-    errors.install(app)
+    errors.install(app, serving.folder.root)
     app.include_router(completions.router)
     app.include_router(catalogue.router)
     _add_operations(app, serving, metrics)
@@ -103,7 +104,7 @@ def _version() -> str:
 async def _load_and_watch(serving: Serving) -> None:
     """Load the workspace, then look for changes of it; the first failure ends the server, later ones are logged."""
     try:
-        await asyncio.to_thread(serving.load)
+        await serving.in_loader(serving.load)
     except Exception as error:
         serving.failed(error)
         return
@@ -114,7 +115,7 @@ async def _load_and_watch(serving: Serving) -> None:
             continue
         await asyncio.sleep(seconds)  # whoever writes should be done by now
         try:
-            await asyncio.to_thread(serving.load, force=False)
+            await serving.in_loader(lambda: serving.load(force=False))
         except Exception as error:  # the old resident goes on
             log.warning("the changed workspace cannot be loaded: %s", error)
 
@@ -137,7 +138,13 @@ def _add_operations(app: FastAPI, serving: Serving, metrics: Metrics) -> None:
     async def reload() -> Any:
         """Load the workspace anew beside what answers, and let it take over."""
         before = serving.ready()
-        await asyncio.to_thread(serving.load)
+        try:
+            await serving.in_loader(serving.load)
+        except BundlecacheError as error:
+            said = errors.without_folders(error.message, serving.folder.root)
+            raise errors.RequestError(
+                503, f"The workspace cannot be loaded, so the old state goes on: {said}"
+            ) from error
         after = serving.ready()
         changed = (before.run, before.store_version) != (after.run, after.store_version)
         return {"run": after.run, "store_version": after.store_version, "changed": changed}

@@ -41,12 +41,17 @@ class Job:
 class Batcher:
     """A bounded queue in front of one thread that answers up to ``batch`` carts at once.
 
-    ``work(jobs)`` is called in that thread and gives a list of answers for every job; ``tell(carts)`` hears the size of
-    every batch.
+    ``work(jobs)`` is called in that thread and gives a list of answers, or an error, for every job; ``tell(carts)`` hears
+    the size of every batch.
     """
 
     def __init__(
-        self, work: Callable[[list[Job]], list[list[Any]]], *, queue: int, batch: int, tell: Callable[[int], None]
+        self,
+        work: Callable[[list[Job]], Sequence[list[Any] | Exception]],
+        *,
+        queue: int,
+        batch: int,
+        tell: Callable[[int], None],
     ) -> None:
         self._work, self.queue, self.batch, self._tell = work, queue, batch, tell
         self._waiting: deque[Job] = deque()
@@ -101,9 +106,9 @@ class Batcher:
             self._arrived.clear()
             while jobs := self._next():
                 carts = sum(len(job.carts) for job in jobs)
-                self._tell(carts)
                 began = time.perf_counter()
                 try:
+                    self._tell(carts)
                     answers = await loop.run_in_executor(self._thread, self._work, jobs)
                 except Exception as error:
                     for job in jobs:
@@ -113,7 +118,11 @@ class Batcher:
                 took = (time.perf_counter() - began) / carts
                 self._seconds_per_cart = RATE_MEMORY * self._seconds_per_cart + (1 - RATE_MEMORY) * took
                 for job, answer in zip(jobs, answers, strict=True):
-                    if not job.done.done():  # a client that went away does not wait any more
+                    if job.done.done():  # a client that went away does not wait any more
+                        continue
+                    if isinstance(answer, Exception):
+                        job.done.set_exception(answer)
+                    else:
                         job.done.set_result(answer)
             if self._stopping and not self._waiting:
                 return

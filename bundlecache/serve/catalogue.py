@@ -88,7 +88,9 @@ async def image(request: Request, item_id: str, size: Annotated[int, Query(ge=16
         tag = media.etag(path, rounded)
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"etag": tag, "cache-control": CACHED})
-        body = await asyncio.to_thread(media.thumbnail, path, rounded, tag)
+        serving: Serving = request.app.state.serving
+        async with serving.decoding:
+            body = await asyncio.to_thread(media.thumbnail, path, rounded, tag)
     except MediaError as error:
         raise RequestError(404, f"The picture of this item cannot be shown: {error.message}.", None) from error
     return Response(body, media_type="image/jpeg", headers={"etag": tag, "cache-control": CACHED})

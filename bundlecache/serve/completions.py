@@ -20,7 +20,8 @@ from .answers import (
     CompleteRequest,
     NewItem,
 )
-from .errors import RequestError
+from .errors import RequestError, without_folders
+from .state import OTHER_RUNS
 
 if TYPE_CHECKING:
     from ..project.serving.resident import Answer, Cart, Resident
@@ -46,6 +47,9 @@ async def complete(body: CompleteRequest, request: Request) -> Any:
 async def complete_batch(body: BatchRequest, request: Request) -> Any:
     """Complete many bundles; what is wrong with one of them stands in its place, and the others are answered."""
     serving: Serving = request.app.state.serving
+    named = {bundle.run for bundle in body.bundles}
+    if len(named) > 1 + OTHER_RUNS:  # all of them would be in memory at once
+        raise RequestError(422, f"The bundles name {len(named)} runs; {1 + OTHER_RUNS} are allowed at once.")
     found: list[Any] = [None] * len(body.bundles)
     asked: dict[int, list[tuple[int, Cart]]] = {}
     residents: dict[int, Resident] = {}
@@ -63,10 +67,10 @@ async def complete_batch(body: BatchRequest, request: Request) -> Any:
         )
         for (at, cart), answer in zip(carts, answers, strict=True):
             if isinstance(answer, BundlecacheError):
-                found[at] = {"error": answer.message, "hint": answer.hint}
+                found[at] = _error(serving, answer)
             else:
                 found[at] = await _shown(serving, residents[key], cart, answer, why=body.bundles[at].why)
-    return JSONResponse({"answers": found})
+    return await asyncio.to_thread(JSONResponse, {"answers": found})  # megabytes of text
 
 
 async def _made(serving: Serving, body: CompleteRequest) -> tuple[Resident, Cart] | dict[str, Any]:
@@ -75,9 +79,15 @@ async def _made(serving: Serving, body: CompleteRequest) -> tuple[Resident, Cart
         resident = await serving.chosen(body.run)
         return resident, await _cart_of(resident, body, serving.settings.max_items)
     except BundlecacheError as error:
-        return {"error": error.message, "hint": error.hint}
+        return _error(serving, error)
     except RequestError as error:
         return {"error": error.error, "hint": error.hint}
+
+
+def _error(serving: Serving, error: BundlecacheError) -> dict[str, Any]:
+    """An error as JSON."""
+    root = serving.folder.root
+    return {"error": without_folders(error.message, root), "hint": error.hint and without_folders(error.hint, root)}
 
 
 async def _cart_of(resident: Resident, body: CompleteRequest, most: int) -> Cart:
@@ -137,7 +147,7 @@ async def _shown(serving: Serving, resident: Resident, cart: Cart, answer: Answe
         "method": answer.method,
         "run": resident.run,
         "store_version": resident.store_version,
-        "notes": answer.notes,
+        "notes": [without_folders(note, serving.folder.root) for note in answer.notes],
     }
 
 

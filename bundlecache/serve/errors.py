@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,7 +15,7 @@ from ..errors import BundlecacheError
 from ..text import clean_text
 from .batching import QueueFullError, StoppedError
 
-log = logging.getLogger("bundlecache.serve")
+BUG = "The server made a mistake; its log says more."
 MAX_SENTENCE = 500
 RETRY_SECONDS = 2  # while the server loads, or another worker takes over
 
@@ -35,8 +36,19 @@ def answer(status: int, error: str, hint: str | None = None, headers: dict[str, 
     return JSONResponse({"error": shown, "hint": hint}, status, headers)
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of ``app`` one sentence."""
+def without_folders(text: str, root: Path) -> str:
+    """``text`` that names files of the workspace ``root`` by its name and not by its folder, and the home folder as ~."""
+    named = {root.absolute(): root.resolve().name, root.resolve(): root.resolve().name}
+    with suppress(RuntimeError):  # a user without one
+        named.setdefault(Path.home(), "~")
+    for folder, name in named.items():
+        if folder != Path(folder.anchor):
+            text = text.replace(str(folder), name)
+    return text
+
+
+def install(app: FastAPI, root: Path) -> None:
+    """Make every error of ``app``, which serves the workspace ``root``, one sentence."""
 
     @app.exception_handler(RequestError)
     async def _request(_: Request, error: RequestError) -> JSONResponse:
@@ -44,7 +56,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(BundlecacheError)
     async def _known(_: Request, error: BundlecacheError) -> JSONResponse:
-        return answer(400, error.message, error.hint)
+        return answer(400, without_folders(error.message, root), error.hint and without_folders(error.hint, root))
+
+    @app.exception_handler(Exception)
+    async def _bug(_: Request, __: Exception) -> JSONResponse:
+        return answer(500, BUG)  # its traceback goes to the log, as it is raised on
 
     @app.exception_handler(QueueFullError)
     async def _full(_: Request, error: QueueFullError) -> JSONResponse:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from .errors import BUG
 from .settings import LOOPBACK, ServeSettings
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Guards:
         except Exception:
             log.exception("a request failed")
             if not started:
-                await _answer(guarded, 500, "The server made a mistake; its log says more.", None)
+                await _answer(guarded, 500, BUG, None)
         finally:
             self.under_way -= 1
             route = scope.get("route")

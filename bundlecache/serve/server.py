@@ -46,10 +46,10 @@ def serve(settings: ServeSettings) -> None:
             f"The server needs {error.name}, which is not installed.", hint="pip install 'bundlecache[serve]'"
         ) from error
     talk()
-    settings.to_environment()
     how = uvicorn_options(settings)
     with tempfile.TemporaryDirectory(prefix="bundlecache-metrics-") as folder:
         if settings.workers > 1:
+            settings.to_environment()
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
             uvicorn.run("bundlecache.serve.app:application", factory=True, workers=settings.workers, **how)
             if (Path(folder) / FAILED).exists():

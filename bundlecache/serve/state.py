@@ -1,7 +1,7 @@
 """What a server process holds: the resident that answers, other runs that were asked for, and their replacement.
 
-A new run or new vectors are loaded beside the old ones, in a thread of their own, and take over by one assignment: a
-request keeps the resident that it began with.
+A new run or new vectors are loaded beside the old ones, in the one thread that loads, and take over by one assignment: a
+request keeps the resident that it began with. The threads that answer never wait for a load.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import BundlecacheError
+from ..project.serving.new_items import DECODED_AT_ONCE
 from ..project.serving.resident import Resident
 from ..project.session import Session
-from ..workspace import WorkspaceFolder, read_manifest
+from ..workspace import WorkspaceFolder
 from .batching import Batcher, Job
 from .errors import RETRY_SECONDS, RequestError
 from .stamp import stamp_of
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bundlecache.serve")
 OTHER_RUNS = 2  # that are kept beside the one that answers
+T = TypeVar("T")
 
 
 class Serving:
@@ -43,11 +47,21 @@ class Serving:
         self.error: Exception | None = None  # why the first load failed
         self.stop = stop
         self._others: OrderedDict[str, Resident] = OrderedDict()
-        self._loading = threading.Lock()
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._stamp = ""
-        self.batcher = Batcher(self._answer, queue=settings.queue, batch=settings.batch, tell=metrics.batches.observe)
+        self.decoding = asyncio.Semaphore(DECODED_AT_ONCE)  # pictures: a large one takes hundreds of megabytes
+        self.batcher = Batcher(self._answer, queue=settings.queue, batch=settings.batch, tell=self._count)
 
-    # Loading, in threads.
+    async def in_loader(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives, called in the thread that loads, after all that was asked of it before."""
+        return await asyncio.get_running_loop().run_in_executor(self._loader, work)
+
+    def end(self) -> None:
+        """Load nothing any more."""
+        self.stopping = True
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    # Called in the thread that loads.
 
     def load(self, *, force: bool = True) -> bool:
         """Load what answers, and let it take over; whether it did. With ``force`` off, only when something changed.
@@ -57,24 +71,26 @@ class Serving:
         BundlecacheError
             When the workspace or the run cannot be used; the old resident goes on then.
         """
-        with self._loading:
-            self._share_cores()
-            stamp = stamp_of(self.folder, self.settings.run)
-            if not force and stamp == self._stamp:
-                return False
-            self._stamp = stamp
-            try:
-                made = self._made(self.settings.run)
-            except BundlecacheError:
-                self.metrics.reloads.labels("failed").inc()
-                raise
-            self._others.clear()
-            self.resident = made
-            gc.unfreeze()
-            gc.collect()
-            gc.freeze()  # else every look for garbage would visit the million objects that were just loaded
-            self.metrics.serve(made.run, made.store_version, made.method)
-            self.metrics.reloads.labels("done").inc()
+        self._share_cores()
+        stamp = stamp_of(self.folder, self.settings.run)
+        if not force and stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            made = self._made(self.settings.run)
+        except Exception:
+            self.metrics.reloads.labels("failed").inc()
+            raise
+        replaced = self.resident is not None
+        self._others.clear()
+        self.resident = made
+        collect()
+        if replaced:  # requests that began with the old one hold it until they end
+            later = threading.Timer(self.settings.timeout_seconds + 1, collect)
+            later.daemon = True
+            later.start()
+        self.metrics.serve(made.run, made.store_version, made.method)
+        self.metrics.reloads.labels("done").inc()
         threading.Thread(target=self._calibrate, args=(made,), name="calibrate", daemon=True).start()
         log.info("answering with run %s, store %s, ranked by %s", made.run, made.store_version, made.method)
         return True
@@ -112,16 +128,14 @@ class Serving:
 
     def of_run(self, name: str) -> Resident:
         """The resident of another run, loaded when it is first asked for."""
-        current = self.ready()
+        current = self.ready()  # asked here: a reload may have ended since the request came
         if name == current.run:
             return current
-        with self._loading:
-            if name not in self._others:
-                self._others[name] = self._made(name, current.session)
-            self._others.move_to_end(name)
+        if name not in self._others:
+            self._others[name] = self._made(name, current.session)
             while len(self._others) > OTHER_RUNS:
                 self._others.popitem(last=False)
-            return self._others[name]
+        return self._others[name]
 
     # Asked by endpoints.
 
@@ -151,7 +165,10 @@ class Serving:
         names = sorted(self.folder.run_names())
         if run not in names:
             raise RequestError(404, f"There is no run {run[:80]!r}; GET /runs lists them.", None)
-        return await asyncio.to_thread(self.of_run, run)
+        with suppress(KeyError):  # it is not there, or goes at this moment
+            self._others.move_to_end(run)
+            return self._others[run]
+        return await self.in_loader(lambda: self.of_run(run))
 
     def runs(self) -> list[dict[str, Any]]:
         """The finished runs, as the endpoint shows them."""
@@ -160,26 +177,40 @@ class Serving:
         current = self.ready()
         return [described(self.folder, name, latest=name == current.run) for name in sorted(self.folder.run_names())]
 
-    def manifest(self, name: str) -> dict[str, Any]:
-        """The manifest of a run."""
-        return read_manifest(self.folder.run(name))
+    def _count(self, carts: int) -> None:
+        """Count a batch; what waits behind it is told by every worker, whichever of them is asked for the figures."""
+        self.metrics.batches.observe(carts)
+        self.metrics.queue.set(self.batcher.waiting)
 
     # In the batch thread.
 
-    def _answer(self, jobs: list[Job]) -> list[list[Any]]:
-        """The answers to jobs, those of one resident in one call."""
+    def _answer(self, jobs: list[Job]) -> list[list[Any] | Exception]:
+        """The answers to jobs, those of one resident in one call; the error where a job has none."""
         groups: dict[int, list[int]] = {}
         for at, job in enumerate(jobs):
             groups.setdefault(id(job.resident), []).append(at)
-        found: list[list[Any]] = [[] for _ in jobs]
+        found: list[list[Any] | Exception] = [[] for _ in jobs]
         began = time.perf_counter()
         for places in groups.values():
-            carts = [cart for at in places for cart in jobs[at].carts]
-            answers, seconds = jobs[places[0]].resident.complete(carts)
-            for step in ("encode", "retrieve", "rank"):
-                self.metrics.steps.labels(step).observe(getattr(seconds, step))
-            rest = iter(answers)
-            for at in places:
-                found[at] = [next(rest) for _ in jobs[at].carts]
+            for at, answered in zip(places, self._of_one_resident([jobs[at] for at in places]), strict=True):
+                found[at] = answered
                 self.metrics.steps.labels("wait").observe(began - jobs[at].began)
         return found
+
+    def _of_one_resident(self, jobs: Sequence[Job]) -> list[list[Any] | Exception]:
+        """The answers to jobs of one resident; where they fail together, each is tried alone, so that one harms no other."""
+        try:
+            answers, seconds = jobs[0].resident.complete([cart for job in jobs for cart in job.carts])
+        except Exception as error:
+            return [error] if len(jobs) == 1 else [self._of_one_resident([job])[0] for job in jobs]
+        for step in ("encode", "retrieve", "rank"):
+            self.metrics.steps.labels(step).observe(getattr(seconds, step))
+        rest = iter(answers)
+        return [[next(rest) for _ in job.carts] for job in jobs]
+
+
+def collect() -> None:
+    """Free what nobody holds any more, and let later looks for garbage pass over what is left: a million loaded objects."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import io
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
+from fastapi import FastAPI
 from helpers.server import serving
+
+from bundlecache.serve.errors import install
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +124,7 @@ BAD = {
     "an empty new item": ("POST", "/complete", {"items": [{}]}, 400, "neither a title nor an image"),
     "no base64": ("POST", "/complete", {"items": [{"image": "@@@"}]}, 422, "base64"),
     "no picture": ("POST", "/complete", {"items": [{"image": "aGVsbG8="}]}, 400, "no picture"),
+    "half a character": ("POST", "/complete", b'{"items": [{"title": "\\ud800"}], "\\ud800": 1}', 422, ""),
     "a picture bomb": ("POST", "/complete", {"items": [{"image": bomb()}]}, 400, "more than 40,000,000 pixels"),
     "too large a body": ("POST", "/complete", b" " * (17 << 20), 413, "16 MiB"),
     "path traversal": ("GET", "/items/" + quote("../../../etc/passwd", safe="") + "/image", None, 404, "no item"),
@@ -166,6 +171,20 @@ def test_a_name_that_is_not_of_this_machine_is_not_answered(server: Client):
     assert server.get("/items", host="evil.example").status == 400
     assert server.get("/items", host="localhost:99").status == 200
     assert server.ask("POST", "/reload", sec_fetch_site="cross-site").status == 403
+
+
+def test_a_bug_is_one_sentence_too(tmp_path: Path):
+    app, sent = FastAPI(), []
+    install(app, tmp_path)
+    app.add_api_route("/", lambda: 1 / 0)
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+
+    async def send(message):
+        sent.append(message)
+
+    with pytest.raises(ZeroDivisionError):  # on to the log
+        asyncio.run(app(scope, None, send))
+    assert (sent[0]["status"], set(json.loads(sent[1]["body"]))) == (500, {"error", "hint"})
 
 
 def test_a_token_opens_everything_but_the_page_and_health(trained: Path):

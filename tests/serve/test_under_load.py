@@ -9,14 +9,20 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from helpers.paths import TOP
 from helpers.server import Client, free_port, serving
 
-from bundlecache.serve.batching import Batcher, QueueFullError, StoppedError
+from bundlecache.project.serving.cart import Cart
+from bundlecache.serve.batching import Batcher, Job, QueueFullError, StoppedError
+from bundlecache.serve.metrics import Metrics
+from bundlecache.serve.settings import ServeSettings
+from bundlecache.serve.state import Serving, collect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,8 +139,47 @@ def test_a_workspace_that_broke_is_not_taken_over(trained: Path, tmp_path: Path)
     with serving(root) as client:
         (root / "items.parquet").write_bytes(b"damaged")
         refused = client.ask("POST", "/reload")
-        assert (refused.status, set(refused.json)) == (400, {"error", "hint"})
+        assert (refused.status, set(refused.json)) == (503, {"error", "hint"})
+        assert "shop/items.parquet" in refused.json["error"]
+        assert str(root) not in refused.json["error"], "where files lie is told to nobody"
         assert client.complete(GIVEN).status == 200
+
+
+def test_a_reload_frees_the_old_state_and_other_runs_are_loaded_for_the_new_one(trained: Path, tmp_path: Path):
+    root = shutil.copytree(trained, tmp_path / "shop")
+    shutil.copytree(root / "runs" / "first", root / "runs" / "second")
+    (root / "runs" / "latest").write_text("second", "utf-8")
+    state = Serving(ServeSettings(str(root)), Metrics(), lambda: None)
+
+    async def go():
+        await state.in_loader(state.load)
+        old, reload = state.ready(), asyncio.create_task(state.in_loader(state.load))
+        await asyncio.sleep(0)
+        other = await state.chosen("first")  # asked for while the reload is under way
+        assert other.session is state.ready().session
+        assert await reload
+        return weakref.ref(old)
+
+    old = run_async(go())
+    state.end()
+    until = time.monotonic() + 30
+    while old() is not None and time.monotonic() < until:
+        time.sleep(0.1)  # until its calibration has ended
+        collect()
+    assert old() is None, "the old model stays in memory"
+
+
+def test_a_request_that_fails_harms_none_of_those_answered_with_it(trained: Path):
+    state = Serving(ServeSettings(str(trained)), Metrics(), lambda: None)
+    state.load()
+    state.end()
+    resident, done = state.ready(), Future()
+    carts = [resident.cart(GIVEN), Cart(np.array([10**6])), resident.cart(GIVEN)]
+    first, broken, third = state._answer([Job(resident, [cart], done) for cart in carts])
+    assert isinstance(broken, IndexError)
+    assert len(first[0].items) == len(third[0].items) == 5
+    resident.matrices = {**resident.matrices, "text:again": resident.matrices["text"]}
+    assert resident.search.find("warmest").searched == "meaning", "of two fields of a text, one is searched"
 
 
 @pytest.fixture
