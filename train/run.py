@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bundlecache.baselines import saved_ranker
 from bundlecache.baselines.rankers import ModelRanker
 from bundlecache.bench import benchmark, completion_examples, method_selection, result_files
 from bundlecache.bench.benchmark import BenchSetup, ModelAnswers
@@ -24,6 +25,7 @@ from bundlecache.workspace import read_manifest
 from . import checkpoint
 from .inference import item_tokens, scoring
 from .model import gguf_base
+from .model.evidence import RANKER_FILE, RankerEvidence
 from .model.llm import EMBEDDED_LETTERS
 from .training import loop
 
@@ -74,8 +76,9 @@ class LoadedRun:
 
 
 def training_seconds(run: Path) -> float:
-    """What the stages of a run took, read from its manifest."""
-    return float(sum(stage["seconds"] for stage in read_manifest(run)["stages"]))
+    """What the stages of a run took, and before them the fitting of the methods behind its evidence, if it has any."""
+    stages = float(sum(stage["seconds"] for stage in read_manifest(run)["stages"]))
+    return stages + saved_ranker.total_seconds(run / RANKER_FILE)
 
 
 def load(
@@ -226,15 +229,16 @@ def evaluate(
 
     ``how`` holds batch_size, permutations and at_once, see `scoring.score`.
     """
+    sources = sources_of(loaded, sources)
     asked_how = AskedHow(how.get("permutations", 1), how.get("at_once"))
     model = loaded.ranker(MODEL, **how)
     setup = BenchSetup.of(sources, [model], baselines=baselines, how=asked_how)
     results = []
     for asked, left_out in unseen_questions({MODEL: loaded}, sets, sources.catalogue, say):
+        with say.bar("fit") as bar:  # first: the model may read what the same methods say
+            setup.costs.fit_all(setup.rankers, asked, bar.step)
         with say.bar(asked.name) as bar:
             variants = scoring.score_variants(loaded.model, asked, ablation=ablation, progress=bar.step, **how)
-        with say.bar("fit") as bar:
-            setup.costs.fit_all(setup.rankers, asked, bar.step)
         result = benchmark.compare(
             setup,
             asked,
@@ -260,6 +264,15 @@ def evaluate(
     if baselines:
         method_selection.save(loaded.folder, method_selection.best_on_validation(sources, model), sources)
     return results
+
+
+def sources_of(loaded: LoadedRun, sources: Sources) -> Sources:
+    """Those of the model's evidence where they are about the same vectors: the learned ranker is fitted already there."""
+    evidence = loaded.model.evidence
+    if not isinstance(evidence, RankerEvidence) or evidence.sources.seed != sources.seed:
+        return sources
+    ours, theirs = ({(m.table, m.version) for m in each.matrices.values()} for each in (evidence.sources, sources))
+    return evidence.sources if ours == theirs else sources
 
 
 def _examples(loaded: LoadedRun, asked: Questions, catalogue: Catalogue) -> RunExamples:

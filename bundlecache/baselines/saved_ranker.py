@@ -1,6 +1,6 @@
 """Keeps what the learned ranker was fitted to, so that a completion need not fit it again.
 
-The file holds the weights, and what trained parts (the set encoder) have learned. It belongs to the vectors, the split, the
+The file holds the weights, what trained parts (the set encoder) have learned, and how many seconds that took. It belongs to the vectors, the split, the
 seed and the parts that it was fitted with; for others it is not used.
 """
 
@@ -17,11 +17,13 @@ from ..files import replacing
 from .learned import LearnedRanker, stack
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from .rankers import Ranker
     from .sources import Sources
 
+SECONDS = "kept_seconds"  # of a ranker: how long it was fitted
 MAX_PART_BYTES = 2**28  # of one part; larger ones are fitted again
 
 
@@ -29,9 +31,13 @@ def save(ranker: LearnedRanker, path: Path) -> None:
     """Write the weights of a fitted ranker, and what its trained parts have learned, as a .npz file."""
     weights, scale = ranker.fitted
     arrays = {"weights": weights, "scale": scale, "cause": np.array(_cause(ranker))}
+    if (spent := seconds_of(ranker)) is not None:
+        arrays["seconds"] = np.array(spent)
     for number, part in enumerate(ranker.parts):
         if (learned := _learned(part)) is not None and learned[0].nbytes <= MAX_PART_BYTES:
             arrays |= {f"part{number}": learned[0], f"number{number}": np.array(learned[1])}
+            if (spent := seconds_of(part)) is not None:
+                arrays[f"seconds{number}"] = np.array(spent)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -48,11 +54,34 @@ def restore(sources: Sources, path: Path) -> LearnedRanker | None:
     except (OSError, ValueError, KeyError, EOFError):
         return ranker  # a derived file: what cannot be read is made again
     if fits:
-        _remember(ranker, (arrays["weights"], arrays["scale"]))
+        _remember(ranker, (arrays["weights"], arrays["scale"]), arrays.get("seconds"))
         for number, part in enumerate(ranker.parts):
             if f"part{number}" in arrays:
-                _remember(part, (arrays[f"part{number}"], float(arrays[f"number{number}"])))
+                learned = arrays[f"part{number}"], float(arrays[f"number{number}"])
+                _remember(part, learned, arrays.get(f"seconds{number}"))
     return ranker
+
+
+def seconds_of(ranker: Ranker) -> float | None:
+    """How long a ranker was fitted, without what it stands on, where that was kept; it need not be fitted again."""
+    kept: float | None = vars(ranker).get(SECONDS) if hasattr(ranker, "__dict__") else None
+    return kept
+
+
+def keep_seconds(ranker: LearnedRanker, spent: Callable[[Ranker], float]) -> None:
+    """Note how long the ranker and its trained parts were fitted, for :func:`save`."""
+    for each in (ranker, *ranker.parts):
+        if each is ranker or _learned(each) is not None:
+            vars(each)[SECONDS] = spent(each)
+
+
+def total_seconds(path: Path) -> float:
+    """How long the ranker in a file and its trained parts were fitted; 0 where the file says nothing of it."""
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            return float(sum(saved[name] for name in saved.files if name.startswith("seconds")))
+    except (OSError, ValueError, KeyError, EOFError):
+        return 0.0
 
 
 def _cause(ranker: LearnedRanker) -> str:
@@ -73,5 +102,7 @@ def _learned(part: Ranker) -> tuple[np.ndarray, float] | None:
     return None
 
 
-def _remember(ranker: Ranker, fitted: tuple[np.ndarray, object]) -> None:
+def _remember(ranker: Ranker, fitted: tuple[np.ndarray, object], seconds: np.ndarray | None) -> None:
+    if seconds is not None:
+        vars(ranker)[SECONDS] = float(seconds)
     vars(ranker)["fitted"] = fitted  # where functools.cached_property looks first

@@ -21,7 +21,7 @@ from ..catalogue import split_leaks
 from ..questions import sample
 from ..questions.importing import family
 from . import leakage_probes
-from .findings import ablated, near_a_leak, sentences, worth
+from .findings import ablated, beyond_evidence, near_a_leak, sentences, worth
 from .fitting_costs import FittingCosts, models_of, of_models
 from .method_rows import MethodScores, ablation_row, joined, mean_by, method_row, model_answers, probe_rows, sliced
 from .metrics import strict_hits
@@ -120,13 +120,9 @@ def compare(
     for modality, answers in (ablation or {}).items():
         _check_shape(modality, answers, questions)
         rows.append(ablation_row(modality, answers, right, questions, setup.seed))
-    return replace(
-        results,
-        ablation=rows,
-        findings=[*results.findings, *map(ablated, rows)],
-        model_answers=model_answers(ours, right, questions),
-        attention=attention,
-    )
+    answered = model_answers(ours, right, questions)
+    results = replace(results, ablation=rows, model_answers=answered, attention=attention)
+    return replace(results, findings=[*results.findings, *beyond_evidence(results), *map(ablated, rows)])
 
 
 def score(

@@ -52,7 +52,6 @@ def sentences(results: QuestionSetResult) -> list[str]:
         out += _against(cosines, "every cosine of a single modality", "the best cosine of a single modality")
         out += _against(collaborative, "every baseline of who took what", "the best baseline of who took what")
         out += _against(rest, "every other baseline", "the best other baseline")
-        out += beyond_evidence(results)
         variants = [row for row in methods if row.kind == "model" and row is not model]
         out += [_together(row) if row.on_top_of is not None else _variant(row) for row in variants]
         if model.valid_ratio < 1:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ..baselines import saved_ranker
 from ..baselines.rankers import ModelRanker
 
 if TYPE_CHECKING:
@@ -51,8 +52,13 @@ class FittingCosts:
                 start = time.perf_counter()
                 if not isinstance(each, ModelRanker):
                     each.scores(_first(questions))
-                self._own[key] = each, time.perf_counter() - start
+                spent_before = saved_ranker.seconds_of(each) or 0.0  # what was kept from then is not fitted now
+                self._own[key] = each, spent_before + time.perf_counter() - start
         return self.of(ranker)
+
+    def own(self, ranker: Ranker) -> float:
+        """Seconds that were spent on fitting a ranker alone, so far."""
+        return self._own[id(ranker)][1] if id(ranker) in self._own else 0.0
 
     def of(self, ranker: Ranker) -> float:
         """Seconds that were spent on fitting a ranker and what it stands on, so far."""

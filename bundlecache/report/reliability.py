@@ -44,15 +44,19 @@ SAID = {  # way to group: title, and what it tells
 SHUFFLED = "Options stood in {orders} orders before the model, so this says nothing of a preference for a letter."
 
 
-def breakdowns(answered: Answered, catalogue: Catalogue, orders: int = 1) -> list[dict[str, Any]]:
+def breakdowns(
+    answered: Answered, catalogue: Catalogue, orders: int = 1, *, by_letter: bool = True
+) -> list[dict[str, Any]]:
     """Groups of questions with their HitRate@1, one entry per way to group; ways with a single group are left out.
 
     ``orders`` is in how many orders of its options a question was asked: after several, its place in the file is none
-    that the model has seen.
+    that the model has seen. A model that does not answer ``by_letter`` sees no place, and none is shown.
     ``group`` [q] numbers the ``rows``; it is -1 for a question whose right item left the catalogue.
     """
     found = []
     for way, title, note, group, names in _ways(answered, catalogue):
+        if way == POSITION and not by_letter:
+            continue
         if way == POSITION and orders > 1:
             title, note = "By where the right option stands in the file", SHUFFLED.format(orders=orders)
         there = [g for g in range(len(names)) if (group == g).any()]

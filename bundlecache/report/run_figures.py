@@ -66,13 +66,15 @@ def question_set(result: QuestionSetResult) -> dict[str, Any]:
     }
 
 
-def reliability(main: QuestionSetResult | None, answered: Answered | None, catalogue: Catalogue) -> dict[str, Any]:
-    """Calibration and breakdowns of the model's answers; all None without answers."""
+def reliability(
+    main: QuestionSetResult | None, answered: Answered | None, catalogue: Catalogue, *, by_letter: bool = True
+) -> dict[str, Any]:
+    """Calibration and breakdowns of the model's answers, by place only of answers by letter; all None without answers."""
     if main is None or answered is None:
         return {"reliability": None, "trust": None, "breakdowns": []}
     calibrated = vars(calibration(answered.probabilities, answered.truth))
     chart = diagram(*(calibrated[part] for part in ("confidence", "accuracy", "count")))
-    ways = breakdowns(answered, catalogue, main.how.permutations)
+    ways = breakdowns(answered, catalogue, main.how.permutations, by_letter=by_letter)
     rivals(ways, main)
     for way in ways:
         way["rows"] = [{**row, "bar": bar(row["hit@1"], row["hit@1_interval"], 1.0)} for row in way["rows"]]

@@ -81,6 +81,8 @@ def context(workspace: WorkspaceFolder, run: Path, catalogue: Catalogue) -> dict
         },
         "manifest": manifest,
         "base": _base(manifest),
+        "by_letter": by_letter(manifest),
+        "evidence": _setting(manifest, "fusion", "evidence", "none") != "none",
         "headline": headline(main),
         "sets": [question_set(result) for result in results.values()],
         "gallery": by_kind(media, answered, main) if answered and main else None,
@@ -89,7 +91,7 @@ def context(workspace: WorkspaceFolder, run: Path, catalogue: Catalogue) -> dict
         "sounds": media.sounds,
         "media_pictures": catalogue.column("image").any(),
         "map": catalogue_map(workspace, catalogue, manifest["encoders"]),
-        **reliability(main, answered, catalogue),
+        **reliability(main, answered, catalogue, by_letter=by_letter(manifest)),
         "siblings": siblings(workspace, run, manifest, main) if main else [],
         "attention": answers.attention(main) if main else None,
         "encoded": encoded(workspace, catalogue, manifest),
@@ -104,6 +106,16 @@ def _base(manifest: dict[str, Any]) -> dict[str, Any] | None:
     if not base:
         return None
     return {**base, "embedded": base["spec"] == "embedded"}
+
+
+def by_letter(manifest: dict[str, Any]) -> bool:
+    """Whether the run answers with a letter, as all runs of earlier versions do; in the other forms no order is shown."""
+    return bool(_setting(manifest, "answer", "form", "letters") == "letters")
+
+
+def _setting(manifest: dict[str, Any], section: str, key: str, default: str) -> Any:
+    found = (manifest.get("recipe") or {}).get(section)
+    return found.get(key, default) if isinstance(found, dict) else default
 
 
 def _recipe_text(run: Path, manifest: dict[str, Any]) -> str:

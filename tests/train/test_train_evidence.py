@@ -9,14 +9,17 @@ import pytest
 import torch
 from helpers import train_shop as world
 
-from bundlecache.baselines.learned import LearnedRanker
+from bundlecache.baselines import saved_ranker
+from bundlecache.baselines.learned import LearnedRanker, stack
 from bundlecache.baselines.sources import Sources
+from bundlecache.bench.fitting_costs import FittingCosts
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.columns import Lists
 from bundlecache.train import checkpoint
 from bundlecache.train.inference.scoring import score
 from bundlecache.train.model.bundle_mllm import build
 from bundlecache.train.model.evidence import attach
+from bundlecache.train.run import LoadedRun, sources_of
 from bundlecache.train.set_encoder_baseline import LEARNERS
 from bundlecache.train.training.loop import train
 
@@ -79,3 +82,23 @@ def test_evidence_is_trained_saved_and_loaded_with_the_model(base, tmp_path):
     np.testing.assert_array_equal(answers, score(again, valid).logits)
     (run / "evidence.npz").unlink()  # a derived file: what it holds is fitted again
     np.testing.assert_allclose(score(checkpoint.load(run, cat, matrices, "cpu"), valid).logits, answers, atol=1e-4)
+
+
+def test_what_was_fitted_for_training_is_not_fitted_again_to_evaluate(base, tmp_path):
+    cat, matrices = world.catalogue(), world.matrices()
+    valid, recipe = world.questions(cat), world.recipe(base, **RECIPE)
+    run = train(cat, matrices, valid, recipe, tmp_path / "runs" / "one", seed=0, device="cpu").run
+    loaded = LoadedRun(run, checkpoint.load(run, cat, matrices, "cpu"), matrices)
+    shared = sources_of(loaded, Sources(cat, matrices, learners=LEARNERS))
+    assert shared is loaded.model.evidence.sources
+    (ranker,) = shared.rankers(stack)
+    encoder = next(part for part in ranker.parts if part.name == "set encoder")
+    assert all("fitted" in vars(each) for each in (ranker, encoder)), "as they were saved with the run"
+    costs, asked = FittingCosts(), world.questions(cat, "test", 10)
+    costs.fit(ranker, asked)
+    assert costs.own(ranker) >= saved_ranker.seconds_of(ranker) > 0, "the seconds of training count all the same"
+    assert loaded.training_seconds >= saved_ranker.seconds_of(ranker) + saved_ranker.seconds_of(encoder)
+    fresh = LearnedRanker("learned ranker", "content", Sources(cat, matrices, learners=LEARNERS))
+    np.testing.assert_allclose(ranker.scores(asked), fresh.scores(asked), atol=1e-5)
+    other = Sources(cat, {}, learners=LEARNERS)
+    assert sources_of(loaded, other) is other

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from bundlecache.baselines import saved_ranker
 from bundlecache.baselines.learned import PARTS, LearnedRanker, features_of
 from bundlecache.baselines.sources import Sources
+from bundlecache.bench.fitting_costs import FittingCosts
 from bundlecache.questions.question_file import Questions
 
 from ..set_encoder_baseline import LEARNERS
@@ -55,6 +56,11 @@ class RankerEvidence(nn.Module):
         self.register_buffer("scale", torch.ones(count))
 
     @property
+    def sources(self) -> Sources:
+        """What the methods behind the features look at."""
+        return self._ranker.sources
+
+    @property
     def weights(self) -> Tensor:
         """[f] those of the learned ranker and what training changed of them."""
         return self.get_buffer("begun") + SLOWNESS * self.change
@@ -72,6 +78,10 @@ class RankerEvidence(nn.Module):
                 progress(min(asked[0], self._ranker.fit_steps), self._ranker.fit_steps)
 
         sources.listeners.append(count)
+        if sources.validation:  # one question makes a method fit itself
+            costs = FittingCosts()
+            costs.fit(self._ranker, sources.validation[0])
+            saved_ranker.keep_seconds(self._ranker, costs.own)
         weights, scale = self._ranker.fitted
         sources.listeners.remove(count)
         with torch.no_grad():
