@@ -250,6 +250,11 @@ def test_the_ladder_holds_every_rung_of_a_run(model, cat):
     assert (variants.answers["zero-shot LLM"].logits != text).any()  # the adapter was off
 
 
+def test_titles_alone_are_no_stage_1_where_stage_2_trained_what_they_use(model, cat, monkeypatch):
+    monkeypatch.setattr(model, "own_state", lambda: {"answer.direction": torch.zeros(1)})
+    assert list(score_variants(model, world.questions(cat), ablation=False).answers)[1] == "Bundle-MLLM, titles only"
+
+
 def test_of_two_encoders_of_a_modality_the_ladder_leaves_out_one_at_a_time(cat, base):
     matrices = world.matrices()
     matrices["test:other"] = world.matrix("image", world.matrices(seed=5)["image"].vectors)
