@@ -108,7 +108,18 @@ def make_pairs(
     held_out = np.isin(group, group[np.concatenate(list(chosen.values()))])
     train = items[~held_out[items]]
     check_enough(len(train), "pair to train on", "pairs to train on")
-    return Pairs(train, chosen["valid"], chosen["test"], group, frozen["sha256"])
+    return Pairs(train, *one_of_each(group, chosen["valid"], chosen["test"]), group, frozen["sha256"])
+
+
+def one_of_each(group: np.ndarray, valid: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The held-out items without those whose group has another one already: new titles may join two groups into one.
+
+    >>> one_of_each(np.array([0, 1, 1, 2, 2, 0]), np.array([0, 1]), np.array([2, 3, 4]))
+    (array([0, 1]), array([3]))
+    """
+    both = np.concatenate([valid, test])
+    first = np.sort(np.unique(group[both], return_index=True)[1])
+    return both[first[first < len(valid)]], both[first[first >= len(valid)]]
 
 
 def check_enough(count: int, one: str, many: str) -> None:
