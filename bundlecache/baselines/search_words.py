@@ -1,4 +1,4 @@
-"""Baselines of search: BM25 over the words of items, alone and with the user's history for items that match equally well.
+"""Baselines of search: BM25 over the words of items, alone and with the user's history for items that match (almost) equally well.
 
 BM25 is a sparse matrix of weights [I, words] times the words of the query (as bm25s computes it), so scipy does it exactly,
 without another dependency.
@@ -27,7 +27,7 @@ WORD = re.compile(r"\w+")
 SATURATION, LENGTH_SHARE = 1.5, 0.75  # k1 and b of BM25
 COLUMNS = ("title", "category", "brand")  # that are searched
 PARTNERS = ("popularity", "recent popularity", "item-kNN", "SASRec")  # of BM25, by their names
-TIE_BREAK = 1e-3  # of what history adds at most, far below a difference of BM25
+TIE_BREAK = 1e-3  # of what history adds at most: of two items whose BM25 differs by less, it may decide too
 
 
 @dataclass(frozen=True)
