@@ -413,3 +413,17 @@ def test_long_sounds_are_cut_and_broken_ones_refused(tmp_path):
     for path in (empty, broken, tmp_path / "missing.flac"):
         with pytest.raises(MediaError):
             thumbnails.sound(path)
+
+
+def test_the_page_of_a_run_that_scores_options_speaks_of_no_letter(workspace):
+    folder = write_run(workspace)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    settings = {"answer": {"form": "pointer"}, "fusion": {"evidence": "residual"}, "run": {"select": "loss"}}
+    manifest["recipe"] = settings
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    text = HtmlPage(report_html(workspace, folder)).text
+    assert "gives each option a score" in text
+    assert "reads evidence" in " ".join(text.split())
+    assert "By where the right option stood" not in text
+    for words in ("lettered", "a letter", "one letter", "option letters"):
+        assert words not in text

@@ -59,8 +59,8 @@ class TrainResult:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The stages for a table: HitRate@1 on validation, strict and among the option letters alone."""
-        return [
+        """The stages for a table: HitRate@1 on validation; also among the letters alone, where an answer was none."""
+        rows = [
             {
                 "stage": stage["name"],
                 "steps": stage["steps"],
@@ -73,6 +73,9 @@ class TrainResult:
             }
             for stage in self.stages
         ]
+        if all(row["valid"] in (None, 1.0) for row in rows):
+            return [{key: row[key] for key in row if key not in ("among letters", "valid")} for row in rows]
+        return rows
 
     @property
     def notes(self) -> list[str]:
