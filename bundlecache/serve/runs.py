@@ -27,11 +27,10 @@ def described(folder: WorkspaceFolder, name: str, *, latest: bool) -> dict[str, 
 
 
 def _hit_1(run: Path) -> float | None:
-    """HitRate@1 of the model on the first set of test questions that it was evaluated on."""
+    """HitRate@1 of the model alone on the first set of test questions that it was evaluated on."""
     for path in sorted((run / "results").glob("test-random*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             found = json.loads(path.read_text("utf-8"))
-            rows = [row for row in found["methods"] if row["kind"] == "model"]
-            if rows:
-                return round(float(rows[0]["hit@1"]), 4)
+            by_name = {row["name"]: row["hit@1"] for row in found["methods"]}
+            return round(float(by_name[found["model"]]), 4)
     return None
