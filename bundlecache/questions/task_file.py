@@ -182,7 +182,7 @@ def _columns(table: pa.Table) -> dict[str, pa.Array]:
 
 def _again(path: Path) -> list[str | Command]:
     return [
-        f"delete {path.stem}.parquet and {path.stem}.json;",
+        f"move {path.stem}.parquet and {path.stem}.json elsewhere;",
         Command("questions", "--task", "all"),
         "draws them again",
     ]

@@ -73,10 +73,10 @@ class Forked:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
-    def communicate(self) -> tuple[str, str]:
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What it printed, when it has ended."""
         printed = self.stdout.read()
-        self.wait()
+        self.wait(timeout)
         self._stderr.seek(0)
         return printed, self._stderr.read()
 

@@ -106,7 +106,10 @@ def damaged(tmp_path_factory):
         archive.extractall(folder, filter="data")
     root = folder / "old_workspace"
     commands = {command for commands in FILES.values() for command in commands}
-    return root, {command: answer(root, command) for command in sorted(commands)}
+    answers = {}
+    for k, command in enumerate(sorted(commands)):  # each on a copy: a training that goes on changes the run
+        answers[command] = answer(shutil.copytree(root, folder / str(k)), command)
+    return root, answers
 
 
 def answer(root: Path, command: tuple[str, ...]) -> object:
