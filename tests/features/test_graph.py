@@ -153,7 +153,8 @@ def test_training_is_a_function_of_edges_and_settings():
 
 
 @pytest.mark.parametrize(
-    ("spec", "small"), [*((kind.form, 50_000) for kind in features.kinds("graph") if "SPEC" not in kind.form), ("lightgcn:user-item", 0)]
+    ("spec", "small"),
+    [*((kind.form, 50_000) for kind in features.kinds("graph") if "SPEC" not in kind.form), ("lightgcn:user-item", 0)],
 )
 def test_an_encoder_sees_training_edges_only_and_learns_at_the_first_encode(
     workspace: WorkspaceFolder, spec: str, small: int, monkeypatch: pytest.MonkeyPatch
