@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, options: dict[str, st
     shop, whole = Shop(tmp_path / "killed", 80), Shop(tmp_path / "whole", 80)
     location.set_location(shop.workspace.store, address, options)
     child = shop.start(__file__)
-    table, deadline = Identity.of(Toy()).table_name, time.monotonic() + 60
+    table, deadline = Identity.of(Toy()).table_name, time.monotonic() + 240
     tables = location.StoreLocation(shop.workspace.store)
     while time.monotonic() < deadline and child.poll() is None:
         if tables.has(table) and tables.dataset(table).count_rows() >= 8:
