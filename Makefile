@@ -20,7 +20,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) -e '.[cpu,serve,dev]'
 	@touch $@
 
-demo: $(VENV)/installed  ## the whole way on the shipped data: encode, train, evaluate, report (about 3 minutes)
+demo: $(VENV)/installed  ## the whole way on the shipped data: encode, train, evaluate, report (under 3 minutes of two free cores)
 	$(BIN)/bundlecache demo
 
 test: $(VENV)/installed-dev  ## all tests (a few minutes)

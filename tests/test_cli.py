@@ -272,12 +272,13 @@ def test_more_letters_than_the_embedded_base_was_made_with_are_warned_of(capsys:
     assert "data.options=10 or fewer" in capsys.readouterr().err
 
 
-def test_the_demo_trains_a_recipe_that_begins_with_the_learned_ranker():
-    from bundlecache.cli import DEMO_RECIPE
+def test_the_demo_trains_the_recipe_evidence_in_half_its_steps():
+    from bundlecache.cli import DEMO_STEPS
     from bundlecache.train.shipped_recipes import load_recipe
 
-    recipe = load_recipe(DEMO_RECIPE, [])
-    assert (recipe.answer.form, recipe.fusion.evidence) == ("pointer", "residual")
+    whole, asked = load_recipe("evidence", []), load_recipe("evidence", [DEMO_STEPS])
+    assert (asked.answer.form, asked.fusion.evidence) == ("pointer", "residual")
+    assert asked.joint_stage.steps == whole.joint_stage.steps // 2
 
 
 def test_the_questions_are_the_same_whatever_has_been_encoded(workspace: WorkspaceFolder, trained: WorkspaceFolder):
