@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from bundlecache.store.store import Store
 from bundlecache.store.table_schema import Identity
 from bundlecache.workspace import WorkspaceFolder
 from helpers.forked import Forked, start
+from helpers.paths import TOP
 
 
 class Toy:
@@ -119,11 +123,24 @@ class Shop:
         table = self.store.location.dataset(Identity.of(encoder or Toy()).table_name).to_table()
         return sorted(table.to_pylist(), key=lambda row: row["item_id"])
 
-    def start(self, script: str, *args: str) -> Forked:
-        """A test file as a process of its own: ``python SCRIPT ROOT ARGS``; it opens the shop by `Shop.reopen`."""
+    def start(self, script: str, *args: str, forks: bool = True) -> Forked | subprocess.Popen[str]:
+        """A test file as a process of its own: ``python SCRIPT ROOT ARGS``; it opens the shop by `Shop.reopen`.
+
+        ``forks=False`` starts Python anew, for what a fork of a process with imported libraries cannot be trusted with.
+        """
         items = "\n".join(f"{item_id}\t{uri}" for item_id, uri in self.images.items())
         (self.workspace.root / "items.tsv").write_text(items)
-        return start(script, self.workspace.root, *args)
+        if forks:
+            return start(script, self.workspace.root, *args)
+        path = os.pathsep.join((str(TOP), str(TOP / "tests")))
+        return subprocess.Popen(
+            [sys.executable, script, str(self.workspace.root), *args],
+            cwd=TOP,
+            env={**os.environ, "PYTHONPATH": path},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     @classmethod
     def reopen(cls, root: Path) -> Shop:

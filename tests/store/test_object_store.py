@@ -99,7 +99,7 @@ class Slow(Toy):
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, options: dict[str, str], address: str):
     shop, whole = Shop(tmp_path / "killed", 80), Shop(tmp_path / "whole", 80)
     location.set_location(shop.workspace.store, address, options)
-    child = shop.start(__file__)
+    child = shop.start(__file__, forks=False)
     table, deadline = Identity.of(Toy()).table_name, time.monotonic() + 240
     tables = location.StoreLocation(shop.workspace.store)
     while time.monotonic() < deadline and child.poll() is None:
