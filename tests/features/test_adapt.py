@@ -221,8 +221,7 @@ def test_towers_of_transformers_are_saved_as_transformers_reads_them(shop: bc.Wo
     source = getattr(tiny, f"{family}_folder")(tmp_path / family)
     settings = [*FAST, "training.lr=1e-3", f"training.loss={'sigmoid' if family == 'siglip' else 'softmax'}"]
     made = shop.adapt(f"hf:{source}", name=family, image="full", text="full", settings=settings, recipe="adapt-head")
-    if made.encoder is None:  # random towers: whatever the epochs found, the way to disk is what counts here
-        pytest.skip("no epoch was better than the random towers")
+    assert made.encoder is not None, "an epoch is better than the random towers, so that something is saved"
     whole = AutoModel.from_pretrained(made.path / "model").eval()
     old = AutoModel.from_pretrained(source)
     assert whole.state_dict().keys() == old.state_dict().keys()
