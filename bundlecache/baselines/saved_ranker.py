@@ -1,7 +1,7 @@
 """Keeps what the learned ranker was fitted to, so that a completion need not fit it again.
 
-The file holds the weights, what trained parts (the set encoder) have learned, and how many seconds that took. It belongs to the vectors, the split, the
-seed and the parts that it was fitted with; for others it is not used.
+The file holds the weights, what trained parts (the set encoder) have learned, and how many seconds that took. It belongs to
+the vectors, items, texts, clicks, split, seed and parts that it was fitted with; for others it is not used.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..catalogue.seen_bundles import split_digest
+from ..column_digest import add_texts
 from ..files import replacing
 from .learned import LearnedRanker, stack
 
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ..catalogue.catalogue import Catalogue
     from .rankers import Ranker
     from .sources import Sources
 
+CATEGORIES = ("category", "categories")
 SECONDS = "kept_seconds"  # of a ranker: how long it was fitted
 MAX_PART_BYTES = 2**28  # of one part; larger ones are fitted again
 
@@ -88,10 +91,19 @@ def _cause(ranker: LearnedRanker) -> str:
     """A hash of all that a fit depends on."""
     sources = ranker.sources
     vectors = sorted((m.table, m.spec, m.fingerprint, m.version) for m in sources.matrices.values())
-    items = hashlib.sha256("\0".join(sources.catalogue.item_ids).encode()).hexdigest()
     parts = [part.name for part in ranker.parts]
-    cause = [vectors, split_digest(sources.catalogue), items, sources.seed, parts]
+    cause = [vectors, split_digest(sources.catalogue), _catalogue_digest(sources.catalogue), sources.seed, parts]
     return hashlib.sha256(json.dumps(cause).encode()).hexdigest()
+
+
+def _catalogue_digest(catalogue: Catalogue) -> str:
+    """A hash of what the parts read of a catalogue beside its bundles: ids, titles, categories, and who clicked what."""
+    digest = hashlib.sha256()
+    for column in (catalogue.item_ids, catalogue.titles, *(catalogue.column(name) for name in CATEGORIES)):
+        add_texts(digest, column.arrow)
+    for numbers in (catalogue.interactions.user, catalogue.interactions.item):
+        digest.update(np.ascontiguousarray(numbers).tobytes())
+    return digest.hexdigest()
 
 
 def _learned(part: Ranker) -> tuple[np.ndarray, float] | None:

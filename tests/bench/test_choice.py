@@ -14,6 +14,7 @@ from bundlecache.baselines.learned import LearnedRanker
 from bundlecache.baselines.rankers import ModelRanker
 from bundlecache.baselines.sources import Sources
 from bundlecache.bench import method_selection
+from bundlecache.catalogue.columns import Strings
 from bundlecache.errors import BundlecacheError, CheckpointError
 from bundlecache.train.set_encoder_baseline import LEARNERS
 
@@ -70,6 +71,18 @@ def test_a_ranker_saved_for_other_vectors_is_not_used(shop, sources, tmp_path):
     other = Sources(shop, dict(list(fewer.items())[:1]), learners=LEARNERS)
     restored = method_selection.saved_ranker.restore(other, tmp_path / method_selection.RANKER_FILE)
     assert "fitted" not in vars(restored)
+
+
+def test_a_ranker_saved_for_other_titles_or_clicks_is_not_used(shop, sources, tmp_path):
+    method_selection.save(tmp_path, method_selection.best_on_validation(sources, model(right=True)), sources)
+    saved = tmp_path / method_selection.RANKER_FILE
+    titles = Strings(["another title", *list(shop.titles)[1:]])
+    clicks = replace(shop.interactions, item=shop.interactions.item[::-1].copy())
+    for edited in (replace(shop, titles=titles), replace(shop, interactions=clicks)):
+        restored = method_selection.saved_ranker.restore(Sources(edited, parity_matrices(), learners=LEARNERS), saved)
+        assert "fitted" not in vars(restored)
+    same = method_selection.saved_ranker.restore(Sources(replace(shop), parity_matrices(), learners=LEARNERS), saved)
+    assert "fitted" in vars(same)
 
 
 def test_an_unknown_method_and_a_damaged_choice_are_one_sentence(sources, tmp_path):

@@ -20,10 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bundlecache.column_digest import add_texts
 from bundlecache.errors import BundlecacheError
 from bundlecache.files import replacing
 
-from ..column_digest import add_texts
 from .title_tokens import Ending, schema, shorten, tokenised
 from .tokens import Packed, clean, reserved
 

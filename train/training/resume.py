@@ -21,11 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bundlecache.column_digest import add_texts
 from bundlecache.errors import CheckpointError, Command
 from bundlecache.files import replacing
 from bundlecache.recipes.recipe import from_dict
-
-from ..column_digest import add_texts
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.catalogue import Catalogue
