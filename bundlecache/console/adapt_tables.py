@@ -17,7 +17,12 @@ def show_adaptation(made: Any, as_json: bool) -> None:
     if as_json:
         show(made.to_dict(), as_json, [])
         return
-    show(None, as_json, made.rows, title=f"{made.name}: pairs that choose the epoch (t: titles, i: images)")
+    show(
+        None,
+        as_json,
+        made.rows,
+        title=f"{made.name}: pairs that choose the epoch (0: zero-shot, *: kept; t: titles, i: images)",
+    )
     show(None, as_json, test_rows(made.to_dict()["test"]), title="Other pairs, which measure it")
     lines = [f"- {sentence}" for sentence in made.verdict]
     if made.encoder:

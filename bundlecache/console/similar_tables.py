@@ -52,10 +52,10 @@ def show_shrunk(made: Sequence[ShrunkRow], encoder: str, k: int, as_json: bool) 
             "dim": row.dim,
             "type": row.dtype,
             "bytes": row.bytes_per_item,
-            f"recall@{k}": f"{row.recall:.3f}",
+            "recall": f"{row.recall:.3f}",
             "nDCG@5": "-" if row.ndcg5 is None else f"{row.ndcg5:.3f}",
-            "lost": "-" if row.lost is None else f"{row.lost:+.3f}",
-            "95 %": "-" if row.lost is None else f"{row.lost_low:+.3f} to {row.lost_high:+.3f}",
+            "lost": "-" if row.lost is None else _loss(row.lost),
+            "95 %": "-" if row.lost is None else f"{_loss(row.lost_low)} to {_loss(row.lost_high)}",
         }
         for row in made
     ]
@@ -63,5 +63,10 @@ def show_shrunk(made: Sequence[ShrunkRow], encoder: str, k: int, as_json: bool) 
         data,
         as_json,
         rows,
-        title=f"Smaller vectors of {encoder}: bytes an item, recall of the full ones' {k} nearest, nDCG@5",
+        title=f"Smaller vectors of {encoder}: recall@{k} of the full ones' nearest",
     )
+
+
+def _loss(value: float | None) -> str:
+    """Three decimals, and no minus before a zero."""
+    return f"{round(value or 0.0, 3) + 0.0:.3f}"

@@ -78,8 +78,8 @@ def draw(
         dots=[
             (place_x(x), place_y(y), 3.5) for line in lines if line.dots for x, y in zip(line.x, line.y, strict=True)
         ],
-        x_ticks=[Tick(place_x(x), f"{x:,.0f}") for x in ticks(x_low, x_high, 6) if x <= x_high],
-        y_ticks=[Tick(place_y(y), f"{y * 100:.0f}%" if percent else f"{y:g}") for y in y_values],
+        x_ticks=[Tick(place_x(x), f"{x:,.0f}") for x in ticks(x_low, x_high, 6) if x <= x_high and x == round(x)],
+        y_ticks=[Tick(place_y(y), f"{round(y * 100, 2):g}%" if percent else f"{y:g}") for y in y_values],
         marks=[Tick(place_x(x), label) for x, label in marks],
     )
 

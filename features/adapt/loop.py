@@ -288,10 +288,10 @@ class Adaptation:
 
 
 def shown(epochs: Sequence[Epoch], best: Epoch) -> list[dict[str, Any]]:
-    """The epochs as rows of a table, zero-shot first."""
+    """The epochs as rows of a table; epoch 0 is zero-shot, a star marks the best."""
     return [
         {
-            "epoch": "zero-shot" if row.epoch == 0 else str(row.epoch) + (" (kept)" if row.epoch == best.epoch else ""),
+            "epoch": f"{row.epoch} *" if row.epoch == best.epoch else str(row.epoch),
             "loss": row.loss,
             "t->i R@1": row.valid.text_to_image_r1,
             "t->i R@10": row.valid.text_to_image_r10,

@@ -32,7 +32,7 @@ def verdict(
     else:
         mean, low, high = gain(*each)
         start = "zero-shot" if paired else "the untrained pair"
-        change = f"MRR {before.mrr:.3f} -> {after.mrr:.3f} on {after.pairs} test pairs, {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+        change = f"MRR from {before.mrr:.3f} to {after.mrr:.3f} on {after.pairs} test pairs, {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
         if low > 0:
             sentences.append(f"Epoch {best.epoch} is better than {start}: {change}.")
         elif high < 0:
@@ -40,7 +40,9 @@ def verdict(
         else:
             sentences.append(f"Epoch {best.epoch} is not certain to be better than {start}: {change}.")
     if adaptation.collapse:
-        sentences.append(f"The training collapsed and was ended: {adaptation.collapse}. A smaller --lr is needed.")
+        sentences.append(
+            f"The training collapsed and was ended: {adaptation.collapse}. Type a smaller --set training.lr=RATE."
+        )
     zero_shot, kept = adaptation.epochs[0].probes, best.probes
     sentences += [
         f"{name} fell from {zero_shot[name]:.3f} to {kept[name]:.3f}."
