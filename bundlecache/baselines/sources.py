@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +17,7 @@ from ..questions import freeze as questions
 from ..questions import sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ..catalogue.catalogue import Catalogue
     from ..questions.question_file import Questions
@@ -61,6 +63,20 @@ class Sources:
         """Tell the ``listeners`` that a step of a long fit is done."""
         for listener in self.listeners:
             listener(what)
+
+    @contextmanager
+    def heard(self, listener: Callable[[int, str], None]) -> Iterator[None]:
+        """Call ``listener(number, what)`` after every step that is told meanwhile; the first has the number 1."""
+        numbers = itertools.count(1)
+
+        def hear(what: str) -> None:
+            listener(next(numbers), what)
+
+        self.listeners.append(hear)
+        try:
+            yield
+        finally:
+            self.listeners.remove(hear)
 
     def of_items(self, name: str, make: Callable[[], T]) -> T:
         """What follows from the items alone, such as words of titles: made once for these sources and their `folds`."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ..baselines.rankers import Ranker
+    from ..baselines.sources import Sources
     from ..questions.question_file import Questions
 
 
@@ -105,17 +105,12 @@ def _steps(ranker: Ranker) -> int:
     return int(getattr(ranker, "fit_steps", 1))
 
 
-@contextmanager
-def _listening(ranker: Ranker, done: int, total: int, progress: Callable[[int, int, str], None]) -> Iterator[None]:
+def _listening(
+    ranker: Ranker, done: int, total: int, progress: Callable[[int, int, str], None]
+) -> AbstractContextManager[None]:
     """Pass on the steps of a ranker that tells its sources of them (`bundlecache.baselines.sources.Sources.tell`)."""
-    listeners: list[Callable[[str], None]] = getattr(getattr(ranker, "sources", None), "listeners", [])
-    told = itertools.count(1)
-
-    def listener(what: str) -> None:
-        progress(done + min(next(told), _steps(ranker)), total, f"{ranker.name}: {what}")
-
-    listeners.append(listener)
-    try:
-        yield
-    finally:
-        listeners.remove(listener)
+    sources: Sources | None = getattr(ranker, "sources", None)
+    if sources is None:
+        return nullcontext()
+    steps = _steps(ranker)
+    return sources.heard(lambda number, what: progress(done + min(number, steps), total, f"{ranker.name}: {what}"))

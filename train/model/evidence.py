@@ -70,20 +70,18 @@ class RankerEvidence(nn.Module):
 
         ``progress(done, of)`` is called after each method that has answered.
         """
-        sources, asked = self._ranker.sources, [0]
+        sources, steps = self._ranker.sources, self._ranker.fit_steps
 
-        def count(_name: str) -> None:
-            asked[0] += 1
+        def count(number: int, _what: str) -> None:
             if progress is not None:
-                progress(min(asked[0], self._ranker.fit_steps), self._ranker.fit_steps)
+                progress(min(number, steps), steps)
 
-        sources.listeners.append(count)
-        if sources.validation:  # one question makes a method fit itself
-            costs = FittingCosts()
-            costs.fit(self._ranker, sources.validation[0])
-            saved_ranker.keep_seconds(self._ranker, costs.own)
-        weights, scale = self._ranker.fitted
-        sources.listeners.remove(count)
+        with sources.heard(count):
+            if sources.validation:  # one question makes a method fit itself
+                costs = FittingCosts()
+                costs.fit(self._ranker, sources.validation[0])
+                saved_ranker.keep_seconds(self._ranker, costs.own)
+            weights, scale = self._ranker.fitted
         with torch.no_grad():
             self.get_buffer("begun").copy_(torch.from_numpy(weights))
             self.get_buffer("scale").copy_(torch.from_numpy(scale))

@@ -22,16 +22,9 @@ def fitted_ranker(session: Session, sources: Sources) -> LearnedRanker | None:
     if ranker is None or "fitted" in vars(ranker):
         return ranker
     session.say.note("No trained run: the learned ranker is fitted now, and kept.")
-    with session.say.bar("fit") as bar:
-        told = [0]
-
-        def step(name: str) -> None:
-            told[0] = min(told[0] + 1, ranker.fit_steps)
-            bar.step(told[0], ranker.fit_steps, name)
-
-        sources.listeners.append(step)
+    steps = ranker.fit_steps
+    with session.say.bar("fit") as bar, sources.heard(lambda number, what: bar.step(min(number, steps), steps, what)):
         _ = ranker.fitted
-        sources.listeners.remove(step)
     make_folder(path.parent)
     saved_ranker.save(ranker, path)
     return ranker
