@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 ALONE, WITH = "fusion.evidence=none", "fusion.evidence=residual"
+UNTRAINED = "STEPS=0"  # no setting of a recipe: every stage has no step, so one seed is enough
 VARIANTS: dict[str, list[str]] = {
     "letters": ["answer.form=letters", ALONE],
     "letters + evidence": ["answer.form=letters", WITH, "run.loss=letters"],
@@ -32,7 +33,8 @@ VARIANTS: dict[str, list[str]] = {
     "pointer + evidence": ["answer.form=pointer", WITH],
     "likelihood": ["answer.form=likelihood", ALONE],
     "yes-no": ["answer.form=yes-no", ALONE],
-    "evidence alone": ["answer.form=pointer", WITH, "STEPS=0"],
+    "likelihood, untrained": ["answer.form=likelihood", ALONE, UNTRAINED],
+    "evidence alone": ["answer.form=pointer", WITH, UNTRAINED],
 }
 STEP_KEYS = [
     f"{stage}_stage.{what}" for stage in ("text", "fusion", "joint") for what in ("steps", "contrastive_steps")
@@ -89,13 +91,13 @@ def measure(workspace: Path, out: Path, options: argparse.Namespace) -> dict[str
     results = []
     for name in options.only or VARIANTS:
         overrides = [*VARIANTS[name], *options.set]
-        tenth = 0.1 if options.quick else 0.0 if "STEPS=0" in overrides else 1.0
-        overrides = [each for each in overrides if each != "STEPS=0"]
-        if tenth != 1.0:
+        share = 0.0 if UNTRAINED in overrides else 0.1 if options.quick else 1.0
+        overrides = [each for each in overrides if each != UNTRAINED]
+        if share != 1.0:
             plain = {s.key: s.value for s in load_recipe(options.recipe, overrides).settings()}
-            overrides += [f"{key}={int(int(plain[key]) * tenth)}" for key in STEP_KEYS]
+            overrides += [f"{key}={int(int(plain[key]) * share)}" for key in STEP_KEYS]
         recipe = load_recipe(options.recipe, overrides)
-        for seed in range(1 if "alone" in name else options.seeds):
+        for seed in range(1 if share == 0.0 else options.seeds):
             path = out / f"{workspace.name}-{name}-seed{seed}.json".replace(" ", "_")
             if not path.is_file():
                 made = world.train(recipe, seed, out / "runs" / path.stem)
