@@ -1,4 +1,4 @@
-"""``descriptor:picture``: colour, light, outline and edges of a picture, an encoder without weights."""
+"""``descriptor:picture``: colour, light, outline and edges of a picture without weights; ``descriptor-tokens:``, by patch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 
 def load(spec: EncoderSpec, options: Options) -> PictureDescriptor:
-    """The registry's entry for ``descriptor:picture``."""
-    return PictureDescriptor(spec.text, options.dtype, options.batch_size or 64, options.draft)
+    """The registry's entry for ``descriptor:picture`` and ``descriptor-tokens:picture``."""
+    made = PictureTokens if spec.kind == "descriptor-tokens" else PictureDescriptor
+    return made(spec.text, options.dtype, options.batch_size or 64, options.draft)
 
 
 class PictureDescriptor:
@@ -43,8 +44,11 @@ class PictureDescriptor:
     def __init__(self, spec: str, dtype: str, batch_size: int, draft: int | None = None) -> None:
         self.spec, self.dtype, self.batch_size = spec, dtype, batch_size
         self.draft, self.reading = draft, reading(draft)
-        self.fingerprint = fingerprint("picture descriptor", 1, self.size, self.hues, self.weights, self.dim)
+        self.fingerprint = self._cause()
         self.preprocess = f"{self.reading}; squashed to {self.size} px, bilinear; {package_versions('Pillow')}"
+
+    def _cause(self) -> str:
+        return fingerprint("picture descriptor", 1, self.size, self.hues, self.weights, self.dim)
 
     def read(self, source: Path | str) -> PIL_Image.Image:
         """The picture, RGB."""
@@ -80,6 +84,60 @@ class PictureDescriptor:
         )
         joined = np.concatenate([w * _unit(block) for w, block in zip(self.weights, blocks, strict=True)], axis=1)
         return _unit(joined).astype(np.float32)  # [n, 132]
+
+
+class PictureTokens(PictureDescriptor):
+    """The same of each of 4 x 4 patches: 16 tokens of 46 numbers, for models that attend to parts of a picture.
+
+    A token holds, of its patch: hues of all pixels and of the foreground (12 soft bins each, weighted by squared chroma, the
+    root of the patch's share of the whole picture), the mean colour, the spread of light, the mean chroma and foreground, edge
+    directions (8 bins), and in one of 4 + 4 numbers each its row and column, since whoever reads tokens may not know their order.
+    """
+
+    side = 4  # patches
+    tokens = side * side
+    hues = 12
+    directions = 8
+    dim = 2 * hues + 3 + 3 + directions + 2 * side
+
+    def _cause(self) -> str:
+        return fingerprint("picture tokens", 1, self.size, self.side, self.hues, self.directions, self.dim)
+
+    def encode(self, samples: list[Any]) -> np.ndarray:
+        """uint8 pictures -> float32 [n, 16, 46]; patches row by row."""
+        rgb = np.stack(samples).astype(np.float64) / 255  # [n, 64, 64, 3]
+        n = len(rgb)
+        hue, chroma = _hue_and_chroma(rgb)
+        front, light = _foreground(rgb), rgb @ (0.299, 0.587, 0.114)
+        down, right = np.gradient(light, axis=(1, 2))
+        angle = (np.arctan2(down, right) / np.pi) % 1.0
+        hue, chroma, front, light, angle, strength = (
+            self._patches(field) for field in (hue, chroma, front, light, angle, np.hypot(down, right) ** 1.5)
+        )  # [n * 16, p, p]
+        colours = [_soft_histogram(hue * self.hues, w, self.hues, circular=True) for w in (chroma**2, chroma**2 * front)]
+        edges = _soft_histogram(angle * self.directions, strength, self.directions, circular=True)
+        means = [field.mean(axis=(1, 2)) for field in (*map(self._patches, np.moveaxis(rgb, -1, 0)), chroma, front)]
+        place = np.eye(self.side)
+        return np.concatenate(
+            [
+                *(self._shares(block, n) for block in (*colours, edges)),
+                np.stack([*means, 4 * light.std(axis=(1, 2))], axis=1).reshape(n, self.tokens, 6),
+                np.tile(np.repeat(place, self.side, axis=0), (n, 1, 1)),
+                np.tile(place, (n, self.side, 1)),
+            ],
+            axis=2,
+        ).astype(np.float32)  # [n, 16, 46]
+
+    def _patches(self, field: np.ndarray) -> np.ndarray:
+        """A field [n, s, s] cut into patches [n * 16, p, p]."""
+        p = self.size // self.side
+        return field.reshape(-1, self.side, p, self.side, p).swapaxes(2, 3).reshape(-1, p, p)
+
+    def _shares(self, block: np.ndarray, n: int) -> np.ndarray:
+        """[n, 16, bins] roots of the shares that each patch and bin has of its picture, 1 on average of the patches."""
+        block = block.reshape(n, self.tokens, -1)
+        total = block.sum(axis=(1, 2), keepdims=True)
+        return np.sqrt(np.where(total > 1e-9, self.tokens * block / np.maximum(total, 1e-9), 0.0))
 
 
 def _hue_and_chroma(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
