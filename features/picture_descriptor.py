@@ -114,7 +114,9 @@ class PictureTokens(PictureDescriptor):
         hue, chroma, front, light, angle, strength = (
             self._patches(field) for field in (hue, chroma, front, light, angle, np.hypot(down, right) ** 1.5)
         )  # [n * 16, p, p]
-        colours = [_soft_histogram(hue * self.hues, w, self.hues, circular=True) for w in (chroma**2, chroma**2 * front)]
+        colours = [
+            _soft_histogram(hue * self.hues, w, self.hues, circular=True) for w in (chroma**2, chroma**2 * front)
+        ]
         edges = _soft_histogram(angle * self.directions, strength, self.directions, circular=True)
         means = [field.mean(axis=(1, 2)) for field in (*map(self._patches, np.moveaxis(rgb, -1, 0)), chroma, front)]
         place = np.eye(self.side)

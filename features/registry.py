@@ -78,7 +78,9 @@ REGISTRY = (
     ),
     EncoderKind("open_clip:ARCH/PRETRAINED", "text", "open_clip_text", "text tower of open_clip; local-dir:FOLDER too"),
     EncoderKind("descriptor:picture", "image", "picture_descriptor", "colour, light, outline and edges; no weights"),
-    EncoderKind("descriptor-tokens:picture", "image", "picture_descriptor", "the same of 4 x 4 patches: a vector for each"),
+    EncoderKind(
+        "descriptor-tokens:picture", "image", "picture_descriptor", "the same of 4 x 4 patches: a vector for each"
+    ),
     EncoderKind(
         "open_clip:ARCH/PRETRAINED", "image", "open_clip_image", "image tower of open_clip; local-dir:FOLDER too"
     ),
