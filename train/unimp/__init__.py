@@ -1,0 +1,1 @@
+"""UniMP: one model for recommendation, search, selection, preference and explanation, on stored picture tokens."""
