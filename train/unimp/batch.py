@@ -54,8 +54,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on ``device``, but for ``images``: pictures are gathered where they are stored."""
-        moved = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.there, self.labels, self.weight))
-        return Batch(*moved, self.images)
+        ids, there, labels, weight = (t.to(device) for t in (self.ids, self.there, self.labels, self.weight))
+        return Batch(ids, there, labels, weight, self.images)
 
     def take(self, rows: np.ndarray | Sequence[int]) -> Batch:
         """Some rows, without the padding that only the others needed."""
