@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings
 
 from ..limits import MAX_SEED
-from .recipe import read_toml, resolve
+from .recipe_tables import RecipeTables
 from .settings import CONFIG, MAX_STEPS, MAX_WIDTH
 
 Mode = Literal["frozen", "head", "lora", "full"]
@@ -68,43 +65,13 @@ class Training:
 
 
 @dataclass(frozen=True)
-class AdaptRecipe:
-    """All settings of an adaptation. ``sources`` says, per key, where its value came from."""
+class AdaptRecipe(RecipeTables):
+    """All settings of an adaptation."""
+
+    MODEL: ClassVar[str] = "adaptation"
 
     towers: Towers = field(default_factory=Towers)
     training: Training = field(default_factory=Training)
-    name: str = field(default="defaults", compare=False)
-    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Every setting as ``{section: {key: value}}``, ready for TOML or JSON."""
-        return {section: dataclasses.asdict(getattr(self, section)) for section in SECTIONS}
 
 
-SECTIONS: dict[str, type] = {"towers": Towers, "training": Training}
-
-
-def load(spec: str | Path, overrides: Sequence[str] = (), *, shipped: Path | None = None) -> AdaptRecipe:
-    """Read the recipe of a shipped name or a TOML file, and apply ``section.key=value`` overrides in order.
-
-    Raises
-    ------
-    RecipeError
-        When the recipe is missing or no TOML, a key is unknown, or a value is of the wrong kind.
-    """
-    path, tables = read_toml(spec, shipped, "recipe", "--recipe takes one of these names or a TOML file")
-    return from_dict(tables, overrides, name=path.stem, source=path.name)
-
-
-def from_dict(
-    tables: Mapping[str, Any], overrides: Sequence[str] = (), *, name: str = "defaults", source: str = "given"
-) -> AdaptRecipe:
-    """The recipe of ``{section: {key: value}}``; what is not named keeps its default.
-
-    Raises
-    ------
-    RecipeError
-        When a key is unknown or a value is of the wrong kind.
-    """
-    sections, sources = resolve(SECTIONS, tables, overrides, source)
-    return AdaptRecipe(**sections, name=name, sources=sources)
+load, from_dict = AdaptRecipe.load, AdaptRecipe.from_dict

@@ -1,0 +1,255 @@
+"""The settings of UniMP: the tables and keys of its recipes, with their types, bounds, choices and descriptions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic.dataclasses import dataclass as settings
+
+from ..errors import RecipeError
+from ..limits import MAX_SEED
+from .recipe_tables import RecipeTables
+from .settings import CONFIG, MAX_STEPS, MAX_WIDTH, Base, Lora, Words, split_list
+
+UNIMP = "unimp"
+"""What the key `model` of these recipes says."""
+
+StageName = Literal["multitask", "head"]
+UNIMP_STAGES: tuple[StageName, ...] = ("multitask", "head")
+Task = Literal["recommend", "search", "select", "preference", "explain"]
+Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(split_list)]
+StageNames = Annotated[tuple[StageName, ...], Field(min_length=1), BeforeValidator(split_list)]
+MAX_HISTORY = 1_000
+
+
+def split_shares(value: object) -> object:
+    """A list of numbers as a tuple; text is split at its commas."""
+    parts = split_list(value)
+    try:
+        return tuple(float(part) for part in parts) if isinstance(parts, tuple) else parts
+    except (TypeError, ValueError):
+        return parts
+
+
+Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1e6)], ...], BeforeValidator(split_shares)]
+
+
+@settings(frozen=True, config=CONFIG)
+class UnimpLora(Lora):
+    """The low-rank adapter of the language model, where there is one."""
+
+    rank: int = Field(default=0, ge=0, le=MAX_WIDTH, description="Rank of the update; 0 leaves the model as it is.")
+
+
+@settings(frozen=True, config=CONFIG)
+class Vision:
+    """The pictures of items: a sampler makes few latents of stored tokens, and blocks inside the model attend to them."""
+
+    encoder: str = Field(
+        default="descriptor-tokens:picture",
+        description="Whose stored token features are read; empty trains without pictures.",
+    )
+    latents: int = Field(default=64, ge=1, le=MAX_WIDTH, description="Latents of a picture.")
+    depth: int = Field(default=6, ge=1, le=64, description="Layers of the sampler.")
+    heads: int = Field(default=8, ge=1, le=1024, description="Heads of the sampler and of the blocks.")
+    head_width: int = Field(default=64, ge=1, le=MAX_WIDTH, description="Width of each of these heads.")
+    every_n: int = Field(default=2, ge=1, le=1000, description="A block stands before every so manieth layer.")
+    exclusive: bool = Field(
+        default=True, description="A text sees its own item's picture alone; false: all pictures before it."
+    )
+
+
+@settings(frozen=True, config=CONFIG)
+class Items:
+    """How the model names items."""
+
+    ids: Literal["atomic", "semantic"] = Field(
+        default="atomic", description="A token for every item, or a few codes that items share."
+    )
+    levels: int = Field(
+        default=3, ge=1, le=16, description="Codes of a semantic id, before the one that sets equals apart."
+    )
+    codes: int = Field(default=256, ge=2, le=MAX_WIDTH, description="Values of each code.")
+    start: Literal["text", "random"] = Field(
+        default="text", description="Rows of items begin as the mean embedding of the item's text, or at random."
+    )
+
+
+@settings(frozen=True, config=CONFIG)
+class UnimpPrompt:
+    """What the model reads of an item and of a history."""
+
+    attributes: Words = Field(
+        default=("category", "price", "brand", "title"), description="Columns of the items table, in this order."
+    )
+    attribute_names: bool = Field(default=True, description="Tell the name of a column before its text.")
+    attribute_words: int = Field(default=20, ge=1, le=MAX_WIDTH, description="Words of an attribute, at most.")
+    explanation_words: int = Field(default=30, ge=1, le=MAX_WIDTH, description="Words of an explanation, at most.")
+    id_place: Literal["last", "first"] = Field(
+        default="last",
+        description=(
+            "last: an item's id stands behind its attributes, as in the paper, and is predicted from them; first: before"
+            " them, and every item of a history is predicted from those before it."
+        ),
+    )
+
+
+@settings(frozen=True, config=CONFIG)
+class UnimpData:
+    """Tasks, and how training rows are drawn: anew at every step, from the seed."""
+
+    tasks: Tasks = Field(
+        default=("recommend", "search", "select", "preference", "explain"), description="What is trained."
+    )
+    shares: Shares = Field(default=(), description="How often each task is drawn, in their order; empty: alike.")
+    weights: Shares = Field(default=(), description="Factor of each task's loss, in their order; empty: 1 each.")
+    history: int = Field(
+        default=5, ge=1, le=MAX_HISTORY, description="Latest items of a history that recommend and search are told."
+    )
+    other_history: int = Field(default=4, ge=1, le=MAX_HISTORY, description="The same of the other tasks.")
+    windows: Literal["random", "whole"] = Field(
+        default="random",
+        description=(
+            "Which part of a training history is a row: random: the target is any item of it; whole: as many items as fit,"
+            " and the one after them."
+        ),
+    )
+    context: Literal["none", "id", "attributes"] = Field(
+        default="id",
+        description=(
+            "What is predicted beside the answer: nothing; the items, ratings and explanations of the history; or these and"
+            " the attributes of items."
+        ),
+    )
+    split: Literal["leave_last_out", "user_holdout", "time", "random"] = Field(
+        default="leave_last_out", description="Which frozen questions decide what training may see."
+    )
+    k_core: int = Field(
+        default=5, ge=0, le=MAX_STEPS, description="Of these questions: interactions of a user or item."
+    )
+    questions_seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Of these questions: their seed.")
+    batch: int = Field(default=24, ge=1, le=MAX_WIDTH, description="Rows per optimiser step, over all processes.")
+    accumulate: int = Field(
+        default=1, ge=1, le=MAX_WIDTH, description="Pieces in which a batch is computed, to save memory."
+    )
+
+
+@settings(frozen=True, config=CONFIG)
+class Loss:
+    """Token-level re-weighting."""
+
+    gamma: float = Field(
+        default=2.0, ge=0, le=100, description="A token weighs (1 - p) to this power; 0 is plain cross-entropy."
+    )
+
+
+@settings(frozen=True, config=CONFIG)
+class UnimpStage:
+    """One stage of training."""
+
+    steps: int = Field(default=1000, ge=0, le=MAX_STEPS, description="Optimiser steps.")
+    lr: float = Field(default=2e-4, ge=0, le=1, description="Peak learning rate of AdamW.")
+    rows_lr: float = Field(default=0.0, ge=0, le=1, description="The same of the rows of items and marks; 0: as lr.")
+    final_lr: float = Field(default=0.0, ge=0, le=1, description="Learning rate at the end, as a share of the peak.")
+    schedule: Literal["linear", "cosine"] = Field(default="linear", description="How the rate falls.")
+    warmup: int = Field(default=20, ge=0, le=MAX_STEPS, description="Steps over which the rate rises from zero.")
+    weight_decay: float = Field(default=0.1, ge=0, description="Of AdamW, for the matrices of the blocks.")
+    rows_decay: float = Field(default=0.0, ge=0, description="The same of the rows of items and marks.")
+    clip: float = Field(default=1.0, ge=0, description="Largest gradient norm; 0 never clips.")
+    evaluate_every: int = Field(
+        default=100, ge=1, le=MAX_STEPS, description="Steps between two looks at the validation questions."
+    )
+    patience: int = Field(
+        default=0, ge=0, le=MAX_STEPS, description="Looks without improvement after which the stage ends; 0: none."
+    )
+
+
+@settings(frozen=True, config=CONFIG)
+class HeadStage(UnimpStage):
+    """The stage that trains the output rows alone, on cached hidden states."""
+
+    tasks: Annotated[tuple[Task, ...], BeforeValidator(split_list)] = Field(
+        default=(), description="What it is trained for; empty: all tasks that name items."
+    )
+    windows_per_user: int = Field(
+        default=4, ge=1, le=MAX_STEPS, description="Rows of each user and task whose hidden states are kept."
+    )
+    batch: int = Field(default=512, ge=1, le=MAX_STEPS, description="Hidden states per optimiser step.")
+
+
+@settings(frozen=True, config=CONFIG)
+class UnimpRun:
+    """What holds for all stages."""
+
+    strategy: StageNames = Field(default=UNIMP_STAGES, description="The stages, in order: multitask, head.")
+    select: Literal["mean", "recommend", "search", "select", "preference", "explain", "loss"] = Field(
+        default="recommend",
+        description=(
+            "What the best weights are best at on the validation questions: a task, the mean of all trained ones, or the loss."
+        ),
+    )
+    validation_questions: int = Field(
+        default=1000,
+        ge=0,
+        le=MAX_STEPS,
+        description="Validation questions of each task that are asked at most; 0: all.",
+    )
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Seed of weights, rows and dropout.")
+    precision: Literal["no", "bf16", "fp16"] = Field(default="no", description="Automatic mixed precision.")
+    max_minutes: float = Field(default=0.0, ge=0, description="Stop and save after so many minutes; 0 has no limit.")
+    save_minutes: float = Field(
+        default=5.0, ge=0, description="Minutes between two snapshots that train --resume goes on from; 0: steps only."
+    )
+    save_every: int = Field(default=0, ge=0, le=MAX_STEPS, description="Steps between two snapshots; 0: minutes only.")
+
+
+@dataclass(frozen=True)
+class UnimpRecipe(RecipeTables):
+    """All settings of a training run of UniMP."""
+
+    MODEL: ClassVar[str] = UNIMP
+
+    base: Base = field(default_factory=Base)
+    lora: UnimpLora = field(default_factory=UnimpLora)
+    vision: Vision = field(default_factory=Vision)
+    items: Items = field(default_factory=Items)
+    prompt: UnimpPrompt = field(default_factory=UnimpPrompt)
+    data: UnimpData = field(default_factory=UnimpData)
+    loss: Loss = field(default_factory=Loss)
+    multitask_stage: UnimpStage = field(default_factory=UnimpStage)
+    head_stage: HeadStage = field(default_factory=HeadStage)
+    run: UnimpRun = field(default_factory=UnimpRun)
+
+    def __post_init__(self) -> None:
+        """Check what holds between settings.
+
+        Raises
+        ------
+        RecipeError
+            When shares or weights are not one for each task.
+        """
+        for key, given in (("shares", self.data.shares), ("weights", self.data.weights)):
+            if given and (len(given) != len(self.data.tasks) or not sum(given)):
+                raise RecipeError(
+                    f"data.{key} holds {len(given)} numbers for {len(self.data.tasks)} tasks; it takes one for each, not all 0.",
+                    hint=f"--set data.{key}={','.join('1' * len(self.data.tasks))}",
+                )
+
+    def stage(self, name: str) -> UnimpStage:
+        """The settings of the stage ``multitask`` or ``head``."""
+        stage: UnimpStage = getattr(self, f"{name}_stage")
+        return stage
+
+    def share(self, task: str) -> float:
+        """How often a task is drawn, of 1."""
+        shares = self.data.shares or (1.0,) * len(self.data.tasks)
+        return shares[self.data.tasks.index(task)] / sum(shares)  # type: ignore[arg-type]
+
+    def weight(self, task: str) -> float:
+        """The factor of a task's loss."""
+        return self.data.weights[self.data.tasks.index(task)] if self.data.weights else 1.0  # type: ignore[arg-type]
+
+
+load, from_dict = UnimpRecipe.load, UnimpRecipe.from_dict
