@@ -214,10 +214,11 @@ def questions(
     task: t.TaskOption = None,
     split: t.SplitOption = None,
     k_core: t.KCore = None,
+    min_rating: t.MinRating = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Freeze the multiple-choice questions: validation and test, with random and hard wrong options; or take FILEs over."""
-    how = t.task_options(task, split, k_core)
+    how = t.task_options(task, split, k_core, min_rating)
     if task is not None:
         frozen = [row.to_dict() for row in _open(data).task_questions(task, seed=seed, **how)]
         show(frozen, as_json, frozen, title=f"Tasks in {data / 'questions' / 'tasks'}")
@@ -428,6 +429,7 @@ def bench_(
     task: t.TaskOption = None,
     split: t.SplitOption = None,
     k_core: t.KCore = None,
+    min_rating: t.MinRating = None,
     keep_history: t.KeepHistory = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -436,7 +438,7 @@ def bench_(
     from bundlecache.console.tables import show_bench, show_full_bench
     from bundlecache.console.task_tables import show_task
 
-    ways, how = chosen(by or ()), t.task_options(task, split, k_core)
+    ways, how = chosen(by or ()), t.task_options(task, split, k_core, min_rating)
     shop = _open(data)
     if task is not None:
         show_task(*shop.bench_task(task, keep_history=keep_history, out=output, **how), as_json)

@@ -33,12 +33,22 @@ KCore = Annotated[
         show_default=False,
     ),
 ]
+MinRating = Annotated[
+    float | None,
+    Option(
+        "--min-rating",
+        help="--task: ask about interactions with so many stars alone, that is what users liked; 4 is usual.",
+        show_default=False,
+    ),
+]
 KeepHistory = Annotated[
     bool, Option("--keep-history/--no-keep-history", help="--task: rank the items of a user's history too.")
 ]
 
 
-def task_options(task: str | None, split: str | None, k_core: int | None) -> dict[str, Any]:
+def task_options(
+    task: str | None, split: str | None, k_core: int | None, min_rating: float | None = None
+) -> dict[str, Any]:
     """The options that were given with ``--task``.
 
     Raises
@@ -46,10 +56,11 @@ def task_options(task: str | None, split: str | None, k_core: int | None) -> dic
     BundlecacheError
         When they were given without it.
     """
-    given = {name: value for name, value in (("split", split), ("k_core", k_core)) if value is not None}
+    known = {"split": split, "k_core": k_core, "min_rating": min_rating}
+    given = {name: value for name, value in known.items() if value is not None}
     if given and task is None:
         raise BundlecacheError(
-            "--split and --k-core are options of tasks on user histories.",
+            "--split, --k-core and --min-rating are options of tasks on user histories.",
             hint=Command("questions", "--task", "recommend"),
         )
     return given

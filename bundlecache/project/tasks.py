@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def task_questions(
-    session: Session, task: str, *, split: Split = "leave_last_out", k_core: int = 5, seed: int = 0
+    session: Session,
+    task: str,
+    *,
+    split: Split = "leave_last_out",
+    k_core: int = 5,
+    seed: int = 0,
+    min_rating: float | None = None,
 ) -> Rows[TaskInfo]:
     """Freeze the questions of a task about user histories, of validation and test; files that exist stay as they are.
 
@@ -28,6 +34,8 @@ def task_questions(
         leave_last_out, user_holdout, time or random, see `bundlecache.questions.task_split`.
     k_core
         Users and items with fewer interactions are left out until none has.
+    min_rating
+        Ask about interactions with so many stars alone: what users liked. Not for preference.
 
     Raises
     ------
@@ -42,7 +50,7 @@ def task_questions(
     made: Rows[TaskInfo] = Rows()
     for each in TASKS if task == "all" else (task,):
         try:
-            rows = tasks.freeze_missing(session.folder, session.catalogue, [each], split, k_core, seed, notes)  # type: ignore[list-item]
+            rows = tasks.freeze_missing(session.folder, session.catalogue, [each], split, k_core, seed, notes, min_rating)  # type: ignore[list-item]
         except CatalogueError as error:
             if task != "all" or not made:
                 raise
@@ -61,6 +69,7 @@ def bench_task(
     split: Split = "leave_last_out",
     k_core: int = 5,
     seed: int = 0,
+    min_rating: float | None = None,
     keep_history: bool = False,
     out: Path | None = None,
 ) -> tuple[Path, TaskResult]:
@@ -70,7 +79,7 @@ def bench_task(
     ----------
     task
         recommend, search, select or preference.
-    split, k_core, seed
+    split, k_core, seed, min_rating
         Which frozen questions, see :func:`task_questions`.
     keep_history
         Rank the items of a user's history too.
@@ -97,12 +106,12 @@ def bench_task(
             hint=Command("bench", "--task", "recommend"),
         )
     folder, catalogue = session.folder, session.catalogue
-    names = [tasks.name_of(each, split, k_core, seed) for each in (task, "recommend")]
+    names = [tasks.name_of(each, split, k_core, seed, min_rating) for each in (task, "recommend")]
     if not all(tasks.path_of(folder, name).is_file() for name in names):
         session.say.note("No questions of this task yet: freezing them now", Command("questions", "--task", task))
-        task_questions(session, task, split=split, k_core=k_core, seed=seed)
+        task_questions(session, task, split=split, k_core=k_core, seed=seed, min_rating=min_rating)
     asked, recommend = (load(tasks.path_of(folder, name), catalogue) for name in names)
-    histories = tasks.prepared(Histories.read(folder, catalogue), split, k_core, seed)
+    histories = tasks.prepared_as(Histories.read(folder, catalogue), recommend.header)
     seen = histories.take(task_split.training_rows(histories, recommend))
     test, n_items = asked.part(test=True), len(catalogue)
     if task == "preference":

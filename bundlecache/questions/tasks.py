@@ -30,7 +30,7 @@ from .task_file import TASKS, TaskQuestions, load
 from .task_split import SPLITS, hold_out
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ..catalogue.catalogue import Catalogue
@@ -45,14 +45,15 @@ K_CORE = 5  # interactions that a user and an item have at least
 RATED = ("preference", "explain")
 
 
-def name_of(task: str, split: str, k_core: int = K_CORE, seed: int = 0) -> str:
+def name_of(task: str, split: str, k_core: int = K_CORE, seed: int = 0, min_rating: float | None = None) -> str:
     """The name of the file of a task's questions.
 
-    >>> name_of("search", "time"), name_of("search", "time", 3, 7)
-    ('search-time', 'search-time-core3-seed7')
+    >>> name_of("search", "time"), name_of("search", "time", 3, 7), name_of("search", "time", min_rating=4)
+    ('search-time', 'search-time-core3-seed7', 'search-time-min4')
     """
     core = f"-core{k_core}" if k_core != K_CORE else ""
-    return f"{task}-{split}{core}" + (f"-seed{seed}" if seed else "")
+    least = f"-min{min_rating:g}" if min_rating is not None else ""
+    return f"{task}-{split}{core}{least}" + (f"-seed{seed}" if seed else "")
 
 
 def path_of(folder: WorkspaceFolder, name: str) -> Path:
@@ -60,10 +61,20 @@ def path_of(folder: WorkspaceFolder, name: str) -> Path:
     return folder.questions / "tasks" / f"{name}.parquet"
 
 
-def prepared(histories: Histories, split: str, k_core: int, seed: int) -> Histories:
-    """The histories that a split is drawn from: their k-core, and for the split ``random`` in an order by lot."""
-    core = histories.core(k_core)
+def prepared(
+    histories: Histories, split: str, k_core: int, seed: int, min_rating: float | None = None
+) -> Histories:
+    """The histories that a split is drawn from: their k-core, and for the split ``random`` in an order by lot.
+
+    With ``min_rating`` nothing counts but what users gave so many stars: what they like.
+    """
+    core = (histories if min_rating is None else histories.take(histories.rating >= min_rating)).core(k_core)
     return core.by_lot(seed) if split == "random" else core
+
+
+def prepared_as(histories: Histories, header: Mapping[str, Any]) -> Histories:
+    """The histories that a frozen file was drawn from, by its ``header``."""
+    return prepared(histories, header["split"], header["k_core"], header["seed"], header.get("min_rating"))
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,7 @@ def freeze_missing(
     k_core: int = K_CORE,
     seed: int = 0,
     notes: list[str] | None = None,
+    min_rating: float | None = None,
 ) -> list[TaskInfo]:
     """Freeze the questions of these tasks and of ``recommend``, which say what training sees; files that are there stay.
 
@@ -106,11 +118,11 @@ def freeze_missing(
     histories: Histories | None = None
     rows = []
     for task in dict.fromkeys(("recommend", *wanted)):
-        path = path_of(folder, name_of(task, split, k_core, seed))
+        path = path_of(folder, name_of(task, split, k_core, seed, min_rating))
         made = "before" if path.exists() and path.with_suffix(".json").exists() else "now"
         if made == "now":
             histories = histories or Histories.read(folder, catalogue, notes)
-            freeze(histories, catalogue, task, split, k_core, seed).save(path, catalogue)
+            freeze(histories, catalogue, task, split, k_core, seed, min_rating).save(path, catalogue)
         asked = load(path, catalogue)
         test = int(asked.test.sum())
         rows.append(TaskInfo(asked.name, len(asked) - test, test, asked.sha256[:16], made))
@@ -118,7 +130,13 @@ def freeze_missing(
 
 
 def freeze(
-    histories: Histories, catalogue: Catalogue, task: TaskName, split: Split, k_core: int = K_CORE, seed: int = 0
+    histories: Histories,
+    catalogue: Catalogue,
+    task: TaskName,
+    split: Split,
+    k_core: int = K_CORE,
+    seed: int = 0,
+    min_rating: float | None = None,
 ) -> TaskQuestions:
     """Draw the questions of a task; `TaskQuestions.save` writes them.
 
@@ -127,11 +145,13 @@ def freeze(
     CatalogueError
         When no user has a history long enough, or the interactions lack what the task needs.
     """
-    core = prepared(histories, split, k_core, seed)
+    _check_rated(histories, task, min_rating)
+    core = prepared(histories, split, k_core, seed, min_rating)
     if not len(core):
+        rated = "" if min_rating is None else f" with {min_rating:g} stars or more"
         raise CatalogueError(
-            f"No user has a history that {task} can ask about: of {len(histories):,} interactions none is left where users "
-            f"and items have at least {k_core} each.",
+            f"No user has a history that {task} can ask about: of {len(histories):,} interactions none{rated} is left where "
+            f"users and items have at least {k_core} each.",
             hint=[Command("questions", "--task", task, "--k-core", 0), "keeps all of them"],
         )
     held = hold_out(core, split, seed)
@@ -171,8 +191,31 @@ def freeze(
         "n_interactions": len(core),
         "n_items": len(np.unique(core.item)),
     }
+    if min_rating is not None:
+        header["min_rating"] = min_rating
     items = Lists.of(history.offsets, core.item[history.values])
     return TaskQuestions(task, header, core.users.take(core.user[row]), test, items, core.item[row], **made)
+
+
+def _check_rated(histories: Histories, task: TaskName, min_rating: float | None) -> None:
+    """Refuse ``min_rating`` where it would leave nothing to ask about.
+
+    Raises
+    ------
+    CatalogueError
+        When there are no ratings, or the task is to tell high ones from low ones.
+    """
+    if min_rating is None:
+        return
+    if np.isnan(histories.rating).all():
+        raise CatalogueError(
+            "The interactions have no rating, so none has so many stars.", hint="add the column rating, or leave out --min-rating"
+        )
+    if task == "preference":
+        raise CatalogueError(
+            f"The task preference asks about all ratings, not about those of {min_rating:g} stars or more alone.",
+            hint=Command("questions", "--task", "preference"),
+        )
 
 
 def _usable(task: TaskName, core: Histories, query: Strings[Any]) -> np.ndarray:

@@ -19,7 +19,7 @@ from bundlecache.questions.task_file import TASKS, TaskQuestions, load
 from bundlecache.questions.task_split import SPLITS, Split, training_rows
 from bundlecache.workspace import WorkspaceFolder
 
-DEMO_SHA256 = {"recommend": "70311101", "search": "c1e23770", "select": "ec2077d6", "preference": "f35154cc"}
+DEMO_SHA256 = {"recommend": "70311101", "search": "c1e23770", "select": "ec2077d6", "preference": "b309a2ae"}
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +136,22 @@ def test_frozen_tasks_of_the_demo_keep_their_sha256_and_come_back_as_they_were(t
         load(tmp_path / "search.parquet", catalogue)
 
 
+def test_liked_things_alone_are_asked_about_and_learnt_from(demo, tmp_path):
+    catalogue, histories = demo
+    made = tasks.freeze(histories, catalogue, "search", "leave_last_out", min_rating=4)
+    assert made.name == "search-leave_last_out-min4"
+    rating = dict(zip(pairs_in_order(histories), histories.rating.tolist(), strict=True))
+    asked = [(user, item) for user, item in zip(made.users, made.target.tolist(), strict=True)]
+    before = [(user, item) for user, items in zip(made.users, made.history, strict=True) for item in items.tolist()]
+    assert min(rating[pair] for pair in [*asked, *before]) == 4
+    made.save(tmp_path / "search.parquet", catalogue)
+    core = tasks.prepared_as(histories, load(tmp_path / "search.parquet", catalogue).header)
+    assert core.rating.min() == 4
+    assert len(core) == made.header["n_interactions"]
+    with pytest.raises(BundlecacheError, match="asks about all ratings"):
+        tasks.freeze(histories, catalogue, "preference", "leave_last_out", min_rating=4)
+
+
 def test_a_part_keeps_what_belongs_to_each_history(demo):
     catalogue, histories = demo
     made = tasks.freeze(histories, catalogue, "explain", "leave_last_out")
@@ -160,6 +176,8 @@ def test_the_command_freezes_once_and_says_what_is_missing(workspace):
     assert {row["name"].partition("-")[0] for row in made} >= {"recommend", "select"}
     assert {row["made"] for row in printed_json(*ask, "recommend")} == {"before"}
     assert "have no rating" in failed(*ask, "preference")
+    assert "none has so many stars" in failed(*ask, "recommend", "--min-rating", "4")
+    assert "options of tasks" in failed("questions", "--min-rating", "4", "--data", root)
     assert "no split 'last'" in failed(*ask, "recommend", "--split", "last")
     assert "both are needed" in failed(*ask, "recommend", "--split", "user_holdout", "--seed", "5")
     assert "at least 9 each" in failed(*ask[:1], "--k-core", "9", "--split", "time", *ask[3:], "recommend")

@@ -1,7 +1,7 @@
 """What people of the demo shop thought of what they clicked: ratings, explanations and search queries, and their oracle.
 
-Everybody likes three of the six styles and three of the six colours; both decide the rating, beside the user's leniency
-and the item's quality. An explanation names both causes. A query names the category and often a colour, which no title
+Everybody likes three of the six styles and three of the six colours. Both decide the rating, the colour most, which only the
+picture shows, beside the user's leniency and the item's quality. An explanation names both causes. A query names the category and often a colour, which no title
 holds, or a word of the style. All of it is drawn from a random stream of its own, so the rest of the shop stays as it is.
 """
 
@@ -23,8 +23,8 @@ COLOURS = ("red", "yellow", "green", "turquoise", "blue", "pink")
 """What people call the levels of the factor colour."""
 STREAM = 12  # beside the seed: of everything that is drawn here
 LIKED = 3  # of the levels of style, and of those of colour
-TASTE_STARS = 0.9  # that a liked style adds and another one takes away; colours alike
-LENIENCY_SPREAD, QUALITY_SPREAD, NOISE_SPREAD = 0.4, 0.4, 0.5  # standard deviations, in stars
+STYLE_STARS, COLOUR_STARS = 0.5, 1.3  # that a liked one adds and another one takes away
+LENIENCY_SPREAD, QUALITY_SPREAD, NOISE_SPREAD = 0.4, 0.3, 0.5  # standard deviations, in stars
 EXPLAINED_SHARE = 0.6  # of the clicks
 COLOUR_QUERIES, STYLE_QUERIES = 0.4, 0.4  # shares; the others name the category alone
 PRAISES = {
@@ -61,8 +61,8 @@ def review(seed: int = 0) -> Reviews:
     leniency, quality = (
         rng.standard_normal(n) * s for n, s in ((users, LENIENCY_SPREAD), (len(style), QUALITY_SPREAD))
     )
-    taste = np.where(likes_style[:, style], 1, -1) + np.where(likes_colour[:, colour], 1, -1)  # [users, I]
-    mean = 3 + leniency[:, None] + quality + TASTE_STARS * taste
+    taste = STYLE_STARS * _signs(likes_style[:, style]) + COLOUR_STARS * _signs(likes_colour[:, colour])  # [users, I]
+    mean = 3 + leniency[:, None] + quality + taste
     rating: list[float] = []
     explanation: list[str | None] = []
     query: list[str] = []
@@ -74,6 +74,10 @@ def review(seed: int = 0) -> Reviews:
         explanation.append(text if told < EXPLAINED_SHARE else None)
         query.append(_query(world.category[item], style[item], colour[item], kind, word))
     return Reviews(rating, explanation, query, mean, likes_style, likes_colour)
+
+
+def _signs(likes: np.ndarray) -> np.ndarray:
+    return np.where(likes, 1.0, -1.0)
 
 
 def _explanation(style: int, colour: int, likes_style: bool, likes_colour: bool, wording: int = 0) -> str:
@@ -104,8 +108,39 @@ def oracle_recommendations(user_ids: Sequence[str], times: Sequence[float], seed
     return np.where(world.is_new, scores + new[:, None], scores)
 
 
-def oracle_searches(queries: Sequence[str], seed: int = 0) -> np.ndarray:
-    """Log-probability float64 [q, I] of each query for each item; to be added to `oracle_recommendations`."""
+def oracle_likes(user_ids: Sequence[str], stars: float = 4, seed: int = 0, *, picture: bool = True) -> np.ndarray:
+    """Log-probability float64 [q, I] that each user gives each item so many stars; to be added to `oracle_recommendations`.
+
+    Without the ``picture`` the oracle knows all but the colour.
+    """
+    world = build(seed)
+    number = {user: k for k, user in enumerate(world.users)}
+    above = sum(_above(mean, stars) for mean in _means([number[user] for user in user_ids], seed, picture))
+    return np.log(np.maximum(above, 1e-12))
+
+
+def _means(users: Sequence[int], seed: int, picture: bool) -> list[np.ndarray]:
+    """Stars before the noise [users, I]; where the colour is unknown, those of a liked and of another one, equally likely."""
+    known = review(seed)
+    mean = known.mean[users]
+    if picture:
+        return [mean]
+    colour = build(seed).factors[:, FACTORS.index("colour")]
+    rest = mean - COLOUR_STARS * _signs(known.likes_colour[users][:, colour])
+    return [rest - COLOUR_STARS, rest + COLOUR_STARS]
+
+
+def _above(mean: np.ndarray, stars: float | np.ndarray) -> np.ndarray:
+    """The probability that a rating is at least so many whole stars."""
+    made: np.ndarray = np.vectorize(math.erfc)((stars - 0.5 - mean) / NOISE_SPREAD / math.sqrt(2)) / 2
+    return made
+
+
+def oracle_searches(queries: Sequence[str], seed: int = 0, *, picture: bool = True) -> np.ndarray:
+    """Log-probability float64 [q, I] of each query for each item; to be added to `oracle_recommendations`.
+
+    Without the ``picture`` a word for a colour says nothing.
+    """
     world = build(seed)
     style, colour = (world.factors[:, FACTORS.index(name)] for name in ("style", "colour"))
     style_of = {word.lower(): k for k, words in enumerate(STYLES.values()) for word in words}
@@ -113,21 +148,23 @@ def oracle_searches(queries: Sequence[str], seed: int = 0) -> np.ndarray:
     for row, query in zip(scores, queries, strict=True):
         *hint, name = query.split()
         fits = np.array([category.lower() for category in CATEGORIES])[world.category] == name
-        if hint:
+        if hint and (picture or hint[0] not in COLOURS):
             fits &= colour == COLOURS.index(hint[0]) if hint[0] in COLOURS else style == style_of[hint[0]]
         row[fits] = 0.0
     return scores
 
 
-def oracle_ratings(user_ids: Sequence[str], item_ids: Sequence[str], seed: int = 0) -> np.ndarray:
-    """The expected stars float64 [q] of each user for each item, by the hidden tastes: all but the noise."""
+def oracle_ratings(
+    user_ids: Sequence[str], item_ids: Sequence[str], seed: int = 0, *, picture: bool = True
+) -> np.ndarray:
+    """The expected stars float64 [q] of each user for each item, by the hidden tastes: all but the noise, and the colour
+    without the ``picture``."""
     world = build(seed)
     user = [world.users.index(each) for each in user_ids]
     item = [world.item_ids.index(each) for each in item_ids]
-    mean = review(seed).mean[user, item]  # [q]
-    ends = (np.arange(1.5, 5) - mean[:, None]) / NOISE_SPREAD  # between two numbers of stars
-    above = np.vectorize(math.erfc)(ends / math.sqrt(2)) / 2  # [q, 4]
-    return 1 + above.sum(axis=1)
+    means = [mean[np.arange(len(item)), item] for mean in _means(user, seed, picture)]  # each [q]
+    expected = [1 + _above(mean[:, None], np.arange(2, 6)).sum(axis=1) for mean in means]
+    return np.mean(expected, axis=0)
 
 
 def oracle_explanations(user_ids: Sequence[str], item_ids: Sequence[str], seed: int = 0) -> list[str]:
