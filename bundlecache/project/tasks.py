@@ -50,7 +50,9 @@ def task_questions(
     made: Rows[TaskInfo] = Rows()
     for each in TASKS if task == "all" else (task,):
         try:
-            rows = tasks.freeze_missing(session.folder, session.catalogue, [each], split, k_core, seed, notes, min_rating)  # type: ignore[list-item]
+            rows = tasks.freeze_missing(
+                session.folder, session.catalogue, [each], split, k_core, seed, notes, min_rating
+            )  # type: ignore[list-item]
         except CatalogueError as error:
             if task != "all" or not made:
                 raise

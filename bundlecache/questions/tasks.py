@@ -61,9 +61,7 @@ def path_of(folder: WorkspaceFolder, name: str) -> Path:
     return folder.questions / "tasks" / f"{name}.parquet"
 
 
-def prepared(
-    histories: Histories, split: str, k_core: int, seed: int, min_rating: float | None = None
-) -> Histories:
+def prepared(histories: Histories, split: str, k_core: int, seed: int, min_rating: float | None = None) -> Histories:
     """The histories that a split is drawn from: their k-core, and for the split ``random`` in an order by lot.
 
     With ``min_rating`` nothing counts but what users gave so many stars: what they like.
@@ -209,7 +207,8 @@ def _check_rated(histories: Histories, task: TaskName, min_rating: float | None)
         return
     if np.isnan(histories.rating).all():
         raise CatalogueError(
-            "The interactions have no rating, so none has so many stars.", hint="add the column rating, or leave out --min-rating"
+            "The interactions have no rating, so none has so many stars.",
+            hint="add the column rating, or leave out --min-rating",
         )
     if task == "preference":
         raise CatalogueError(
