@@ -157,8 +157,10 @@ def oracle_searches(queries: Sequence[str], seed: int = 0, *, picture: bool = Tr
 def oracle_ratings(
     user_ids: Sequence[str], item_ids: Sequence[str], seed: int = 0, *, picture: bool = True
 ) -> np.ndarray:
-    """The expected stars float64 [q] of each user for each item, by the hidden tastes: all but the noise, and the colour
-    without the ``picture``."""
+    """The expected stars float64 [q] of each user for each item, by the hidden tastes: all but the noise.
+
+    Without the ``picture`` the oracle knows all but the colour.
+    """
     world = build(seed)
     user = [world.users.index(each) for each in user_ids]
     item = [world.item_ids.index(each) for each in item_ids]
