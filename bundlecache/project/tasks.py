@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..rows import Rows
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..bench.task_bench import TaskResult
+    from ..questions.task_file import TaskName
     from ..questions.task_split import Split
     from ..questions.tasks import TaskInfo
     from .session import Session
@@ -50,9 +51,10 @@ def task_questions(
     made: Rows[TaskInfo] = Rows()
     for each in TASKS if task == "all" else (task,):
         try:
+            wanted = [cast("TaskName", each)]
             rows = tasks.freeze_missing(
-                session.folder, session.catalogue, [each], split, k_core, seed, notes, min_rating
-            )  # type: ignore[list-item]
+                session.folder, session.catalogue, wanted, split, k_core, seed, notes, min_rating
+            )
         except CatalogueError as error:
             if task != "all" or not made:
                 raise
