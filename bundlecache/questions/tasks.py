@@ -178,7 +178,7 @@ def freeze(
             "history_explanation": core.explanation.take(history.values),
         }
     header = {
-        "name": name_of(task, split, k_core, seed),
+        "name": name_of(task, split, k_core, seed, min_rating),
         "task": task,
         "split": split,
         "k_core": k_core,
