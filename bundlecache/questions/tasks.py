@@ -153,7 +153,7 @@ def freeze(
             hint=[Command("questions", "--task", task, "--k-core", 0), "keeps all of them"],
         )
     held = hold_out(core, split, seed)
-    query = _queries(core, catalogue)
+    query = queries_of(core, catalogue)
     usable = _usable(task, core, query)[held.row]
     row, test = held.row[usable], held.test[usable]
     if not test.any() or test.all():
@@ -245,7 +245,7 @@ def _usable(task: TaskName, core: Histories, query: Strings[Any]) -> np.ndarray:
     return usable
 
 
-def _queries(core: Histories, catalogue: Catalogue) -> Strings[Any]:
+def queries_of(core: Histories, catalogue: Catalogue) -> Strings[Any]:
     """What was typed, or else the category of the item, its path from the top joined by spaces."""
     category = catalogue.column("category").take(core.item).arrow
     return Strings(pc.coalesce(core.query.arrow, pc.replace_substring(category, " > ", " ")))
@@ -273,14 +273,33 @@ def _candidates(
             f"There are {len(stock):,} items only, so no wrong ones are left for the user who took most of them.",
             hint=Command("questions", "--task", "recommend"),
         )
+    return candidates_of(core, row, two, stock, taken_keys(core), rng), np.where(two, row - 1, row)
+
+
+def taken_keys(histories: Histories) -> np.ndarray:
+    """int64 [E], ascending: a number for each pair of user and item that stands in the histories, see `candidates_of`."""
+    return np.sort(histories.user * _size(histories) + histories.item)
+
+
+def candidates_of(
+    histories: Histories,
+    row: np.ndarray,
+    two: np.ndarray,
+    stock: np.ndarray,
+    taken: np.ndarray,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Candidates [q, 3] of questions about the interactions ``row`` and which are right, in an order drawn by lot.
+
+    Right is the item of the interaction, and where ``two`` that of the one before it; the others are of ``stock`` and
+    no items that the user took (``taken``, of `taken_keys`).
+    """
     candidates = stock[rng.integers(len(stock), size=(len(row), CANDIDATES))]
     right = np.zeros(candidates.shape, bool)
-    candidates[:, 0], right[:, 0] = core.item[row], True
-    candidates[two, 1], right[two, 1] = core.item[row[two] - 1], True
-    size = np.int64(core.item.max()) + 1
-    taken = np.sort(core.user * size + core.item)
+    candidates[:, 0], right[:, 0] = histories.item[row], True
+    candidates[two, 1], right[two, 1] = histories.item[row[two] - 1], True
     while True:  # wrong ones that the user took, or that stand twice, are drawn again
-        key = core.user[row][:, None] * size + candidates
+        key = histories.user[row][:, None] * _size(histories) + candidates
         again = among(key.ravel(), taken).reshape(key.shape) & ~right
         again[:, 2] |= candidates[:, 2] == candidates[:, 1]
         if not again.any():
@@ -288,4 +307,8 @@ def _candidates(
         candidates[again] = stock[rng.integers(len(stock), size=int(again.sum()))]
     order = rng.permuted(np.tile(np.arange(CANDIDATES), (len(row), 1)), axis=1)
     made = {"candidates": candidates, "right": right}
-    return {name: np.take_along_axis(cells, order, axis=1) for name, cells in made.items()}, np.where(two, row - 1, row)
+    return {name: np.take_along_axis(cells, order, axis=1) for name, cells in made.items()}
+
+
+def _size(histories: Histories) -> np.int64:
+    return np.int64(histories.item.max()) + 1

@@ -81,6 +81,10 @@ class Items:
 class UnimpPrompt:
     """What the model reads of an item and of a history."""
 
+    template: Literal["paper", "brief"] = Field(
+        default="paper",
+        description="The wording of instructions: that of UniMP's code, or few words for the tiny base.",
+    )
     attributes: Words = Field(
         default=("category", "price", "brand", "title"), description="Columns of the items table, in this order."
     )

@@ -21,6 +21,7 @@ from bundlecache.questions.hard_negatives import HardNegatives
 from bundlecache.questions.right_answers import RightAnswers
 
 from ..prompts.builder import NO_ITEMS
+from .epochs import EpochOrder
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.catalogue import Catalogue
@@ -100,7 +101,7 @@ class QuestionSampler:
                 hint=f"--set data.options={max(2, len(catalogue) - largest + 1)}",
             )
         self._drawn: tuple[int, list[Drawn]] = (-1, [])
-        self._shuffled: tuple[int, np.ndarray] = (-1, NO_ITEMS)  # the latest epoch and its order
+        self._order = EpochOrder(len(self.bundles), seed)
 
     def batch(self, step: int) -> Drawn:
         """The questions of one optimiser step."""
@@ -113,21 +114,9 @@ class QuestionSampler:
         """The batches of ``bucket`` steps: drawn together, sorted by prompt length, returned in random order."""
         rng = np.random.default_rng([self.seed, number])
         size, count = self.settings.batch, self.settings.bucket
-        drawn = self._draw(rng, self._order(number * size * count, size * count))
+        drawn = self._draw(rng, self._order.take(number * size * count, size * count))
         order = np.argsort(self._lengths(drawn.partial, list(drawn.options), drawn.history), kind="stable")
         return [drawn.take(order[k * size : (k + 1) * size]) for k in rng.permutation(count)]
-
-    def _order(self, first: int, count: int) -> np.ndarray:
-        """Positions ``first`` to ``first + count`` in the stream of bundles; every epoch is a new permutation of all bundles."""
-        numbers = np.arange(first, first + count)
-        epochs, places = np.divmod(numbers, len(self.bundles))
-        order = np.empty(count, np.int64)
-        for epoch in np.unique(epochs):
-            if self._shuffled[0] != epoch:
-                rng = np.random.default_rng([self.seed, 1 << 40, int(epoch)])
-                self._shuffled = (int(epoch), rng.permutation(len(self.bundles)))
-            order[epochs == epoch] = self._shuffled[1][places[epochs == epoch]]
-        return order
 
     def _draw(self, rng: np.random.Generator, bundles: np.ndarray) -> Drawn:
         n = self.settings.options
