@@ -16,7 +16,21 @@ from bundlecache.recipes.unimp_recipe import UnimpRecipe
 from helpers import train_shop
 
 ITEMS = 24
-BASE_WORDS = ("Category", "Title", "Unknown", "fine", "dull", "Next", "Query", "Item", "Stars", "Why", "Has", "From", "Select")
+BASE_WORDS = (
+    "Category",
+    "Title",
+    "Unknown",
+    "fine",
+    "dull",
+    "Next",
+    "Query",
+    "Item",
+    "Stars",
+    "Why",
+    "Has",
+    "From",
+    "Select",
+)
 
 
 def save_base(folder: Path, **how: Any) -> Path:
