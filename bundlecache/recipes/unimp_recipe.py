@@ -134,6 +134,9 @@ class UnimpData:
         default=5, ge=0, le=MAX_STEPS, description="Of these questions: interactions of a user or item."
     )
     questions_seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Of these questions: their seed.")
+    min_rating: float = Field(
+        default=0.0, ge=0, le=1e6, description="Of these questions: nothing counts but what got so many stars; 0: all."
+    )
     batch: int = Field(default=24, ge=1, le=MAX_WIDTH, description="Rows per optimiser step, over all processes.")
     accumulate: int = Field(
         default=1, ge=1, le=MAX_WIDTH, description="Pieces in which a batch is computed, to save memory."

@@ -49,14 +49,14 @@ EXAMPLES = {
 }
 M = {0: "Category lamp Title red lamp", 1: "Category mug Title red mug", 3: "Category mug Title blue mug"}
 M |= {2: "Category lamp Title blue lamp", 4: "Category lamp Title red lamp"}
-I, A, E = "<|image|>", "<|answer|>", "<|endofchunk|>"
+P, A, E = "<|image|>", "<|answer|>", "<|endofchunk|>"
 SPELLED = {
-    "recommend": f"<s> {I} {M[0]} {A} <|item_0|> {E} {I} {M[3]} {A} <|item_3|> {E} Next : {A} <|item_1|>",
-    "search": f"<s> {I} {M[0]} {A} <|item_0|> {E} {I} {M[3]} {A} <|item_3|> {E} Query : blue < <unk> s > lamp Item : {A} <|item_1|>",
-    "select": f"<s> Has : {I} {M[0]} {E} {I} {M[3]} {E} From : {I} <|s_0|> {M[4]} {E} {I} <|s_1|> {M[1]} {E}"
-    f" {I} <|s_2|> {M[2]} {E} Select : {A} <|s_1|> {E}",
-    "preference": f"<s> {I} {M[0]} {A} <|rate_5|> {E} {I} {M[3]} {E} {I} {M[1]} Stars : {A} <|rate_4|>",
-    "explain": f"<s> {I} {M[0]} {A} <|rate_5|> fine {E} {I} {M[3]} {A} <|rate_4|> {E} {I} {M[1]} Why : {A} <|rate_2|> dull {E}",
+    "recommend": f"<s> {P} {M[0]} {A} <|item_0|> {E} {P} {M[3]} {A} <|item_3|> {E} Next : {A} <|item_1|>",
+    "search": f"<s> {P} {M[0]} {A} <|item_0|> {E} {P} {M[3]} {A} <|item_3|> {E} Query : blue < <unk> s > lamp Item : {A} <|item_1|>",
+    "select": f"<s> Has : {P} {M[0]} {E} {P} {M[3]} {E} From : {P} <|s_0|> {M[4]} {E} {P} <|s_1|> {M[1]} {E}"
+    f" {P} <|s_2|> {M[2]} {E} Select : {A} <|s_1|> {E}",
+    "preference": f"<s> {P} {M[0]} {A} <|rate_5|> {E} {P} {M[3]} {E} {P} {M[1]} Stars : {A} <|rate_4|>",
+    "explain": f"<s> {P} {M[0]} {A} <|rate_5|> fine {E} {P} {M[3]} {A} <|rate_4|> {E} {P} {M[1]} Why : {A} <|rate_2|> dull {E}",
 }
 LABELS = {  # of the context, and then of the answer
     "recommend": ["<|item_0|>", "<|item_3|>", "<|item_1|>"],
@@ -102,7 +102,7 @@ def test_with_the_id_first_every_item_but_the_first_is_predicted_from_those_befo
     build = prompts(tokenizer, prompt={"id_place": "first"})
     batch = build.train([EXAMPLES["recommend"]])
     assert build.spell(batch.ids[0].tolist()) == (
-        f"<s> Next : {A} <|item_0|> {I} {M[0]} {E} {A} <|item_3|> {I} {M[3]} {E} {A} <|item_1|>"
+        f"<s> Next : {A} <|item_0|> {P} {M[0]} {E} {A} <|item_3|> {P} {M[3]} {E} {A} <|item_1|>"
     )
     assert [build.spell([token]) for token in batch.ids[0][batch.labels[0]].tolist()] == ["<|item_3|>", "<|item_1|>"]
 
