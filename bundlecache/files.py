@@ -9,7 +9,7 @@ import secrets
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_IMODE, S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from .errors import BundlecacheError
@@ -48,6 +48,19 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def share(folder: Path) -> None:
+    """Give the files below ``folder`` that their owner alone may read the rights of any new file: safetensors writes such ones."""
+    private = [path for path in folder.rglob("*") if path.is_file() and not path.stat().st_mode & 0o077]
+    if not private:
+        return
+    probe = folder / f".{secrets.token_hex(4)}.tmp"
+    os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in private:
+        path.chmod(mode)
 
 
 def write_text(path: Path, text: str) -> None:

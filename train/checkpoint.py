@@ -29,6 +29,7 @@ from bundlecache.catalogue.seen_bundles import FILE_NAME as SEEN_FILE
 from bundlecache.catalogue.seen_bundles import SeenBundles
 from bundlecache.encoder_spec import EncoderSpec
 from bundlecache.errors import CheckpointError, Command
+from bundlecache.files import share
 from bundlecache.recipes.recipe import from_dict
 
 from . import model_card
@@ -321,6 +322,7 @@ def _write(model: BundleMLLM, folder: Path, manifest: dict[str, Any]) -> None:
         save_file(_contiguous(model.tokens.state_dict()), folder / TOKENS, metadata={"format": "pt"})
     if own := model.own_state():
         save_file(_contiguous(own), folder / ANSWER, metadata={"format": "pt"})
+    share(folder)
     written = [name for name in (ADAPTER, TOKENS, ANSWER) if (folder / name).is_file()]
     manifest["weights"] = {name: _sha256(folder / name) for name in written}
     (folder / "recipe.toml").write_text(model.recipe.to_toml(), "utf-8")

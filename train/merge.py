@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from bundlecache.errors import CheckpointError, Command
-from bundlecache.files import user_path
+from bundlecache.files import share, user_path
 from bundlecache.pretrained import quiet
 
 from .model.llm import add_lora, load
@@ -75,6 +75,7 @@ def merge(model: BundleMLLM, item_ids: Sequence[str], out: Path) -> list[Path]:
         if items:
             save_file(items, out / "items.safetensors", metadata={"format": "pt"})
             (out / "item_ids.txt").write_text("\n".join(item_ids) + "\n", "utf-8")
+        share(out)
         (out / "README.md").write_text(_card(model, bool(items)), "utf-8")
     except OSError as error:
         raise CheckpointError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -48,6 +50,7 @@ class PageFiles(StaticFiles):
 def application() -> Any:
     """The application of a worker process, with the settings that the starting process left."""
     talk()
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     return make_app(ServeSettings.from_environment(), _stop_all)
 
 
@@ -55,6 +58,14 @@ def _stop_all() -> None:
     """Stop the process that started the workers: what one cannot load, no other can."""
     (Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / FAILED).touch()
     os.kill(os.getppid(), signal.SIGTERM)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone: nobody else would."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def make_app(settings: ServeSettings, stop: Callable[[], None]) -> Any:
@@ -136,10 +147,10 @@ def _add_operations(app: FastAPI, serving: Serving, metrics: Metrics) -> None:
 
     @app.post("/reload", tags=["operations"], response_model=ReloadAnswer, responses=ERRORS)
     async def reload() -> Any:
-        """Load the workspace anew beside what answers, and let it take over."""
+        """Load the workspace anew beside what answers, and let it take over; who asks before it begins shares one load."""
         before = serving.ready()
         try:
-            await serving.in_loader(serving.load)
+            await serving.reload()
         except BundlecacheError as error:
             said = errors.without_folders(error.message, serving.folder.root)
             raise errors.RequestError(

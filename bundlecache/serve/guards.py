@@ -36,7 +36,8 @@ SECURITY_HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 SECURITY = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
-OPEN_PATHS = ("/", "/health/live", "/health/ready", "/favicon.ico")
+PROBES = ("/health/live", "/health/ready")  # asked by an orchestrator, which names the address of the machine as Host
+OPEN_PATHS = ("/", *PROBES, "/favicon.ico")
 OPEN_FOLDERS = ("/page/",)  # the page itself holds no data: it asks for the token
 UNKNOWN = "unknown"
 SPARE_REQUESTS = 64  # under way beside those that wait for completions
@@ -53,7 +54,8 @@ class _Body:
     """The body of a request, which is read as far, and as long, as is allowed; ``refused`` says why it was not."""
 
     def __init__(self, receive: Receive, allowed: int, seconds: float) -> None:
-        self._receive, self._allowed, self._seconds = receive, allowed, seconds
+        self._receive, self._allowed = receive, allowed
+        self._until = time.monotonic() + seconds  # for all of it: a byte now and then is too slow too
         self._received, self._more = 0, True
         self.refused: Refusal | None = None
 
@@ -63,12 +65,12 @@ class _Body:
         Raises
         ------
         RefusedBodyError
-            When all parts together are larger than allowed, or this one does not come in time.
+            When all parts together are larger than allowed, or do not come in time.
         """
         if not self._more:  # what comes now is that the client went away
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), self._seconds)
+            message = await asyncio.wait_for(self._receive(), self._until - time.monotonic())
         except asyncio.TimeoutError as error:
             self.refused = 408, "The body of the request comes too slowly.", "send it at once"
             raise RefusedBodyError from error
@@ -85,7 +87,7 @@ class _Body:
         skipped = 0
         while more and skipped < SKIPPED_TIMES * self._allowed:
             try:
-                message = await asyncio.wait_for(self._receive(), self._seconds)
+                message = await asyncio.wait_for(self._receive(), self._until - time.monotonic())
             except asyncio.TimeoutError:
                 return
             if message["type"] != "http.request":
@@ -148,7 +150,7 @@ class Guards:
         """Status, sentence and hint of a request that is not let in; None for all others."""
         headers = {name.lower(): value for name, value in scope["headers"]}
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        if not self.any_host and _name_of(host) not in self.hosts:
+        if not self.any_host and scope["path"] not in PROBES and _name_of(host) not in self.hosts:
             return 400, "This server does not answer to that Host header.", "start it with --allowed-host NAME"
         if headers.get(b"sec-fetch-site") == b"cross-site" and scope["method"] not in ("GET", "HEAD"):
             return 403, "A page of another site asks, which is not answered.", None

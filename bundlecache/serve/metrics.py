@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -55,6 +57,7 @@ class Metrics:
     def _collected(self) -> CollectorRegistry:
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return self.registry
+        forget_dead(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
         registry = CollectorRegistry()
         MultiProcessCollector(registry)
         return registry
@@ -87,12 +90,30 @@ class Metrics:
         rows += _histogram(samples("request_seconds", "_bucket"), samples("request_seconds", "_sum"), "endpoint")
         rows += _histogram(samples("step_seconds", "_bucket"), samples("step_seconds", "_sum"), "step")
         rows += ["", f"{'carts of a forward':<24}{'count':>8}{'mean':>12}{'p50':>12}{'p95':>12}{'p99':>12}"]
-        rows += _histogram(samples("batch_carts", "_bucket"), samples("batch_carts", "_sum"), "", "{:>12.1f}")
+        rows += _histogram(samples("batch_carts", "_bucket"), samples("batch_carts", "_sum"), "", whole=True)
         return "\n".join(rows) + "\n"
 
 
-def _histogram(buckets: list[Any], sums: list[Any], label: str, form: str = "{:>12.4f}") -> list[str]:
-    """A line per label value: count, mean and quantiles, read off the buckets."""
+def forget_dead(folder: Path) -> None:
+    """Drop the gauges of workers that are gone: nothing waits in their queues. What they counted stays counted."""
+    for path in folder.glob("gauge_live*_*.db"):
+        pid = path.stem.rpartition("_")[2]
+        if pid.isdigit() and not _lives(int(pid)):
+            mark_process_dead(int(pid), str(folder))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _histogram(buckets: list[Any], sums: list[Any], label: str, *, whole: bool = False) -> list[str]:
+    """A line per label value: count, mean and quantiles, read off the buckets; ``whole`` numbers have whole quantiles."""
     by: dict[str, list[tuple[float, float]]] = {}
     for sample in buckets:
         by.setdefault(sample.labels.get(label, "all"), []).append((float(sample.labels["le"]), sample.value))
@@ -101,9 +122,13 @@ def _histogram(buckets: list[Any], sums: list[Any], label: str, form: str = "{:>
     for name, counts in by.items():
         counts.sort()
         count = counts[-1][1]
-        if count:
-            figures = [totals[name] / count, *(_quantile(counts, q) for q in (0.5, 0.95, 0.99))]
-            lines.append(f"{name:<24}{count:>8,.0f}" + "".join(form.format(figure) for figure in figures))
+        if not count:
+            continue
+        mean, quantiles = totals[name] / count, [_quantile(counts, q) for q in (0.5, 0.95, 0.99)]
+        figures = [f"{mean:.2f}", *(str(math.ceil(q)) for q in quantiles)]
+        if not whole:
+            figures = [f"{figure:.4f}" for figure in (mean, *quantiles)]
+        lines.append(f"{name:<24}{count:>8,.0f}" + "".join(f"{figure:>12}" for figure in figures))
     return lines
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError
@@ -15,6 +13,9 @@ if TYPE_CHECKING:
     from .settings import ServeSettings
 
 GRACE_SECONDS = 30  # for what is under way when the server is told to stop
+HUNG_SECONDS = (
+    60  # a worker that does not answer for so long is replaced; loading a large model may stop one for a while
+)
 
 
 def uvicorn_options(settings: ServeSettings) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def uvicorn_options(settings: ServeSettings) -> dict[str, Any]:
         "server_header": False,
         "proxy_headers": False,
         "timeout_graceful_shutdown": GRACE_SECONDS,
+        "timeout_worker_healthcheck": HUNG_SECONDS,
     }
 
 
@@ -47,18 +49,27 @@ def serve(settings: ServeSettings) -> None:
         ) from error
     talk()
     how = uvicorn_options(settings)
-    with tempfile.TemporaryDirectory(prefix="bundlecache-metrics-") as folder:
-        if settings.workers > 1:
-            settings.to_environment()
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-            uvicorn.run("bundlecache.serve.app:application", factory=True, workers=settings.workers, **how)
-            if (Path(folder) / FAILED).exists():
-                raise BundlecacheError("The server ended, because its workers could not load the workspace.")
-            return
-        from .app import make_app
+    if settings.workers > 1:
+        _serve_by_workers(settings, how)
+        return
+    from .app import make_app
 
-        app = make_app(settings, lambda: setattr(server, "should_exit", True))
-        server = uvicorn.Server(uvicorn.Config(app, **how))
-        server.run()
-        if app.serving.error is not None:
-            raise app.serving.error
+    app = make_app(settings, lambda: setattr(server, "should_exit", True))
+    server = uvicorn.Server(uvicorn.Config(app, **how))
+    server.run()
+    if app.serving.error is not None:
+        raise app.serving.error
+
+
+def _serve_by_workers(settings: ServeSettings, how: dict[str, Any]) -> None:
+    """Serve by several processes, whose figures are added up in a folder."""
+    import uvicorn
+
+    from .figures_folder import figures_folder
+
+    with figures_folder() as folder:
+        settings.to_environment()
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        uvicorn.run("bundlecache.serve.app:application", factory=True, workers=settings.workers, **how)
+        if (folder / FAILED).exists():
+            raise BundlecacheError("The server ended, because its workers could not load the workspace.")

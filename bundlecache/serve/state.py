@@ -16,6 +16,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import BundlecacheError
@@ -23,7 +25,7 @@ from ..project.serving.new_items import DECODED_AT_ONCE
 from ..project.serving.resident import Resident
 from ..project.session import Session
 from ..workspace import WorkspaceFolder
-from .batching import Batcher, Job
+from .batching import Batcher, Job, StoppedError
 from .errors import RETRY_SECONDS, RequestError
 from .stamp import stamp_of
 
@@ -34,6 +36,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("bundlecache.serve")
 OTHER_RUNS = 2  # that are kept beside the one that answers
 T = TypeVar("T")
+
+
+@dataclass
+class _Reload:
+    """A load that was asked for: whether it has begun, and its end."""
+
+    begun: bool = False
+    done: asyncio.Future[bool] = field(init=False)
 
 
 class Serving:
@@ -49,12 +59,33 @@ class Serving:
         self._others: OrderedDict[str, Resident] = OrderedDict()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._stamp = ""
+        self._reload: _Reload | None = None
         self.decoding = asyncio.Semaphore(DECODED_AT_ONCE)  # pictures: a large one takes hundreds of megabytes
         self.batcher = Batcher(self._answer, queue=settings.queue, batch=settings.batch, tell=self._count)
 
     async def in_loader(self, work: Callable[[], T]) -> T:
         """What ``work`` gives, called in the thread that loads, after all that was asked of it before."""
         return await asyncio.get_running_loop().run_in_executor(self._loader, work)
+
+    async def reload(self) -> None:
+        """Load the workspace anew; all who ask before the load begins share it.
+
+        Raises
+        ------
+        BundlecacheError, StoppedError
+            When the workspace cannot be used, or the server stops.
+        """
+        if self.stopping:
+            raise StoppedError
+        asked = self._reload
+        if asked is None or asked.begun:  # one under way may have read what was changed since
+            asked = self._reload = _Reload()
+            asked.done = asyncio.ensure_future(self.in_loader(partial(self._begin_reload, asked)))
+        await asyncio.shield(asked.done)  # a client that goes away ends nobody else's load
+
+    def _begin_reload(self, asked: _Reload) -> bool:
+        asked.begun = True
+        return self.load()
 
     def end(self) -> None:
         """Load nothing any more."""

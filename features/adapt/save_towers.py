@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.errors import EncoderError
+from bundlecache.files import share
 from bundlecache.pretrained import load_model, no_remote_code, quiet
 
 from .. import open_clip_image
@@ -39,6 +40,7 @@ def save(spec: EncoderSpec, towers: Mapping[str, Any], out: Path) -> None:
         _save_open_clip(spec, towers, out)
     else:
         _save_transformers(spec, towers, out)
+    share(out)
 
 
 def _save_open_clip(spec: EncoderSpec, towers: Mapping[str, Any], out: Path) -> None:

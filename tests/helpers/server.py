@@ -22,7 +22,7 @@ from bundlecache.serve.settings import ServeSettings
 
 from .shop import make_shop
 
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 300.0
 QUICK = {"text_stage.steps": 3, "fusion_stage.steps": 3, "fusion_stage.contrastive_steps": 2}
 
 

@@ -16,6 +16,9 @@ from fastapi import FastAPI
 from helpers.server import serving
 
 from bundlecache.serve.errors import install
+from bundlecache.serve.guards import Guards
+from bundlecache.serve.metrics import Metrics
+from bundlecache.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +81,7 @@ def test_similar_items_runs_catalogue_and_health(server: Client, trained: Path):
         ("lamp", "bell", "mug", "chime"), 6
     )
     assert server.get("/health/live").json["status"] == "live"
+    assert all(path.stat().st_mode & 0o044 for path in (trained / "runs").rglob("*")), "a server may be another user"
     assert server.get("/health/ready").json["run"] == "first"
     assert "bundlecache_request_seconds_bucket" in server.get("/metrics").body.decode()
     assert "ranked by" in server.get("/metrics-summary").body.decode()
@@ -171,6 +175,31 @@ def test_a_name_that_is_not_of_this_machine_is_not_answered(server: Client):
     assert server.get("/items", host="evil.example").status == 400
     assert server.get("/items", host="localhost:99").status == 200
     assert server.ask("POST", "/reload", sec_fetch_site="cross-site").status == 403
+    for probe in ("/health/live", "/health/ready"):  # an orchestrator names the address of the container
+        assert server.get(probe, host="10.0.0.7:8000").status == 200
+
+
+def test_a_body_that_comes_byte_by_byte_has_one_time_limit_for_all_of_it():
+    async def app(scope, receive, send):
+        while (await receive())["more_body"]:
+            pass
+
+    async def dripping():
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    guards = Guards(app, ServeSettings("shop", timeout_seconds=0.3), Metrics())
+    scope = {"type": "http", "method": "POST", "path": "/complete", "headers": [(b"host", b"localhost")]}
+    asyncio.run(asyncio.wait_for(guards(scope, dripping, send), 20))
+    assert (sent[0]["status"], json.loads(sent[1]["body"])["error"]) == (
+        408,
+        "The body of the request comes too slowly.",
+    )
 
 
 def test_a_bug_is_one_sentence_too(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import subprocess
@@ -11,22 +12,23 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from helpers.paths import TOP
-from helpers.server import Client, free_port, serving
+from helpers.server import WAIT_SECONDS, Client, free_port, serving
 
 from bundlecache.project.serving.cart import Cart
 from bundlecache.serve.batching import Batcher, Job, QueueFullError, StoppedError
+from bundlecache.serve.figures_folder import LOCK, remove_left_over
 from bundlecache.serve.metrics import Metrics
 from bundlecache.serve.settings import ServeSettings
 from bundlecache.serve.state import Serving, collect
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+ENDED = (0, -signal.SIGTERM, 128 + signal.SIGTERM)
 GIVEN = ["item-02", "item-04"]
 
 
@@ -145,22 +147,27 @@ def test_a_workspace_that_broke_is_not_taken_over(trained: Path, tmp_path: Path)
         assert client.complete(GIVEN).status == 200
 
 
-def test_a_reload_frees_the_old_state_and_other_runs_are_loaded_for_the_new_one(trained: Path, tmp_path: Path):
+def test_reloads_share_a_load_free_the_old_state_and_other_runs_follow(trained: Path, tmp_path: Path):
     root = shutil.copytree(trained, tmp_path / "shop")
     shutil.copytree(root / "runs" / "first", root / "runs" / "second")
     (root / "runs" / "latest").write_text("second", "utf-8")
-    state = Serving(ServeSettings(str(root)), Metrics(), lambda: None)
+    metrics, gate = Metrics(), threading.Event()
+    state = Serving(ServeSettings(str(root)), metrics, lambda: None)
 
     async def go():
         await state.in_loader(state.load)
-        old, reload = state.ready(), asyncio.create_task(state.in_loader(state.load))
+        old, busy = state.ready(), asyncio.create_task(state.in_loader(lambda: gate.wait(20)))
+        reloads = [asyncio.create_task(state.reload()) for _ in range(5)]
         await asyncio.sleep(0)
-        other = await state.chosen("first")  # asked for while the reload is under way
-        assert other.session is state.ready().session
-        assert await reload
+        other = asyncio.create_task(state.chosen("first"))  # asked for while the reload is under way
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(busy, *reloads)
+        assert (await other).session is state.ready().session
         return weakref.ref(old)
 
     old = run_async(go())
+    assert metrics.registry.get_sample_value("bundlecache_reloads_total", {"result": "done"}) == 2
     state.end()
     until = time.monotonic() + 30
     while old() is not None and time.monotonic() < until:
@@ -182,34 +189,88 @@ def test_a_request_that_fails_harms_none_of_those_answered_with_it(trained: Path
     assert resident.search.find("warmest").searched == "meaning", "of two fields of a text, one is searched"
 
 
-@pytest.fixture
-def started(trained: Path, tmp_path: Path):
-    """The command line's own server, in a process of its own."""
+@contextmanager
+def started(trained: Path, tmp_path: Path, *more: str):
+    """The command line's own server, in processes of its own, with the temporary files in a folder of the test."""
     port = free_port()
-    command = [sys.executable, "-m", "bundlecache.cli", "serve", "--data", str(trained), "--port", str(port)]
-    log = (tmp_path / "log").open("w")
-    process = subprocess.Popen(command, cwd=TOP, stdout=log, stderr=subprocess.STDOUT)
-    client = Client(port)
-    try:
-        client.wait_ready()
-        yield process, client, tmp_path / "log"
-    finally:
-        process.kill()
-        process.wait()
+    command = [sys.executable, "-m", "bundlecache.cli", "serve", "--data", str(trained), "--port", str(port), *more]
+    log, environment = tmp_path / "log", {**os.environ, "TMPDIR": str(tmp_path)}
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=TOP, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        try:
+            yield process, Client(port), log
+        finally:
+            process.kill()
+            process.wait()
 
 
-def test_sigterm_finishes_what_is_under_way(started):
-    process, client, log = started
+def test_sigterm_finishes_what_is_under_way(trained: Path, tmp_path: Path):
     bundles = {"bundles": [{"items": GIVEN, "options": 20}] * 64}
-    with ThreadPoolExecutor(4) as pool:
+    with started(trained, tmp_path) as (process, client, log), ThreadPoolExecutor(4) as pool:
+        client.wait_ready()
         asked = [pool.submit(client.ask, "POST", "/complete/batch", bundles) for _ in range(4)]
         time.sleep(0.3)  # they are under way
         process.send_signal(signal.SIGTERM)
         answers = [each.result() for each in asked]
-    assert process.wait(30) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        assert process.wait(30) in ENDED
     assert {answer.status for answer in answers} == {200}
     assert all(len(answer.json["answers"]) == 64 for answer in answers)
     assert "Traceback" not in log.read_text()
+
+
+def test_two_workers_answer_each_count_together_and_end_together(trained: Path, tmp_path: Path):
+    with started(trained, tmp_path, "--workers", "2") as (process, client, log):
+        until = time.monotonic() + WAIT_SECONDS
+        while log.read_text().count("answering with run first") < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        (folder,) = tmp_path.glob("bundlecache-metrics-*")
+        workers = sorted({int(path.stem.rpartition("_")[2]) for path in folder.glob("*.db")})
+        assert len(workers) == 2
+        for other in workers:  # does not answer for a moment
+            os.kill(other, signal.SIGSTOP)
+            try:
+                assert client.complete(GIVEN).json["run"] == "first"
+            finally:
+                os.kill(other, signal.SIGCONT)
+        figures = client.get("/metrics").body.decode()
+        assert 'bundlecache_requests_total{endpoint="/complete",status="200"} 2.0' in figures
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in ENDED
+        assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+        assert not folder.exists()
+    assert "Traceback" not in log.read_text()
+
+
+def test_what_a_dead_worker_counted_stays_and_its_queue_goes(tmp_path: Path):
+    script = """
+import os
+from bundlecache.serve.metrics import Metrics
+metrics = Metrics()
+if not (child := os.fork()):
+    metrics.queue.set(5)
+    metrics.batches.observe(3)
+    os._exit(0)
+os.waitpid(child, 0)
+metrics.queue.set(2)
+print(metrics.summary(), end="")
+"""
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=TOP, env=environment, capture_output=True, text=True)
+    assert "waiting: 2\n" in done.stdout, done.stderr
+    carts = done.stdout.splitlines()[-1].split()
+    assert carts == ["all", "1", "3.00", "3", "4", "4"], "carts are whole, so are their quantiles"
+
+
+def test_the_figures_of_a_killed_server_are_removed_and_those_of_a_living_one_stay(tmp_path: Path):
+    left, living = tmp_path / "bundlecache-metrics-1", tmp_path / "bundlecache-metrics-2"
+    for folder in (left, living):
+        folder.mkdir()
+        (folder / "counter_1.db").touch()
+    with FileLock(living / LOCK):
+        for folder in (left, living):
+            os.utime(folder, (0, 0))
+        remove_left_over(tmp_path)
+    assert (left.exists(), living.exists()) == (False, True)
 
 
 def test_a_server_that_cannot_load_ends_with_one_sentence(tmp_path: Path):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from bundlecache.errors import BundlecacheError
-from bundlecache.files import read_json, user_path, write_text
+from bundlecache.files import read_json, share, user_path, write_text
 from bundlecache.names import check_name, tag_name
 
 
@@ -82,6 +83,21 @@ def test_every_name_of_a_run_gives_a_tag_that_lance_reads_back(tmp_path):
         tags.create(tag_name(name), 1)
     assert set(tags.list()) == {tag_name(name) for name in names}
     assert len(tags.list()) == len(names)
+
+
+def test_what_others_may_not_read_gets_the_rights_of_a_new_file(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    weights, program = tmp_path / "adapter" / "weights", tmp_path / "program"
+    for path, mode in ((weights, 0o600), (program, 0o755)):
+        path.touch()
+        path.chmod(mode)
+    before = os.umask(0o027)
+    try:
+        share(tmp_path)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (weights, program)] == [0o640, 0o755]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "adapter", program]
 
 
 def test_json_nested_too_deeply_is_a_value_error(tmp_path):

