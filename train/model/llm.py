@@ -190,8 +190,11 @@ def add_lora(llm: Any, settings: Lora) -> Any:
 
 def head(llm: Any, hidden: Tensor) -> Tensor:
     """Logits [b, V] of last hidden states [b, h], with the scaling that some families put behind the head."""
-    logits = llm.get_output_embeddings()(hidden)
-    config = llm.config
+    return scaled(llm.config, llm.get_output_embeddings()(hidden))
+
+
+def scaled(config: Any, logits: Tensor) -> Tensor:
+    """Logits as they leave a model of ``config``, from those of its head."""
     if getattr(config, "logit_scale", None) is not None:
         logits = logits * config.logit_scale
     if getattr(config, "logits_scaling", None) is not None:

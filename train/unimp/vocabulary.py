@@ -107,6 +107,26 @@ class Vocabulary:
         """The ids of items [n], int64 [n, levels]."""
         return self.items.start + self.item_ids.codes_of(items)
 
+    def rows_of(self, older: Vocabulary, items: np.ndarray) -> np.ndarray:
+        """Which row of an ``older`` vocabulary each of our rows is, int64 [extra], -1 for new ones.
+
+        ``items`` [I] says which of the older items each item is, -1 for new ones. Semantic ids belong to no
+        item alone, so their rows are the same ones.
+        """
+        made = np.full(self.extra, -1, np.int64)
+        first = self.items.start - self.base_size
+        made[:first] = np.arange(first)
+        here = made[first : first + len(self.items)]
+        if isinstance(self.item_ids, AtomicIds):
+            here[:] = np.where(items >= 0, items + first, -1)
+        else:
+            same = min(len(self.items), len(older.items))
+            here[:same] = first + np.arange(same)
+        codes = min(len(self.codes), len(older.codes))
+        start = self.codes.start - self.base_size
+        made[start : start + codes] = older.codes.start - older.base_size + np.arange(codes)
+        return made
+
     def name(self, token: int) -> str:
         """What one of our ids is called in messages and in the prompts that people read.
 

@@ -1,0 +1,139 @@
+"""Stored token features of pictures by item, and the pictures that one batch reads: which text position sees which.
+
+Notation: b rows, L tokens, k pictures of a row, u different pictures, t tokens of a picture, n latents, w their width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bundlecache.errors import Command, StoreError
+
+from ..model.embeddings import EmbeddingTable, to_device
+from .resampler import Resampler
+
+if TYPE_CHECKING:
+    from bundlecache.store.store import Matrix
+
+AT_ONCE = 256
+"""Pictures whose latents are computed at once when all are."""
+
+
+class TokenTable:
+    """Token features [I, t, d] of the items' pictures, memory-mapped or resident on a GPU, and which items have some."""
+
+    def __init__(self, matrix: Matrix, device: torch.device) -> None:
+        """Read the features of ``matrix``, whose vectors are [I, t, d].
+
+        Raises
+        ------
+        StoreError
+            When it holds one vector an item instead of tokens.
+        """
+        if matrix.vectors.ndim != 3:
+            raise StoreError(
+                f"The model reads several tokens a picture, but {matrix.spec} stores one vector an item.",
+                hint=Command("encode", "--modality", "image", "--encoder", "descriptor-tokens:picture"),
+            )
+        self.matrix = matrix
+        self.mask = np.asarray(matrix.mask, bool)  # [I]
+        self._table = EmbeddingTable({matrix.modality: matrix}, device)
+
+    @property
+    def width(self) -> int:
+        """Width d of a token."""
+        return int(self.matrix.vectors.shape[2])
+
+    def rows(self, items: np.ndarray) -> Tensor:
+        """Features of items [u] that have some, float32 [u, t, d] on the device."""
+        return self._table.rows(items)[0][0]
+
+
+@dataclass
+class Pictures:
+    """The pictures of one batch as its positions see them; made by :meth:`Sight.see`.
+
+    ``latents`` are those of the u different pictures. With exclusive attention every position sees at most one of them:
+    ``group`` says which of the ``shown`` pictures it is, -1 for none. Otherwise it sees the ``seen`` pictures of its row.
+    """
+
+    latents: Tensor  # [u, n, w]
+    time: Tensor  # int64 [b, L], how many <|image|> stand in the row up to the position
+    place: Tensor  # int64 [b, k], which of the u the k-th picture of a row is; -1 without picture
+    exclusive: bool
+    kept: dict[int, tuple[Tensor, Tensor]] = field(
+        default_factory=dict
+    )  # keys and values by block, when nothing trains
+
+    def __post_init__(self) -> None:
+        """Sort the positions by the picture that they see."""
+        if not self.exclusive:
+            return
+        b, long = self.time.shape
+        shown = torch.cat([torch.full_like(self.place[:, :1], -1), self.place], dim=1)  # at time 0 there is none
+        seen = shown.gather(1, self.time.clamp_max(shown.shape[1] - 1))  # [b, L]
+        flat = (seen >= 0).flatten().nonzero()[:, 0]
+        segment = (self.time + torch.arange(b, device=self.time.device)[:, None] * (long + 1)).flatten()[flat]
+        _, inverse, counts = torch.unique_consecutive(segment, return_inverse=True, return_counts=True)
+        starts = counts.cumsum(0) - counts
+        self.positions = flat  # [p] of b * L, those that see a picture
+        self.longest = int(counts.max()) if len(counts) else 0
+        self.slot = inverse * self.longest + torch.arange(len(flat), device=flat.device) - starts[inverse]  # [p]
+        self.of_segment = seen.flatten()[flat[starts]]  # [g], which of the u a run of positions sees
+
+    def later(self, time: Tensor, place: Tensor) -> Pictures:
+        """The same pictures for other positions, such as those of generated tokens; arguments as above."""
+        return Pictures(self.latents, time, place, self.exclusive, self.kept)
+
+
+class Sight(nn.Module):
+    """Stored features and the resampler: gives the pictures of batches, each different picture resampled once."""
+
+    def __init__(self, table: TokenTable, resampler: Resampler, *, exclusive: bool) -> None:
+        super().__init__()
+        self.table, self.resampler, self.exclusive = table, resampler, exclusive
+        self._kept: Tensor | None = None  # latents of all pictures, see `keep`
+        self._row = np.cumsum(table.mask) - 1  # [I], in `_kept`
+
+    def known(self, images: Tensor) -> np.ndarray:
+        """Which of the items [b, k] of a batch have a picture, bool; -1 is no item."""
+        items = images.cpu().numpy()
+        return (items >= 0) & self.table.mask[items]
+
+    def see(self, ids: Tensor, images: Tensor, image: int) -> Pictures:
+        """The pictures of token ids [b, L], where ``image`` is the id of <|image|>, and of their items [b, k]."""
+        known = self.known(images)
+        items, where = np.unique(images.cpu().numpy()[known], return_inverse=True)
+        place = np.full(known.shape, -1, np.int64)
+        place[known] = where
+        return Pictures(
+            self._latents(items), (ids == image).cumsum(1), to_device(place, ids.device), exclusive=self.exclusive
+        )
+
+    def keep(self) -> None:
+        """Compute the latents of all pictures once, for answers of a model that is not trained meanwhile."""
+        there = np.flatnonzero(self.table.mask)
+        with torch.no_grad():
+            parts = [self._resampled(there[k : k + AT_ONCE]) for k in range(0, max(1, len(there)), AT_ONCE)]
+        self._kept = torch.cat(parts)
+
+    def forget(self) -> None:
+        """Forget the kept latents: the resampler will change."""
+        self._kept = None
+
+    def _latents(self, items: np.ndarray) -> Tensor:
+        """Latents [u, n, w] of the pictures of items [u], all of which have one."""
+        if self._kept is not None and not torch.is_grad_enabled():
+            return self._kept[to_device(self._row[items], self._kept.device)]
+        return self._resampled(items)
+
+    def _resampled(self, items: np.ndarray) -> Tensor:
+        if not len(items):
+            return self.resampler.latents.new_zeros(0, *self.resampler.latents.shape)
+        latents: Tensor = self.resampler(self.table.rows(items))
+        return latents
