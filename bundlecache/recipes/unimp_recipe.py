@@ -52,6 +52,9 @@ class Vision:
         description="Whose stored token features are read; empty trains without pictures.",
     )
     latents: int = Field(default=64, ge=1, le=MAX_WIDTH, description="Latents of a picture.")
+    width: int = Field(
+        default=0, ge=0, le=MAX_WIDTH, description="Width of a latent; 0: that of the stored tokens, as in the paper."
+    )
     depth: int = Field(default=6, ge=1, le=64, description="Layers of the sampler.")
     heads: int = Field(default=8, ge=1, le=1024, description="Heads of the sampler and of the blocks.")
     head_width: int = Field(default=64, ge=1, le=MAX_WIDTH, description="Width of each of these heads.")
