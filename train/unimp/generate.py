@@ -9,17 +9,39 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .batch import Batch
-
-if TYPE_CHECKING:
-    from .model import UniMP
+from .pictures import Pictures
+from .rows import ExtraRows
+from .vocabulary import Vocabulary
 
 Allowed = Callable[[tuple[int, ...]], Sequence[int]]
+
+
+class Model(Protocol):
+    """What of `bundlecache.train.unimp.model.UniMP` generation asks."""
+
+    vocabulary: Vocabulary
+    rows: ExtraRows
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    @property
+    def core(self) -> Any: ...  # noqa: D102
+
+    @property
+    def decoder(self) -> Any: ...  # noqa: D102
+
+    def see(self, batch: Batch) -> Pictures | None: ...  # noqa: D102
+
+    def states(self, embeds: Tensor, pictures: Pictures | None, **how: Any) -> Any: ...  # noqa: D102
+
+    def logits(self, hidden: Tensor) -> Tensor: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,7 @@ class Beam:
 
 @torch.no_grad()
 def generate(
-    model: UniMP, batch: Batch, max_tokens: int, allowed: Allowed | None = None, beams: int = 1
+    model: Model, batch: Batch, max_tokens: int, allowed: Allowed | None = None, beams: int = 1
 ) -> list[list[Beam]]:
     """The ``beams`` best continuations of every row of ``batch``, best first.
 
@@ -55,7 +77,7 @@ def generate(
     return search.best()
 
 
-def _mixes_lengths(model: UniMP) -> bool:
+def _mixes_lengths(model: Model) -> bool:
     """Whether rows of different lengths can be continued together: positions must be given, and no layer forget."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
@@ -67,7 +89,7 @@ def _mixes_lengths(model: UniMP) -> bool:
 class _Search:
     """The beams of all rows, with the cache that their last tokens were put into."""
 
-    def __init__(self, model: UniMP, batch: Batch, lengths: Tensor, beams: int) -> None:
+    def __init__(self, model: Model, batch: Batch, lengths: Tensor, beams: int) -> None:
         from transformers import DynamicCache
 
         self.model, self.beams, self.step = model, beams, 0
