@@ -55,13 +55,14 @@ def main() -> None:
     parser.add_argument(
         "--questions", type=int, default=MAX_QUESTIONS, help="at most so many of each set, a fixed sample"
     )
+    parser.add_argument("--valid-questions", type=int, default=MAX_QUESTIONS, help="the same for validation")
     parser.add_argument(
         "--quick", action="store_true", help="one seed, two variants, a tenth of the steps, 100 questions"
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.quick:
-        options.seeds, options.questions = 1, 100
+        options.seeds, options.questions, options.valid_questions = 1, 100, 100
         options.only = options.only or ["pointer", "pointer + evidence"]
     with tempfile.TemporaryDirectory() as temporary:
         out = options.out or Path(temporary)
@@ -87,7 +88,7 @@ def measure(workspace: Path, out: Path, options: argparse.Namespace) -> dict[str
     """Results of the ranker and of every variant and seed, from the files in ``out`` where they are there."""
     from bundlecache.train.shipped_recipes import load_recipe
 
-    world = World(workspace, options.questions)
+    world = World(workspace, options.questions, options.valid_questions)
     results = []
     for name in options.only or VARIANTS:
         overrides = [*VARIANTS[name], *options.set]
@@ -111,7 +112,7 @@ def measure(workspace: Path, out: Path, options: argparse.Namespace) -> dict[str
 class World:
     """One workspace: its catalogue, vectors, questions, and the learned ranker that every variant is compared with."""
 
-    def __init__(self, workspace: Path, most: int) -> None:
+    def __init__(self, workspace: Path, most: int, most_valid: int) -> None:
         from bundlecache.baselines.learned import stack
         from bundlecache.baselines.sources import Sources
         from bundlecache.catalogue.catalogue import Catalogue
@@ -131,7 +132,7 @@ class World:
 
         def drawn(split: str, kind: str) -> Any:
             made = questions.freeze(self.catalogue, split=split, negatives=kind, vectors=first, matrices=self.matrices)
-            return sample(made, most)
+            return sample(made, most if split == "test" else most_valid)
 
         self.valid = {kind: drawn("valid", kind) for kind in KINDS[:2]}
         self.test = {kind: drawn("test", kind) for kind in KINDS}
@@ -162,21 +163,20 @@ class World:
         from bundlecache.train import checkpoint
         from bundlecache.train.inference.scoring import score
         from bundlecache.train.training import loop
+        from bundlecache.train.training.resume import FILE as SNAPSHOT
 
         began = time.process_time()
-        loop.train(
-            self.catalogue,
-            self.matrices,
-            self.valid["random"],
-            recipe,
-            run,
-            seed=seed,
-            device="cpu",
-            token_cache=self.folder.tokens,
-        )
+        given, how = (self.catalogue, self.matrices, self.valid["random"]), {"token_cache": self.folder.tokens}
+        if (run / SNAPSHOT).is_file():  # stopped, by hand or by run.max_minutes
+            stages = loop.resume(*given, run, device="cpu", **how).stages
+        elif (run / "manifest.json").is_file():
+            stages = checkpoint.read_manifest(run)["stages"]
+        else:
+            stages = loop.train(*given, recipe, run, seed=seed, device="cpu", **how).stages
         trained = time.process_time() - began
         model = checkpoint.load(run, self.catalogue, self.matrices, "cpu", self.folder.tokens)
-        found: dict[str, Any] = {"train_cpu_seconds": trained, "parameters": model.base.parameters, "sets": {}}
+        found: dict[str, Any] = {"train_cpu_seconds": trained, "parameters": model.base.parameters, "stages": stages}
+        found["sets"] = {}
         for split in ("valid", "test"):
             for kind, asked in getattr(self, split).items():
                 began = time.process_time()

@@ -120,5 +120,9 @@ class RecipeError(BundlecacheError):
     """A training recipe, or the language model it names, cannot be used."""
 
 
+class LongPromptError(RecipeError):
+    """A prompt is longer than the language model can read: the matter of one question, which others may be without."""
+
+
 class CheckpointError(BundlecacheError):
     """A run folder is missing, incomplete or belongs to other vectors or questions."""

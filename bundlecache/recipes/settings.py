@@ -83,6 +83,13 @@ class Prompt:
         default="bundle", description="What a bundle is called, for instance fashion outfit or music playlist."
     )
     item: str = Field(default="item", description="What an item is called, for instance fashion item or song.")
+    fused_tokens: bool = Field(
+        default=True,
+        description=(
+            "Show the fused token of each item behind its title. Without them the language model reads titles alone, in a"
+            " half of the time where few layers are adapted; the answer form pointer still compares options' tokens with it."
+        ),
+    )
     separator: Literal["soft", "hard", "none"] = Field(
         default="soft",
         description="What stands between a title and its fused token: a learnt vector, fixed words, or nothing.",
@@ -93,6 +100,13 @@ class Prompt:
     separator_words: str = Field(default=", content token:", description="The words of the hard separator.")
     max_title_tokens: int = Field(
         default=32, ge=1, le=MAX_WIDTH, description="Longer titles are cut to this many tokens."
+    )
+    small_letters: bool = Field(
+        default=False,
+        description=(
+            "Read titles that are in capitals alone in small letters, the first one left: about half the tokens, and words"
+            " that a pretrained language model knows."
+        ),
     )
     max_given: int = Field(
         default=16, ge=1, le=1000, description="Longer partial bundles are cut to their first items."
@@ -117,6 +131,15 @@ class Lora:
     alpha: float = Field(default=16.0, gt=0, description="The update is scaled by alpha / rank.")
     dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout in front of the adapter, from 0 to below 1.")
     targets: Words = Field(default=("q_proj", "v_proj"), description="Names of the linear layers that get an adapter.")
+    last_layers: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_WIDTH,
+        description=(
+            "Adapt only the last so many layers; 0 adapts all. Where titles alone are read, nothing is computed backwards"
+            " through the layers before them."
+        ),
+    )
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -231,6 +254,15 @@ class Data:
         le=1,
         description="How hard wrong options are that are nearest, same-category, ...: 0 (random) to 1 (hardest).",
     )
+    curriculum_steps: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_STEPS,
+        description=(
+            "With mixed wrong options, the share of hard questions rises from none to a half over so many steps; 0 has"
+            " a half from the first step."
+        ),
+    )
     bucket: int = Field(
         default=8,
         ge=1,
@@ -257,6 +289,15 @@ class Stage:
         ge=0,
         le=MAX_STEPS,
         description="Looks without improvement after which the stage ends; 0 never ends early.",
+    )
+    average: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "Validate and keep an exponential average of the weights, in which those of a step count for this share one step"
+            " later, 0.98 say; 0 keeps the weights as they stand."
+        ),
     )
     contrastive_steps: int = Field(
         default=0,

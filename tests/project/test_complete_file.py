@@ -16,7 +16,7 @@ from helpers.runner import invoke
 from helpers.shop import make_shop
 
 import bundlecache as bc
-from bundlecache.errors import BundlecacheError
+from bundlecache.errors import BundlecacheError, LongPromptError
 from bundlecache.project import run
 from bundlecache.project.completion import complete_file, complete_many
 from bundlecache.project.completion.answer_parts import AnswerParts
@@ -85,6 +85,20 @@ def test_what_is_wrong_with_a_cart_is_in_two_files_and_the_exit_code(shop: Path,
     assert invoke("complete", "--file", mended, "--out", out, "--data", shop).exit_code == 0
     assert pq.read_table(out)["bundle_id"].to_pylist() == ["3"]
     assert not errors.exists(), "of the file that was there before"
+
+
+def test_a_prompt_too_long_for_the_model_is_the_matter_of_its_own_cart(shop: Path):
+    many = bc.open(shop, quiet=True).run().many(method="model")
+    short, long = [["item-01"], ["item-05"], ["item-08"]], [f"item-{i:02}" for i in range(12)]
+    want = many(short)
+    lengths = [
+        many.model.prompts.lengths([many.catalogue.indices(items)], [each.items], "mm")[0]
+        for items, each in zip(short, want, strict=True)
+    ]
+    many.model.llm.config.max_position_embeddings = int(max(lengths)) + 4
+    found = many([short[0], long, *short[1:]])
+    assert isinstance(found.pop(1), LongPromptError)
+    assert [each.items.tolist() for each in found] == [each.items.tolist() for each in want]
 
 
 @pytest.mark.usefixtures("small_blocks")

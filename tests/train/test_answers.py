@@ -226,7 +226,7 @@ def test_chat_histories_and_recomputed_activations_go_together_and_resume(form, 
         prompt={"template": "chat", "history": 2},
         data={"accumulate": 2, "batch": 6},
         text_stage={"steps": 2, "evaluate_every": 2},
-        fusion_stage={"steps": 3, "evaluate_every": 3},
+        fusion_stage={"steps": 3, "evaluate_every": 3, "average": 0.5},
         run={"save_every": 2},
         answer={"form": form},
     )
@@ -261,10 +261,43 @@ def test_titles_of_options_can_be_left_out_where_fused_tokens_stand_for_them(bas
     assert "lamp" not in model.prompts.text_of(GIVEN[2], OPTIONS[0], "mm")
 
 
+def test_tokens_that_prompts_do_not_show_are_still_compared_and_trained(base):
+    recipe = world.recipe(base, answer={"form": "pointer"}, prompt={"fused_tokens": False}, lora={"last_layers": 1})
+    model = build(world.catalogue().titles, world.matrices(), recipe, CPU).double().eval()
+    model.embeddings.rows = doubled(model.embeddings.rows)
+    model.mode = "mm"
+    for name, parameter in model.named_parameters():
+        if name.startswith("answer.") and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    assert all(".layers.1." in name for name, _ in model.named_parameters() if "lora_" in name)
+    batch = model.ask(GIVEN, list(OPTIONS), "mm")
+    text = model.ask(GIVEN, list(OPTIONS), "text")
+    assert (batch.block == text.block).all()
+    found, alone = scores(model, grad=True), scores(model, mode="text")
+    states = next(block_states.read(model, batch, None)).prefix
+    compared = model.answer.fused(states, model.item_tokens(batch.items), np.searchsorted(batch.items, OPTIONS))
+    torch.testing.assert_close(found, alone + 4 * compared)
+    seen = []
+    layer = model.llm.get_base_model().model.layers[1]
+    hook = layer.register_forward_pre_hook(lambda _module, given: seen.append(given[0].requires_grad))
+    model.train_only("joint")
+    model(batch, TRUTH, 5, "mm").backward()
+    hook.remove()
+    assert seen == [False], "nothing is computed backwards below the adapted layer"
+    assert all(p.grad is not None for n, p in model.named_parameters() if n.startswith("tokens.fusion."))
+    np.testing.assert_allclose(score_options(model, GIVEN, OPTIONS).logits, found.detach(), atol=1e-5)
+
+
 def test_what_a_form_cannot_do_is_one_sentence(models, base, tmp_path):
     plain = world.save_base(tmp_path / "plain")  # a tokenizer without the words yes and no
     with pytest.raises(RecipeError, match="yes and no"):
         build(world.catalogue().titles, {}, world.recipe(plain, answer={"form": "yes-no"}), CPU)
+    with pytest.raises(RecipeError, match="2 layers"):
+        build(world.catalogue().titles, {}, world.recipe(base, lora={"last_layers": 3}), CPU)
+    nothing = world.recipe(base, prompt={"fused_tokens": False})
+    cat = world.catalogue()
+    with pytest.raises(RecipeError, match="train nothing"):
+        loop.train(cat, world.matrices(), world.questions(cat), nothing, tmp_path / "run")
     with pytest.raises(BundlecacheError, match="pointer"):
         merge.merge(models["pointer"], [], tmp_path / "merged")
 

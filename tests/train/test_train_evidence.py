@@ -55,6 +55,25 @@ def test_an_untrained_pointer_with_evidence_is_the_learned_ranker(fitted):
     assert np.ptp(score(model, asked, without=["evidence"]).logits, axis=1).max() == 0
 
 
+@pytest.mark.parametrize("form", ["likelihood", "yes-no"])
+def test_what_a_base_model_says_begins_at_nothing_beside_evidence(fitted, form, tmp_path):
+    cat, ranked = fitted
+    recipe = world.recipe(world.save_base(tmp_path, more=("yes", "no")), **{**RECIPE, "answer": {"form": form}})
+    model = build(cat.titles, world.matrices(), recipe, CPU).eval()
+    model.evidence, model.mode = ranked.evidence, "mm"
+    asked = world.questions(cat, "test", 10)
+    np.testing.assert_array_equal(score(model, asked).logits, score(ranked, asked).logits)
+    bare = score(model, asked, without=["evidence"]).logits
+    assert np.ptp(bare, axis=1).min() > 0, "without evidence it answers as it stands"
+    weight = model.answer.factor_change
+    assert any(weight is trained for trained in model.train_only("joint"))
+    model(model.ask(asked.partial, list(asked.options), "mm"), asked.truth, 10, "mm").backward()
+    assert weight.grad != 0, "training lets it in"
+    with torch.no_grad():
+        weight.fill_(0.5)
+    np.testing.assert_allclose(score(model, asked).logits, score(ranked, asked).logits + 2 * bare, atol=1e-4)
+
+
 def test_a_training_question_is_not_answered_from_its_own_bundle(fitted):
     cat, model = fitted
     at = [part.name for part in model.evidence._ranker.parts].index("co-occurrence")

@@ -23,6 +23,7 @@ from bundlecache.train import checkpoint
 from bundlecache.train.inference import scoring
 from bundlecache.train.model.bundle_mllm import BundleMLLM
 from bundlecache.train.training import loop
+from bundlecache.train.training.averaging import Averages
 from bundlecache.train.training.validation import Best, Validation
 
 
@@ -256,6 +257,36 @@ def test_a_signal_or_the_time_limit_saves_what_was_learnt(cat, valid, base, tmp_
     assert result.stages[0]["steps"] < 100_000
     assert checkpoint.load(tmp_path / "run", cat, {}, "cpu").mode == "text"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_stage_stopped_before_its_first_step_is_validated_once(cat, valid, base, tmp_path):
+    result = loop.train(cat, {}, valid, world.recipe(base), tmp_path / "run", stage="text", max_minutes=1e-9)
+    assert result.stages[0]["steps"] == 0
+    assert (result.run / "history.jsonl").read_text().count("valid_loss") == 1
+
+
+def test_the_average_of_weights_is_validated_and_kept_and_training_goes_on_from_the_last(cat, valid, base, tmp_path):
+    weight = torch.nn.Parameter(torch.tensor([0.0]))
+    averages = Averages([weight], 0.5)
+    want = 0.0
+    for step, decay in enumerate((2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16, 8 / 17, 9 / 18, 0.5, 0.5), start=1):
+        with torch.no_grad():
+            weight.fill_(step)
+        averages.update(step)
+        want = decay * want + (1 - decay) * step
+    with averages.in_place():
+        assert weight.item() == pytest.approx(want)
+    assert weight.item() == 10
+    runs = []
+    for average in (0.0, 0.9):
+        stage = {"steps": 12, "evaluate_every": 12, "average": average}
+        recipe = world.recipe(base, text_stage=stage, run={"strategy": ["text"], "select": "loss"})
+        runs.append(loop.train(cat, {}, valid, recipe, tmp_path / f"average-{average}", seed=0).run)
+    lines = [[json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()] for run in runs]
+    losses, judged = ([[row[key] for row in rows if key in row] for rows in lines] for key in ("loss", "valid_loss"))
+    assert losses[0] == losses[1]
+    assert judged[0][0] == judged[1][0]
+    assert judged[0][1] != judged[1][1]
 
 
 def test_the_best_weights_on_validation_are_the_ones_that_are_kept(cat, valid, base, tmp_path):

@@ -130,6 +130,16 @@ def test_long_titles_and_long_bundles_are_cut(tokenizer):
     assert len(short) < 60
 
 
+def test_titles_in_capitals_alone_can_be_read_in_small_letters(tokenizer):
+    titles = ["RED LAMP, 2ND", "Red LAMP", "ÉTUI"]
+    shown = {
+        small: build(tokenizer, titles, small_letters=small).with_titles(["BELL"]).titles.shown.to_pylist()
+        for small in (False, True)
+    }
+    assert shown[False] == [*titles, "BELL"]
+    assert shown[True] == ["Red lamp, 2nd", "Red LAMP", "Étui", "Bell"]
+
+
 def test_the_shown_text_is_what_the_model_reads(tokenizer):
     builder = build(tokenizer, ["red lamp " * 50, "mug"], max_title_tokens=2, max_given=1, template="brief")
     partial, options = np.array([0, 1]), np.array([1, 0])

@@ -33,8 +33,8 @@ class Likelihood(AnswerForm):
 
     name = "likelihood"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, evidence: bool = False) -> None:
+        super().__init__(evidence=evidence)
         self.log_factor = nn.Parameter(torch.zeros(()))
         self._known: dict[int, Tensor] = {}  # item -> its title's log-likelihood behind no bundle
 

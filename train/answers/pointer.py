@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from ..model.embeddings import to_device
 from .block_states import read
-from .form import WHOLE_STAGES, AnswerForm
+from .form import GAIN, WHOLE_STAGES, AnswerForm
 
 if TYPE_CHECKING:
     from ..prompts.option_blocks import OptionBlocks
 
 MAX_WIDTH = 256  # of the head's layers
-GAIN = 4.0
-"""The head's weights start at zero and are trained at the rate of the adapter; this makes them move faster."""
+FULL_GAIN_WIDTH = 64
+"""Up to this hidden width scores have the whole `GAIN`; wider states move them by more a step, so there it shrinks alike."""
 
 
 class Pointer(AnswerForm):
@@ -32,10 +32,12 @@ class Pointer(AnswerForm):
 
     name = "pointer"
     untrained = False
+    compares_tokens = True
 
     def __init__(self, hidden: int, *, fused: bool) -> None:
         super().__init__()
         width = min(hidden, MAX_WIDTH)
+        self.gain = GAIN * min(1.0, FULL_GAIN_WIDTH / hidden)
         self.norm = nn.LayerNorm(hidden)
         self.direction = nn.Linear(hidden, 1, bias=False)
         self.network = nn.Sequential(nn.Linear(hidden, width), nn.GELU(), nn.Linear(width, 1, bias=False))
@@ -53,9 +55,10 @@ class Pointer(AnswerForm):
         for states in read(model, batch, tokens, self.way):
             with torch.autocast(states.block.device.type, enabled=False):
                 ends = self.norm(states.ends().to(kind))  # [b, n, h]
-                part = GAIN * (self.direction(ends) + self.network(ends))[..., 0]  # [b, n]
+                part = self.gain * (self.direction(ends) + self.network(ends))[..., 0]  # [b, n]
                 if self.fused is not None and tokens is not None:
-                    part = part + self.fused(states.prefix.to(kind), tokens.to(kind), _rows(states.blocks))
+                    compared = self.fused(states.prefix.to(kind), tokens.to(kind), _rows(states.blocks))
+                    part = part + self.gain * compared
             parts.append(part)
         return torch.cat(parts, dim=1)
 
@@ -73,7 +76,7 @@ class _Comparison(nn.Module):
     def forward(self, state: Tensor, tokens: Tensor, rows: np.ndarray) -> Tensor:
         """[b, n] of states [b, h] and of the tokens [u, h] in the ``rows`` [b, n]."""
         keys = self.key(tokens)[to_device(rows, tokens.device)]  # [b, n, w]
-        return GAIN * (keys @ self.query(state)[:, :, None])[..., 0] * self.scale
+        return (keys @ self.query(state)[:, :, None])[..., 0] * self.scale
 
 
 def _rows(blocks: OptionBlocks) -> np.ndarray:

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from bundlecache.recipes.recipe import Recipe
 
 
-def make_form(name: str, hidden: int, *, fused: bool) -> AnswerForm:
-    """The form ``name`` for a language model of width ``hidden``; ``fused``: its prompts contain fused tokens."""
+def make_form(name: str, hidden: int, *, fused: bool, evidence: bool = False) -> AnswerForm:
+    """The form ``name`` for a language model of width ``hidden``.
+
+    ``fused``: the model has fused tokens; ``evidence``: and what simple methods know of the options.
+    """
     if name == "pointer":
         return Pointer(hidden, fused=fused)
-    return {"letters": Letters, "likelihood": Likelihood, "yes-no": YesNo}[name]()
+    return Letters() if name == "letters" else {"likelihood": Likelihood, "yes-no": YesNo}[name](evidence=evidence)
 
 
 def make_prompts(

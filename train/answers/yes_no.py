@@ -37,7 +37,7 @@ class YesNo(AnswerForm):
 
     def loss(self, model: Any, batch: Any, tokens: Tensor | None, truth: np.ndarray, n: int) -> Tensor:
         """Mean over questions of the right option's loss and of the mean loss of the wrong ones."""
-        odds = self.scores(model, batch, tokens) + model.added(batch.features)
+        odds = self.weighed(model, batch, tokens)
         right = F.one_hot(to_device(truth, odds.device), n).bool()
         each = F.softplus(torch.where(right, -odds, odds))  # [b, n]
         return (each * torch.where(right, 0.5, 0.5 / max(1, n - 1))).sum(1).mean()

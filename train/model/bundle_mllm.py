@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bundlecache.errors import RecipeError
+from bundlecache.errors import LongPromptError, RecipeError
 from bundlecache.questions.user_history import UserHistories
 
 from ..answers.form import AnswerForm, Evidence
@@ -138,7 +138,10 @@ class BundleMLLM(nn.Module):
 
         ``bundles`` [b] are the training bundles that the questions were drawn from; see `Evidence.features`.
         """
-        batch = self.answer.build(self.prompts, partial, options, mode, history)
+        shown = mode if self.recipe.prompt.fused_tokens else "text"
+        batch = self.answer.build(self.prompts, partial, options, shown, history)
+        if shown != mode and self.answer.compares_tokens:
+            batch = replace(batch, items=np.unique(batch.options))
         if self.evidence is None or not with_evidence:
             return batch
         return replace(batch, features=self.evidence.features(partial, options, bundles))
@@ -156,22 +159,22 @@ class BundleMLLM(nn.Module):
 
         Raises
         ------
-        RecipeError
+        LongPromptError
             When a prompt is longer than the language model can read.
         """
         asked, most = longest or ids.shape[1], getattr(self.llm.config, "max_position_embeddings", None)
         if most is not None and asked > most:
-            raise RecipeError(
+            raise LongPromptError(
                 f"A prompt has {asked:,} tokens, but this base model reads at most {most:,}.",
                 hint="--set prompt.max_title_tokens=16, fewer options, or --set prompt.max_given=4",
             )
         words = self.llm.get_input_embeddings()(to_device(ids, self.device).clamp_min(0))
-        if tokens is None:
+        row, column = np.nonzero(ids < 0)
+        if tokens is None or not len(row):
             return words
         separator = self.tokens.separator if self.tokens is not None else None
         first = torch.zeros_like(tokens[:1]) if separator is None else separator[None]
         soft = torch.cat([first, tokens]).to(words.dtype)  # [1 + u, h]
-        row, column = np.nonzero(ids < 0)
         where = to_device(np.stack([row, column, -1 - ids[row, column]]), self.device)
         return words.index_put((where[0], where[1]), soft[where[2]])
 
@@ -215,7 +218,7 @@ class BundleMLLM(nn.Module):
 
     def forward(self, batch: Any, truth: np.ndarray, n: int, mode: str) -> Tensor:
         """Mean loss of the true options ``truth`` [b] of questions with ``n`` options; ``batch`` is that of :meth:`ask`."""
-        tokens = self.item_tokens(batch.items) if mode == "mm" else None
+        tokens = self.item_tokens(batch.items) if mode == "mm" and len(batch.items) else None
         return self.answer.loss(self, batch, tokens, truth, n)
 
 
@@ -247,7 +250,8 @@ def build(
         base.model, recipe.lora
     )  # before the item tokens, so that its random weights do not depend on them
     tokens = None if embeddings is None else _item_tokens(base, embeddings, recipe)
-    answer = make_form(recipe.answer.form, base.model.get_input_embeddings().weight.shape[1], fused=tokens is not None)
+    width, evidence = base.model.get_input_embeddings().weight.shape[1], recipe.fusion.evidence != "none"
+    answer = make_form(recipe.answer.form, width, fused=tokens is not None, evidence=evidence)
     return BundleMLLM(base, adapted, tokens, embeddings, prompts, recipe, histories, answer).to(device)
 
 

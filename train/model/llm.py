@@ -164,7 +164,7 @@ def add_lora(llm: Any, settings: Lora) -> Any:
     Raises
     ------
     RecipeError
-        When the model has no linear layer of one of the target names.
+        When the model has no linear layer of one of the target names, or fewer layers than are to be adapted.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -175,8 +175,16 @@ def add_lora(llm: Any, settings: Lora) -> Any:
             f"This base model has no layer {', '.join(missing) or '(none named)'} for LoRA; it has {', '.join(linear)}.",
             hint="--set lora.targets=q_proj,v_proj",
         )
+    count = int(llm.config.num_hidden_layers)
+    if settings.last_layers > count:
+        raise RecipeError(
+            f"lora.last_layers is {settings.last_layers}, but this base model has {count} layers.",
+            hint=f"--set lora.last_layers={count}, or 0 for all",
+        )
+    adapted = list(range(count - settings.last_layers, count)) if settings.last_layers else None
     config = LoraConfig(
         r=settings.rank,
+        layers_to_transform=adapted,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=list(settings.targets),

@@ -118,9 +118,17 @@ class PromptBuilder:
     def with_titles(self, titles: Sequence[str]) -> PromptBuilder:
         """The same builder over more items, behind those of the catalogue; prompts with them are tokenised whole."""
         made = copy.copy(self)
-        made.titles = extended(self.titles, self.items, self.tokenizer, titles, self.settings.max_title_tokens)
+        more = self._as_read(titles).to_pylist()
+        made.titles = extended(self.titles, self.items, self.tokenizer, more, self.settings.max_title_tokens)
         made._exact = np.concatenate([self._exact[: self.items], np.zeros(len(titles), bool)])
         return made
+
+    def _as_read(self, titles: Sequence[str]) -> pa.Array:
+        """The titles as Arrow strings; by `prompt.small_letters`, those in capitals alone in small letters."""
+        given = pa.array(titles, pa.string())
+        if not self.settings.small_letters:
+            return given
+        return pc.if_else(pc.equal(pc.utf8_upper(given), given), pc.utf8_capitalize(given), given)
 
     def _tokenise_pieces(
         self, titles: Sequence[str], cache: Path | None, progress: Callable[[int, int], None] | None
@@ -140,7 +148,7 @@ class PromptBuilder:
         label, next_label = self._option_labels[:2]
         endings = [Ending(label, ending, rest[ending] or next_label) for ending in sorted(rest)]
         # The last title is no item's: with it the builder tries out whether pieces and whole texts agree.
-        given = pa.concat_arrays([pa.array(titles, pa.string()), pa.array([ANCHOR])])
+        given = pa.concat_arrays([self._as_read(titles), pa.array([ANCHOR])])
         self.titles = read_titles(self.tokenizer, given, endings, self.settings.max_title_tokens, cache, progress)
         self.fresh = self.titles.fresh
 

@@ -143,6 +143,7 @@ def train(
     fuses = any(name != "text" for name in [*strategy, *(done["name"] for done in stages)])
     _check(strategy, matrices if fuses else None, valid)
     _check_titles(catalogue, recipe)
+    _check_fusion(strategy, recipe)
     accelerator = accelerator_for(recipe, llms.device_of(device))
     torch.manual_seed(seed)
     histories = histories_for(recipe, catalogue)
@@ -303,6 +304,16 @@ def _check_titles(catalogue: Catalogue, recipe: Recipe) -> None:
                 "fill the column title of the items table and import it again, or",
                 Command("train", "--set", "prompt.without_titles=true"),
             ],
+        )
+
+
+def _check_fusion(strategy: Sequence[str], recipe: Recipe) -> None:
+    """The stage fusion trains nothing where neither the prompt nor the answer form reads fused tokens."""
+    if "fusion" in strategy and not recipe.prompt.fused_tokens and recipe.answer.form != "pointer":
+        raise RecipeError(
+            f"Prompts show no fused tokens (prompt.fused_tokens=false), and the answer form {recipe.answer.form} reads none"
+            " either, so the stage fusion would train nothing.",
+            hint="--set prompt.fused_tokens=true, --set answer.form=pointer, or --set run.strategy=text",
         )
 
 

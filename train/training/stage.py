@@ -16,6 +16,7 @@ from bundlecache.bench.metrics import strict_hits
 from bundlecache.errors import RecipeError
 
 from ..inference.scoring import score_options
+from .averaging import Averages
 from .contrastive import contrastive_loss, draw_pairs
 from .progress import Progress, Reporter, TimeLeft
 from .validation import Best, Validation
@@ -59,6 +60,8 @@ class StageLoop:
         self.hit1: float | None = None
         self.done, self.stale, self.seconds, self.stopped = 0, 0, 0.0, False
         self.total = torch.zeros((), device=accelerator.device)  # loss since the last line of the log
+        self.averages: Averages | None = None
+        self.judged = -1  # the step of the latest validation
         left = TimeLeft.of(model.recipe, [name], 0 if valid is None else len(valid)) if time_left is None else time_left
         self.reporter = Reporter(name, left, progress)
 
@@ -76,6 +79,8 @@ class StageLoop:
         optimizer = torch.optim.AdamW(
             parameters, lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True
         )
+        if self.settings.average:
+            self.averages = Averages(parameters, self.settings.average)
         if state:
             self._restore(state, tensors or {}, optimizer)
             self._set_time_left()
@@ -91,7 +96,7 @@ class StageLoop:
                 self.stopped = True
                 break
             self.advance(model, optimizer, parameters)
-        if self.stopped:
+        if self.stopped and self.judged != self.done:
             self._evaluate(self.done)
         for phase in ("contrastive", "train", "validate"):
             self.reporter.time_left.set_left(self.name, phase, 0)
@@ -122,6 +127,8 @@ class StageLoop:
             group["lr"] = rate
         self.total += self.step(model, optimizer, parameters, self.done)
         self.done += 1
+        if self.averages is not None:
+            self.averages.update(self.done)
         last = self.done == self.settings.steps
         if self.done % LOG_EVERY == 0 or last:
             loss = float(self._mean_total()) / self._logged_steps
@@ -216,6 +223,8 @@ class StageLoop:
             "scaler": None if scaler is None else scaler.state_dict(),
         }
         tensors = {"total": self.total, **{f"best.{name}": value for name, value in self.best.weights.items()}}
+        if self.averages is not None:
+            tensors |= {f"average.{k}": value for k, value in enumerate(self.averages.values)}
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         return state, tensors
@@ -231,6 +240,8 @@ class StageLoop:
             kind, _, rest = name.partition(".")
             if kind == "best":
                 self.best.weights[rest] = value.to(device)
+            elif kind == "average" and self.averages is not None:
+                self.averages.values[int(rest)].copy_(value)
             elif kind == "optimizer":
                 index, _, moment = rest.partition(".")
                 moments.setdefault(int(index), {})[moment] = value
@@ -247,6 +258,11 @@ class StageLoop:
 
     def _evaluate(self, step: int) -> bool:
         """Answer the validation questions and keep the weights if they are the best so far; whether they are."""
+        with nullcontext() if self.averages is None else self.averages.in_place():
+            return self._judge(step)
+
+    def _judge(self, step: int) -> bool:
+        self.judged = step
         logits, valid = self._answers()
         truth = self.valid.truth
         found = Validation(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import BundlecacheError, Command, RecipeError
+from ...errors import BundlecacheError, Command, LongPromptError, RecipeError
 from .complete_bundles import Bundle, complete_bundles
 
 if TYPE_CHECKING:
@@ -86,7 +86,17 @@ class ManyCompleter:
         ranked = iter(self._ranked([each for each in asked if isinstance(each, Bundle)]))
         return [next(ranked) if isinstance(each, Bundle) else each for each in asked]
 
-    def _ranked(self, bundles: list[Bundle]) -> list[Ranking]:
+    def _ranked(self, bundles: list[Bundle]) -> list[Ranking | BundlecacheError]:
+        """All at once; where a prompt is too long, in halves, until it is found."""
+        try:
+            return list(self._ranked_at_once(bundles))
+        except LongPromptError as error:
+            if len(bundles) == 1:
+                return [error]
+            half = len(bundles) // 2
+            return [*self._ranked(bundles[:half]), *self._ranked(bundles[half:])]
+
+    def _ranked_at_once(self, bundles: list[Bundle]) -> list[Ranking]:
         from ...bench import method_selection
 
         if self.user is not None:  # the model alone reads a history
