@@ -9,6 +9,7 @@ from bundlecache.recipes import recipe as recipes
 
 STAGES = ("text_stage", "fusion_stage", "joint_stage")
 STAGE = {
+    "average": ("-0.1 1", "0 0.98"),
     "steps": ("-1 1000000001", "0"),
     "lr": ("-1e-4", "0"),
     "final_lr": ("-0.1 1.1", "0 1"),
@@ -36,6 +37,8 @@ EDGES = {  # setting -> values beyond its bounds, and the last ones within
     "data.accumulate": ("0 65537", "1"),
     "data.difficulty": ("-0.1 1.1", "0 1"),
     "data.bucket": ("0 65537", "1"),
+    "data.curriculum_steps": ("-1 1000000001", "0"),
+    "lora.last_layers": ("-1 65537", "0"),
     "run.validation_questions": ("-1 1000000001", "0 1"),
     "run.seed": ("-1 4294967296", "0 4294967295"),
     "run.max_minutes": ("-1", "0"),
