@@ -75,7 +75,7 @@ class Pictures:
         if not self.exclusive:
             return
         b, long = self.time.shape
-        shown = torch.cat([torch.full_like(self.place[:, :1], -1), self.place], dim=1)  # at time 0 there is none
+        shown = torch.cat([self.place.new_full((b, 1), -1), self.place], dim=1)  # at time 0 there is none
         seen = shown.gather(1, self.time.clamp_max(shown.shape[1] - 1))  # [b, L]
         flat = (seen >= 0).flatten().nonzero()[:, 0]
         segment = (self.time + torch.arange(b, device=self.time.device)[:, None] * (long + 1)).flatten()[flat]
