@@ -29,6 +29,7 @@ from bundlecache import __version__
 from bundlecache.console import adapt_options as ao
 from bundlecache.console import carts_options as co
 from bundlecache.console import options as o
+from bundlecache.console import recommend_options as r
 from bundlecache.console import serve_options as sv
 from bundlecache.console import similar_options as so
 from bundlecache.console import task_options as t
@@ -390,8 +391,12 @@ def evaluate(
 ) -> None:
     """Answer the frozen test questions, in one forward each up to as many options as trained on, beside the baselines."""
     from bundlecache.console.tables import show_results
+    from bundlecache.console.task_tables import show_tasks
 
     model = _open(data).run(run or "latest")
+    if model.kind == "unimp":
+        show_tasks(model.evaluate_tasks(question_sets or (), baselines=baselines, device=device), as_json)
+        return
     made = model.evaluate(
         question_sets or (),
         options=options,
@@ -441,6 +446,7 @@ def bench_(
     ways, how = chosen(by or ()), t.task_options(task, split, k_core, min_rating)
     shop = _open(data)
     if task is not None:
+        how |= {"runs": (runs or ()) if models else (), "device": device}
         show_task(*shop.bench_task(task, keep_history=keep_history, out=output, **how), as_json)
         return
     if similar_items:
@@ -510,9 +516,62 @@ def complete(
         answers = shop.complete_file(*target, k, **how)
         show_completed(answers.to_dict(), as_json)
         return
-    made = shop.run(run or "latest").complete(items or (), k, **how)
+    made = shop.run(run or "latest", "bundle").complete(items or (), k, **how)
     given = ", ".join(shop.title(item) for item in dict.fromkeys(items or ()))
     show(made.to_dicts(), as_json, made.to_dicts(), title=f"Completes: {given}")
+
+
+@app.command(cls=Verb)
+def recommend(
+    user: r.ForUser,
+    k: r.Recommendations = 10,
+    where: o.Where = None,
+    exclude: o.Exclude = None,
+    keep_history: r.KeepHistory = False,
+    run: r.UnimpRun = None,
+    data: o.Data = Path("data"),
+    device: o.Device = "auto",
+    as_json: o.AsJson = False,
+) -> None:
+    """Recommend what a user takes next, among the whole catalogue: by a UniMP run, else by the best baseline."""
+    offer: dict[str, Any] = {"where": where or (), "exclude": exclude or (), "keep_history": keep_history}
+    made = _open(data).recommend(user, k, run=run, device=device, **offer).to_dicts()
+    show(made, as_json, made, title=f"For {user}")
+
+
+@app.command(cls=Verb)
+def search(
+    user: r.ForUser,
+    query: r.Query,
+    k: r.Recommendations = 10,
+    where: o.Where = None,
+    exclude: o.Exclude = None,
+    keep_history: r.KeepHistory = False,
+    run: r.UnimpRun = None,
+    data: o.Data = Path("data"),
+    device: o.Device = "auto",
+    as_json: o.AsJson = False,
+) -> None:
+    """Search the catalogue for what a user types, in the order that fits the user: by a UniMP run, else by a baseline."""
+    offer: dict[str, Any] = {"where": where or (), "exclude": exclude or (), "keep_history": keep_history}
+    made = _open(data).search(user, query, k, run=run, device=device, **offer).to_dicts()
+    show(made, as_json, made, title=f"{query} for {user}")
+
+
+@app.command(cls=Verb)
+def explain(
+    user: r.ForUser,
+    item: r.ExplainedItem,
+    run: r.ExplainRun = None,
+    data: o.Data = Path("data"),
+    device: o.Device = "auto",
+    as_json: o.AsJson = False,
+) -> None:
+    """Say how many stars a user would give an item, and why: by a UniMP run."""
+    made = vars(_open(data).explain(user, item, run=run, device=device))
+    show(
+        made, as_json, [{name: made[name] for name in ("rating", "stars", "text")}], title=f"{made['title']} for {user}"
+    )
 
 
 @app.command(cls=Verb)
@@ -588,7 +647,7 @@ def merge(
     as_json: o.AsJson = False,
 ) -> None:
     """Write a run as a plain language model: LoRA merged, tokenizer, and one embedding row per item."""
-    model = _open(data).run(run or "latest")
+    model = _open(data).run(run or "latest", "bundle")
     show_files(model.merge(output, device), as_json, f"{model.name} -> {output}")
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .catalogue.catalogue import Bundles, Catalogue, Interactions
     from .encode.run import Receipt
     from .errors import BundlecacheError
-    from .project.run import Completion, Evaluation, Run
+    from .project.evaluation import Evaluation
+    from .project.run import Completion, Run
     from .project.workspace import Workspace, open  # noqa: A004 - bc.open("data")
     from .project.workspace_data import import_data, make_demo, update_data
     from .questions.question_file import Questions
@@ -58,7 +59,7 @@ _MODULES = {
     "Bundles": "catalogue.catalogue",
     "Catalogue": "catalogue.catalogue",
     "Completion": "project.run",
-    "Evaluation": "project.run",
+    "Evaluation": "project.evaluation",
     "Interactions": "catalogue.catalogue",
     "Matrix": "store.store",
     "Questions": "questions.question_file",

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import CatalogueError, CheckpointError, Command, MediaError
 from .files import is_regular, read_json, user_path
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 TABLES = ("items", "bundles", "interactions")
+RunKind = Literal["bundle", "unimp"]
+RUN_KINDS: dict[RunKind, str] = {"bundle": "completes bundles", "unimp": "answers the tasks of user histories"}
 LISTED = {  # what every entry of these lists of a run's manifest has
     "encoders": ("name", "modality", "spec", "fingerprint", "table", "version", "dim"),
     "stages": ("name", "steps", "seconds", "best_valid_hit@1", "trainable_parameters"),
@@ -136,32 +138,56 @@ class WorkspaceFolder:
             raise MediaError(f"the path {quoted(uri)} leaves the workspace (--allow-outside permits it)")
         return path
 
-    def run(self, name: str | None = None) -> Path:
+    def run(self, name: str | None = None, kind: RunKind | None = "bundle") -> Path:
         """The folder of run ``name``; of the latest one when ``name`` is None, or if that was deleted, of the newest.
 
         Raises
         ------
         CatalogueError
-            When there is no such run.
+            When there is no such run, or it is of another kind; None allows every kind.
         """
-        names = sorted(self.run_names())
         if name is None:
-            if not names:
-                raise CatalogueError(f"There is no trained model in {self.root} yet.", hint=Command("train"))
             latest = self.runs / "latest"
             name = latest.read_text("utf-8", "replace").strip() if is_regular(latest) else ""
-            if name not in names:  # deleted since
-                name = max(names, key=lambda each: (self.runs / each / "manifest.json").stat().st_mtime_ns)
-        if name not in names:
+            if not name or not self._has(name, kind):  # deleted since, or of another kind
+                return self._newest(kind)
+        if not self._has(name, kind):
+            names = sorted(self.run_names(kind))
+            given = f"There is no finished run {quoted(name)} in {self.root}"
+            if name in self.run_names(None):
+                asked = RUN_KINDS["bundle" if kind is None else kind]
+                given = f"{name} is a run that {RUN_KINDS[kind_of(self.runs / name)]}, not one that {asked}"
             raise CatalogueError(
-                f"There is no finished run {quoted(name)} in {self.root}; there are: {listed(names)}.",
-                hint=f"--run {names[-1]}" if names else Command("train"),
+                f"{given}; there are: {listed(names)}.", hint=f"--run {names[-1]}" if names else _training(kind)
             )
         return self.runs / name
 
-    def run_names(self) -> Iterator[str]:
-        """Names of the finished runs, in no particular order."""
-        return (path.parent.name for path in self.runs.glob("*/manifest.json"))
+    def _newest(self, kind: RunKind | None) -> Path:
+        runs = [self.runs / name for name in sorted(self.run_names(kind))]
+        if not runs:
+            of_kind = "" if kind != "unimp" else f" that {RUN_KINDS[kind]}"
+            raise CatalogueError(f"There is no trained model{of_kind} in {self.root} yet.", hint=_training(kind))
+        return max(runs, key=lambda run: (run / "manifest.json").stat().st_mtime_ns)
+
+    def _has(self, name: str, kind: RunKind | None) -> bool:
+        return name in self.run_names(None) and (kind is None or kind_of(self.runs / name) == kind)
+
+    def run_names(self, kind: RunKind | None = "bundle") -> Iterator[str]:
+        """Names of the finished runs of a kind, or of all, in no particular order."""
+        folders = (path.parent for path in self.runs.glob("*/manifest.json"))
+        return (folder.name for folder in folders if kind is None or kind_of(folder) == kind)
+
+
+def _training(kind: RunKind | None) -> Command:
+    return Command("train", "--recipe", "unimp") if kind == "unimp" else Command("train")
+
+
+def kind_of(run: Path) -> RunKind:
+    """What a finished run answers; where its manifest does not say it or is damaged, bundles."""
+    try:
+        return "unimp" if read_json(run / "manifest.json").get("kind") == "unimp" else "bundle"
+    except (OSError, ValueError, AttributeError):
+        return "bundle"
 
 
 def read_manifest(run: Path) -> dict[str, Any]:

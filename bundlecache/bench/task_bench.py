@@ -1,19 +1,21 @@
 """Scores methods on the tasks of user histories: figures with 95 % intervals, among the whole catalogue where items are ranked.
 
 Ranks are exact: every item is scored, items of the history are left out unless they are kept on request, and ties count by
-their average. Intervals are percentile bootstraps over questions, each of which is about another user.
+their average. Intervals are percentile bootstraps over questions, each of which is about another user. A trained model
+stands beside the baselines with its difference to the best of them, question by question.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..files import write_text
+from ..files import read_json, write_text
 from .bootstrap import intervals
 from .metrics import Places
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ..baselines.next_item import HistoryRanker
     from ..questions.task_file import TaskQuestions
 
 DEPTHS = (3, 5, 10)
@@ -30,14 +31,48 @@ MAIN = {"recommend": "HR@10", "search": "HR@10", "select": "first", "preference"
 """The figure of each task by which methods are put in order; of preference, less is better."""
 
 
+class Method(Protocol):
+    """What scores all items for questions: a baseline (`baselines.next_item.HistoryRanker`), or a trained model."""
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        ...
+
+    def scores(self, asked: TaskQuestions) -> np.ndarray:
+        """[q, I] one score per item of the catalogue, higher is better."""
+        ...
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A method that chooses among the candidates of ``select`` itself."""
+
+    def choose(self, asked: TaskQuestions) -> tuple[np.ndarray, np.ndarray]:
+        """Scores [q, 3] of the candidates, and which are chosen, bool [q, 3]."""
+        ...
+
+
 @dataclass(frozen=True)
 class TaskMethod:
-    """The figures of one method, their intervals by the same names, and the seconds that fitting and answering took."""
+    """The figures of one method, their intervals by the same names, and the seconds that fitting and answering took.
+
+    ``difference`` is that of a model to the best baseline: the mean over questions, and its interval. ``values`` [q] are what
+    the figures are means of.
+    """
 
     name: str
     figures: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     seconds: float | None = None
+    kind: Literal["baseline", "model"] = "baseline"
+    difference: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    values: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written to JSON."""
+        unwritten = ("values", "kind", "difference") if self.kind == "baseline" else ("values",)
+        return {name: value for name, value in vars(self).items() if name not in unwritten}
 
 
 @dataclass(frozen=True)
@@ -54,7 +89,12 @@ class TaskResult:
     def to_dict(self) -> dict[str, Any]:
         """As it is written to JSON."""
         made = {name: value for name, value in vars(self).items() if name != "methods"}
-        return made | {"methods": [vars(method) for method in self.methods]}
+        return made | {"methods": [method.to_dict() for method in self.methods]}
+
+    @property
+    def best_baseline(self) -> TaskMethod | None:
+        """The baseline with the best main figure on these very questions."""
+        return next((method for method in self.methods if method.kind == "baseline"), None)
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
@@ -63,9 +103,10 @@ class TaskResult:
 
 def rank(
     asked: TaskQuestions,
-    rankers: Sequence[HistoryRanker],
+    baselines: Sequence[Method],
     n_items: int,
     *,
+    models: Sequence[Method] = (),
     keep_history: bool = False,
     progress: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
 ) -> TaskResult:
@@ -73,34 +114,51 @@ def rank(
 
     ``progress`` is told how many methods are done, of how many, and which one comes next.
     """
-    methods = []
-    for done, ranker in enumerate(rankers):
-        progress(done, len(rankers), ranker.name)
+    made, total = [], len(baselines) + len(models)
+    for done, method in enumerate([*baselines, *models]):
+        progress(done, total, method.name)
         start = time.perf_counter()
         parts = []
         for part in _chunks(asked, n_items):
-            scores = ranker.scores(part)
-            found = (
-                _selected(part, scores) if asked.task == "select" else _ranked(places_of(part, scores, keep_history))
-            )
-            parts.append(found)
+            if asked.task == "select":
+                parts.append(_selected(part, *_choose(part, method)))
+            else:
+                parts.append(_ranked(places_of(part, method.scores(part), keep_history)))
         values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        methods.append(replace(_method(ranker.name, values), seconds=round(time.perf_counter() - start, 2)))
-    progress(len(rankers), len(rankers), "")
-    return _result(asked, methods, n_items, keep_history)
+        seconds = round(time.perf_counter() - start, 2)
+        made.append(replace(_method(method.name, values, done >= len(baselines)), seconds=seconds))
+    progress(total, total, "")
+    return _result(asked, made, n_items, keep_history)
 
 
-def rate(asked: TaskQuestions, predicted: Mapping[str, np.ndarray], n_items: int) -> TaskResult:
+def rate(
+    asked: TaskQuestions,
+    predicted: Mapping[str, np.ndarray],
+    n_items: int,
+    *,
+    models: Mapping[str, np.ndarray] | None = None,
+) -> TaskResult:
     """Compare predicted stars [q] with those that users gave: mean absolute error, and root of the mean squared error."""
     methods = []
-    for name, stars in predicted.items():
+    for name, stars in [*predicted.items(), *(models or {}).items()]:
         error = stars - asked.rating
-        made = _method(name, {"MAE": np.abs(error), "RMSE": error**2})
+        values = {"MAE": np.abs(error), "RMSE": error**2}
+        made = _method(name, values, models is not None and name in models)
         low, high = made.intervals["RMSE"]
         roots = {"RMSE": (float(np.sqrt(low)), float(np.sqrt(high)))}
         figures = made.figures | {"RMSE": float(np.sqrt(made.figures["RMSE"]))}
         methods.append(replace(made, figures=figures, intervals=made.intervals | roots))
     return _result(asked, methods, n_items, keep_history=False)
+
+
+def saved_best(folder: Path, task: str) -> tuple[str, dict[str, Any] | None]:
+    """The best baseline of the newest results of a task in a folder, and the header of the questions; None without results."""
+    saved = sorted(folder.glob(f"{task}-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    for path in reversed(saved):
+        with suppress(OSError, ValueError, KeyError, TypeError, StopIteration):
+            made = read_json(path)
+            return next(str(row["name"]) for row in made["methods"] if "kind" not in row), dict(made["questions"])
+    return "", None
 
 
 def places_of(asked: TaskQuestions, scores: np.ndarray, keep_history: bool = False) -> Places:
@@ -123,29 +181,50 @@ def _ranked(places: Places) -> dict[str, np.ndarray]:
     return made | {"MRR": places.reciprocal()}
 
 
-def _selected(asked: TaskQuestions, scores: np.ndarray) -> dict[str, np.ndarray]:
+def _choose(asked: TaskQuestions, method: Method) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [q, 3] of the candidates and which are chosen; a method that only scores chooses those above the mean.
+
+    Where all are equal it chooses none.
+    """
+    if isinstance(method, Chooser):
+        return method.choose(asked)
+    shown = np.take_along_axis(method.scores(asked), asked.candidates, axis=1)  # [q, 3]
+    return shown, shown > shown.mean(axis=1, keepdims=True) + 1e-9
+
+
+def _selected(asked: TaskQuestions, shown: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
     """Figure -> [q]: whether the first choice is right, and precision, recall and F1 of the chosen ones.
 
-    A method chooses the candidates that score above their mean; where all are equal it chooses none. Ties for the first
-    place count by their share.
+    Ties for the first place count by their share.
     """
-    shown = np.take_along_axis(scores, asked.candidates, axis=1)  # [q, 3]
     best = shown == shown.max(axis=1, keepdims=True)
     first = (best & asked.right).sum(axis=1) / best.sum(axis=1)
-    chosen = shown > shown.mean(axis=1, keepdims=True) + 1e-9
     hits = (chosen & asked.right).sum(axis=1)
     precision, recall = hits / np.maximum(chosen.sum(axis=1), 1), hits / asked.right.sum(axis=1)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     return {"first": first, "precision": precision, "recall": recall, "F1": f1}
 
 
-def _method(name: str, values: dict[str, np.ndarray]) -> TaskMethod:
+def _method(name: str, values: dict[str, np.ndarray], is_model: bool = False) -> TaskMethod:
     ranges = intervals(np.stack(list(values.values()), axis=1)).tolist()  # [figures][2]
     made = {figure: (low, high) for figure, (low, high) in zip(values, ranges, strict=True)}
-    return TaskMethod(name, {figure: float(each.mean()) for figure, each in values.items()}, made)
+    figures = {figure: float(each.mean()) for figure, each in values.items()}
+    return TaskMethod(name, figures, made, kind="model" if is_model else "baseline", values=values)
 
 
 def _result(asked: TaskQuestions, methods: list[TaskMethod], n_items: int, keep_history: bool) -> TaskResult:
     main = MAIN[asked.task]
     methods.sort(key=lambda method: method.figures[main] * (1 if main == "MAE" else -1))
-    return TaskResult(asked.task, asked.header, len(asked), n_items, keep_history, methods)
+    result = TaskResult(asked.task, asked.header, len(asked), n_items, keep_history, methods)
+    if (best := result.best_baseline) is not None:
+        methods[:] = [_beside(method, best) if method.kind == "model" else method for method in methods]
+    return result
+
+
+def _beside(method: TaskMethod, best: TaskMethod) -> TaskMethod:
+    """The method with its difference to the best baseline; a root of a mean has none."""
+    names = [name for name in method.values if name != "RMSE"]
+    apart = np.stack([method.values[name] - best.values[name] for name in names], axis=1)  # [q, figures]
+    ranges = intervals(apart).tolist()
+    means = apart.mean(axis=0).tolist()
+    return replace(method, difference={n: (m, *ends) for n, m, ends in zip(names, means, ranges, strict=True)})

@@ -159,7 +159,7 @@ def _removed_ids(old: Mapping[str, Column], column: str, rows: np.ndarray) -> li
 
 def _uses_splits(workspace: WorkspaceFolder) -> bool:
     """Whether anything was made from the splits as they are: frozen questions or a finished run."""
-    return any(workspace.questions.glob("*.parquet")) or any(workspace.run_names())
+    return any(workspace.questions.glob("*.parquet")) or any(workspace.run_names(None))
 
 
 def _fill_splits(before: Catalogue, after: Catalogue, merged: Dataset) -> list[str]:

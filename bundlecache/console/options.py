@@ -305,7 +305,9 @@ Baselines = Annotated[bool, Option("--baselines/--no-baselines", help="Score the
 Ablation = Annotated[bool, Option("--ablation/--no-ablation", help="Score the model without each modality in turn.")]
 
 # bench
-Runs = Annotated[list[str] | None, _text("Trained runs to score; all of them if left out.", "--run")]
+Runs = Annotated[
+    list[str] | None, _text("Trained runs to score; all of them if left out (with --task: none).", "--run")
+]
 Models = Annotated[bool, Option("--models/--no-models", help="Score trained models beside the baselines.")]
 Full = Annotated[bool, Option("--full", help="Rank the held-out items among the whole catalogue, not a few options.")]
 History = Annotated[

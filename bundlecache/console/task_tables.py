@@ -1,4 +1,4 @@
-"""The table of `bench --task`: methods down, figures across, the interval of the figure that orders them."""
+"""The tables of `bench --task` and of an evaluated UniMP run: methods down, figures across, the interval of the main one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from ..bench.task_bench import MAIN
 from .output import say, show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ..bench.task_bench import TaskResult
@@ -21,13 +22,29 @@ def show_task(path: Path, result: TaskResult, as_json: bool) -> None:
     if as_json:
         show({"path": str(path), "result": result.to_dict()}, as_json, [])
         return
+    _table(result)
+    say(f"Results: {path}")
+
+
+def show_tasks(made: Sequence[tuple[Path, TaskResult]], as_json: bool) -> None:
+    """A table per task, and the folder of their files."""
+    if as_json:
+        show([{"path": str(path), "result": result.to_dict()} for path, result in made], as_json, [])
+        return
+    for _, result in made:
+        _table(result)
+    say(f"Results: {made[0][0].parent}")
+
+
+def _table(result: TaskResult) -> None:
     main = MAIN[result.task]
+    heading = HEADINGS.get(main, main)
     rows = []
     for method in result.methods:
         figures = RANKED if result.task in ("recommend", "search") else method.figures
         row: dict[str, object] = {"method": method.name}
         row |= {HEADINGS.get(name, name): method.figures[name] for name in figures}
-        row[f"95 % of {HEADINGS.get(main, main)}"] = "{:.3f}-{:.3f}".format(*method.intervals[main])
+        row[f"95 % of {heading}"] = "{:.3f}-{:.3f}".format(*method.intervals[main])
         rows.append(row)
     asked = result.questions
     among = {"select": "3 candidates each", "preference": "stars"}.get(result.task, f"among {result.n_items:,} items")
@@ -35,4 +52,10 @@ def show_task(path: Path, result: TaskResult, as_json: bool) -> None:
     say(
         f"Questions {asked['sha256'][:12]}; {asked['k_core']}-core of {asked['n_users']:,} users, {asked['n_interactions']:,} interactions."
     )
-    say(f"Results: {path}")
+    best = result.best_baseline
+    for method in result.methods:
+        if best is not None and main in method.difference:
+            mean, low, high = method.difference[main]
+            say(
+                f"{method.name} against {best.name}, question by question: {heading} {mean:+.3f} [{low:+.3f} {high:+.3f}]"
+            )

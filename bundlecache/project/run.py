@@ -10,19 +10,24 @@ from ..errors import BundlecacheError
 from ..questions.sample import MAX_QUESTIONS
 from ..questions.sample import sample as sampled
 from ..rows import Rows
-from ..workspace import read_manifest
+from ..workspace import kind_of, read_manifest
+from . import recommending
 from .completion.complete_bundles import Bundle, complete_bundles
 from .completion.complete_many import BLOCK_BUNDLES, ManyCompleter, histories
+from .evaluation import Evaluation
+from .tasks import evaluate_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from ..baselines.rankers import Ranker
-    from ..bench.results import QuestionSetResult
+    from ..bench.task_bench import TaskResult
     from ..train.run import LoadedRun
     from ..train.training.loop import TrainResult
+    from ..workspace import RunKind
     from .completion.complete_bundles import Ranking
+    from .recommending import Explanation, Recommendation
     from .session import Session
 
 
@@ -44,62 +49,21 @@ class Page:
     findings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class MethodScore:
-    """How one method did on one question set; intervals are of 95 %, over bundles. An invalid answer is a miss."""
-
-    questions: str
-    method: str
-    kind: str
-    hit_1: float
-    hit_1_low: float
-    hit_1_high: float
-    hit_3: float
-    hit_5: float
-    mrr: float
-    valid_ratio: float
-    seconds: float | None
-    training_seconds: float | None
-
-
-class Evaluation(Rows[MethodScore]):
-    """A row per method and question set, best first in each; ``sets`` holds all there is, as it is saved in JSON."""
-
-    def __init__(self, sets: Sequence[QuestionSetResult]) -> None:
-        self.sets = list(sets)
-        super().__init__(
-            MethodScore(
-                questions=made.questions.name,
-                method=row.name,
-                kind=row.kind,
-                hit_1=row.hit1,
-                hit_1_low=row.hit1_interval[0],
-                hit_1_high=row.hit1_interval[1],
-                hit_3=row.hit3,
-                hit_5=row.hit5,
-                mrr=row.mrr,
-                valid_ratio=row.valid_ratio,
-                seconds=row.seconds,
-                training_seconds=row.training_seconds,
-            )
-            for made in self.sets
-            for row in made.methods
-        )
-
-    def without_seconds(self) -> list[dict[str, Any]]:
-        """``sets`` without what each method took: the same evaluation then prints the same digits."""
-        return [made.to_dict(timed=False) for made in self.sets]
-
-
 class Run:
     """A finished run. Its model is loaded when it is first needed, and kept.
 
     ``result`` is what the training gave, if this session trained it.
     """
 
-    def __init__(self, session: Session, name: str | None = None, result: TrainResult | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        name: str | None = None,
+        result: TrainResult | None = None,
+        kind: RunKind | None = None,
+    ) -> None:
         self._session = session
-        self.path = session.folder.run(None if name == "latest" else name)
+        self.path = session.folder.run(None if name == "latest" else name, kind)
         self.result = result
         self._loaded: dict[str, LoadedRun] = {}
         self._rankers: dict[tuple[Any, ...], tuple[str, Ranker]] = {}  # by how they were asked for
@@ -117,8 +81,20 @@ class Run:
         """What it was trained from: recipe, encoders, questions, stages, versions."""
         return read_manifest(self.path)
 
+    @property
+    def kind(self) -> RunKind:
+        """What it answers: "bundle" or "unimp"."""
+        return kind_of(self.path)
+
     def load(self, device: str = "auto") -> LoadedRun:
-        """The model and its vectors, for use with `bundlecache.train.inference.scoring`."""
+        """The model and its vectors, for use with `bundlecache.train.inference.scoring`.
+
+        Raises
+        ------
+        BundlecacheError
+            When the run is of another kind, or damaged.
+        """
+        self._session.folder.run(self.name, "bundle")
         if device not in self._loaded:
             from ..train import run as stage_b
 
@@ -287,6 +263,30 @@ class Run:
         ids, titles = self._session.catalogue.item_ids, self._session.catalogue.titles
         best = zip(ranking.items[:k].tolist(), ranking.probabilities[:k].tolist(), strict=True)
         return Rows(Completion(rank, ids[i], titles[i], round(p, 4)) for rank, (i, p) in enumerate(best, start=1))
+
+    def recommend(self, user: str, k: int = 10, **options: Any) -> Rows[Recommendation]:
+        """The k items that a user takes next, of a UniMP run; the options are those of `Workspace.recommend`."""
+        return recommending.recommend(self._session, user, k, run=self.name, **options)
+
+    def search(self, user: str, query: str, k: int = 10, **options: Any) -> Rows[Recommendation]:
+        """The k items that fit best what a user types, of a UniMP run."""
+        return recommending.search(self._session, user, query, k, run=self.name, **options)
+
+    def explain(self, user: str, item: str, *, device: str = "auto") -> Explanation:
+        """How many stars a user gives an item and what the user says of it, of a UniMP run."""
+        return recommending.explain(self._session, user, item, run=self.name, device=device)
+
+    def evaluate_tasks(
+        self, tasks: Sequence[str] = (), *, baselines: bool = True, device: str = "auto"
+    ) -> list[tuple[Path, TaskResult]]:
+        """Answer the frozen test questions of the tasks that a UniMP run was trained for; files of results, and results.
+
+        Raises
+        ------
+        BundlecacheError
+            When the run is of another kind, or was not trained for one of the ``tasks``.
+        """
+        return evaluate_run(self._session, self.name, tasks, baselines=baselines, device=device)
 
     def report(self, against: str | None = None, out: Path | None = None) -> Page:
         """Write one self-contained HTML page about the run, or about it and another one.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..questions.question_file import Questions
     from ..recipes.recipe import Recipe
     from ..store.store import Matrix, Store, TableInfo
+    from ..train.unimp.answers import UnimpAnswers
 
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
@@ -49,6 +50,7 @@ class Session:
         self.catalogue = Catalogue.read(self.folder)
         self.similar_indexes: dict[str, Index] = {}  # by the versions of their vectors, the last used one last
         self.fused_vectors: dict[str, Matrix] = {}  # by run
+        self.unimp_answers: dict[tuple[str, str], UnimpAnswers] = {}  # by run and device
         for note in self.catalogue.notes:
             self.say.note(f"note: {note}")
 

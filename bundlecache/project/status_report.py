@@ -92,7 +92,7 @@ def vectors(session: Session, modality: str, encoder: str | None = None) -> Vect
 
 def runs(session: Session) -> list[str]:
     """Names of the finished runs."""
-    return sorted(session.folder.run_names())
+    return sorted(session.folder.run_names(None))
 
 
 def title(session: Session, item_id: str) -> str:

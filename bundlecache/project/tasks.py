@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from ..errors import BundlecacheError, Command
 from ..rows import Rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from ..baselines.next_item import HistoryRanker, Training
     from ..bench.task_bench import TaskResult
-    from ..questions.task_file import TaskName
+    from ..console.reporter import Reporter
+    from ..questions.task_file import TaskName, TaskQuestions
     from ..questions.task_split import Split
     from ..questions.tasks import TaskInfo
+    from ..train.unimp.answers import UnimpAnswers
     from .session import Session
 
 
@@ -66,6 +72,83 @@ def task_questions(
     return made
 
 
+@dataclass(frozen=True)
+class TaskSetup:
+    """The test questions of a task, and what methods may learn from for them."""
+
+    asked: TaskQuestions
+    training: Training
+
+    def result(
+        self,
+        say: Reporter,
+        models: Sequence[UnimpAnswers] = (),
+        *,
+        with_baselines: bool = True,
+        keep_history: bool = False,
+    ) -> TaskResult:
+        """All baselines and the ``models`` on the questions."""
+        from ..baselines import rating_means
+        from ..bench import task_bench
+
+        asked, n_items = self.asked, len(self.training.catalogue)
+        if asked.task == "preference":
+            stars = {}
+            for model in models:
+                stars[model.name], stars[f"{model.name}, likeliest"] = model.rate(asked)
+            means = rating_means.predictions(self.training.seen, asked) if with_baselines else {}
+            return task_bench.rate(asked, means, n_items, models=stars)
+        methods = list(baselines(self.training, asked.task)) if with_baselines else []
+        with say.bar("bench") as bar:
+            return task_bench.rank(asked, methods, n_items, models=models, keep_history=keep_history, progress=bar.step)
+
+
+def baselines(training: Training, task: str) -> Iterator[HistoryRanker]:
+    """The methods that rank items for a task, not fitted yet."""
+    from ..baselines import next_item, search_words
+
+    methods = next_item.rankers(training)
+    if task != "search":
+        return methods
+    return search_words.searchers(training, [method for method in methods if method.name in search_words.PARTNERS])
+
+
+def task_setup(
+    session: Session,
+    task: str,
+    *,
+    split: Split = "leave_last_out",
+    k_core: int = 5,
+    seed: int = 0,
+    min_rating: float | None = None,
+) -> TaskSetup:
+    """The test questions of a task, which are frozen where they are not yet.
+
+    Raises
+    ------
+    BundlecacheError
+        When they cannot be frozen or do not fit the catalogue.
+    """
+    from ..baselines import next_item
+    from ..catalogue.histories import Histories
+    from ..features.lightgcn_ranker import lightgcn_ranker
+    from ..questions import task_split, tasks
+    from ..questions.task_file import load
+    from ..train.sasrec import sasrec
+
+    folder, catalogue = session.folder, session.catalogue
+    names = [tasks.name_of(each, split, k_core, seed, min_rating) for each in (task, "recommend")]
+    if not all(tasks.path_of(folder, name).is_file() for name in names):
+        session.say.note("No questions of this task yet: freezing them now", Command("questions", "--task", task))
+        task_questions(session, task, split=split, k_core=k_core, seed=seed, min_rating=min_rating)
+    asked, recommend = (load(tasks.path_of(folder, name), catalogue) for name in names)
+    histories = tasks.prepared_as(Histories.read(folder, catalogue), recommend.header)
+    seen = histories.take(task_split.training_rows(histories, recommend))
+    learners = (lightgcn_ranker, sasrec)
+    training = next_item.Training(catalogue, seen, recommend.part(test=False), seed, learners)
+    return TaskSetup(asked.part(test=True), training)
+
+
 def bench_task(
     session: Session,
     task: str,
@@ -75,9 +158,11 @@ def bench_task(
     seed: int = 0,
     min_rating: float | None = None,
     keep_history: bool = False,
+    runs: Sequence[str] = (),
+    device: str = "auto",
     out: Path | None = None,
 ) -> tuple[Path, TaskResult]:
-    """Score the baselines on the test questions of a task, which are frozen where they are not yet: the file, and its results.
+    """Score all methods on the test questions of a task, which are frozen where they are not yet: the file, and its results.
 
     Parameters
     ----------
@@ -87,47 +172,60 @@ def bench_task(
         Which frozen questions, see :func:`task_questions`.
     keep_history
         Rank the items of a user's history too.
+    runs, device
+        Names of UniMP runs that are asked the same questions, and where they compute.
     out
         Folder of the results, NAME.json; ``bench/tasks`` of the workspace if left out.
 
     Raises
     ------
     BundlecacheError
-        When the task has no baselines, or its questions cannot be frozen or do not fit the catalogue.
+        When the task has no baselines, or its questions cannot be frozen or do not fit the catalogue or a run.
     """
-    from ..baselines import next_item, rating_means, search_words
     from ..bench import task_bench
-    from ..catalogue.histories import Histories
-    from ..errors import BundlecacheError, Command
-    from ..features.lightgcn_ranker import lightgcn_ranker
-    from ..questions import task_split, tasks
-    from ..questions.task_file import load
-    from ..train.sasrec import sasrec
+    from .unimp_runs import task_models
 
     if task not in task_bench.MAIN:
         raise BundlecacheError(
             f"There are no baselines for the task {task}; there are for {', '.join(task_bench.MAIN)}.",
             hint=Command("bench", "--task", "recommend"),
         )
-    folder, catalogue = session.folder, session.catalogue
-    names = [tasks.name_of(each, split, k_core, seed, min_rating) for each in (task, "recommend")]
-    if not all(tasks.path_of(folder, name).is_file() for name in names):
-        session.say.note("No questions of this task yet: freezing them now", Command("questions", "--task", task))
-        task_questions(session, task, split=split, k_core=k_core, seed=seed, min_rating=min_rating)
-    asked, recommend = (load(tasks.path_of(folder, name), catalogue) for name in names)
-    histories = tasks.prepared_as(Histories.read(folder, catalogue), recommend.header)
-    seen = histories.take(task_split.training_rows(histories, recommend))
-    test, n_items = asked.part(test=True), len(catalogue)
-    if task == "preference":
-        result = task_bench.rate(test, rating_means.predictions(seen, test), n_items)
-    else:
-        learners = (lightgcn_ranker, sasrec)
-        training = next_item.Training(catalogue, seen, recommend.part(test=False), seed, learners)
-        methods = list(next_item.rankers(training))
-        if task == "search":
-            methods = list(search_words.searchers(training, [m for m in methods if m.name in search_words.PARTNERS]))
-        with session.say.bar("bench") as bar:
-            result = task_bench.rank(test, methods, n_items, keep_history=keep_history, progress=bar.step)
-    path = (out or folder.root / "bench" / "tasks") / f"{asked.name}.json"
+    setup = task_setup(session, task, split=split, k_core=k_core, seed=seed, min_rating=min_rating)
+    models = task_models(session, setup.asked, runs, device)
+    result = setup.result(session.say, models, keep_history=keep_history)
+    path = (out or session.folder.root / "bench" / "tasks") / f"{setup.asked.name}.json"
     result.save(path)
     return path, result
+
+
+def evaluate_run(
+    session: Session, name: str, tasks: Sequence[str] = (), *, baselines: bool = True, device: str = "auto"
+) -> list[tuple[Path, TaskResult]]:
+    """Answer the test questions of the tasks that a UniMP run was trained for, beside the baselines.
+
+    Raises
+    ------
+    BundlecacheError
+        When the run is of another kind, or was not trained for one of the ``tasks``.
+    """
+    from ..bench import task_bench
+    from .unimp_runs import check_trained, newest
+
+    model = newest(session, name, device, required=True)
+    assert model is not None  # noqa: S101 - required
+    data, made = model.data, []
+    for task in tasks or [each for each in data.tasks if each in task_bench.MAIN]:
+        check_trained(model, task)
+        setup = task_setup(
+            session,
+            task,
+            split=data.split,
+            k_core=data.k_core,
+            seed=data.questions_seed,
+            min_rating=data.min_rating or None,
+        )
+        result = setup.result(session.say, [model], with_baselines=baselines)
+        path = session.folder.runs / model.name / "tasks" / f"{setup.asked.name}.json"
+        result.save(path)
+        made.append((path, result))
+    return made

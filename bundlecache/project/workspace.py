@@ -19,6 +19,7 @@ from . import (
     candidate_search,
     encoding,
     question_sets,
+    recommending,
     shrink,
     similar_bench,
     similar_items,
@@ -33,6 +34,8 @@ from .session import Session
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ..workspace import RunKind
 
 
 def open(root: Path | str = DEFAULT_DATA, *, allow_outside: bool = False, quiet: bool = False) -> Workspace:  # noqa: A001
@@ -77,6 +80,9 @@ class Workspace(Session):
     bench_similar = similar_bench.bench_similar
     shrink = shrink.shrink
     complete_file = complete_file.complete_file
+    recommend = recommending.recommend
+    search = recommending.search
+    explain = recommending.explain
 
     adapt = adapting.adapt
     train = training.train
@@ -93,12 +99,12 @@ class Workspace(Session):
     export = store_maintenance.export
     runs = status_report.runs
 
-    def run(self, name: str = "latest") -> Run:
-        """A finished run by its name; the newest one by default.
+    def run(self, name: str = "latest", kind: RunKind | None = None) -> Run:
+        """A finished run by its name; the newest one by default, of a kind where one is named.
 
         Raises
         ------
         CatalogueError
-            When there is none of that name.
+            When there is none of that name and kind.
         """
-        return Run(self, name)
+        return Run(self, name, kind=kind)

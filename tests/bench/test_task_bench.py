@@ -97,6 +97,25 @@ def test_bm25_equals_its_formula_and_history_orders_equal_matches():
     assert np.argsort(-both(asked)[0]).tolist() == [2, 3, 1, 0]
 
 
+def test_a_model_stands_beside_the_best_baseline_question_by_question():
+    """All targets are among the first ten of six items, so the order is that of the names' lists; MRR tells methods apart."""
+    _, test = training_of(SEQUENCES)
+    own = np.zeros((5, 6))
+    own[np.arange(5), test.target] = 1
+    right = HistoryRanker("right", lambda: lambda asked: own)
+    result = task_bench.rank(test, [ranker("tied", [0] * 6), right], 6, models=[ranker("model", [6, 5, 4, 3, 2, 1])])
+    best = result.best_baseline
+    assert best is not None
+    assert best.name == "tied"
+    (model,) = [method for method in result.methods if method.kind == "model"]
+    mean, low, high = model.difference["MRR"]
+    assert mean == pytest.approx(model.figures["MRR"] - best.figures["MRR"])
+    assert low <= mean <= high
+    assert model.difference["HR@10"] == (0, 0, 0)
+    assert "values" not in model.to_dict()
+    assert set(best.to_dict()) == {"name", "figures", "intervals", "seconds"}  # as before there were models
+
+
 def test_means_of_ratings_and_errors_are_those_of_a_calculation_by_hand():
     """Training holds two of four ratings each: 5 5, 1 1; the histories of the questions three."""
     ratings = [[5, 5, 5, 4], [1, 1, 1, 2]]

@@ -1,0 +1,174 @@
+"""Answers of a trained UniMP: exact ranks of the whole catalogue, selections, ratings and explanations, in batches.
+
+Every prompt is computed once, up to <|answer|>. With one token per item, the scores of all items are one softmax there; with
+semantic ids a beam search keeps to the ids that exist. Notation: q questions, b of them in a batch, I items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .batch import Batch
+from .trie import Trie
+from .vocabulary import RATES, AtomicIds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bundlecache.questions.task_file import TaskQuestions
+    from bundlecache.recipes.unimp_recipe import UnimpData
+
+    from .model import UniMP
+    from .prompts import Prompts
+
+ROWS_AT_ONCE = 64
+BEAMS = 50  # of semantic ids: so many items of each question get a score, the others none
+MAX_EXPLANATION_TOKENS = 64
+KEPT_LATENTS_BYTES = 1 << 30  # of all pictures' latents, which are computed once where they take no more
+
+
+@dataclass(frozen=True)
+class UnimpAnswers:
+    """A model and its prompts, under the ``name`` by which tables call them; the methods take questions of their task.
+
+    Answers do not depend on which questions are asked together (to about 1e-5).
+    """
+
+    model: UniMP
+    prompts: Prompts
+    name: str = "UniMP"
+    rows_at_once: int = ROWS_AT_ONCE
+    progress: Callable[[int, int], None] = lambda _done, _total: None  # questions answered, of how many
+
+    def __post_init__(self) -> None:
+        """Compute the latents of all pictures once, where they are few enough."""
+        sight = self.model.eval().sight
+        if sight is not None:
+            latents = sight.resampler.latents
+            if int(sight.table.mask.sum()) * latents.numel() * latents.element_size() <= KEPT_LATENTS_BYTES:
+                self.model.keep_latents()
+
+    @property
+    def data(self) -> UnimpData:
+        """The tasks that the model was trained for, and the questions beside which it was."""
+        return self.model.recipe.data
+
+    def scores(self, asked: TaskQuestions) -> np.ndarray:
+        """float32 [q, I] log-probabilities of all items for questions of ``recommend`` and ``search``.
+
+        Among all items that is with one token per item; with semantic ids among all words, and -inf beyond the beams.
+        """
+        made = np.full((len(asked), self._n_items), -np.inf, np.float32)
+        for rows, batch in self._batches(asked):
+            if isinstance(self.model.vocabulary.item_ids, AtomicIds):
+                logits = self.model.item_logits(self._at_answer(batch)).float()
+                made[rows] = logits.log_softmax(-1).cpu().numpy()
+                continue
+            depth, known = self._trie.depth, self._items_by_ids
+            found = self.model.generate(batch, depth, lambda ids: self._trie.allowed(ids).tolist(), BEAMS)
+            for row, beams in zip(rows.tolist(), found, strict=True):
+                for beam in beams:
+                    made[row, known[beam.ids]] = beam.score
+        return made
+
+    def choose(self, asked: TaskQuestions) -> tuple[np.ndarray, np.ndarray]:
+        """Of questions of ``select``: log-probabilities float32 [q, 3] of the candidates, and which it names, bool [q, 3].
+
+        It names one after the other, until it ends its answer.
+        """
+        words, n = self.model.vocabulary, asked.candidates.shape[1]
+        names = words.selections[:n]
+        ends = [words.end_of_chunk, *self._base_ends]
+
+        def allowed(before: tuple[int, ...]) -> list[int]:
+            if len(before) == n:
+                return []
+            return [*(each for each in names if each not in before), *(ends if before else ())]
+
+        scores, chosen = np.empty((len(asked), n), np.float32), np.zeros((len(asked), n), bool)
+        for rows, batch in self._batches(asked):
+            logits = self.model.logits(self._at_answer(batch)).float()[:, names.start : names.stop]
+            scores[rows] = logits.log_softmax(-1).cpu().numpy()
+            for row, (best,) in zip(rows.tolist(), self.model.generate(batch, n, allowed), strict=True):
+                chosen[row, [each - names.start for each in best.ids]] = True
+        return scores, chosen
+
+    def rate(self, asked: TaskQuestions) -> tuple[np.ndarray, np.ndarray]:
+        """Of questions of ``preference`` and ``explain``: the expected stars, and the likeliest ones, float64 [q] each."""
+        stars = np.arange(1, RATES + 1)
+        expected, likeliest = np.empty(len(asked)), np.empty(len(asked))
+        for rows, batch in self._batches(asked):
+            likely = self._stars(batch).cpu().numpy()
+            expected[rows], likeliest[rows] = likely @ stars, stars[likely.argmax(axis=1)]
+        return expected, likeliest
+
+    def explain(self, asked: TaskQuestions) -> list[str]:
+        """What the user says of each target, generated word by word behind the likeliest rating; of ``explain``."""
+        made = [""] * len(asked)
+        for rows, batch in self._batches(asked):
+            rating = self.model.vocabulary.rates.start + self._stars(batch).argmax(-1).cpu().numpy()
+            told = self.model.generate(followed_by(batch, rating), MAX_EXPLANATION_TOKENS)
+            for row, (best,) in zip(rows.tolist(), told, strict=True):
+                made[row] = self._text(best.ids)
+        return made
+
+    def _text(self, ids: tuple[int, ...]) -> str:
+        words = [each for each in ids if each < self.model.vocabulary.base_size]
+        text: str = self.model.base.tokenizer.decode(words, skip_special_tokens=True)
+        return " ".join(text.split())
+
+    def _stars(self, batch: Batch) -> torch.Tensor:
+        """float64 [b, 5] the probability of each rating among the ratings."""
+        rates = self.model.vocabulary.rates
+        logits = self.model.logits(self._at_answer(batch))[:, rates.start : rates.stop]
+        return logits.double().softmax(-1)
+
+    def _at_answer(self, batch: Batch) -> torch.Tensor:
+        """Hidden states [b, h] of the last token of every row."""
+        length = batch.there.sum(1, keepdim=True)
+        at = torch.arange(batch.ids.shape[1]) == length - 1
+        return self.model.hidden(batch, at)
+
+    def _batches(self, asked: TaskQuestions) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Rows of the questions, and their prompts; prompts of similar lengths are in one batch."""
+        order = np.argsort(asked.history.lengths, kind="stable")
+        with torch.inference_mode():
+            for low in range(0, len(order), self.rows_at_once):
+                rows = order[low : low + self.rows_at_once]
+                yield rows, self.prompts.ask(asked.take(rows))
+                self.progress(min(low + self.rows_at_once, len(order)), len(order))
+
+    @property
+    def _n_items(self) -> int:
+        return self.model.vocabulary.item_ids.count
+
+    @property
+    def _base_ends(self) -> list[int]:
+        """The ids with which texts of the base end."""
+        ends = self.model.core.config.get_text_config().eos_token_id
+        return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+    @cached_property
+    def _item_ids(self) -> np.ndarray:
+        return self.model.vocabulary.of_items(np.arange(self._n_items))  # [I, levels]
+
+    @cached_property
+    def _trie(self) -> Trie:
+        return Trie.of(self._item_ids)
+
+    @cached_property
+    def _items_by_ids(self) -> dict[tuple[int, ...], int]:
+        return {tuple(ids): item for item, ids in enumerate(self._item_ids.tolist())}
+
+
+def followed_by(batch: Batch, tokens: np.ndarray) -> Batch:
+    """The batch with one more token [b] at the end of every row."""
+    rows = [ids[there].tolist() for ids, there in zip(batch.ids, batch.there, strict=True)]
+    ids = [np.array([*row, token]) for row, token in zip(rows, tokens.tolist(), strict=True)]
+    images = [row[row >= 0].numpy() for row in batch.images]
+    return Batch.of(ids, [np.zeros(len(row), bool) for row in ids], images)
