@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,18 +17,17 @@ from bundlecache.catalogue.splits import training_graph
 from bundlecache.errors import Command, EncoderError, counted, first_line
 from bundlecache.files import make_folder, replacing
 from bundlecache.store.store import Store
-from bundlecache.store.table_schema import IMPORTED
 from bundlecache.workspace import WorkspaceFolder
 
 from .derived_spec import Derivation
 from .fingerprints import fingerprint
 from .principal_axes import PrincipalAxes, as_bytes
+from .stored_vectors import StoredVectorsEncoder, stored_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bundlecache.catalogue.catalogue import Catalogue
-    from bundlecache.encode.encoder import Encoder
     from bundlecache.encoder_spec import EncoderSpec
     from bundlecache.store.store import Matrix, TableInfo
 
@@ -65,13 +63,12 @@ def _load(spec: EncoderSpec, modality: str, options: Options) -> DerivedEncoder:
     if options.workspace is None:
         raise EncoderError(f"{spec.text!r} is made of stored vectors, and no workspace was given.")
     store = Store(WorkspaceFolder(options.workspace).store)
-    stored = [info for info in store.tables() if (info.modality, info.spec) == (modality, how.parent) and info.rows]
-    if not stored:
+    parent = stored_table(store, modality, how.parent)
+    if parent is None:
         raise EncoderError(
             f"{spec.text!r} is made of the stored {modality} vectors of {how.parent}, and there are none.",
             hint=Command("encode", "--modality", modality, "--encoder", how.parent),
         )
-    parent = stored[0]
     if parent.tokens:
         raise EncoderError(f"{how.parent} gives {parent.tokens} vectors an item; {how.kind} needs one.")
     if how.dim > parent.dim:
@@ -84,25 +81,20 @@ def _load(spec: EncoderSpec, modality: str, options: Options) -> DerivedEncoder:
     return made(spec.text, how, parent, axes, options)
 
 
-class DerivedEncoder:
-    """Smaller vectors of stored ones: `shrunk` of what the store holds, `encode` of what the parent encoder makes anew."""
-
-    tokens = 0
+class DerivedEncoder(StoredVectorsEncoder):
+    """Smaller vectors of stored ones."""
 
     def __init__(
         self, spec: str, how: Derivation, parent: TableInfo, axes: PrincipalAxes | None, options: Options
     ) -> None:
-        self.spec, self.modality, self.how, self.parent, self.axes = spec, parent.modality, how, parent, axes
+        super().__init__(spec, how.parent, parent, options)
+        self.how, self.axes = how, axes
         self.dim = how.dim or parent.dim
         self.dtype = "int8" if how.kind == "int8" else options.dtype if options.dtype != "int8" else "float16"
-        self.batch_size = options.batch_size or 64
-        self.reading = f"as {how.parent}"
         self.preprocess = f"{self.reading}: {parent.preprocess}; {how.kind} to {self.dim} numbers"
         arrays = () if axes is None else (_digest(axes.axes),)
         cause = (how.kind, VERSION, self.dim, parent.fingerprint, parent.preprocess, parent.dtype)
         self.fingerprint = fingerprint("derived", *cause, *arrays)
-        self._options, self._lock = options, threading.Lock()
-        self._loaded: Encoder | None = None
 
     def shrunk(self, vectors: np.ndarray) -> np.ndarray:
         """float32 [n, N] of vectors [n, d] of the parent, as it stores them."""
@@ -111,44 +103,13 @@ class DerivedEncoder:
         vectors = np.asarray(vectors, np.float32)
         return as_bytes(vectors) if self.how.kind == "int8" else vectors[:, : self.dim]
 
-    def read(self, source: Path | str) -> Any:
-        """As the parent reads it."""
-        return self._parent_encoder().read(source)
-
-    def prepare(self, raw: Any) -> Any:
-        """As the parent prepares it."""
-        return self._parent_encoder().prepare(raw)
-
-    def encode(self, samples: list[Any]) -> np.ndarray:
-        """float32 [n, N] of what the parent encodes, rounded as the parent stores it."""
-        made = np.asarray(self._parent_encoder().encode(samples))
-        return self.shrunk(made.astype(self.parent.dtype))
-
-    def _parent_encoder(self) -> Encoder:
-        from . import registry
-
-        with self._lock:
-            if self._loaded is None:
-                if self.parent.preprocess == IMPORTED:
-                    raise EncoderError(f"The vectors of {self.how.parent} were imported: nothing here makes new ones.")
-                made = {"dtype": self.parent.dtype, **registry.options_from_preprocess(self.parent.preprocess)}
-                self._loaded = registry.load(
-                    self.how.parent,
-                    modality=self.modality,
-                    catalogue=self._options.catalogue,
-                    device=self._options.device,
-                    workspace=self._options.workspace,
-                    **made,
-                )
-            return self._loaded
-
 
 class DerivedGraphEncoder(DerivedEncoder):
     """Of a graph encoder, whose graph may lack items."""
 
     def has(self, item_id: str) -> bool:
         """Whether the parent's graph holds the item."""
-        parent: Any = self._parent_encoder()
+        parent: Any = self.parent_encoder()
         return bool(parent.has(item_id))
 
 

@@ -13,7 +13,7 @@ from bundlecache.store.failures import Failure
 from bundlecache.store.table_schema import Identity, as_stored, flaws
 from bundlecache.store.text_columns import differs, is_among, places, places_of_ids, take, text_column
 
-from .derived import BLOCK_ITEMS, axes_file, read_about
+from .derived import BLOCK_ITEMS, DerivedEncoder, axes_file, read_about
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.store.store import Store
 
-    from .derived import DerivedEncoder
+    from .stored_vectors import StoredVectorsEncoder
 
 
 def derive(
-    encoder: DerivedEncoder, catalogue: Catalogue, store: Store, progress: Callable[[int, int], None]
+    encoder: StoredVectorsEncoder, catalogue: Catalogue, store: Store, progress: Callable[[int, int], None]
 ) -> Receipt:
     """Write what is new or changed in the parent's table; items that it lost, or that failed there, are out here too."""
     began = time.monotonic()
@@ -87,9 +87,9 @@ def derive(
     return receipt
 
 
-def about_axes(encoder: DerivedEncoder, store: Store) -> str | None:
+def about_axes(encoder: StoredVectorsEncoder, store: Store) -> str | None:
     """A sentence where axes were fitted to an earlier version of the parent's table; None where they were not."""
-    if encoder.axes is None:
+    if not isinstance(encoder, DerivedEncoder) or encoder.axes is None:
         return None
     path = axes_file(encoder.how, encoder.parent, store)
     about = read_about(path)

@@ -16,10 +16,11 @@ from bundlecache.modalities import MODALITIES, check_modality
 from bundlecache.store.import_vectors import IMPORTED
 
 from . import registry
-from .derived_spec import Derivation
+from .stored_vectors import StoredVectorsEncoder, adapted_sides, chain, parent_of, stored_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.console.reporter import Reporter
@@ -68,15 +69,20 @@ class Machines:
         return cls(devices, engine, ray_address)
 
 
-def modalities_of(name: str) -> tuple[str, ...]:
-    """The modalities that ``--modality`` names.
+def modalities_of(name: str, specs: Sequence[str] = (), workspace: Path | None = None) -> tuple[str, ...]:
+    """The modalities that ``--modality`` names; of ``all``, those that the adapted encoders ``specs`` were made for.
 
     Raises
     ------
     BundlecacheError
         When there is no such modality.
     """
-    return MODALITIES if name == "all" else (check_modality(name),)
+    if name != "all":
+        return (check_modality(name),)
+    known = [sides for spec in specs if (sides := adapted_sides(spec, workspace))]
+    if specs and len(known) == len(specs):
+        return tuple(each for each in MODALITIES if all(each in sides for sides in known))
+    return MODALITIES
 
 
 def encodable(catalogue: Catalogue, say: Reporter) -> tuple[str, ...]:
@@ -167,7 +173,7 @@ def encode(
     specs = list(dict.fromkeys(specs))
     for spec in specs:
         say.note(f"{modality} encoder = {spec} ({source})")
-    if any(Derivation.parse(spec) for spec in specs):
+    if any(parent_of(spec, modality, folder.root) for spec in specs):
         how: dict[str, Any] = {"machines": machines, "workers": workers, "retry_failed": retry_failed}
         how |= {"max_errors": max_errors, "limit": limit, "dry_run": dry_run}
         return _encode_derived(folder, catalogue, store, modality, specs, say, load or {}, how)
@@ -228,22 +234,24 @@ def _encode_derived(
     load: dict[str, Any],
     how: dict[str, Any],
 ) -> list[Any]:
-    """Run encoders some of which are derived: each after the one that it is derived from, which then has nothing to do."""
-    from .derived import DerivedEncoder
+    """Run encoders some of which are made of stored vectors: each after the one of whose vectors, which then has nothing to do."""
     from .derived_run import about_axes, derive
 
-    plain = [spec for spec in specs if not Derivation.parse(spec)]
+    made_of = {
+        step: parent_of(step, modality, folder.root) for each in specs for step in chain(each, modality, folder.root)
+    }
+    plain = [spec for spec in specs if made_of[spec] is None]
     made: list[Any] = []
     if plain:
         made += encode(folder, catalogue, store, modality, plain, say, source="named", load=load, **how)
-    for spec in dict.fromkeys(step for each in specs for step in _chain(each)):
+    for spec, parent in made_of.items():
         if spec in plain:
             continue
-        if not Derivation.parse(spec):
-            stored = [info for info in store.tables() if (info.modality, info.spec) == (modality, spec) and info.rows]
+        if parent is None:
+            stored = stored_table(store, modality, spec)
             options = {name: value for name, value in load.items() if value != "int8"}
             if stored:
-                options = {"dtype": stored[0].dtype, **registry.options_from_preprocess(stored[0].preprocess)}
+                options = {"dtype": stored.dtype, **registry.options_from_preprocess(stored.preprocess)}
             if not spec.startswith("import:"):  # no encoder makes imported vectors
                 source = "others are derived from it"
                 made += encode(folder, catalogue, store, modality, [spec], say, source=source, load=options, **how)
@@ -251,18 +259,12 @@ def _encode_derived(
             dtype = load.get("dtype") or registry.STORED_DTYPES[0]
             dtype = dtype if dtype in registry.STORED_DTYPES else registry.STORED_DTYPES[0]
             encoder = registry.load(spec, modality=modality, catalogue=catalogue, dtype=dtype, workspace=folder.root)
-            assert isinstance(encoder, DerivedEncoder)  # noqa: S101 - its spec says so
+            assert isinstance(encoder, StoredVectorsEncoder)  # noqa: S101 - its parent's vectors are stored by now
             if (told := about_axes(encoder, store)) is not None:
                 say.note(told)
             with say.bar(spec) as bar:
                 made.append(derive(encoder, catalogue, store, bar.step))
     return made
-
-
-def _chain(spec: str) -> list[str]:
-    """A spec behind all that it is derived from."""
-    derived = Derivation.parse(spec)
-    return [*(_chain(derived.parent) if derived else ()), spec]
 
 
 def encode_sample_again(

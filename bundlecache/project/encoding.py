@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError, Command
+from ..modalities import MODALITIES
 from ..rows import Rows
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def encode(
     Parameters
     ----------
     modality
-        "text", "image", "audio", "graph" or "all".
+        "text", "image", "audio", "graph" or "all"; adapted encoders know theirs.
     encoder
         One or several specs ``kind:name``; those that the store has already if left out, else the default ones.
     fields
@@ -83,8 +84,8 @@ def encode(
     from ..features import registry
 
     specs = [encoder] if isinstance(encoder, str) else list(encoder or ())
-    wanted = stage_a.modalities_of(modality)
-    if specs and len(wanted) > 1:
+    wanted = stage_a.modalities_of(modality, specs, session.folder.root)
+    if specs and len(wanted) == len(MODALITIES):
         raise BundlecacheError(
             f"--encoder {specs[0]} was given for all modalities, but an encoder reads one.",
             hint=Command("encode", "--modality", registry.modality_of(specs[0]), "--encoder", specs[0]),
@@ -98,7 +99,7 @@ def encode(
     machines = stage_a.Machines.of(device, engine, ray_address)
     if not dry_run:
         use_store(session, store, store_options)
-    if modality == "all":
+    if modality == "all" and not specs:
         wanted = stage_a.encodable(session.catalogue, session.say)
     load = {"dtype": dtype, "batch_size": batch_size, "precision": precision, "draft": draft}
     return Rows(

@@ -12,7 +12,7 @@ from bundlecache.encoder_spec import EncoderSpec
 from bundlecache.errors import BundlecacheError, EncoderError
 
 from .. import registry
-from .folder import base_spec
+from .folder import STORED, base_spec
 from .pair import FITTED_PAIRS, FRESH, Pair, fit_scale
 from .save_towers import SAVED_KINDS
 from .sides import StoredSide, TowerSide, projection_of, random_cut
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from .pairs import Pairs
 
-STORED = ("frozen", "head")
 SAMPLED = 2048  # training vectors from which a projection begins
 MODALITIES = ("image", "text")
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MANIFEST, PROJECTIONS, RESULT = "manifest.json", "projections.safetensors", "result.json"
 FORMAT_VERSION = 1
+STORED = ("frozen", "head")  # what a side learns where its tower stays as it was
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,13 @@ class AdaptedFolder:
             f"There is no adapted encoder {quoted(spec.name)}; there are {listed(known) if known else 'none'}.",
             hint=f"type --encoder adapted:{known[-1]}" if known else Command("adapt", "--name", spec.name),
         )
+
+    def stored_parent(self, modality: str, spec: EncoderSpec) -> str | None:
+        """The encoder whose stored vectors a side is made of: its parent, where no weight of the tower was learned."""
+        side = self.sides.get(modality)
+        if side is None or side.mode not in STORED:
+            return None
+        return EncoderSpec.parse(side.parent).with_columns(spec.columns).text
 
     def projection(self, modality: str) -> Tensor | None:
         """The projection of a modality [k, d], float32; None where it has none."""

@@ -25,6 +25,7 @@ from bundlecache.features.adapt.loop import Adaptation
 from bundlecache.features.adapt.pair import Pair
 from bundlecache.features.adapt.pairs import make_pairs, same_titles
 from bundlecache.features.adapt.sides import StoredSide, projection_of
+from bundlecache.features.stored_vectors import StoredVectorsEncoder
 from bundlecache.recipes import adapt_recipe
 
 FAST = ["training.epochs=2", "training.batch=32", "training.head_lr=0.01", "training.save_minutes=0"]
@@ -183,12 +184,21 @@ def test_a_head_is_learned_without_an_encoder_call(shop: bc.Workspace, monkeypat
     assert "better than the untrained pair" in made.verdict[0]
     manifest = json.loads((made.path / "manifest.json").read_text())
     assert manifest["sides"]["image"]["parent"] == "descriptor:picture"
-    (receipt,) = shop.encode("image", encoder="adapted:head")
-    assert receipt.encoded == 96
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredVectorsEncoder, "parent_encoder", lambda _: pytest.fail("the parent was loaded"))
+        receipts = shop.encode(encoder="adapted:head")  # the manifest knows its modalities
+    assert {receipt.modality: (receipt.encoded, receipt.forwards) for receipt in receipts} == {
+        "image": (96, 0),
+        "text": (96, 0),
+    }
     stored = shop.store.matrix(shop.catalogue.item_ids, "image", "descriptor:picture").vectors
     weight = load_file(made.path / "projections.safetensors")["image"].numpy()
     vectors = shop.store.matrix(shop.catalogue.item_ids, "image", "adapted:head")
-    np.testing.assert_allclose(vectors.vectors, stored.astype(np.float32) @ weight.T, atol=2e-2)
+    np.testing.assert_array_equal(vectors.vectors, (stored.astype(np.float32) @ weight.T).astype(np.float16))
+    encoder = registry.load("adapted:head", modality="image", catalogue=shop.catalogue, workspace=shop.folder.root)
+    item = int(np.flatnonzero(np.array(list(shop.catalogue.column("image"))) == "images/red-plate.png")[0])
+    new = encoder.encode([encoder.prepare(encoder.read(shop.folder.root / "images/red-plate.png"))])
+    np.testing.assert_allclose(new[0], vectors.vectors[item], atol=2e-3)  # a picture that is not stored
     assert vectors.fingerprint != shop.store.current("image", "descriptor:picture").fingerprint
 
 
