@@ -145,8 +145,9 @@ def task_setup(
     histories = tasks.prepared_as(Histories.read(folder, catalogue), recommend.header)
     seen = histories.take(task_split.training_rows(histories, recommend))
     learners = (lightgcn_ranker, sasrec)
-    training = next_item.Training(catalogue, seen, recommend.part(test=False), seed, learners)
-    return TaskSetup(asked.part(test=True), training)
+    test = asked.part(test=True)
+    validation = tasks.apart_from(recommend.part(test=False), test)
+    return TaskSetup(test, next_item.Training(catalogue, seen, validation, seed, learners))
 
 
 def bench_task(

@@ -75,6 +75,18 @@ def prepared_as(histories: Histories, header: Mapping[str, Any]) -> Histories:
     return prepared(histories, header["split"], header["k_core"], header["seed"], header.get("min_rating"))
 
 
+def apart_from(validation: TaskQuestions, test: TaskQuestions) -> TaskQuestions:
+    """The validation questions that tell nothing of what is right in ``test``: of the same user, other items are right there.
+
+    The second right item of a question of ``select`` is what its user took before the target, often a validation target.
+    """
+    if test.task != "select":
+        return validation
+    user = np.asarray(pc.index_in(validation.users.arrow, value_set=test.users.arrow).fill_null(-1), np.int64)
+    same = (test.candidates[user] == validation.target[:, None]) & test.right[user]
+    return validation.take(np.flatnonzero((user < 0) | ~same.any(axis=1)))
+
+
 @dataclass(frozen=True)
 class TaskInfo:
     """One file of task questions; ``made`` is "now" or "before"."""

@@ -122,6 +122,20 @@ def test_selected_items_are_right_once_or_twice_and_never_the_users_own_otherwis
         assert [item in taken[user] for item in candidates.tolist()] == right.tolist()
 
 
+def test_validation_tells_nothing_of_what_is_right_to_select(demo):
+    catalogue, histories = demo
+    frozen = {task: tasks.freeze(histories, catalogue, task, "leave_last_out") for task in ("recommend", "select")}
+    valid, test = frozen["recommend"].part(test=False), frozen["select"].part(test=True)
+    right = {
+        user: set(items[mask].tolist()) for user, items, mask in zip(test.users, test.candidates, test.right, strict=True)
+    }
+    told = [target in right[user] for user, target in zip(valid.users, valid.target.tolist(), strict=True)]
+    assert sum(told) == (test.right.sum(axis=1) == 2).sum() > 400
+    kept = tasks.apart_from(valid, test)
+    assert list(kept.users) == [user for user, known in zip(valid.users, told, strict=True) if not known]
+    assert tasks.apart_from(valid, frozen["recommend"].part(test=True)) is valid
+
+
 def test_frozen_tasks_of_the_demo_keep_their_sha256_and_come_back_as_they_were(tmp_path, demo):
     catalogue, histories = demo
     for task, digits in DEMO_SHA256.items():
