@@ -58,13 +58,14 @@ class Bm25:
         shape = (len(documents), len(documents.vocabulary))
         return cls(csr_array((weight, (row, word)), shape=shape), {w: k for k, w in enumerate(documents.vocabulary)})
 
-    def scores(self, queries: Sequence[str]) -> np.ndarray:
-        """[q, I]; words that no document holds count nothing."""
+    def scores(self, queries: Sequence[str], rows: np.ndarray | None = None) -> np.ndarray:
+        """[q, I], or [q, n] of these ``rows``; words that no document holds count nothing."""
+        weights = self.weights if rows is None else self.weights[rows]
         found = [[self.number[w] for w in WORD.findall(text.lower()) if w in self.number] for text in queries]
         ends = np.cumsum([0, *map(len, found)])
         words = np.array([w for each in found for w in each], np.int64)
         asked = csr_array((np.ones(len(words)), words, ends), shape=(len(queries), self.weights.shape[1]))
-        return np.round((asked @ self.weights.T).toarray(), 6)
+        return np.round((asked @ weights.T).toarray(), 6)
 
 
 def searchers(training: Training, rankers: Sequence[HistoryRanker]) -> Iterator[HistoryRanker]:

@@ -18,6 +18,7 @@ import numpy as np
 from ..files import read_json, write_text
 from .bootstrap import intervals
 from .metrics import Places
+from .text_metrics import text_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 DEPTHS = (3, 5, 10)
 MAX_SCORES = 1 << 24  # held at once
-MAIN = {"recommend": "HR@10", "search": "HR@10", "select": "first", "preference": "MAE"}
+MAIN = {"recommend": "HR@10", "search": "HR@10", "select": "first", "preference": "MAE", "explain": "ROUGE-L"}
 """The figure of each task by which methods are put in order; of preference, less is better."""
 
 
@@ -148,6 +149,24 @@ def rate(
         roots = {"RMSE": (float(np.sqrt(low)), float(np.sqrt(high)))}
         figures = made.figures | {"RMSE": float(np.sqrt(made.figures["RMSE"]))}
         methods.append(replace(made, figures=figures, intervals=made.intervals | roots))
+    return _result(asked, methods, n_items, keep_history=False)
+
+
+def compare_texts(
+    asked: TaskQuestions,
+    said: Mapping[str, Sequence[str]],
+    n_items: int,
+    *,
+    models: Mapping[str, Sequence[str]] | None = None,
+) -> TaskResult:
+    """Compare what methods say [q] with the explanations that users gave, see `text_metrics`."""
+    true = [str(text) for text in asked.explanation]
+    methods = []
+    for name, texts in [*said.items(), *(models or {}).items()]:
+        bleu, interval, values = text_figures(texts, true)
+        made = _method(name, values, models is not None and name in models)
+        figures, ranges = {"BLEU-4": bleu} | made.figures, {"BLEU-4": interval} | made.intervals
+        methods.append(replace(made, figures=figures, intervals=ranges))
     return _result(asked, methods, n_items, keep_history=False)
 
 

@@ -47,7 +47,9 @@ def _table(result: TaskResult) -> None:
         row[f"95 % of {heading}"] = "{:.3f}-{:.3f}".format(*method.intervals[main])
         rows.append(row)
     asked = result.questions
-    among = {"select": "3 candidates each", "preference": "stars"}.get(result.task, f"among {result.n_items:,} items")
+    among = {"select": "3 candidates each", "preference": "stars", "explain": "what users said"}.get(
+        result.task, f"among {result.n_items:,} items"
+    )
     show(None, False, rows, title=f"{asked['name']}: {result.n:,} test questions, {among}")
     say(
         f"Questions {asked['sha256'][:12]}; {asked['k_core']}-core of {asked['n_users']:,} users, {asked['n_interactions']:,} interactions."

@@ -88,7 +88,7 @@ class TaskSetup:
         keep_history: bool = False,
     ) -> TaskResult:
         """All baselines and the ``models`` on the questions."""
-        from ..baselines import rating_means
+        from ..baselines import explanations, rating_means
         from ..bench import task_bench
 
         asked, n_items = self.asked, len(self.training.catalogue)
@@ -98,6 +98,10 @@ class TaskSetup:
                 stars[model.name], stars[f"{model.name}, likeliest"] = model.rate(asked)
             means = rating_means.predictions(self.training.seen, asked) if with_baselines else {}
             return task_bench.rate(asked, means, n_items, models=stars)
+        if asked.task == "explain":
+            texts = explanations.explanations(self.training.seen, asked) if with_baselines else {}
+            told = {model.name: model.explain(asked) for model in models}
+            return task_bench.compare_texts(asked, texts, n_items, models=told)
         methods = list(baselines(self.training, asked.task)) if with_baselines else []
         with say.bar("bench") as bar:
             return task_bench.rank(asked, methods, n_items, models=models, keep_history=keep_history, progress=bar.step)
@@ -168,7 +172,7 @@ def bench_task(
     Parameters
     ----------
     task
-        recommend, search, select or preference.
+        recommend, search, select, preference or explain.
     split, k_core, seed, min_rating
         Which frozen questions, see :func:`task_questions`.
     keep_history
@@ -209,13 +213,16 @@ def evaluate_run(
     BundlecacheError
         When the run is of another kind, or was not trained for one of the ``tasks``.
     """
-    from ..bench import task_bench
+    from ..bench import text_metrics
     from .unimp_runs import check_trained, newest
 
     model = newest(session, name, device, required=True)
     assert model is not None  # noqa: S101 - required
     data, made = model.data, []
-    for task in tasks or [each for each in data.tasks if each in task_bench.MAIN]:
+    if "explain" in data.tasks and not tasks and not text_metrics.installed():
+        session.say.note("explain is left out: its figures need pip install 'bundlecache[explain]'")
+    trained = [each for each in data.tasks if each != "explain" or text_metrics.installed()]
+    for task in tasks or trained:
         check_trained(model, task)
         setup = task_setup(
             session,

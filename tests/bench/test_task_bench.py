@@ -157,4 +157,4 @@ def test_the_command_prints_one_table_a_task_and_keeps_the_results(workspace, mo
     assert made["questions"]["sha256"] == printed_json(*ask, "recommend")["result"]["questions"]["sha256"]
     assert "user mean" in succeed(*ask, "preference").stdout
     assert (workspace.root / "bench" / "tasks" / "preference-leave_last_out-core2.json").is_file()
-    assert "no baselines for the task explain" in str(invoke(*ask, "explain").exception)
+    assert "have no rating and explanation" in str(invoke(*ask, "explain").exception)

@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     from bundlecache.questions.task_file import TaskName, TaskQuestions
 
 
-def histories_of(sequences: Sequence[Sequence[int]], ratings: Sequence[Sequence[float]] | None = None) -> Histories:
+def histories_of(
+    sequences: Sequence[Sequence[int]],
+    ratings: Sequence[Sequence[float]] | None = None,
+    said: Sequence[Sequence[str | None]] | None = None,
+) -> Histories:
     """Users u0, u1, ... who took these items one after the other."""
     user = np.repeat(np.arange(len(sequences)), [len(items) for items in sequences])
     item = np.array([item for items in sequences for item in items])
     told = {} if ratings is None else {"rating": np.array([r for rs in ratings for r in rs], np.float32)}
+    if said is not None:
+        told["explanation"] = [text for texts in said for text in texts]
     return Histories.of([f"u{k}" for k in range(len(sequences))], user, item, np.arange(len(user)), **told)
 
 
@@ -36,9 +42,10 @@ def training_of(
     task: TaskName = "recommend",
     ratings: Sequence[Sequence[float]] | None = None,
     titles: Sequence[str] | None = None,
+    said: Sequence[Sequence[str | None]] | None = None,
 ) -> tuple[Training, TaskQuestions]:
     """What training sees of the histories, and the test questions of a task; split leave_last_out, no k-core."""
-    histories = histories_of(sequences, ratings)
+    histories = histories_of(sequences, ratings, said)
     catalogue = catalogue_of(titles or [f"thing {i}" for i in range(int(histories.item.max()) + 1)])
     recommend = tasks.freeze(histories, catalogue, "recommend", "leave_last_out", k_core=0)
     asked = tasks.freeze(histories, catalogue, task, "leave_last_out", k_core=0)

@@ -127,7 +127,8 @@ def test_validation_tells_nothing_of_what_is_right_to_select(demo):
     frozen = {task: tasks.freeze(histories, catalogue, task, "leave_last_out") for task in ("recommend", "select")}
     valid, test = frozen["recommend"].part(test=False), frozen["select"].part(test=True)
     right = {
-        user: set(items[mask].tolist()) for user, items, mask in zip(test.users, test.candidates, test.right, strict=True)
+        user: set(items[mask].tolist())
+        for user, items, mask in zip(test.users, test.candidates, test.right, strict=True)
     }
     told = [target in right[user] for user, target in zip(valid.users, valid.target.tolist(), strict=True)]
     assert sum(told) == (test.right.sum(axis=1) == 2).sum() > 400
