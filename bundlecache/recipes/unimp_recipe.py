@@ -59,6 +59,10 @@ class Vision:
     heads: int = Field(default=8, ge=1, le=1024, description="Heads of the sampler and of the blocks.")
     head_width: int = Field(default=64, ge=1, le=MAX_WIDTH, description="Width of each of these heads.")
     every_n: int = Field(default=2, ge=1, le=1000, description="A block stands before every so manieth layer.")
+    start: str = Field(
+        default="",
+        description="A checkpoint of OpenFlamingo, whose resampler and blocks training starts from; empty: new ones.",
+    )
     exclusive: bool = Field(
         default=True, description="A text sees its own item's picture alone; false: all pictures before it."
     )

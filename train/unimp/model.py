@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .batch import Batch
 from .gated_attention import GatedBlocks
 from .generate import Beam, generate
 from .losses import Labels, base_part, cross_entropy, in_parts, total_loss
+from .open_flamingo import start_from
 from .pictures import Pictures, Sight, TokenTable
 from .resampler import Resampler
 from .rows import ExtraRows
@@ -226,8 +228,11 @@ def build(base: llms.LoadedLlm, vocabulary: Vocabulary, pictures: TokenTable | N
     Raises
     ------
     RecipeError
-        When the base has no layers that the recipe could change.
+        When the base has no layers that the recipe could change, or ``vision.start`` does not fit.
     """
     llm = llms.add_lora(base.model, recipe.lora) if recipe.lora.rank else base.model
     device = base.model.get_input_embeddings().weight.device
-    return UniMP(base, llm, vocabulary, pictures, recipe).to(device)
+    model = UniMP(base, llm, vocabulary, pictures, recipe).to(device)
+    if model.sight is not None and recipe.vision.start:
+        start_from(Path(recipe.vision.start), model.own_state())
+    return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from helpers import tiny_unimp as tiny
 from bundlecache.errors import RecipeError, StoreError
 from bundlecache.train.unimp import losses
 from bundlecache.train.unimp.batch import Batch
+from bundlecache.train.unimp.model import build
 from bundlecache.train.unimp.pictures import TokenTable
 from bundlecache.train.unimp.vocabulary import AtomicIds, SemanticIds, Vocabulary
 
@@ -275,3 +277,28 @@ def test_vectors_that_are_no_tokens_and_too_few_layers_are_refused(folder_of):
         TokenTable(matrix, tiny.CPU)
     with pytest.raises(RecipeError, match="3 layers"):
         tiny.model_of(folder_of(LLAMA), every_n=4)
+
+
+def test_a_checkpoint_of_open_flamingo_gives_its_resampler_and_blocks(folder_of, tmp_path):
+    made = tiny.model_of(folder_of(NEOX))
+    back = {"sight.resampler.": "perceiver.", "blocks.1.": "lang_encoder.gpt_neox.layers.1.gated_cross_attn_layer."}
+    inside = {".norm_": ".0.norm_", ".attention.to_": ".0.to_", ".feed.": ".1."}, {
+        "layer.norm.": "layer.attn.norm.", "layer.attention.": "layer.attn.", "layer.feed.": "layer.ff.",
+        "layer.gate": "layer.attn_gate", "layer.feed_gate": "layer.ff_gate",
+    }  # fmt: skip
+    theirs = {"lang_encoder.gpt_neox.embed_in.weight": torch.zeros(3, 2)}
+    for name, value in made.own_state().items():
+        for (ours, their), rules in zip(back.items(), inside, strict=True):
+            if name.startswith(ours):
+                key = name.replace(ours, their)
+                for old, new in rules.items():
+                    key = key.replace(old, new)
+                theirs[key] = value.detach() + 1
+    assert "perceiver.layers.0.0.norm_media.weight" in theirs
+    torch.save(theirs, tmp_path / "checkpoint.pt")
+    start = str(tmp_path / "checkpoint.pt")
+    model = build(made.base, made.vocabulary, made.pictures, replace(made.recipe, vision=tiny.vision(start=start)))
+    for name, value in model.own_state().items():
+        assert torch.equal(value, made.own_state()[name] + 1) or name.startswith("rows."), name
+    with pytest.raises(RecipeError, match=r"holds nothing for blocks\.0"):
+        tiny.model_of(folder_of(NEOX), every_n=1, start=start)
