@@ -61,7 +61,18 @@ def prepared(folder: Path) -> Path:
         TOP / "data", data, ignore=shutil.ignore_patterns("store", "runs", "questions", "candidates", "bench")
     )
     run(["-m", "bundlecache.cli", "encode", "--data", str(data)])
-    run(["-m", "bundlecache.cli", "train", "--data", str(data), *(x for s in SETTINGS for x in ("--set", s))])
+    run(
+        [
+            "-m",
+            "bundlecache.cli",
+            "train",
+            "--recipe",
+            "demo",
+            "--data",
+            str(data),
+            *(x for s in SETTINGS for x in ("--set", s)),
+        ]
+    )
     return data
 
 

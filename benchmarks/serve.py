@@ -66,7 +66,7 @@ def prepared(folder: Path) -> Path:
     data = folder / "data"
     inputs = shutil.ignore_patterns("store", "questions", "candidates", "runs", "bench", "ablations", "splits.parquet")
     shutil.copytree(TOP / "data", data, ignore=inputs)
-    bc.open(data, quiet=True).train(settings=SETTINGS, name="bench")
+    bc.open(data, quiet=True).train("demo", settings=SETTINGS, name="bench")
     return data
 
 

@@ -3,7 +3,7 @@
 >>> import bundlecache as bc
 >>> shop = bc.open("data")  # doctest: +SKIP
 >>> shop.encode(modality="image")  # doctest: +SKIP
->>> run = shop.train(recipe="demo")  # doctest: +SKIP
+>>> run = shop.train()  # doctest: +SKIP
 >>> run.complete(["g2d74a3b7", "g4ab88e8b"], k=5)  # doctest: +SKIP
 
 Data goes catalogue -> store -> candidates and questions -> training -> bench -> report, and the packages are named

@@ -37,7 +37,16 @@ VERBS = [
     "import-vectors",
     "export",
 ]
-QUICK = ["--set", "text_stage.steps=3", "--set", "fusion_stage.steps=3", "--set", "fusion_stage.contrastive_steps=2"]
+QUICK = [
+    "--recipe",
+    "demo",
+    "--set",
+    "text_stage.steps=3",
+    "--set",
+    "fusion_stage.steps=3",
+    "--set",
+    "fusion_stage.contrastive_steps=2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +259,9 @@ def test_missing_questions_are_an_error_and_never_drawn_again_silently(trained: 
 def test_a_users_history_is_told_and_users_are_named_where_there_is_no_such(trained: WorkspaceFolder, tmp_path: Path):
     root = shutil.copytree(trained.root, tmp_path / "shop")
     told = ["--set", "prompt.history=3", "--name", "personal", "--data", root]
-    succeed("train", *told, "--stage", "joint", "--set", "joint_stage.steps=3")
+    few = [f"joint_stage.{name}" for name in ("steps=3", "warmup=0", "contrastive_steps=2")]
+    succeed("train", *told, *(word for setting in few for word in ("--set", setting)))
+    assert json.loads((root / "runs" / "personal" / "manifest.json").read_text("utf-8"))["recipe_name"] == "evidence"
     made = json.loads(succeed("evaluate", "--run", "personal", "--data", root, "--json", "--no-baselines").stdout)
     assert "history" in {row["without"] for row in made[0]["ablation"]}
     ask = ["complete", "item-02", "--run", "personal", "--data", root, "--json"]

@@ -108,7 +108,21 @@ def test_training_goes_on_from_an_old_run_and_an_unfinished_one_is_resumed(fresh
     root = fresh / "old_workspace"
     few = ["--set", "fusion_stage.steps=2", "--set", "fusion_stage.contrastive_steps=0"]
     same_size = ["--set", "lora.rank=2", "--set", "fusion.width=12", "--set", "fusion.projector_width=24"]
-    succeed("train", "--from", "first", "--stage", "fusion", "--name", "next", "--data", root, *few, *same_size)
+    succeed(
+        "train",
+        "--recipe",
+        "demo",
+        "--from",
+        "first",
+        "--stage",
+        "fusion",
+        "--name",
+        "next",
+        "--data",
+        root,
+        *few,
+        *same_size,
+    )
     assert (root / "runs" / "next" / "manifest.json").is_file()
     succeed("train", "--resume", "unfinished", "--data", root)
     made = json.loads((root / "runs" / "unfinished" / "manifest.json").read_text("utf-8"))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RECIPES = Path(__file__).parent / "recipes"
+DEFAULT_RECIPE = "evidence"
+"""What `bundlecache train` trains when no recipe is named: on the demo it finds a tenth more than `demo` (docs/results.md)."""
 GRIDS = Path(__file__).parent / "grids"
 MODELS: dict[str, type[Recipe | UnimpRecipe]] = {kind.MODEL: kind for kind in (Recipe, UnimpRecipe)}
 """What a recipe may say of its model, and the class of its settings."""

@@ -263,7 +263,9 @@ Rebuild = Annotated[bool, Option("--rebuild", help="Build the index again that i
 # train
 RecipeName = Annotated[
     str | None,
-    Option("--recipe", help="Name of a shipped recipe (demo, paper, ...) or a TOML file; demo if left out."),
+    Option(
+        "--recipe", help="Name of a shipped recipe (evidence, demo, paper, ...) or a TOML file; evidence if left out."
+    ),
 ]
 Stage = Annotated[str, Option("--stage", help="text, fusion, joint, or all: text, then fusion.")]
 StartRun = Annotated[str | None, _text("Run whose adapter and fusion to go on from.", "--from")]

@@ -58,7 +58,7 @@ def train(
     Parameters
     ----------
     recipe
-        Name of a shipped recipe ("demo" if left out) or a TOML file.
+        Name of a shipped recipe ("evidence" if left out) or a TOML file.
     settings
         Overrides, ``{"lora.rank": 16}`` or ``["lora.rank=16"]``.
     stage, start
@@ -76,7 +76,7 @@ def train(
         When recipe, base model, vectors and questions do not fit together.
     """
     from ..train import run as stage_b
-    from ..train.shipped_recipes import load_recipe
+    from ..train.shipped_recipes import DEFAULT_RECIPE, load_recipe
     from ..train.training.resume import Snapshot
 
     overrides = overrides_of(settings)
@@ -90,7 +90,7 @@ def train(
         snapshot = Snapshot.read(session.folder.runs / resume)
         validation = snapshot.job["validation questions"][0]
     stage_b.check_new_name(session.folder, name)
-    resolved = snapshot.recipe if snapshot else load_recipe(recipe or "demo", overrides)
+    resolved = snapshot.recipe if snapshot else load_recipe(recipe or DEFAULT_RECIPE, overrides)
     result = stage_b.train(
         session.folder,
         session.catalogue,

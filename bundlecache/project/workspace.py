@@ -2,7 +2,7 @@
 
 >>> import bundlecache as bc
 >>> shop = bc.open("data")  # doctest: +SKIP
->>> run = shop.train(recipe="demo")  # doctest: +SKIP
+>>> run = shop.train()  # doctest: +SKIP
 >>> run.complete(["g2d74a3b7", "g4ab88e8b"], k=5)  # doctest: +SKIP
 
 Importing this package imports no torch; every method imports what it needs.

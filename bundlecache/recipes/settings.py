@@ -254,15 +254,6 @@ class Data:
         le=1,
         description="How hard wrong options are that are nearest, same-category, ...: 0 (random) to 1 (hardest).",
     )
-    curriculum_steps: int = Field(
-        default=0,
-        ge=0,
-        le=MAX_STEPS,
-        description=(
-            "With mixed wrong options, the share of hard questions rises from none to a half over so many steps; 0 has"
-            " a half from the first step."
-        ),
-    )
     bucket: int = Field(
         default=8,
         ge=1,

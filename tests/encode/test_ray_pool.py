@@ -97,7 +97,7 @@ def test_a_file_of_bundles_is_completed_by_ray_as_by_one_process(
 ):
     shop = bc.open(make_shop(tmp_path / "shop"), quiet=True)
     quick = {"text_stage.steps": 2, "fusion_stage.steps": 2, "fusion_stage.contrastive_steps": 1}
-    shop.train(settings=quick, name="first")
+    shop.train("demo", settings=quick, name="first")
     lines = [json.dumps({"bundle_id": f"b{i}", "item_ids": [f"item-{i:02}"]}) for i in range(24)]
     source = tmp_path / "bundles.jsonl"
     source.write_text("\n".join([*lines[:5], "no json", *lines[5:]]))

@@ -109,5 +109,5 @@ def trained_shop(folder: Path) -> Path:
     shop = bc.open(root, quiet=True)
     shop.encode("text")
     shop.encode("image")
-    shop.train(settings={**QUICK, "fusion.modalities": ["text", "image"]}, name="first")
+    shop.train("demo", settings={**QUICK, "fusion.modalities": ["text", "image"]}, name="first")
     return root

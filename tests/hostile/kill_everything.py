@@ -28,7 +28,7 @@ from helpers.forked import COMMAND, Forked, start
 from helpers.shop import make_shop
 
 STEPS = ["text_stage.steps=4", "fusion_stage.steps=4", "fusion_stage.contrastive_steps=2"]
-TRAIN = [word for step in STEPS for word in ("--set", step)]
+TRAIN = ["--recipe", "demo", *(word for step in STEPS for word in ("--set", step))]
 VERBS: dict[str, list[str]] = {  # in the order of the pipeline; SRC, OUT and NEW are folders of each case
     "import": ["import", "folder", "SRC", "--data", "NEW"],
     "encode": ["encode", "--modality", "all"],

@@ -28,7 +28,7 @@ BUNDLES = [[f"item-{i:02}", f"item-{(i * 7 + 1) % 24:02}"][: 1 + i % 2] for i in
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_shop(tmp_path_factory.mktemp("shop"))
-    bc.open(root, quiet=True).train(settings=QUICK, name="first")
+    bc.open(root, quiet=True).train("demo", settings=QUICK, name="first")
     return root
 
 

@@ -25,7 +25,7 @@ QUICK = {"text_stage.steps": 3, "fusion_stage.steps": 3, "fusion_stage.contrasti
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small shop with one finished run, `first`."""
     root = make_shop(tmp_path_factory.mktemp("library"))
-    run = bc.open(root, quiet=True).train(settings=QUICK, name="first")
+    run = bc.open(root, quiet=True).train("demo", settings=QUICK, name="first")
     assert run.result is not None
     return root
 
@@ -79,7 +79,7 @@ def test_results_are_dataclasses_with_immutable_fields(trained: Path):
 
 def test_quiet_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     shop = bc.open(make_shop(tmp_path), quiet=True)
-    shop.train(settings=QUICK, stage="text")
+    shop.train("demo", settings=QUICK, stage="text")
     assert capfd.readouterr() == ("", "")
 
 
@@ -87,7 +87,7 @@ def test_a_seed_of_the_recipe_is_used_unless_one_is_given(trained: Path):
     shop = bc.open(trained, quiet=True)
     seeds = {}
     for name, given in (("recipe", {}), ("given", {"seed": 7})):
-        run = shop.train(settings={**QUICK, "run.seed": 5}, stage="text", name=f"seed-{name}", **given)
+        run = shop.train("demo", settings={**QUICK, "run.seed": 5}, stage="text", name=f"seed-{name}", **given)
         seeds[name] = run.manifest["seed"]
     assert seeds == {"recipe": 5, "given": 7}
 
@@ -125,7 +125,9 @@ def test_modules_of_the_user_called_like_ours_disturb_nothing(tmp_path: Path, ho
     for name, text in DECOYS.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    trains = f"shop.train(settings={QUICK!r}, stage='text')\n" if how == "script" else ""  # once is enough: 15 seconds
+    trains = (
+        f"shop.train('demo', settings={QUICK!r}, stage='text')\n" if how == "script" else ""
+    )  # once is enough: 15 seconds
     code = (
         f"import bundlecache as bc\nshop = bc.open({str(root)!r}, quiet=True)\nshop.encode('text')\n{trains}"
         "import bundlecache.cli, bundlecache.features.registry, bundlecache.train.run\nprint('fine')"

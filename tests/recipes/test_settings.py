@@ -37,7 +37,6 @@ EDGES = {  # setting -> values beyond its bounds, and the last ones within
     "data.accumulate": ("0 65537", "1"),
     "data.difficulty": ("-0.1 1.1", "0 1"),
     "data.bucket": ("0 65537", "1"),
-    "data.curriculum_steps": ("-1 1000000001", "0"),
     "lora.last_layers": ("-1 65537", "0"),
     "run.validation_questions": ("-1 1000000001", "0 1"),
     "run.seed": ("-1 4294967296", "0 4294967295"),

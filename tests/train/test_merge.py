@@ -80,7 +80,7 @@ def test_merge_is_typed(tmp_path):
         return done.exception.message if done.exception else done.output
 
     quick = [x for s in ("text", "fusion") for x in ("--set", f"{s}_stage.steps=1")]
-    typed("train", "--name", "mine", *quick, "--set", "fusion_stage.contrastive_steps=0")
+    typed("train", "--recipe", "demo", "--name", "mine", *quick, "--set", "fusion_stage.contrastive_steps=0")
     printed = typed("merge", "mine", "--out", tmp_path / "plain")
     assert "mine ->" in printed
     assert "shards" not in printed

@@ -15,7 +15,7 @@ def test_the_report_shows_the_prompt_with_titles_cut(tmp_path):
     root = make_shop(tmp_path)
     quick = [x for stage in ("text", "fusion") for x in ("--set", f"{stage}_stage.steps=1")]
     cut = ["--set", "prompt.max_title_tokens=1", "--set", "fusion_stage.contrastive_steps=0"]
-    succeed("train", "--name", "mine", *quick, *cut, "--data", root)
+    succeed("train", "--recipe", "demo", "--name", "mine", *quick, *cut, "--data", root)
     succeed("evaluate", "--no-baselines", "--no-ablation", "--data", root)
     run = WorkspaceFolder(root).runs / "mine"
     name = next(iter(result_files.load(run)))

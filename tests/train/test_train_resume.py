@@ -207,7 +207,7 @@ def test_a_damaged_snapshot_is_one_sentence(paused, tmp_path, damage):
 def test_resume_is_typed(tmp_path):
     root = make_shop(tmp_path)
     few = ("text_stage.steps=3", "fusion_stage.steps=3", "fusion_stage.contrastive_steps=1", "data.batch=4")
-    quick = [word for setting in few for word in ("--set", setting)]
+    quick = ["--recipe", "demo", *(word for setting in few for word in ("--set", setting))]
 
     def typed(*args):
         return invoke("train", "--data", root, *args)

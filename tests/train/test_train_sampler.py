@@ -56,20 +56,6 @@ def test_hard_options_are_of_the_truths_category(cat):
     assert all(len({(o // 2) % 2 for o in options}) == 1 for options in drawn.options.tolist())
 
 
-def test_hard_questions_come_in_by_and_by_up_to_the_half_of_mixed_ones(cat):
-    columns = {"category": [["wood", "clay"][(i // 2) % 2] for i in range(len(cat))]}
-    made = dataclasses.replace(cat, columns=columns)
-    rising, mixed = (supply(made, negatives="mixed", curriculum_steps=steps) for steps in (40, 0))
-
-    def hard(questions, first):  # four wrong options of the truth's kind by chance: 1 in 16
-        drawn = np.concatenate([questions.batch(step).options for step in range(first, first + 20)])
-        return np.mean([len({(o // 2) % 2 for o in options}) == 1 for options in drawn.tolist()])
-
-    assert hard(rising, 0) < 0.3 < hard(mixed, 0)
-    assert hard(rising, 0) < hard(rising, 20)
-    assert all((rising.batch(step).options == mixed.batch(step).options).all() for step in (40, 80))
-
-
 def test_wrong_options_are_seen_in_training_as_the_truth_is(cat):
     titles = [*cat.titles, *["new thing"] * 60]
     more = dataclasses.replace(cat, item_ids=[*cat.item_ids, *[f"new-{i}" for i in range(60)]], titles=titles)

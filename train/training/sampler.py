@@ -114,13 +114,12 @@ class QuestionSampler:
         """The batches of ``bucket`` steps: drawn together, sorted by prompt length, returned in random order."""
         rng = np.random.default_rng([self.seed, number])
         size, count = self.settings.batch, self.settings.bucket
-        drawn = self._draw(rng, self._order.take(number * size * count, size * count), number * count)
+        drawn = self._draw(rng, self._order.take(number * size * count, size * count))
         order = np.argsort(self._lengths(drawn.partial, list(drawn.options), drawn.history), kind="stable")
         return [drawn.take(order[k * size : (k + 1) * size]) for k in rng.permutation(count)]
 
-    def _draw(self, rng: np.random.Generator, bundles: np.ndarray, step: int) -> Drawn:
+    def _draw(self, rng: np.random.Generator, bundles: np.ndarray) -> Drawn:
         n = self.settings.options
-        grown = min(1.0, step / self.settings.curriculum_steps) if self.settings.curriculum_steps else 1.0
         truth = rng.integers(n, size=len(bundles))
         options = np.empty((len(bundles), n), np.int32)
         partial = []
@@ -131,8 +130,6 @@ class QuestionSampler:
                 rest = rest[: rng.integers(1, len(rest) + 1)]
             partial.append(rest)
             pools = self._pools[int(rng.integers(len(self._pools)))]
-            if grown < 1 and rng.random() >= grown:
-                pools = self._pools[0]  # the easiest
             options[row] = np.insert(pools.draw(rng, _Case(int(b), items, rest), n - 1), truth[row], items[0])
         history = [NO_ITEMS] * len(partial)
         if self._histories is not None:
