@@ -60,8 +60,8 @@ def generate(
 
     They are ordered by their mean log-probability a token. ``allowed`` gives the ids that may follow the
     ids generated so far, and none when these are whole; probabilities are those among all words. Without
-    it any word of the base and any rating or selection may follow, and the end is <|endofchunk|> or the base's
-    own end of a text, whose log-probability counts.
+    it any word of the base may follow, and the end is <|endofchunk|> or the base's own end of a text, whose
+    log-probability counts.
     """
     lengths = batch.there.sum(1).cpu()
     if len(set(lengths.tolist())) > 1 and not _mixes_lengths(model):
@@ -108,7 +108,10 @@ class _Search:
         config, words = model.core.config.get_text_config(), model.vocabulary
         ends = config.eos_token_id
         self.ends = {words.end_of_chunk, *(ends if isinstance(ends, list) else [] if ends is None else [ends])}
-        self.banned = torch.tensor([words.image, words.answer, *words.items, *words.codes], device=lengths.device)
+        self.banned = torch.tensor(
+            [token for token in range(words.base_size, words.size) if token != words.end_of_chunk],
+            device=lengths.device,
+        )
 
     def advance(self, allowed: Allowed | None, *, last: bool) -> None:
         """Lengthen every beam by one token and keep the best; with ``last`` none goes on."""

@@ -144,7 +144,7 @@ class UniMP(nn.Module):
     def hidden(self, batch: Batch, at: Tensor) -> Tensor:
         """Last hidden states [n, h] at the positions where ``at`` [b, L] is True, row by row; the head is not computed."""
         columns = at.any(0).nonzero()
-        long = int(columns[-1]) + 1 if len(columns) else 0
+        long = int(columns[-1]) + 1 if len(columns) else 1
         batch = Batch(batch.ids[:, :long], batch.there[:, :long], batch.labels[:, :long], batch.weight, batch.images)
         batch = batch.to(self.device)
         embeds = self.rows.embed(self.core, batch.ids)

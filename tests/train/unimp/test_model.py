@@ -139,6 +139,25 @@ def test_pieces_and_parts_of_a_step_add_up_to_it(folder_of, monkeypatch):
     assert gradients(model).keys() == expected.keys()  # processes exchange the gradients of all, seen or not
 
 
+def test_half_precision_and_rows_without_labels_or_pictures_train(folder_of):
+    batch = tiny.batch_of(tiny.model_of(folder_of(LLAMA)).vocabulary)
+    blank = Batch(batch.ids, batch.there, torch.zeros_like(batch.labels), batch.weight, batch.images)
+    exact = None
+    for number in (torch.float32, torch.bfloat16):
+        model = tiny.model_of(folder_of(LLAMA))
+        model.core.to(number)
+        parameters = model.train_only("multitask")
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=number == torch.bfloat16):
+            loss = model.train()(batch)
+        exact = loss.item() if exact is None else exact
+        (loss + model(blank, denominator=1)).backward()
+        assert loss.item() == pytest.approx(exact, rel=0.02)
+        assert all(p.dtype == torch.float32 and torch.isfinite(p.grad).all() for p in parameters)
+    first = torch.zeros_like(batch.there)
+    first[:, 0] = True  # before any picture
+    assert model.hidden(batch, first).shape == (len(batch), 16)
+
+
 @pytest.mark.parametrize("lora", [0, 2])
 def test_the_base_stays_and_only_what_is_named_is_trained_and_saved(folder_of, lora):
     model = tiny.model_of(folder_of(LLAMA), lora=lora)
@@ -228,6 +247,17 @@ def test_cached_generation_is_the_prompt_computed_anew_for_every_token(folder_of
             score += float(likely[made[-1]])
         assert best.ids == tuple(made)
         assert best.score == pytest.approx(score, abs=1e-4)
+
+
+@torch.no_grad()
+def test_free_text_holds_words_of_the_base_and_stops_at_its_end(folder_of):
+    model = tiny.model_of(folder_of(NEOX))
+    prompts = tiny.prompts_of(tiny.batch_of(model.vocabulary))
+    texts = [best.ids for best, *_ in model.generate(prompts, 6)]
+    assert all(0 < len(ids) <= 6 and max(ids) < tiny.WORDS and 1 not in ids for ids in texts)  # 1 ends a text
+    at = model.vocabulary.end_of_chunk - tiny.WORDS
+    model.rows.output[at] = model.hidden(prompts, last(prompts)).mean(0) * 50
+    assert [best.ids for best, *_ in model.generate(prompts, 6)] == [()] * len(prompts)
 
 
 @torch.no_grad()
