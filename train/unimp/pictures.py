@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 256
 """Pictures whose latents are computed at once when all are."""
+KEPT_BYTES = 1 << 30
 
 
 class TokenTable:
@@ -116,8 +117,13 @@ class Sight(nn.Module):
         )
 
     def keep(self) -> None:
-        """Compute the latents of all pictures once, for answers of a model that is not trained meanwhile."""
-        there = np.flatnonzero(self.table.mask)
+        """Compute the latents of all pictures once, for answers of a model that is not trained meanwhile.
+
+        Beyond `KEPT_BYTES` none are kept: then those of a batch's pictures are computed with it.
+        """
+        there, one = np.flatnonzero(self.table.mask), self.resampler.latents
+        if len(there) * one.numel() * one.element_size() > KEPT_BYTES:
+            return
         with torch.no_grad():
             parts = [self._resampled(there[k : k + AT_ONCE]) for k in range(0, max(1, len(there)), AT_ONCE)]
         self._kept = torch.cat(parts)
