@@ -83,8 +83,6 @@ class UniMP(nn.Module):
         ``multitask`` trains all that is ours, ``head`` the output rows of our tokens alone, for which shared rows
         are separated (`ExtraRows.untie`). Nothing ever trains the base.
         """
-        if self.sight is not None:
-            self.sight.forget()
         if stage == "head":
             self.rows.untie()
         for name, parameter in self.named_parameters():

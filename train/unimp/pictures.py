@@ -128,9 +128,11 @@ class Sight(nn.Module):
             parts = [self._resampled(there[k : k + AT_ONCE]) for k in range(0, max(1, len(there)), AT_ONCE)]
         self._kept = torch.cat(parts)
 
-    def forget(self) -> None:
-        """Forget the kept latents: the resampler will change."""
-        self._kept = None
+    def train(self, mode: bool = True) -> Sight:
+        """Kept latents are forgotten when training begins or goes on: the resampler changes."""
+        if mode:
+            self._kept = None
+        return super().train(mode)
 
     def _latents(self, items: np.ndarray) -> Tensor:
         """Latents [u, n, w] of the pictures of items [u], all of which have one."""

@@ -118,6 +118,10 @@ def test_a_row_alone_is_the_row_among_others(folder_of, exclusive):
     torch.testing.assert_close(torch.cat(alone), many, atol=1e-5, rtol=1e-5)
     model.keep_latents()
     torch.testing.assert_close(model.hidden(batch, batch.there), many, atol=1e-5, rtol=1e-5)
+    model.sight.resampler.norm.bias += 1
+    torch.testing.assert_close(model.hidden(batch, batch.there), many, atol=1e-5, rtol=1e-5)
+    model.train().eval()  # training changes the resampler, so nothing is kept beyond it
+    assert (model.hidden(batch, batch.there) - many).abs().max() > 1e-3
 
 
 def test_pieces_and_parts_of_a_step_add_up_to_it(folder_of, monkeypatch):
