@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -34,22 +34,22 @@ BLOCK_SCORES = 32_000_000  # scores that are held at once
 class SimilarFigures:
     """The figures of one method: ``values`` by variant, float64 [q, 4] in the order of `FIGURES`; ``able`` bool [q].
 
-    ``able`` says which questions the method has an answer to.
+    ``able`` says which questions the method has an answer to. ``shares`` [users, q] is what each user has of each question: users
+    are drawn again for intervals then, because one user asks several questions; without it, questions are.
     """
 
     values: dict[str, np.ndarray]
     able: np.ndarray
+    shares: Any = None
 
     def mean(self, figure: str, variant: str = VARIANTS[0]) -> float:
         """The mean of a figure over all questions."""
         return float(self.values[variant][:, FIGURES.index(figure)].mean())
 
     def intervals(self, variant: str = VARIANTS[0]) -> dict[str, tuple[float, float]]:
-        """The 95 % intervals of all figures over questions."""
-        return {
-            name: (float(low), float(high))
-            for name, (low, high) in zip(FIGURES, intervals(self.values[variant]), strict=True)
-        }
+        """The 95 % intervals of all figures."""
+        found = _intervals(self.values[variant], self.shares)
+        return {name: (float(low), float(high)) for name, (low, high) in zip(FIGURES, found, strict=True)}
 
 
 def paired(
@@ -58,8 +58,13 @@ def paired(
     """By how much ``one`` is above ``other`` on the same questions: the mean difference and its 95 % interval."""
     column = FIGURES.index(figure)
     difference = one.values[variant][:, [column]] - other.values[variant][:, [column]]  # [q, 1]
-    ((low, high),) = intervals(difference).tolist()
+    ((low, high),) = _intervals(difference, one.shares).tolist()
     return float(difference.mean()), low, high
+
+
+def _intervals(values: np.ndarray, shares: Any) -> np.ndarray:
+    """The 95 % intervals [f, 2] of the means of ``values`` [q, f]."""
+    return intervals(values) if shares is None else intervals(shares @ values, shares.sum(axis=1))
 
 
 def figures(
@@ -85,7 +90,7 @@ def figures(
                 values["full"][q] = _of_question(mine, relevant, users)
         if progress is not None:
             progress(int(block[-1]) + 1, count)
-    return SimilarFigures(values, able)
+    return SimilarFigures(values, able, questions.shares)
 
 
 def _among(options: np.ndarray, relevant: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -33,8 +33,10 @@ def shrink(session: Session, encoder: str, *, k: int = 10) -> Rows[ShrunkRow]:
     """
     from ..bench.shrinking import Shrinking
     from ..candidates.index import check_k
+    from ..catalogue.click_log import read_clicks
     from ..features.derived import blocks_of, training_items
     from ..features.principal_axes import PrincipalAxes
+    from ..questions.similar_questions import with_users
 
     check_k(k)
     (full,) = session.matrices_of([encoder])
@@ -45,6 +47,8 @@ def shrink(session: Session, encoder: str, *, k: int = 10) -> Rows[ShrunkRow]:
         )
     try:
         questions = similar_questions(session)
+        log = read_clicks(session.folder, session.catalogue, questions.header["visit_minutes"])
+        questions = with_users(questions, log)
     except BundlecacheError as error:
         session.say.note(f"without nDCG@5: {error.message}")
         questions = None

@@ -86,10 +86,12 @@ def bench_similar(
     from ..catalogue.click_log import read_clicks
     from ..catalogue.splits import training_graph
     from ..questions.similar_pairs import share_of_visits
+    from ..questions.similar_questions import with_users
 
     asked = similar_questions(session, split, visit_minutes=visit_minutes).first(sample)
     count = len(session.catalogue)
     log = read_clicks(session.folder, session.catalogue, asked.header["visit_minutes"])
+    asked = with_users(asked, log)
     seen = (log, asked.starts_at, count)
     field = [
         similar_items.SimilarMethod("random", "baseline", methods.by_chance(count)),

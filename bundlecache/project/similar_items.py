@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import QuestionsError
 from ..rows import Rows
 from .candidate_search import searched
 
@@ -75,16 +77,31 @@ def similar(
 
 
 def _index(session: Session, matrices: Mapping[str, Matrix]) -> Index:
-    """The vectors as an index that is scanned, kept for the next item: all vectors are read to make it."""
-    from ..candidates.index import Index
+    """The index of these vectors, kept for the next item: all vectors are read to make it."""
     from ..candidates.item_vectors import version_of
 
     key = repr([(name, version_of(matrix)) for name, matrix in matrices.items()])
     kept = session.similar_indexes
     found = kept.pop(key, None)
     if found is None:
-        found = Index.build(matrices, kind="flat", memory=0)
+        found = _opened(session, matrices)
     kept[key] = found
     while len(kept) > KEPT_INDEXES:
         kept.pop(next(iter(kept)), None)
     return found
+
+
+def _opened(session: Session, matrices: Mapping[str, Matrix]) -> Index:
+    """The index that `candidates` keeps of these vectors, where there are many items and it is up to date; else a scan.
+
+    To build one for a single item would take longer than to scan.
+    """
+    from ..candidates import ann
+    from ..candidates.index import Index
+    from ..candidates.index_file import index_path, load
+
+    path = index_path(session.folder, matrices)
+    if len(session.catalogue) >= ann.MIN_INDEXED_ITEMS and path.with_suffix(".json").is_file():
+        with suppress(QuestionsError):
+            return load(path, matrices, session.catalogue.item_ids, device="cpu")
+    return Index.build(matrices, kind="flat", memory=0)

@@ -8,7 +8,7 @@ before it is for validation, and what is earlier is for training.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -99,6 +99,27 @@ class Periods:
     def bounds(self, split: str) -> tuple[int | None, int | None]:
         """Start and end of ``train``, ``valid`` or ``test``; None where it has no bound."""
         return {"train": (None, self.valid), "valid": (self.valid, self.test), "test": (self.test, None)}[split]
+
+
+def user_shares(pairs: Pairs, query: np.ndarray) -> Any:
+    """What each user has of each question about the items ``query`` [q]: the share of its pairs, csr float64 [users, q].
+
+    One user asks several questions, and one question comes from several users, so that questions are not drawn one by one. Columns
+    add up to 1; a question whose clicks are gone counts as one of a user of its own.
+    """
+    from scipy.sparse import csr_array
+
+    place = np.full(int(max(query.max(initial=0), pairs.first.max(initial=0))) + 1, -1, np.int64)
+    place[query] = np.arange(len(query))
+    known = place[pairs.first] >= 0
+    asked, user = place[pairs.first[known]], pairs.user[known].astype(np.int64)
+    count = np.bincount(asked, minlength=len(query))
+    gone = np.flatnonzero(count == 0)
+    user = np.concatenate([user, user.max(initial=-1) + 1 + np.arange(len(gone))])
+    asked = np.concatenate([asked, gone])
+    row = np.unique(user, return_inverse=True)[1].reshape(-1)
+    share = 1 / np.maximum(count, 1)[asked]
+    return csr_array((share, (row, asked)), shape=(int(row.max(initial=-1)) + 1, len(query)))
 
 
 def share_of_visits(log: ClickLog, since: int, edges: np.ndarray, n_items: int) -> float:

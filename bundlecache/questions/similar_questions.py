@@ -21,7 +21,7 @@ from ..catalogue.click_log import VISIT_MINUTES, read_clicks
 from ..catalogue.columns import Lists, Strings
 from ..errors import CatalogueError, QuestionsError, first_line
 from ..files import make_folder, replacing, write_text
-from .similar_pairs import REACH, Periods, grouped, pairs_of
+from .similar_pairs import REACH, Periods, grouped, pairs_of, user_shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +62,7 @@ class SimilarQuestions:
     options: np.ndarray
     sha256: str
     header: dict[str, Any]
+    shares: Any = None  # [users, q] what each user has of each question, where it is known; see `user_shares`
 
     def __len__(self) -> int:
         return len(self.query)
@@ -95,8 +96,20 @@ def _taken(questions: SimilarQuestions, rows: np.ndarray) -> SimilarQuestions:
     relevant = questions.relevant.take(rows)
     users = Lists.of(questions.relevant.offsets, questions.users).take(rows).values
     return replace(
-        questions, query=questions.query[rows], relevant=relevant, users=users, options=questions.options[rows]
+        questions,
+        query=questions.query[rows],
+        relevant=relevant,
+        users=users,
+        options=questions.options[rows],
+        shares=None if questions.shares is None else questions.shares[:, rows],
     )
+
+
+def with_users(questions: SimilarQuestions, log: ClickLog) -> SimilarQuestions:
+    """The same questions, and which users they come from."""
+    periods = Periods(**questions.header["periods"])
+    pairs = pairs_of(log).between(*periods.bounds(questions.split))
+    return replace(questions, shares=user_shares(pairs, questions.query))
 
 
 def load_or_freeze(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bundlecache.recipes.adapt_recipe import AdaptRecipe
 
-KEPT_PICTURE_BYTES = 2 << 30  # of decoded pictures that stay in memory
+KEPT_PICTURE_BYTES = 2 << 30  # of decoded or prepared pictures that stay in memory
 READERS = 4  # threads that read and cut pictures
 LAYER = re.compile(r"\b(?:blocks|layers|layer|resblocks|stages)\.(\d+)\.")
 
@@ -80,7 +80,8 @@ class TowerSide(nn.Module):
                 parameter.requires_grad_("logit_" not in name and parameter.is_floating_point())
         else:
             self.lora = with_lora(self.module, *lora)
-        self._pictures: dict[int, Any] = {}
+        self._pictures: dict[int, Any] = {}  # as they are read, where each epoch cuts them anew
+        self._prepared: dict[int, Tensor] = {}  # as the tower reads them, where they stay the same
         self._kept_bytes = 0
         self._threads = ThreadPoolExecutor(READERS)
 
@@ -91,21 +92,30 @@ class TowerSide(nn.Module):
         return torch.stack(list(self._threads.map(lambda item: self._picture(int(item), epoch), items)))
 
     def _picture(self, item: int, epoch: int | None) -> Tensor:
-        picture = self._read(item)
         if epoch is not None and self.cut is not None:
-            picture = self.cut(picture, item, epoch)
-        prepared: Tensor = self.encoder.prepare(picture)
-        return prepared
+            cut: Tensor = self.encoder.prepare(self.cut(self._read(item), item, epoch))
+            return cut
+        found = self._prepared.get(item)
+        if found is None:
+            found = self.encoder.prepare(self._read(item))
+            if self._has_room(found.nbytes):
+                self._prepared[item] = found
+        return found
 
     def _read(self, item: int) -> Any:
         if item in self._pictures:
             return self._pictures[item]
         content = self.encoder.read(self.source(item))
-        size = 3 * content.width * content.height if self.modality == "image" else 0
-        if self._kept_bytes + size <= KEPT_PICTURE_BYTES:
+        if self.modality == "image" and self.cut is not None and self._has_room(3 * content.width * content.height):
             self._pictures[item] = content
-            self._kept_bytes += size
         return content
+
+    def _has_room(self, size: int) -> bool:
+        """Whether so many bytes more may be kept; they count from now on."""
+        if self._kept_bytes + size > KEPT_PICTURE_BYTES:
+            return False
+        self._kept_bytes += size
+        return True
 
     def forward(self, inputs: Any) -> Tensor:
         """-> float32 [n, k], not normalised."""
@@ -129,6 +139,7 @@ class TowerSide(nn.Module):
     def forget_pictures(self) -> None:
         """Read every picture again when it is next asked for."""
         self._pictures.clear()
+        self._prepared.clear()
         self._kept_bytes = 0
 
     def readable(self, items: np.ndarray, seen: Callable[[int, int], None]) -> np.ndarray:
@@ -136,7 +147,7 @@ class TowerSide(nn.Module):
 
         def sound(item: Any) -> bool:
             try:
-                self._read(int(item))
+                self._picture(int(item), None) if self.cut is None else self._read(int(item))
             except MediaError:
                 return False
             return True

@@ -12,10 +12,10 @@ import pytest
 from helpers.runner import invoke, printed_json
 
 import bundlecache as bc
-from bundlecache.bench.similar_metrics import figures
+from bundlecache.bench.similar_metrics import SimilarFigures, figures
 from bundlecache.catalogue.click_log import MICROSECONDS, clicks_of, read_clicks
 from bundlecache.catalogue.columns import Lists
-from bundlecache.questions.similar_pairs import pairs_of, share_of_visits
+from bundlecache.questions.similar_pairs import pairs_of, share_of_visits, user_shares
 from bundlecache.questions.similar_questions import SimilarQuestions, draw_options
 from bundlecache.store.table_schema import Identity
 
@@ -80,6 +80,26 @@ def test_of_clicks_at_the_same_time_each_follows_the_other():
     log = clicks_of(np.zeros(2, int), np.array([1, 2]), np.zeros(2, int), np.full(2, -1), gap=1)
     pairs = pairs_of(log)
     assert sorted(zip(pairs.first.tolist(), pairs.then.tolist(), strict=True)) == [(1, 2), (2, 1)]
+
+
+def test_intervals_draw_users_again_and_not_their_questions():
+    """Two users, fifty questions each, one always right: over users the mean may be anything from 0 to 1."""
+    user, item = np.repeat([0, 1], 100), np.tile(np.arange(200).reshape(2, 100), 1).ravel()
+    log = clicks_of(user, item, np.arange(200) * MICROSECONDS, np.repeat(np.arange(100), 2), gap=1)
+    shares = user_shares(pairs_of(log), np.arange(0, 200, 2))  # each visit is two clicks
+    assert shares.toarray().tolist() == [[1.0] * 50 + [0.0] * 50, [0.0] * 50 + [1.0] * 50]
+    right = {"matched": np.repeat([[1.0], [0.0]], 50, axis=0) * np.ones(4)}
+    able = np.ones(100, bool)
+    assert SimilarFigures(right, able, shares).intervals()["mrr"] == (0.0, 1.0)
+    low, high = SimilarFigures(right, able).intervals()["mrr"]
+    assert (round(low, 1), round(high, 1)) == (0.4, 0.6)
+    both = user_shares(
+        pairs_of(
+            clicks_of(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 2]), np.arange(4), np.array([0, 0, 1, 1]), gap=1)
+        ),
+        np.array([0, 7]),
+    )
+    assert both.toarray().tolist() == [[0.5, 0], [0.5, 0], [0, 1]]  # item 7 was not clicked any more
 
 
 def test_figures_of_one_question_are_those_computed_by_hand():

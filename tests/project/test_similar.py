@@ -11,6 +11,8 @@ import pytest
 from helpers.runner import invoke, printed_json
 
 import bundlecache as bc
+from bundlecache.candidates import ann, index_file
+from bundlecache.candidates.index import Index
 from bundlecache.store.table_schema import Identity
 
 if TYPE_CHECKING:
@@ -47,6 +49,23 @@ def test_new_vectors_are_seen_by_the_same_workspace(fan: bc.Workspace):
     vectors = np.array([[1, 0], [1, 0]], np.float32)
     fan.store.write(Identity("image", "toy:image", "f" * 64, "none", "float32", 2), ["a", "f"], vectors)
     assert fan.similar("a", 1, modality="image")[0].item_id == "f"
+
+
+def test_many_items_are_searched_by_the_index_that_candidates_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ids = [f"i{number:03}" for number in range(600)]
+    pq.write_table(pa.table({"item_id": ids, "title": ids}), tmp_path / "items.parquet")
+    vectors = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    scanning, asking = bc.open(tmp_path, quiet=True), bc.open(tmp_path, quiet=True)
+    scanning.store.write(Identity("text", "toy:text", "f" * 64, "none", "float32", 8), ids, vectors)
+    exact = [scanning.similar(item, 5) for item in ids[:9]]
+    matrices = asking.matrices(["text"])
+    index_file.save(
+        Index.build(matrices, kind="ivf"), index_file.index_path(asking.folder, matrices), asking.catalogue.item_ids
+    )
+    monkeypatch.setattr(ann, "MIN_INDEXED_ITEMS", 500)
+    assert [asking.similar(item, 5) for item in ids[:9]] == exact
+    (index,) = asking.similar_indexes.values()
+    assert index.kind == "ivf"
 
 
 @pytest.mark.parametrize(
