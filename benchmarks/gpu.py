@@ -58,8 +58,8 @@ from bundlecache.train.model import llm as llms
 from bundlecache.train.model.bundle_mllm import BundleMLLM, build
 from bundlecache.train.shipped_recipes import load_recipe
 from bundlecache.train.training.loop import accelerator_for
+from bundlecache.train.training.question_stage import QuestionStage
 from bundlecache.train.training.sampler import Drawn, QuestionSampler
-from bundlecache.train.training.stage import StageLoop
 from bundlecache.training_log import Stop, TrainingLog
 
 KNOWN: dict[str, tuple[str, dict[str, int]]] = {
@@ -316,7 +316,7 @@ def training(model: BundleMLLM, *, recomputes: bool) -> Iterator[tuple[list[torc
 
 
 def our_steps(model: BundleMLLM, drawn: QuestionSampler, recipe: recipes.Recipe, pieces: int) -> dict[str, Any]:
-    """Seconds a step and peak memory of `StageLoop.step` over the second bucket; the first one is the warm-up."""
+    """Seconds a step and peak memory of `QuestionStage.step` over the second bucket; the first one is the warm-up."""
     steps = recipe.data.bucket
     model.recipe = replace(recipe, data=replace(recipe.data, accumulate=pieces))
     with (
@@ -326,7 +326,7 @@ def our_steps(model: BundleMLLM, drawn: QuestionSampler, recipe: recipes.Recipe,
         TrainingLog(Path(folder), enabled=False) as history,
     ):
         accelerator = accelerator_for(model.recipe, model.device)
-        loop = StageLoop("joint", model, drawn, None, accelerator, history, stop, None)  # type: ignore[arg-type]
+        loop = QuestionStage("joint", model, drawn, None, accelerator, history, stop, None)  # type: ignore[arg-type]
         for step in range(min(2, steps)):
             loop.step(model, optimizer, parameters, step)
 

@@ -7,7 +7,7 @@
 All have the same weights (a random Llama with 32,000 words, LoRA without dropout, fusion of a 768-d and two 64-d
 vectors), the recipe public-code and the same questions, 16 of 10 options a step. Theirs is re-created in
 public_code.py: fusion of the whole catalogue for every question, every text tokenised anew, padding on the left,
-logits of every position, activations computed twice. Ours is `train.stage.StageLoop.step`: questions drawn, prompts
+logits of every position, activations computed twice. Ours is `train.training.question_stage.QuestionStage.step`: questions drawn, prompts
 copied from kept ids, vectors gathered, forward, backward, optimiser, in pieces of 8 questions (of 2 with the 768x12
 LLM, for the sake of memory), activations kept. Bare is forward, backward and optimiser alone, on
 embeddings that lie ready. Loss and gradients of theirs and ours must be equal.
@@ -49,8 +49,8 @@ from bundlecache.train.model.bundle_mllm import BundleMLLM, build
 from bundlecache.train.prompts.builder import Batch
 from bundlecache.train.shipped_recipes import load_recipe
 from bundlecache.train.training.loop import accelerator_for
+from bundlecache.train.training.question_stage import QuestionStage
 from bundlecache.train.training.sampler import Drawn, QuestionSampler
-from bundlecache.train.training.stage import StageLoop
 from bundlecache.training_log import Stop, TrainingLog
 from bundlecache.workspace import WorkspaceFolder
 
@@ -292,7 +292,7 @@ def timed_steps(
     seconds, tokens = [], []
     with tempfile.TemporaryDirectory() as folder, Stop() as stop, TrainingLog(Path(folder)) as history:
         accelerator = accelerator_for(model.recipe, torch.device("cpu"))
-        loop = StageLoop("joint", model, supply, None, accelerator, history, stop, None)  # type: ignore[arg-type]
+        loop = QuestionStage("joint", model, supply, None, accelerator, history, stop, None)  # type: ignore[arg-type]
         torch.set_num_threads(1)
         for _ in range(steps + 1):
             drawn: Drawn = supply.batch(1)  # the same questions each time: seconds differ by noise alone
@@ -369,7 +369,7 @@ def measure(catalogue: Catalogue, stage: str, steps: int) -> dict[str, Any]:
     ours, ready = [], []
     with tempfile.TemporaryDirectory() as folder, Stop() as stop, TrainingLog(Path(folder)) as history:
         accelerator = accelerator_for(recipe, torch.device("cpu"))
-        loop = StageLoop(stage, model, supply, None, accelerator, history, stop, None)  # type: ignore[arg-type]
+        loop = QuestionStage(stage, model, supply, None, accelerator, history, stop, None)  # type: ignore[arg-type]
         for step in range(steps + 4):
             began = time.process_time()
             loop.step(model, optimizer, parameters, step)

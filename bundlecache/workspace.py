@@ -34,8 +34,10 @@ RunKind = Literal["bundle", "unimp"]
 RUN_KINDS: dict[RunKind, str] = {"bundle": "completes bundles", "unimp": "answers the tasks of user histories"}
 LISTED = {  # what every entry of these lists of a run's manifest has
     "encoders": ("name", "modality", "spec", "fingerprint", "table", "version", "dim"),
-    "stages": ("name", "steps", "seconds", "best_valid_hit@1", "trainable_parameters"),
+    "stages": ("name", "steps", "seconds", "trainable_parameters"),
 }
+STAGE_FIGURE: dict[str | None, str] = {None: "best_valid_hit@1", "unimp": "best_valid"}
+"""What a stage in a manifest says of validation, by the kind that the manifest names; those of bundles name none."""
 
 
 @dataclass(frozen=True)
@@ -203,10 +205,11 @@ def read_manifest(run: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = read_json(path)
         tables = [manifest.get(name) or {} for name in ("base", "questions", "versions", "recipe")]
         lacking = [key for name in LISTED for row in manifest.get(name, []) for key in LISTED[name] if key not in row]
+        lacking += [stage for stage in manifest.get("stages", []) if STAGE_FIGURE[manifest.get("kind")] not in stage]
         sound = not lacking and all(isinstance(table, dict) for table in tables)
     except FileNotFoundError as error:
         raise CheckpointError(f"{run} holds no finished run.", hint=Command("train")) from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged.", hint=[Command("train"), "makes a new run"]) from error
     if not sound:
         raise CheckpointError(f"{path} was changed by hand or is damaged.", hint=[Command("train"), "makes a new run"])

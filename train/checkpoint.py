@@ -13,12 +13,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +29,18 @@ from bundlecache.files import share
 from bundlecache.recipes.recipe import from_dict
 
 from . import model_card
+from .checkpoint_files import (
+    ADAPTER,
+    base_entry,
+    check_base,
+    check_weights,
+    contiguous,
+    load_adapter,
+    replace_files,
+    save_adapter,
+    sha256,
+    versions,
+)
 from .model import llm as llms
 from .model.bundle_mllm import BundleMLLM, build, histories_for
 from .model.evidence import attach
@@ -44,9 +52,8 @@ if TYPE_CHECKING:
     from bundlecache.store.store import Matrix
 
 FORMAT_VERSION = 1
-ADAPTER, TOKENS, ANSWER = "adapter/adapter_model.safetensors", "fusion.safetensors", "answer.safetensors"
+TOKENS, ANSWER = "fusion.safetensors", "answer.safetensors"
 NEEDED = ("format_version", "recipe_name", "recipe", "base", "mode", "encoders", "questions", "stages")
-LIBRARIES = ("bundlecache", "torch", "transformers", "peft", "accelerate", "numpy")
 
 
 def save(
@@ -74,22 +81,13 @@ def save(
     manifest = _manifest(model, valid, stages, seed) | {"stopped": stopped}
     if sample is not None:
         manifest["questions"]["valid"]["sample"] = sample.to_dict()
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=run))
-        try:
-            if seen is not None:
-                manifest["seen"] = {"file": SEEN_FILE, "sha256": _sha256(seen.save(part))}
-            _write(model, part, manifest)
-            (run / "manifest.json").unlink(missing_ok=True)
-            for name in ("adapter", TOKENS, ANSWER, "recipe.toml", "README.md", SEEN_FILE, "manifest.json"):
-                _move(part / name, run / name)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{run} cannot be written: {error.strerror or error}.", hint="free some space or choose another --data"
-        ) from error
+
+    def write(part: Path) -> None:
+        if seen is not None:
+            manifest["seen"] = {"file": SEEN_FILE, "sha256": sha256(seen.save(part))}
+        _write(model, part, manifest)
+
+    replace_files(run, ("adapter", TOKENS, ANSWER, "recipe.toml", "README.md", SEEN_FILE, "manifest.json"), write)
     return manifest
 
 
@@ -103,6 +101,11 @@ def read_manifest(run: Path) -> dict[str, Any]:
     """
     path = run / "manifest.json"
     manifest = workspace.read_manifest(run)
+    if workspace.kind_of(run) != "bundle":
+        raise CheckpointError(
+            f"{run.name} is a run that {workspace.RUN_KINDS[workspace.kind_of(run)]}, not one that {workspace.RUN_KINDS['bundle']}.",
+            hint=Command("recommend", "USER", "--run", run.name),
+        )
     found = manifest.get("format_version")
     if found is not None and found != FORMAT_VERSION:
         raise CheckpointError(f"{path} has the format {found}; this bundlecache reads {FORMAT_VERSION}.")
@@ -123,29 +126,13 @@ def seen(run: Path) -> SeenBundles | None:
     if record is None:
         return None
     path = run / SEEN_FILE
-    if not path.is_file() or _sha256(path) != record.get("sha256"):
+    if not path.is_file() or sha256(path) != record.get("sha256"):
         raise CheckpointError(
             f"{path} is not the file that was written when {run.name} was trained, so nobody can say which questions"
             " the run has seen.",
             hint=["bring that file back, or train again:", Command("train")],
         )
     return SeenBundles.load(run)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _check_weights(run: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuse weights that are not those that were written with the manifest; runs of earlier versions have no record."""
-    record = manifest.get("weights")
-    written = record if isinstance(record, dict) else {}
-    for name in (ADAPTER, TOKENS, ANSWER):
-        if name in written and _sha256(run / name) != written[name]:
-            raise CheckpointError(
-                f"The weights of {run.name} cannot be used: {name} is not the file that was written after training.",
-                hint=["bring that file back, or train again:", Command("train")],
-            )
 
 
 def load(
@@ -188,31 +175,13 @@ def restore(model: BundleMLLM, run: Path, manifest: Mapping[str, Any]) -> None:
     CheckpointError
         When the base model or the shape of the weights differs, or a file is damaged.
     """
-    from peft import set_peft_model_state_dict
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    made = manifest["base"] or {}
-    if model.base.fingerprint != made.get("fingerprint"):
-        raise CheckpointError(
-            f"{run.name} was trained on the base model {made.get('spec')!r} ({str(made.get('fingerprint'))[:8]}), but "
-            f"{model.base.spec!r} is another one ({model.base.fingerprint[:8]}).",
-            hint=["bring that base model back, or train again:", Command("train")],
-        )
-    tokenizer = made.get("tokenizer")  # runs of earlier versions have none
-    if tokenizer is not None and model.base.tokenizer_fingerprint != tokenizer:
-        raise CheckpointError(
-            f"{run.name} was trained with another tokenizer ({tokenizer[:8]}) than {model.base.spec!r} has now"
-            f" ({model.base.tokenizer_fingerprint[:8]}), so the same titles would be other tokens.",
-            hint=["bring that tokenizer back, or train again:", Command("train")],
-        )
+    check_base(run.name, manifest, model.base)
     try:
-        _check_weights(run, manifest)
-        adapter = load_file(run / ADAPTER)
-        result = set_peft_model_state_dict(model.llm, adapter)
-        left = [key for key in result.missing_keys if "lora_" in key] + list(result.unexpected_keys)
-        if left:
-            raise CheckpointError(f"The adapter of {run.name} does not fit: {left[0]}.", hint="use that run's recipe")
+        check_weights(run, manifest, (ADAPTER, TOKENS, ANSWER))
+        load_adapter(model.llm, run)
         if manifest["encoders"] and model.tokens is not None:
             model.tokens.load_state_dict(load_file(run / TOKENS))
         own = model.own_state()
@@ -289,12 +258,7 @@ def _manifest(model: BundleMLLM, valid: Questions, stages: Sequence[Mapping[str,
         "format_version": FORMAT_VERSION,
         "recipe_name": recipe.name,
         "recipe": recipe.to_dict(),
-        "base": {
-            "spec": base.spec,
-            "fingerprint": base.fingerprint,
-            "tokenizer": base.tokenizer_fingerprint,
-            "parameters": base.parameters,
-        },
+        "base": base_entry(base),
         "mode": model.mode,
         "answer": model.answer.name,
         "encoders": encoders,
@@ -302,29 +266,22 @@ def _manifest(model: BundleMLLM, valid: Questions, stages: Sequence[Mapping[str,
         "stages": [dict(stage) for stage in stages],
         "seed": seed,
         "encoder_calls": 0,  # nothing in this package can call an encoder: it reads stored vectors
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "versions": versions(),
     }
 
 
 def _write(model: BundleMLLM, folder: Path, manifest: dict[str, Any]) -> None:
     """Write the files of a checkpoint, and the SHA-256 of its weights into the manifest."""
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    adapter = folder / "adapter"
-    adapter.mkdir()
-    config = model.llm.peft_config["default"]
-    config.base_model_name_or_path = model.recipe.base.model
-    config.save_pretrained(str(adapter))
-    weights = get_peft_model_state_dict(model.llm, save_embedding_layers=False)
-    save_file(_contiguous(weights), folder / ADAPTER, metadata={"format": "pt"})
+    save_adapter(model.llm, model.recipe.base.model, folder)
     if manifest["encoders"] and model.tokens is not None:
-        save_file(_contiguous(model.tokens.state_dict()), folder / TOKENS, metadata={"format": "pt"})
+        save_file(contiguous(model.tokens.state_dict()), folder / TOKENS, metadata={"format": "pt"})
     if own := model.own_state():
-        save_file(_contiguous(own), folder / ANSWER, metadata={"format": "pt"})
+        save_file(contiguous(own), folder / ANSWER, metadata={"format": "pt"})
     share(folder)
     written = [name for name in (ADAPTER, TOKENS, ANSWER) if (folder / name).is_file()]
-    manifest["weights"] = {name: _sha256(folder / name) for name in written}
+    manifest["weights"] = {name: sha256(folder / name) for name in written}
     (folder / "recipe.toml").write_text(model.recipe.to_toml(), "utf-8")
     (folder / "README.md").write_text(model_card.text(model.recipe, manifest), "utf-8")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
@@ -339,24 +296,3 @@ def _put(saved: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> 
             if saved[name].shape != value.shape:
                 raise RuntimeError(f"{name} has another shape")
             value.copy_(saved[name])
-
-
-def _contiguous(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-
-
-def _move(source: Path, target: Path) -> None:
-    """Put ``source`` (a file, a folder or nothing) in the place of ``target``."""
-    if target.is_dir():
-        shutil.rmtree(target)
-    else:
-        target.unlink(missing_ok=True)
-    if source.exists():
-        source.replace(target)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

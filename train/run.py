@@ -19,6 +19,7 @@ from bundlecache.errors import BundlecacheError, Command
 from bundlecache.names import check_name
 from bundlecache.questions.sample import info
 from bundlecache.questions.sample import sample as sampled
+from bundlecache.recipes.recipe import Recipe
 from bundlecache.store import maintenance
 from bundlecache.workspace import read_manifest
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.console.reporter import Reporter
     from bundlecache.questions.question_file import Questions
-    from bundlecache.recipes.recipe import Recipe
+    from bundlecache.recipes.any_recipe import AnyRecipe
     from bundlecache.store.store import Matrix, Store
     from bundlecache.workspace import WorkspaceFolder
 
@@ -173,7 +174,7 @@ def train(
     return result
 
 
-def describe(recipe: Recipe, say: Reporter) -> None:
+def describe(recipe: AnyRecipe, say: Reporter) -> None:
     """Print the settings that are no default, one line per section and source, and what some of them cost."""
     lines: dict[tuple[str, str], list[str]] = {}
     for setting in recipe.settings():
@@ -187,6 +188,8 @@ def describe(recipe: Recipe, say: Reporter) -> None:
             "gradient checkpointing: the language model runs forward twice, so a step takes 1.3 to 1.5 times as long and"
             " activations a fraction of the memory (benchmarks/train_step.py)"
         )
+    if not isinstance(recipe, Recipe):
+        return
     by_letter = recipe.answer.form == "letters"
     if by_letter and recipe.base.model == "embedded" and recipe.data.options > EMBEDDED_LETTERS:
         say.warn(

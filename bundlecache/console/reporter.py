@@ -151,16 +151,11 @@ class ProgressBar:
         parts = [] if progress.phase == "train" else [progress.phase]
         if progress.loss is not None:
             parts.append(f"loss {progress.loss:.3f}")
-        found = []
-        if progress.hit1 is not None:
-            found.append(f"valid HitRate@1 {progress.hit1:.3f}, best {progress.best:.3f}")
-        if progress.valid_ratio is not None and progress.valid_ratio < 1:
-            found.append(f"among letters {progress.hit1_letters:.3f}, valid answers {progress.valid_ratio:.2f}")
         self._update(
             progress.step,
             progress.steps,
             note="  ".join(parts),
-            below="; ".join(found),
+            below=progress.words,
             name=progress.stage,
             seconds_left=progress.seconds_left,
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..bench.task_bench import TaskResult
     from ..train.run import LoadedRun
     from ..train.training.loop import TrainResult
+    from ..train.unimp.training import UnimpTrainResult
     from ..workspace import RunKind
     from .completion.complete_bundles import Ranking
     from .recommending import Explanation, Recommendation
@@ -59,7 +60,7 @@ class Run:
         self,
         session: Session,
         name: str | None = None,
-        result: TrainResult | None = None,
+        result: TrainResult | UnimpTrainResult | None = None,
         kind: RunKind | None = None,
     ) -> None:
         self._session = session

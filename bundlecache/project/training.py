@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError, Command
 from .run import Run
-from .session import IS_FOLLOWER
+from .session import IS_FOLLOWER, require_one_process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..recipes.unimp_recipe import UnimpRecipe
+    from ..train.unimp.training import UnimpTrainResult
     from .session import Session
 
 
@@ -53,20 +55,21 @@ def train(
     max_minutes: float | None = None,
     resume: str | None = None,
 ) -> Run:
-    """Train the fusion module and a LoRA adapter of the language model on the cached vectors.
+    """Train a model on the cached vectors: Bundle-MLLM, which completes bundles, or UniMP, which predicts what users do.
 
     Parameters
     ----------
     recipe
-        Name of a shipped recipe ("evidence" if left out) or a TOML file.
+        Name of a shipped recipe ("evidence" if left out) or a TOML file; its key ``model`` says which model is trained.
     settings
         Overrides, ``{"lora.rank": 16}`` or ``["lora.rank=16"]``.
     stage, start
-        "text", "fusion", "joint", or "all" (the recipe's strategy); a run whose weights training goes on from.
+        A stage of the recipe ("text", "fusion", "joint"; of UniMP "multitask", "head"), or "all": the recipe's strategy; a
+        run whose weights training goes on from.
     name, seed, max_minutes
         Of the new run; the recipe's ``run.seed`` if left out; stop and save after so many minutes.
     validation
-        The question set on which the best weights are chosen; the random validation questions if left out.
+        The bundle questions on which the best weights are chosen; the random validation questions if left out.
     resume
         Go on with the training of this name, which was stopped or killed.
 
@@ -75,8 +78,9 @@ def train(
     BundlecacheError
         When recipe, base model, vectors and questions do not fit together.
     """
+    from ..recipes.unimp_recipe import UnimpRecipe
     from ..train import run as stage_b
-    from ..train.shipped_recipes import DEFAULT_RECIPE, load_recipe
+    from ..train.shipped_recipes import DEFAULT_RECIPE, load_any_recipe
     from ..train.training.resume import Snapshot
 
     overrides = overrides_of(settings)
@@ -88,27 +92,65 @@ def train(
                 hint=Command("train", "--resume", resume),
             )
         snapshot = Snapshot.read(session.folder.runs / resume)
-        validation = snapshot.job["validation questions"][0]
     stage_b.check_new_name(session.folder, name)
-    resolved = snapshot.recipe if snapshot else load_recipe(recipe or DEFAULT_RECIPE, overrides)
-    result = stage_b.train(
+    resolved = snapshot.recipe if snapshot else load_any_recipe(recipe or DEFAULT_RECIPE, overrides)
+    how: dict[str, Any] = {
+        "name": resume or name,
+        "seed": seed,
+        "device": device,
+        "stage": stage,
+        "max_minutes": max_minutes,
+        "snapshot": snapshot,
+        "writes": not IS_FOLLOWER,
+    }
+    if isinstance(resolved, UnimpRecipe):
+        result = _train_unimp(session, resolved, validation, start, how)
+        return Run(session, result.run.name, result)
+    made = stage_b.train(
         session.folder,
         session.catalogue,
         session.store,
         session.training_matrices(resolved),
-        session.validation_set(validation),
+        session.validation_set(snapshot.job["validation questions"][0] if snapshot else validation),
         resolved,
         session.say,
-        name=resume or name,
-        seed=seed,
-        device=device,
-        stage=stage,
         start=session.folder.run(start) if start else None,
-        max_minutes=max_minutes,
-        snapshot=snapshot,
-        writes=not IS_FOLLOWER,
+        **how,
     )
-    return Run(session, result.run.name, result)
+    return Run(session, made.run.name, made)
+
+
+def _train_unimp(
+    session: Session, recipe: UnimpRecipe, validation: str | None, start: str | None, how: Mapping[str, Any]
+) -> UnimpTrainResult:
+    """Train UniMP; the demo's own picture features are made where there are none, and said."""
+    from ..train import run as stage_b
+    from ..train.unimp import run as unimp
+
+    if validation is not None:
+        raise BundlecacheError(
+            "UniMP chooses its weights on the questions of its own tasks, so no set of bundle questions is named.",
+            hint="--set data.split=time chooses other task questions",
+        )
+    stage_b.describe(recipe, session.say)
+    embedded = "descriptor-tokens:picture"
+    stored = {info.spec for info in session.store.tables() if info.rows}
+    if recipe.vision.encoder == embedded and embedded not in stored and session.catalogue.has_source("image").any():
+        require_one_process("encode")
+        session.say.note(
+            "No picture features yet, so the embedded encoder makes them",
+            Command("encode", "--modality", "image", "--encoder", embedded),
+        )
+        session.run_encoders("image", [embedded])
+    return unimp.train(
+        session.folder,
+        session.catalogue,
+        session.store,
+        recipe,
+        session.say,
+        start=session.folder.run(start) if start else None,
+        **how,
+    )
 
 
 def import_checkpoint(

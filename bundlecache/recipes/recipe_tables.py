@@ -30,10 +30,10 @@ Made = TypeVar("Made", bound="RecipeTables")
 
 RETIRED = ("run.validation",)
 """Settings of former versions that had no effect: files that have them are read."""
-MODEL_KEY = "model"
-"""The one key of a recipe that stands outside of any table: which model it is for."""
 BUNDLE_MLLM = "bundle-mllm"
 """The model of a recipe that names none."""
+MODEL_KEY = "model"
+"""The one key of a recipe that stands outside of any table: which model it is for."""
 
 
 @dataclass(frozen=True)

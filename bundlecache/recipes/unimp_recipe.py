@@ -13,10 +13,9 @@ from ..limits import MAX_SEED
 from .recipe_tables import RecipeTables
 from .settings import CONFIG, MAX_STEPS, MAX_WIDTH, Base, Lora, Words, split_list
 
-UNIMP = "unimp"
-"""What the key `model` of these recipes says."""
-
 StageName = Literal["multitask", "head"]
+UNIMP = "unimp"
+"""What the key `model` of these recipes, and the kind of their runs, says."""
 UNIMP_STAGES: tuple[StageName, ...] = ("multitask", "head")
 Task = Literal["recommend", "search", "select", "preference", "explain"]
 Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(split_list)]
@@ -79,6 +78,9 @@ class Items:
         default=3, ge=1, le=16, description="Codes of a semantic id, before the one that sets equals apart."
     )
     codes: int = Field(default=256, ge=2, le=MAX_WIDTH, description="Values of each code.")
+    vectors: Words = Field(
+        default=(), description="Encoders whose stored vectors make semantic ids; empty: one of each modality."
+    )
     start: Literal["text", "random"] = Field(
         default="text", description="Rows of items begin as the mean embedding of the item's text, or at random."
     )
@@ -172,6 +174,9 @@ class UnimpStage:
     weight_decay: float = Field(default=0.1, ge=0, description="Of AdamW, for the matrices of the blocks.")
     rows_decay: float = Field(default=0.0, ge=0, description="The same of the rows of items and marks.")
     clip: float = Field(default=1.0, ge=0, description="Largest gradient norm; 0 never clips.")
+    average: float = Field(
+        default=0.0, ge=0, lt=1, description="Validate and keep an exponential average of the weights; 0: the weights."
+    )
     evaluate_every: int = Field(
         default=100, ge=1, le=MAX_STEPS, description="Steps between two looks at the validation questions."
     )

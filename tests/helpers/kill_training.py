@@ -20,8 +20,9 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 import torch
 
 from bundlecache import files as atomic
-from bundlecache.train import checkpoint
+from bundlecache.train import checkpoint, checkpoint_files
 from bundlecache.train.training import loop
+from bundlecache.train.training.question_stage import QuestionStage
 from bundlecache.train.training.resume import FILE, Snapshot
 from bundlecache.train.training.stage import StageLoop
 from bundlecache.training_log import TrainingLog
@@ -31,12 +32,12 @@ torch.set_num_threads(1)
 MOMENTS = [
     (StageLoop, "step"),
     (StageLoop, "_evaluate"),
-    (StageLoop, "_contrastive"),
+    (QuestionStage, "warm_up"),
     (TrainingLog, "add"),
     (Snapshot, "save"),
     (atomic.os, "fsync"),  # the file is written but not in its place
     (checkpoint, "_write"),
-    (checkpoint, "_move"),
+    (checkpoint_files, "move"),
 ]
 
 

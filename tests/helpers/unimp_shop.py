@@ -5,6 +5,8 @@ Kinds are even and odd; a user who took an even item takes the next even one, so
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,12 @@ import numpy as np
 
 from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.catalogue.histories import Histories
+from bundlecache.questions.task_file import TaskName, TaskQuestions, digest
+from bundlecache.questions.task_split import training_rows
+from bundlecache.questions.tasks import freeze
 from bundlecache.recipes.unimp_recipe import UnimpRecipe
+from bundlecache.store.store import Matrix
+from bundlecache.train.unimp.training import TrainingData
 from helpers import train_shop
 
 ITEMS = 24
@@ -72,3 +79,27 @@ def recipe(base: Path | str, /, **sections: dict[str, Any]) -> UnimpRecipe:
     for name, table in sections.items():
         tables[name] = {**tables.get(name, {}), **table}
     return UnimpRecipe.from_dict(tables, name="tiny")
+
+
+def pictures(items: int = ITEMS) -> Matrix:
+    """Token features [I, 4, 6]: the first number tells the kind of an item; every seventh item has no picture."""
+    rng = np.random.default_rng(1)
+    tokens = rng.normal(0, 0.3, (items, 4, 6))
+    tokens[:, :, 0] += np.where(np.arange(items) % 2, 1.5, -1.5)[:, None]
+    there = np.arange(items) % 7 > 0
+    tokens[~there] = 0
+    return Matrix("image", "test:tokens", "image--test", "f" * 64, 1, tokens.astype(np.float16), there)
+
+
+def data(cat: Catalogue | None = None, tasks: Sequence[TaskName] = ("recommend", "preference")) -> TrainingData:
+    """What a training reads of this world, with the questions of ``tasks``."""
+    cat, told = cat or catalogue(), histories()
+    asked = {task: frozen(told, cat, task) for task in dict.fromkeys(("recommend", *tasks))}
+    seen = told.take(training_rows(told, asked["recommend"]))
+    return TrainingData(cat, seen, {task: asked[task].part(test=False) for task in tasks}, pictures(len(cat)))
+
+
+def frozen(told: Histories, cat: Catalogue, task: TaskName) -> TaskQuestions:
+    """The questions of a task with their hash, as if they came from a file."""
+    asked = freeze(told, cat, task, "leave_last_out", k_core=0)
+    return dataclasses.replace(asked, header=asked.header | {"sha256": digest(asked.table(cat.item_ids))})

@@ -57,7 +57,7 @@ def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
 )
 def test_frozen_means_frozen_to_the_byte(cat, valid, base, tmp_path, monkeypatch, stage, trains):
     seen: list[dict[str, bytes]] = []
-    run = loop.StageLoop.run
+    run = loop.QuestionStage.run
 
     def watched(self):
         for name, parameter in self.model.named_parameters():
@@ -69,7 +69,7 @@ def test_frozen_means_frozen_to_the_byte(cat, valid, base, tmp_path, monkeypatch
         seen.append(weights(self.model))
         return result
 
-    monkeypatch.setattr(loop.StageLoop, "run", watched)
+    monkeypatch.setattr(loop.QuestionStage, "run", watched)
     monkeypatch.setattr(
         "bundlecache.train.training.stage.Best.restore", lambda *_: None
     )  # the last weights, best or not

@@ -23,7 +23,7 @@ from bundlecache.catalogue.columns import Strings
 from bundlecache.errors import CheckpointError
 from bundlecache.train import checkpoint
 from bundlecache.train.training import loop
-from bundlecache.train.training.resume import COLUMNS, FILE, Snapshot, _digest_catalogue
+from bundlecache.train.training.resume import COLUMNS, FILE, Snapshot, digest_catalogue
 
 RESULTS = ("adapter/adapter_model.safetensors", "fusion.safetensors", "history.jsonl", "recipe.toml")
 STAGE = {"steps": 12, "evaluate_every": 5, "lr": 1e-2, "contrastive_steps": 2}
@@ -184,9 +184,9 @@ def test_every_cell_of_a_catalogue_changes_its_digest(cat):
             whole, interactions=Interactions(["u"], np.zeros(1, np.int32), np.ones(1, np.int32), ["g"])
         ),
     ]
-    digests = [_digest_catalogue(each) for each in [whole, *others]]
+    digests = [digest_catalogue(each) for each in [whole, *others]]
     assert len(set(digests)) == len(digests)
-    assert _digest_catalogue(dataclasses.replace(whole, titles=Strings(whole.titles.arrow[:]))) == digests[0]
+    assert digest_catalogue(dataclasses.replace(whole, titles=Strings(whole.titles.arrow[:]))) == digests[0]
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "version", "a bit"])

@@ -22,7 +22,7 @@ import torch
 
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.seen_bundles import SeenBundles
-from bundlecache.errors import Command, QuestionsError, RecipeError, StoreError
+from bundlecache.errors import CheckpointError, Command, QuestionsError, RecipeError, StoreError
 from bundlecache.files import write_text
 from bundlecache.questions.sample import info
 from bundlecache.questions.sample import sample as sampled
@@ -36,13 +36,16 @@ from ..model.bundle_mllm import BundleMLLM, build, histories_for
 from ..model.evidence import attach
 from . import resume as resuming
 from .progress import Progress, TimeLeft
-from .resume import WEIGHTS, Snapshot
+from .question_stage import QuestionStage
+from .resume import Snapshot
 from .sampler import QuestionSampler, is_in
-from .stage import Save, StageLoop
+from .stage import Save
+from .stages import Plan, run_stages
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.questions.question_file import Questions
+    from bundlecache.recipes.any_recipe import AnyRecipe
     from bundlecache.store.store import Matrix
 
 __all__ = ["Progress", "TrainResult", "resume", "train"]
@@ -160,23 +163,14 @@ def train(
         snapshot.check(job, catalogue)
         snapshot.put_into(model)
     minutes = recipe.run.max_minutes if max_minutes is None else max_minutes
-    keep = snapshot.history if snapshot else 0
     time_left = TimeLeft.of(recipe, strategy[snapshot.place if snapshot else 0 :], len(asked))
-    with Stop(minutes) as stop, TrainingLog(run, enabled=accelerator.is_main_process, keep=keep) as log:
-        for place in range(snapshot.place if snapshot else 0, len(strategy)):
-            name = strategy[place]
-            stage_seed = seed * len(STAGES) + STAGES.index(name)
-            questions = _questions(catalogue, valid, model, recipe, name, stage_seed, matrices)
-            save = _saver(run, model, log, accelerator, job, stages, place)
-            begun = snapshot if snapshot is not None and snapshot.place == place and snapshot.stage else None
-            if begun is None:
-                save({}, {})
-            torch.manual_seed(stage_seed)
-            loop = StageLoop(name, model, questions, asked, accelerator, log, stop, progress, save, time_left)
-            stages.append(loop.run(begun.stage, begun.tensors) if begun else loop.run())
-            stopped = stop.reason if loop.stopped else None
-            if stopped:
-                break
+
+    def stage_of(name: str, stage_seed: int, log: TrainingLog, stop: Stop, save: Save) -> QuestionStage:
+        questions = _questions(catalogue, valid, model, recipe, name, stage_seed, matrices)
+        return QuestionStage(name, model, questions, asked, accelerator, log, stop, progress, save, time_left)
+
+    plan = Plan(tuple(strategy), STAGES, seed, minutes, job)
+    stopped = run_stages(plan, stage_of, model, run, accelerator, stages, snapshot)
     model.mode = "mm" if any(done["name"] != "text" for done in stages) else "text"
     if accelerator.is_main_process:
         seen = _seen(catalogue, valid, init)
@@ -228,11 +222,14 @@ def resume(
         When there is nothing to go on with, or catalogue, vectors, questions or base model are others now.
     """
     snapshot = Snapshot.read(run)
+    recipe = snapshot.recipe
+    if not isinstance(recipe, Recipe):
+        raise CheckpointError(f"{run.name} trains another model.", hint=Command("train", "--resume", run.name))
     return train(
         catalogue,
         matrices,
         valid,
-        snapshot.recipe,
+        recipe,
         run,
         seed=snapshot.job["seed"],
         device=device,
@@ -250,26 +247,6 @@ def _seen(catalogue: Catalogue, valid: Questions, init: Path | None) -> SeenBund
     made = SeenBundles.of(catalogue, np.flatnonzero(trained), np.flatnonzero(held_out))
     earlier = None if init is None else checkpoint.seen(init)
     return made if earlier is None else made.joined(earlier)
-
-
-def _saver(
-    run: Path,
-    model: BundleMLLM,
-    log: TrainingLog,
-    accelerator: Any,
-    job: dict[str, Any],
-    stages: Sequence[dict[str, Any]],
-    place: int,
-) -> Save:
-    """What writes snapshots of the stage ``place``; only the main process does."""
-    finished = list(stages)
-
-    def save(stage: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-        if accelerator.is_main_process:
-            weights = {f"{WEIGHTS}{name}": value for name, value in resuming.trained(model).items()}
-            Snapshot(job, finished, place, log.lines, stage, {**weights, **tensors}).save(run)
-
-    return save
 
 
 def _go_on(
@@ -340,7 +317,7 @@ def _questions(
     )
 
 
-def accelerator_for(recipe: Recipe, device: torch.device) -> Any:
+def accelerator_for(recipe: AnyRecipe, device: torch.device) -> Any:
     """An Accelerator for ``device``; under ``accelerate launch`` every process has its own.
 
     Raises

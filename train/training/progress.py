@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from bundlecache.recipes.recipe import Recipe
 
-Phase = Literal["contrastive", "train", "validate"]
+    from .validation import Figures
+
+Phase = Literal["contrastive", "cache", "train", "validate"]
 MEMORY = 0.9  # weight of the earlier units in the moving average of the seconds per unit
 
 
@@ -18,21 +20,23 @@ MEMORY = 0.9  # weight of the earlier units in the moving average of the seconds
 class Progress:
     """Where a training stands; reported at every step of every phase.
 
-    Units are optimiser steps (phases contrastive and train) or questions (phase validate). Rates lie in 0..1; ``hit1``
-    counts an answer that is no option letter as a miss, ``hit1_letters`` looks at the option letters alone.
+    Units are optimiser steps (phases contrastive and train), rows (phase cache) or questions (phase validate).
     """
 
-    stage: str  # text, fusion, joint
+    stage: str  # text, fusion, joint; multitask, head
     phase: Phase
     step: int  # of the phase
     steps: int
     loss: float | None  # mean training loss of the latest steps; None before the first one
     lr: float
-    hit1: float | None  # at the last validation of this stage
-    hit1_letters: float | None
-    valid_ratio: float | None
-    best: float | None  # the best hit1 of this stage
+    found: Figures | None  # at the last validation of this stage
+    best: float | None  # the best main figure of this stage
     seconds_left: float | None  # over the whole training; None until there is a first measurement
+
+    @property
+    def words(self) -> str:
+        """What the last validation found; empty before the first."""
+        return "" if self.found is None or self.best is None else self.found.words(self.best)
 
 
 @dataclass
@@ -99,7 +103,7 @@ class Reporter:
 
     def __init__(self, stage: str, time_left: TimeLeft, receiver: Callable[[Progress], None] | None) -> None:
         self.stage, self.time_left, self.receiver = stage, time_left, receiver
-        self.figures: Mapping[str, float | None] = {}
+        self.found: Figures | None = None
         self.loss: float | None = None
         self.best: float | None = None
         self.lr = 0.0
@@ -116,7 +120,6 @@ class Reporter:
         self._then = now
         if self.receiver is None:
             return
-        get = self.figures.get
         self.receiver(
             Progress(
                 self.stage,
@@ -125,9 +128,7 @@ class Reporter:
                 steps,
                 self.loss,
                 self.lr,
-                get("hit1"),
-                get("hit1_letters"),
-                get("valid_ratio"),
+                self.found,
                 self.best,
                 self.time_left.seconds,
             )

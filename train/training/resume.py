@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from bundlecache.column_digest import add_texts
 from bundlecache.errors import CheckpointError, Command
 from bundlecache.files import replacing
-from bundlecache.recipes.recipe import from_dict
+from bundlecache.recipes.any_recipe import AnyRecipe, from_dict
+from bundlecache.recipes.recipe_tables import BUNDLE_MLLM, MODEL_KEY
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.questions.question_file import Questions
-    from bundlecache.recipes.recipe import Recipe
     from bundlecache.store.store import Matrix
 
     from ..model.bundle_mllm import BundleMLLM
@@ -112,11 +112,16 @@ class Snapshot:
         raise CheckpointError(f"{path} has the format {version}; this bundlecache reads {FORMAT_VERSION}.", hint=AGAIN)
 
     @property
-    def recipe(self) -> Recipe:
+    def model(self) -> str:
+        """The model that is being trained, as its recipe calls it."""
+        return str(self.job.get(MODEL_KEY, BUNDLE_MLLM))
+
+    @property
+    def recipe(self) -> AnyRecipe:
         """The recipe that is being trained. Before there was a setting for it, all validation questions were asked."""
         tables = self.job["recipe"]
         run = {"validation_questions": 0, **tables.get("run", {})}
-        return from_dict({**tables, "run": run}, name=self.job["recipe name"], source=FILE)
+        return from_dict({**tables, MODEL_KEY: self.model, "run": run}, name=self.job["recipe name"], source=FILE)
 
     @torch.no_grad()
     def put_into(self, model: nn.Module) -> None:
@@ -171,8 +176,8 @@ def job(
         "strategy": strategy,
         "base model": model.base.fingerprint,
         "validation questions": [valid.name, valid.sha256],
-        "catalogue": _digest_catalogue(catalogue),
-        "vectors": {name: _digest_matrix(matrix) for name, matrix in matrices.items()},
+        "catalogue": digest_catalogue(catalogue),
+        "vectors": {name: digest_matrix(matrix) for name, matrix in matrices.items()},
     }
 
 
@@ -185,7 +190,7 @@ def forget(run: Path) -> None:
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that any stage may train, by name."""
-    own = ("tokens.", "answer.", "evidence.")
+    own = ("tokens.", "answer.", "evidence.", "sight.", "blocks.", "rows.")
     return {n: p for n, p in model.named_parameters() if "lora_" in n or n.startswith(own)}
 
 
@@ -197,7 +202,7 @@ def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
     return f"{total:08x}"
 
 
-def _digest_catalogue(catalogue: Catalogue) -> str:
+def digest_catalogue(catalogue: Catalogue) -> str:
     """Of all columns, without a Python object for each cell."""
     digest = hashlib.blake2b(digest_size=16)
     of, edges = catalogue.bundles, catalogue.interactions
@@ -224,7 +229,8 @@ def _digest_rows(catalogue: Catalogue) -> str:
     return digest.hexdigest()
 
 
-def _digest_matrix(matrix: Matrix) -> list[str]:
+def digest_matrix(matrix: Matrix) -> list[str]:
+    """Encoder, fingerprint and a hash of the vectors, which may be token features."""
     digest = hashlib.blake2b(digest_size=16)
     for k in range(0, len(matrix.vectors), BLOCK_ROWS):
         digest.update(np.ascontiguousarray(matrix.vectors[k : k + BLOCK_ROWS]).tobytes())

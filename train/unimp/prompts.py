@@ -18,10 +18,11 @@ right selections is drawn, so that the first one is as likely to be any of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from bundlecache.errors import RecipeError
 
@@ -30,6 +31,8 @@ from .batch import Batch
 from .item_texts import ItemTexts, rate_places
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bundlecache.questions.task_file import TaskQuestions
     from bundlecache.recipes.unimp_recipe import UnimpRecipe
 
@@ -121,9 +124,19 @@ class Prompts:
         """The prompts of q questions of one task, up to and including ``<|answer|>``; nothing in them is a label."""
         return self._built([questions], answered=False)
 
-    def train(self, samples: Sequence[TaskQuestions]) -> Batch:
-        """The prompts of training rows with their answers, labelled as ``data.context`` says; rows in the given order."""
-        return self._built(samples, answered=True)
+    def train(self, samples: Sequence[TaskQuestions], *, context: bool = True) -> Batch:
+        """The prompts of training rows with their answers, labelled as ``data.context`` says; rows in the given order.
+
+        Without ``context`` the answers alone are labels.
+        """
+        batch = self._built(samples, answered=True)
+        return batch if context else replace(batch, labels=self._answers_alone(batch))
+
+    def _answers_alone(self, batch: Batch) -> Tensor:
+        """Of the labels those behind the last ``<|answer|>``, bool [b, L]."""
+        places = torch.arange(batch.ids.shape[1])
+        last = torch.where(batch.ids == self.vocabulary.answer, places, -1).amax(1, keepdim=True)
+        return batch.labels & (places > last)
 
     def lengths(self, questions: TaskQuestions) -> np.ndarray:
         """int64 [q]: the tokens of each prompt of :meth:`ask`."""

@@ -19,8 +19,6 @@ from ..prompts.tokens import ranges
 from ..training.epochs import EpochOrder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.catalogue.histories import Histories
     from bundlecache.questions.task_file import TaskName
@@ -104,6 +102,10 @@ class Samples:
 
     def draw(self, task: TaskName, users: np.ndarray, rng: np.random.Generator) -> TaskQuestions:
         """One row of each of ``users`` (numbers among those that the task can ask about)."""
+        return self.rows(task, self.picked(task, users, rng), rng)
+
+    def picked(self, task: TaskName, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """int64: the interaction of each of ``users`` that a row asks about, see ``data.windows``."""
         targets, data = self.targets[task], self.recipe.data
         start, count = targets.start[users], targets.count[users]
         picked = start + np.floor(rng.random(len(users)) * count).astype(np.int64)
@@ -114,7 +116,8 @@ class Samples:
                 [_first_at_least(targets.place[s : s + c], most) for s, c in zip(start, count, strict=True)]
             )
             picked = start + full + np.floor(rng.random(len(users)) * (count - full)).astype(np.int64)
-        return self.rows(task, targets.rows[picked], rng)
+        found: np.ndarray = targets.rows[picked]
+        return found
 
     def rows(self, task: TaskName, target: np.ndarray, rng: np.random.Generator) -> TaskQuestions:
         """The rows that ask about the interactions ``target`` of ``seen``."""
@@ -155,18 +158,6 @@ class Samples:
         """Three items per row and which are right, and where histories stop; wrong ones are none that the user took."""
         two = (rng.random(len(target)) >= ONE_RIGHT_SHARE) & (target - 1 > first)
         return candidates_of(self.seen, target, two, self.stock, self._taken, rng), np.where(two, target - 1, target)
-
-
-def share_of(parts: Sequence[TaskQuestions], rank: int, processes: int) -> list[TaskQuestions]:
-    """The rows of one process: every ``processes``-th of all parts together."""
-    first, made = 0, []
-    for part in parts:
-        rows = np.arange(len(part))
-        mine = rows[(first + rows) % processes == rank]
-        first += len(part)
-        if len(mine):
-            made.append(part.take(mine))
-    return made
 
 
 def _first_at_least(ascending: np.ndarray, least: int) -> int:

@@ -1,0 +1,144 @@
+"""The stage ``multitask`` of UniMP: rows of all tasks in one batch, one loss, and the best weights on validation questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..training.progress import Progress, TimeLeft
+from ..training.stage import PEAK, Piece, Save, StageLoop
+from .figures import MAIN, TaskFigures, figures
+
+if TYPE_CHECKING:
+    from bundlecache.questions.task_file import TaskQuestions
+    from bundlecache.recipes.unimp_recipe import UnimpStage
+    from bundlecache.training_log import Stop, TrainingLog
+
+    from ..training.validation import Figures
+    from .batch import Batch
+    from .model import UniMP
+    from .prompts import Prompts
+    from .samples import Samples
+
+
+class UnimpStageLoop(StageLoop):
+    """What both stages of UniMP have in common; ``valid`` are validation questions by task."""
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        model: UniMP,
+        prompts: Prompts,
+        seed: int,
+        valid: Mapping[str, TaskQuestions],
+        accelerator: Any,
+        log: TrainingLog,
+        stop: Stop,
+        progress: Callable[[Progress], None] | None,
+        save: Save | None,
+        time_left: TimeLeft,
+    ) -> None:
+        """``module`` is what a step runs: the model, or a part of it."""
+        self.unimp, self.prompts, self.valid = model, prompts, valid
+        self.stage: UnimpStage = model.recipe.stage(name)
+        asked = sum(map(len, valid.values()))
+        run = model.recipe.run
+        super().__init__(name, module, self.stage, run, seed, asked, accelerator, log, stop, progress, save, time_left)
+
+    def figures_of(self, state: Mapping[str, Any]) -> TaskFigures:
+        """Figures from a snapshot."""
+        return TaskFigures(**state)
+
+    def row_of(self, best: Figures) -> dict[str, Any]:
+        """Loss, and the figures of all tasks."""
+        assert isinstance(best, TaskFigures)  # noqa: S101 - as this stage made them
+        return {"selected_by": best.name, "best_valid_loss": best.loss, "best_valid": best.figures}
+
+
+class MultitaskStage(UnimpStageLoop):
+    """Trains all that is ours on drawn rows of every task."""
+
+    def __init__(self, name: str, model: UniMP, prompts: Prompts, samples: Samples, *rest: Any) -> None:
+        """``rest`` are valid, accelerator, log, stop, progress, save and time_left of `UnimpStageLoop`."""
+        self.samples = samples
+        super().__init__(name, model, model, prompts, samples.seed, *rest)
+
+    def trained(self) -> list[nn.Parameter]:
+        """Resampler, blocks, rows and adapter."""
+        return self.unimp.train_only("multitask")
+
+    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Rows have a rate and a decay of their own; of the rest, only the matrices of the gated blocks decay."""
+        kinds: dict[str, list[nn.Parameter]] = {"matrices": [], "rows": [], "others": []}
+        names = {id(parameter): name for name, parameter in self.unimp.named_parameters()}
+        for parameter in parameters:
+            name = names[id(parameter)]
+            matrix = name.startswith("blocks.") and parameter.ndim > 1
+            kinds["rows" if name.startswith("rows.") else "matrices" if matrix else "others"].append(parameter)
+        s = self.stage
+        decays = {"matrices": s.weight_decay, "rows": s.rows_decay, "others": 0.0}
+        peaks = {"rows": s.rows_lr or s.lr}
+        groups = [
+            {"params": some, "weight_decay": decays[kind], PEAK: peaks.get(kind, s.lr)}
+            for kind, some in kinds.items()
+            if some
+        ]
+        return torch.optim.AdamW(groups, lr=s.lr, fused=True)
+
+    def modes(self) -> None:
+        """Dropout in the adapter alone; activation checkpointing needs the language model in training mode."""
+        self.model.train()
+        for name, module in self.unimp.llm.named_modules():
+            if isinstance(module, nn.Dropout) and "lora_" not in name:
+                module.eval()
+
+    def pieces(self, step: int) -> Sequence[Piece]:
+        """The rows of the step that this process computes; all processes know how many labels the whole step has.
+
+        Rows are dealt by their length, so that processes have as much to do and pieces hold little padding.
+        """
+        batch = self.prompts.train(self.samples.batch(step))
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        order = np.argsort(batch.there.sum(1).numpy(), kind="stable")
+        mine = order[rank::processes]
+        parts = [rows for rows in np.array_split(mine, self.unimp.recipe.data.accumulate) if len(rows)]
+        return [partial(_piece, batch, rows, batch.count / processes) for rows in parts]
+
+    def validate(self) -> TaskFigures:
+        """The validation questions of all trained tasks; every process answers all of them."""
+        told = [0]
+
+        def tell(done: int) -> None:
+            told[0] += done
+            self.reporter.tell("validate", told[0], self.asked, done)
+
+        return figures(self.unimp, self.prompts, self.valid, self.run_settings.select, tell=tell)
+
+
+def _piece(batch: Batch, rows: np.ndarray, denominator: float) -> tuple[tuple[Any, ...], float]:
+    return (batch.take(rows), denominator), 1.0
+
+
+def table_rows(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The stages of a run for a table: their main figures on validation."""
+    rows = []
+    for stage in stages:
+        found = stage["best_valid"]
+        shown = {f"{task} {name}": found.get(f"{task} {name}") for task, name in MAIN.items()}
+        rows.append(
+            {
+                "stage": stage["name"],
+                "steps": stage["steps"],
+                "best step": stage["best_step"],
+                "seconds": stage["seconds"],
+                **{name: round(value, 4) for name, value in shown.items() if value is not None},
+                "trained": stage["trainable_parameters"],
+            }
+        )
+    return rows
