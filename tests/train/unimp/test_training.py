@@ -186,7 +186,7 @@ def test_pieces_and_processes_share_one_denominator(base, tmp_path):
 def test_what_does_not_fit_is_one_sentence(trained, base, tmp_path):
     run, _, _, _ = trained
     data = world.data()
-    with pytest.raises(CheckpointError, match="predicts what users do and completes no bundles"):
+    with pytest.raises(CheckpointError, match="answers the tasks of user histories, not one that completes bundles"):
         bundle_checkpoint.read_manifest(run)
     other = dataclasses.replace(world.pictures(), fingerprint="a" * 64)
     with pytest.raises(
