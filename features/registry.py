@@ -90,6 +90,7 @@ REGISTRY = (
     EncoderKind("blip2:FOLDER|ID", "image", "blip2", "BLIP-2: mean of the Q-Former's query outputs"),
     EncoderKind("blip2-tokens:FOLDER|ID", "image", "blip2", "BLIP-2: each query output of the Q-Former"),
     EncoderKind("blip2-vision:FOLDER|ID", "image", "blip2", "BLIP-2: its vision tower alone"),
+    EncoderKind("vqgan:FOLDER|ID", "image", "vqgan", "codes of a VQ autoencoder, to draw pictures with; experimental"),
     EncoderKind("embedded:clip", "image", "adapt.embedded:load_image", "the small towers that ship with the project"),
     EncoderKind("embedded:clip", "text", "adapt.embedded:load_text", "the small towers that ship with the project"),
     EncoderKind("adapted:NAME|FOLDER", "image", "adapt.encoder:load_image", "picture side of what adapt made"),

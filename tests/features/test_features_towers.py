@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from helpers import checkpoints as tiny
 from helpers.runner import succeed
 from PIL import Image
 
 from bundlecache.errors import EncoderError
 from bundlecache.features import registry as features
+from bundlecache.features import vqgan
 from bundlecache.features.open_clip_image import trained_with_quick_gelu
 from bundlecache.features.picture_files import read_picture
 from bundlecache.store.store import Store
@@ -432,3 +434,26 @@ def test_more_modes_become_rgb(tmp_path: Path):
     for suffix in ("webp", "png"):
         frames[0].save(tmp_path / f"moving.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
         assert read_picture(tmp_path / f"moving.{suffix}").getpixel((3, 3)) == (255, 0, 0)
+
+
+def test_codes_of_a_picture_name_the_entries_that_decoding_looks_up(tmp_path):
+    folder = tiny.vqgan_folder(tmp_path / "vq")
+    encoder = load(f"vqgan:{folder}", "image")
+    samples = [encoder.prepare(encoder.read(path)) for path in tiny.pictures(tmp_path / "pictures")]
+    codes = encoder.encode(samples)
+    assert codes.shape == (5, 16, 1)
+    assert ((codes >= 1) & (codes <= 16) & (codes == codes.round())).all()
+    model = hf.JanusVQVAE.from_pretrained(folder)
+    with torch.inference_mode():
+        latents = model.quant_conv(model.encoder(torch.stack(samples)))  # [5, 4, 4, 4]
+        looked_up = model.quantize.get_codebook_entry(torch.from_numpy(codes[..., 0]).long() - 1)
+        every = torch.nn.functional.normalize(model.quantize.embedding.weight, dim=1)
+    units = torch.nn.functional.normalize(latents, dim=1).permute(0, 2, 3, 1)  # [5, 4, 4, 4], entries last
+    best = (units @ every.T).amax(-1)
+    torch.testing.assert_close((units * looked_up.permute(0, 2, 3, 1)).sum(-1), best)
+    drawn = vqgan.decode(f"vqgan:{folder}", codes[..., 0])
+    assert (drawn.shape, drawn.dtype) == ((5, 32, 32, 3), np.uint8)
+    with pytest.raises(EncoderError, match="16 codes"):
+        vqgan.decode(f"vqgan:{folder}", codes[:, :3, 0])
+    with pytest.raises(EncoderError, match="clip"):
+        load(f"vqgan:{tiny.clip_folder(tmp_path / 'clip')}", "image")

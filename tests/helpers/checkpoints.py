@@ -285,7 +285,22 @@ def timm_folder(path: Path, seed: int = 0) -> Path:
     return path
 
 
+def vqgan_folder(path: Path, seed: int = 0) -> Path:
+    """A VQ autoencoder with 16 codes for 8 x 8 px of 32 px pictures."""
+    import torch
+    import transformers as hf
+
+    torch.manual_seed(seed)
+    sizes = {"embed_dim": 4, "num_embeddings": 16, "latent_channels": 8, "base_channels": 32, "num_patches": 4}
+    config = hf.JanusVQVAEConfig(channel_multiplier=[1, 1, 1, 1], num_res_blocks=1, initializer_range=0.5, **sizes)
+    model = hf.JanusVQVAE(config)
+    torch.nn.init.normal_(model.quantize.embedding.weight)
+    model.save_pretrained(path)
+    return path
+
+
 FOLDERS = {
+    ("image", "vqgan"): vqgan_folder,
     ("image", "timm"): timm_folder,
     ("text", "hf"): bert_folder,
     ("text", "open_clip"): open_clip_text_folder,
