@@ -668,7 +668,7 @@ def ablate(
         rows = [row.to_dict() for row in made.rows]
         show({"path": str(made.path), "rows": rows, "stopped": made.stopped}, as_json, [])
     elif made.rows:
-        show(None, as_json, shown(made.rows), title=f"{made.name}: HitRate@1 [95 %], seeds {made.seeds}")
+        show(None, as_json, shown(made.rows), title=f"{made.name}: {made.figure} [95 %], seeds {made.seeds}")
         say(f"Tables: {made.path}/table.md, table.csv, results.json")
     exit_signalled(made.stopped)
 

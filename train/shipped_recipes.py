@@ -38,4 +38,4 @@ def load_any_recipe(spec: str | Path, overrides: Sequence[str] = ()) -> AnyRecip
 
 def read_grid(spec: str | Path) -> ablation.Grid:
     """The grid of a shipped name or a TOML file; see `ablation.read`."""
-    return ablation.read(spec, GRIDS, load_recipe)
+    return ablation.read(spec, GRIDS, load_any_recipe)

@@ -1,4 +1,6 @@
-"""Ablations: a grid of settings, one training per grid point and seed, and the table of their HitRate@1.
+"""Ablations: a grid of settings, one training per grid point and seed, and the table of what they answer rightly.
+
+For Bundle-MLLM that is HitRate@1 of each question set, for UniMP the main figure of each task.
 
 A grid is a TOML file::
 
@@ -31,6 +33,7 @@ from ..errors import RecipeError
 from ..files import write_text
 from ..recipes import recipe as recipes
 from ..recipes.recipe import Recipe
+from ..recipes.unimp_recipe import UnimpRecipe
 from .bootstrap import seeds_interval
 from .result_rows import Interval
 
@@ -42,7 +45,7 @@ class GridPoint:
     """One recipe of the grid; ``changed`` holds the settings in which it differs from the grid's own recipe."""
 
     changed: dict[str, Any]
-    recipe: Recipe
+    recipe: Recipe | UnimpRecipe
 
     @property
     def words(self) -> str:
@@ -52,11 +55,12 @@ class GridPoint:
     def key(self, seed: int, about: Mapping[str, Any]) -> str:
         """The name of the grid point's folder: a hash of recipe, seed and ``about`` (questions, vectors)."""
         settings = self.recipe.to_dict()
-        settings["run"]["validation"] = (
-            "valid-random10"  # a removed setting: grid points finished before its removal keep their key
-        )
-        if not settings["prompt"]["without_titles"]:
-            del settings["prompt"]["without_titles"]  # a newer setting: earlier grid points keep their key
+        if isinstance(self.recipe, Recipe):
+            settings["run"]["validation"] = (
+                "valid-random10"  # a removed setting: grid points finished before its removal keep their key
+            )
+            if not settings["prompt"]["without_titles"]:
+                del settings["prompt"]["without_titles"]  # a newer setting: earlier grid points keep their key
         cause = json.dumps([settings, seed, about], sort_keys=True)
         return hashlib.blake2b(cause.encode(), digest_size=6).hexdigest()
 
@@ -70,8 +74,13 @@ class Grid:
     negatives: tuple[str, ...]
     points: list[GridPoint]  # the grid's own recipe first
 
+    @property
+    def figure(self) -> str:
+        """What the columns of its table show."""
+        return "HitRate@1" if isinstance(self.points[0].recipe, Recipe) else "main figure of each task"
 
-def read(spec: str | Path, shipped: Path | None, load_recipe: Callable[[str, list[str]], Recipe]) -> Grid:
+
+def read(spec: str | Path, shipped: Path | None, load_recipe: Callable[[str, list[str]], Recipe | UnimpRecipe]) -> Grid:
     """Read a grid.
 
     Parameters
@@ -105,12 +114,12 @@ def read(spec: str | Path, shipped: Path | None, load_recipe: Callable[[str, lis
     return Grid(path.stem, tuple(seeds), negatives, points)
 
 
-def _grid_points(recipe: Recipe, vary: Mapping[str, Sequence[Any]], *, cross: bool) -> list[GridPoint]:
+def _grid_points(recipe: Recipe | UnimpRecipe, vary: Mapping[str, Sequence[Any]], *, cross: bool) -> list[GridPoint]:
     axes = [[(key, value) for value in values] for key, values in vary.items()]
     choices = list(product(*axes)) if cross else [(choice,) for axis in axes for choice in axis]
     points = [GridPoint({}, recipe)]
     for choice in choices:
-        made = recipes.from_dict(recipe.to_dict(), [_setting(*item) for item in choice], name=recipe.name)
+        made = type(recipe).from_dict(recipe.to_dict(), [_setting(*item) for item in choice], name=recipe.name)
         own = {key: value for key, value in choice if _value(made, key) != _value(recipe, key)}
         if own and all(made != point.recipe for point in points):
             points.append(GridPoint(own, made))
@@ -122,7 +131,7 @@ def _setting(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value)}"
 
 
-def _value(recipe: Recipe, key: str) -> Any:
+def _value(recipe: Recipe | UnimpRecipe, key: str) -> Any:
     section, _, name = key.partition(".")
     return getattr(getattr(recipe, section), name)
 
@@ -133,9 +142,9 @@ def _plain(value: Any) -> str:
 
 @dataclass(frozen=True)
 class GridPointResult:
-    """One training of a grid point: what it answered to every question set (a column of the table).
+    """One training of a grid point: what it answered to every question set or task (a column of the table).
 
-    ``hits`` are [q] of 0 and 1 per column, ``questions`` the SHA-256 of the column's question set, ``seconds`` the
+    ``hits`` are [q] of 0 and 1 per column, or whatever the figure of a task is the mean of, ``questions`` the SHA-256 of the column's question set, ``seconds`` the
     training time.
     """
 
@@ -156,7 +165,7 @@ class GridPointResult:
 
 @dataclass(frozen=True)
 class AblationFigures:
-    """HitRate@1 of a grid point on one question set, with 95 % intervals over seeds and questions.
+    """The figure of a grid point on one question set or task, with 95 % intervals over seeds and questions.
 
     ``change`` is the difference to the grid's own recipe; None where questions or seeds are not the same.
     """
@@ -249,7 +258,7 @@ def save(folder: Path, grid: Grid, rows: Sequence[AblationTableRow]) -> None:
 def markdown(grid: Grid, rows: Sequence[AblationTableRow]) -> str:
     """The table as Markdown: mean, the value of every seed, and the 95 % interval of every column."""
     sets = list(dict.fromkeys(name for each in rows for name in each.figures))
-    lines = [f"| {grid.name}: HitRate@1 | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
+    lines = [f"| {grid.name}: {grid.figure} | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
     lines += [
         f"| {each.title} | " + " | ".join(_markdown_cell(each.figures.get(s)) for s in sets) + " |" for each in rows
     ]

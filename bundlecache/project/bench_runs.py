@@ -1,16 +1,13 @@
-"""Compare methods: all rankers and trained runs on the same questions, and grids of training settings."""
+"""Compare methods: all rankers and trained runs on the same questions."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BundlecacheError, Command
 from ..questions.sample import MAX_QUESTIONS
 from ..questions.sample import sample as sampled
 from .run import Run
-from .session import PROCESSES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
     from ..baselines.learned import Reranked
     from ..baselines.rankers import ModelRanker
     from ..baselines.sources import Sources
-    from ..bench.ablation import AblationTableRow, GridPointResult
     from ..bench.benchmark import ModelAnswers
     from ..bench.full_results import FullCatalogueResult
     from ..bench.held_out_items import HeldOut
@@ -44,17 +40,6 @@ class FullBenchResult:
 
     path: Path
     result: FullCatalogueResult
-
-
-@dataclass(frozen=True)
-class AblationTable:
-    """One row per grid point, and the folder of the tables; ``stopped`` says why it ended early, if it did."""
-
-    name: str
-    path: Path
-    rows: list[AblationTableRow]
-    seeds: tuple[int, ...]
-    stopped: str | None
 
 
 def bench(
@@ -281,82 +266,3 @@ class _Field:
             PersonalRanker(ranker, histories, lambda: sources.validation)
             for ranker in (*sources.rankers(*PERSONAL), *models)
         ]
-
-
-def ablate(
-    session: Session,
-    grid: str | Path,
-    *,
-    seeds: int | None = None,
-    out: Path | None = None,
-    device: str = "auto",
-) -> AblationTable:
-    """Train a grid of settings, several seeds each, and write one table; stopped, it goes on when called again.
-
-    Parameters
-    ----------
-    grid
-        Name of a shipped grid, or a TOML file.
-    seeds
-        Only so many of the grid's seeds.
-    out
-        Its folder; ``ablations/GRID`` of the workspace if left out.
-
-    Raises
-    ------
-    BundlecacheError
-        When the grid or one of its settings is wrong, or several processes were started.
-    """
-    from ..bench import ablation
-    from ..train import ablation_run
-    from ..train.shipped_recipes import read_grid
-
-    wanted = read_grid(grid)
-    if PROCESSES > 1:
-        raise BundlecacheError("Ablations run in one process.", hint=Command("ablate", grid))
-    folder = out or session.folder.root / "ablations" / wanted.name
-    chosen, stopped = wanted.seeds[:seeds], None
-    rows: list[AblationTableRow] = []
-    done: list[list[GridPointResult]] = []
-    progress = ablation_run.GridProgress(total=len(wanted.points) * len(chosen))
-    for number, point in enumerate(wanted.points, 1):
-        matrices = session.training_matrices(point.recipe)
-        valid, tests = session.ablation_sets(point.recipe.data.options, wanted.negatives)
-        about = {name: [matrix.fingerprint, matrix.version] for name, matrix in matrices.items()}
-        about |= {name: [asked.sha256] for name, asked in {"valid": valid, **tests}.items()}
-        done.append([])
-        for seed in chosen:
-            place = folder / "cells" / point.key(seed, about)
-            result: GridPointResult | str | None = ablation_run.finished(place)
-            began = None
-            if result is None:
-                began = time.monotonic()
-                session.say.note(
-                    f"grid point {number} of {len(wanted.points)}, seed {seed} ({progress.words}):"
-                    f" {point.words or 'the recipe'}"
-                )
-                with session.say.bar("train") as bar:
-                    result = ablation_run.run(
-                        session.catalogue,
-                        matrices,
-                        valid,
-                        tests,
-                        point.recipe,
-                        seed,
-                        place,
-                        device=device,
-                        token_cache=session.folder.tokens,
-                        progress=bar.training,
-                    )
-            if isinstance(result, str):
-                stopped = result
-                break
-            progress.add(None if began is None else time.monotonic() - began)
-            done[-1].append(result)
-        if done[-1]:
-            rows.append(ablation.row(point, done[-1], done[0]))
-            ablation.save(folder, wanted, rows)
-        if stopped:
-            session.say.warn(f"Stopped by {stopped};", "the same command goes on.")
-            break
-    return AblationTable(wanted.name, folder, rows, chosen, stopped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import BundlecacheError, CatalogueError, Command
 from ..rows import Rows
 from ..text import listed, quoted
-from .unimp_runs import check_trained, newest
+from .unimp_runs import check_trained, newest, trained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,16 @@ class Recommendation:
     item_id: str
     title: str
     score: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One of the items that were offered; ``probability`` is that of being named first, ``chosen`` whether it is named at all."""
+
+    item_id: str
+    title: str
+    chosen: bool
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,8 @@ def recommend(
         raise BundlecacheError("The query holds no word.", hint=Command("search", user, "red mug"))
     allowed = allowed_items(catalogue, where, exclude)
     model = newest(session, run, device, required=run is not None)
+    if model is not None:
+        check_trained(model, task)
     asked = question(session, task, user, query=query, run=model)  # type: ignore[arg-type]
     if not keep_history:
         allowed[asked.history.values] = False
@@ -121,13 +133,55 @@ def explain(session: Session, user: str, item: str, *, run: str | None = None, d
     """
     catalogue = session.catalogue
     (index,) = catalogue.indices([item]).tolist()
-    model = newest(session, run, device, required=True)
-    assert model is not None  # noqa: S101 - required
-    check_trained(model, "explain")
+    model = trained(session, run, device, "explain")
     asked = question(session, "explain", user, target=index, run=model)
     (rating,), (stars,) = model.rate(asked)
     (text,) = model.explain(asked)
     return Explanation(user, item, catalogue.titles[index], round(float(rating), 2), int(stars), text)
+
+
+def rate(session: Session, user: str, item: str, *, run: str | None = None, device: str = "auto") -> tuple[float, int]:
+    """The expected number of stars that a user gives an item, and the likeliest one, by a UniMP run.
+
+    Raises
+    ------
+    BundlecacheError
+        When user or item is unknown, the user has no history, or there is no UniMP run that was trained for preference.
+    """
+    (index,) = session.catalogue.indices([item]).tolist()
+    model = trained(session, run, device, "preference")
+    (rating,), (stars,) = model.rate(question(session, "preference", user, target=index, run=model))
+    return round(float(rating), 2), int(stars)
+
+
+def select(
+    session: Session, user: str, items: Sequence[str], *, run: str | None = None, device: str = "auto"
+) -> Rows[Selection]:
+    """Which of a few items a user takes, by a UniMP run; the likeliest first.
+
+    Raises
+    ------
+    BundlecacheError
+        When user or an item is unknown, the user has no history, there are fewer than 2 items or more than the model has
+        names for, or there is no UniMP run that was trained to select.
+    """
+    catalogue = session.catalogue
+    offered = catalogue.indices(list(dict.fromkeys(items)))
+    model = trained(session, run, device, "select")
+    most = len(model.model.vocabulary.selections)
+    if not 2 <= len(offered) <= most:
+        raise BundlecacheError(
+            f"{len(offered)} different items were given, but one selects among 2 to {most}.",
+            hint=Command("recommend", user),
+        )
+    asked = question(session, "select", user, run=model)
+    (scores,), (chosen,) = model.choose(replace(asked, candidates=offered[None]))
+    order = np.argsort(-scores, kind="stable").tolist()
+    ids, titles = catalogue.item_ids, catalogue.titles
+    return Rows(
+        Selection(ids[i], titles[i], bool(chosen[k]), round(float(np.exp(scores[k])), 4))
+        for k, i in ((k, int(offered[k])) for k in order)
+    )
 
 
 def question(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..train.unimp.training import UnimpTrainResult
     from ..workspace import RunKind
     from .completion.complete_bundles import Ranking
-    from .recommending import Explanation, Recommendation
+    from .recommending import Explanation, Recommendation, Selection
     from .session import Session
 
 
@@ -277,6 +277,14 @@ class Run:
         """How many stars a user gives an item and what the user says of it, of a UniMP run."""
         return recommending.explain(self._session, user, item, run=self.name, device=device)
 
+    def rate(self, user: str, item: str, *, device: str = "auto") -> tuple[float, int]:
+        """The expected number of stars and the likeliest one, of a UniMP run."""
+        return recommending.rate(self._session, user, item, run=self.name, device=device)
+
+    def select(self, user: str, items: Sequence[str], *, device: str = "auto") -> Rows[Selection]:
+        """Which of a few items a user takes, of a UniMP run."""
+        return recommending.select(self._session, user, items, run=self.name, device=device)
+
     def evaluate_tasks(
         self, tasks: Sequence[str] = (), *, baselines: bool = True, device: str = "auto"
     ) -> list[tuple[Path, TaskResult]]:
@@ -297,9 +305,11 @@ class Run:
         BundlecacheError
             When the runs cannot be compared, or the file cannot be written.
         """
-        from ..report import run_page
+        from ..report import run_page, unimp_page
 
         folder, catalogue = self._session.folder, self._session.catalogue
+        if against is None and self.kind == "unimp":
+            return Page(unimp_page.write(self.path, out))
         if against is None:
             return Page(run_page.write(folder, self.path, catalogue, out=out))
         path, findings = run_page.write_comparison(folder, self.path, folder.run(against), catalogue, out=out)

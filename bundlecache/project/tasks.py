@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import BundlecacheError, Command
 from ..rows import Rows
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..questions.task_file import TaskName, TaskQuestions
     from ..questions.task_split import Split
     from ..questions.tasks import TaskInfo
+    from ..recipes.unimp_recipe import UnimpData
     from ..train.unimp.answers import UnimpAnswers
     from .session import Session
 
@@ -213,27 +214,40 @@ def evaluate_run(
     BundlecacheError
         When the run is of another kind, or was not trained for one of the ``tasks``.
     """
-    from ..bench import text_metrics
     from .unimp_runs import check_trained, newest
 
     model = newest(session, name, device, required=True)
     assert model is not None  # noqa: S101 - required
-    data, made = model.data, []
-    if "explain" in data.tasks and not tasks and not text_metrics.installed():
-        session.say.note("explain is left out: its figures need pip install 'bundlecache[explain]'")
-    trained = [each for each in data.tasks if each != "explain" or text_metrics.installed()]
-    for task in tasks or trained:
+    made = []
+    for task in tasks or measured(session, model.data):
         check_trained(model, task)
-        setup = task_setup(
-            session,
-            task,
-            split=data.split,
-            k_core=data.k_core,
-            seed=data.questions_seed,
-            min_rating=data.min_rating or None,
-        )
+        setup = task_setup(session, task, **beside(model.data))
         result = setup.result(session.say, [model], with_baselines=baselines)
         path = session.folder.runs / model.name / "tasks" / f"{setup.asked.name}.json"
         result.save(path)
         made.append((path, result))
     return made
+
+
+def beside(data: UnimpData) -> dict[str, Any]:
+    """Which frozen questions a UniMP run is trained beside, as the options of :func:`task_setup`."""
+    least = data.min_rating or None
+    return {"split": data.split, "k_core": data.k_core, "seed": data.questions_seed, "min_rating": least}
+
+
+def measured(session: Session, data: UnimpData) -> list[str]:
+    """The tasks of a UniMP recipe that have figures here; that explain has none without its extra is said."""
+    from ..bench import text_metrics
+
+    if "explain" in data.tasks and not text_metrics.installed():
+        session.say.note("explain is left out: its figures need pip install 'bundlecache[explain]'")
+    return [task for task in data.tasks if task != "explain" or text_metrics.installed()]
+
+
+def recipe_questions(session: Session, data: UnimpData) -> dict[str, TaskQuestions]:
+    """The test questions of the tasks of a UniMP recipe that have figures; they are frozen already."""
+    from ..questions import tasks
+    from ..questions.task_file import load
+
+    paths = {t: tasks.path_of(session.folder, tasks.name_of(t, **beside(data))) for t in measured(session, data)}
+    return {task: load(path, session.catalogue).part(test=True) for task, path in paths.items()}

@@ -19,7 +19,22 @@ def newest(session: Session, run: str | None, device: str, *, required: bool) ->
     if run is None and not required and not any(session.folder.run_names("unimp")):
         return None
     name = session.folder.run(None if run == "latest" else run, "unimp").name
+    if (name, device) not in session.unimp_answers:
+        from ..train.unimp import run as unimp
+        from ..train.unimp.answers import UnimpAnswers
+
+        path = session.folder.runs / name
+        loaded = unimp.load(session.folder, path, session.catalogue, session.store, device, session.say)
+        session.unimp_answers[name, device] = UnimpAnswers(loaded.model, loaded.prompts, name)
     return session.unimp_answers[name, device]
+
+
+def trained(session: Session, run: str | None, device: str, task: str) -> UnimpAnswers:
+    """A UniMP run that was trained for a task: by its name, or the newest one."""
+    model = newest(session, run, device, required=True)
+    assert model is not None  # noqa: S101 - required
+    check_trained(model, task)
+    return model
 
 
 def check_trained(model: UnimpAnswers, task: str) -> None:
@@ -47,9 +62,7 @@ def task_models(session: Session, asked: TaskQuestions, runs: Sequence[str], dev
     """
     models = []
     for name in runs:
-        model = newest(session, name, device, required=True)
-        assert model is not None  # noqa: S101 - required
-        check_trained(model, asked.task)
+        model = trained(session, name, device, asked.task)
         data, header = model.data, asked.header
         ours = (data.split, data.k_core, data.questions_seed, data.min_rating or None)
         if ours != (header["split"], header["k_core"], header["seed"], header.get("min_rating")):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..console.reporter import DEFAULT_DATA
 from . import (
+    ablating,
     adapting,
     bench_runs,
     candidate_search,
@@ -90,7 +91,7 @@ class Workspace(Session):
     bench = bench_runs.bench
     bench_full = bench_runs.bench_full
     bench_task = tasks.bench_task
-    ablate = bench_runs.ablate
+    ablate = ablating.ablate
 
     verify = store_maintenance.verify
     compact = store_maintenance.compact

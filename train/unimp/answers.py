@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 64
 BEAMS = 50  # of semantic ids: so many items of each question get a score, the others none
-MAX_EXPLANATION_TOKENS = 64
+EXPLANATION_TOKENS = 64  # of an explanation, at most
 KEPT_LATENTS_BYTES = 1 << 30  # of all pictures' latents, which are computed once where they take no more
 
 
@@ -43,6 +43,7 @@ class UnimpAnswers:
     prompts: Prompts
     name: str = "UniMP"
     rows_at_once: int = ROWS_AT_ONCE
+    explanation_tokens: int = EXPLANATION_TOKENS
     progress: Callable[[int, int], None] = lambda _done, _total: None  # questions answered, of how many
 
     def __post_init__(self) -> None:
@@ -112,7 +113,7 @@ class UnimpAnswers:
         made = [""] * len(asked)
         for rows, batch in self._batches(asked):
             rating = self.model.vocabulary.rates.start + self._stars(batch).argmax(-1).cpu().numpy()
-            told = self.model.generate(followed_by(batch, rating), MAX_EXPLANATION_TOKENS)
+            told = self.model.generate(followed_by(batch, rating), self.explanation_tokens)
             for row, (best,) in zip(rows.tolist(), told, strict=True):
                 made[row] = self._text(best.ids)
         return made

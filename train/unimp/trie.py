@@ -1,7 +1,7 @@
-"""Ids of several tokens: which token may follow a beginning (a prefix tree in arrays), and a beam search that keeps to it.
+"""Ids of several tokens: which token may follow a beginning, as a prefix tree in arrays.
 
-With one token per item, or a beam as wide as the catalogue, the beam is the exact ranking of all items by the probability
-of their tokens. Its width bounds the work otherwise: each level is one call for all questions together.
+A beam search that keeps to it (`bundlecache.train.unimp.generate`) names items that exist and nothing else. As wide as the
+catalogue, it is the exact ranking of all items by the probability of their tokens.
 """
 
 from __future__ import annotations
@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import TypeAlias
-
-    Step: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
-    """Question of each row int64 [n], and the tokens before int64 [n, depth], to log-probabilities of the next [n, tokens]."""
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -24,12 +20,11 @@ class Trie:
     """The prefix tree of I sequences of one length, which all differ.
 
     Node k of depth d is a beginning of d tokens; its children are nodes ``first[d][k]:first[d][k + 1]`` of depth d + 1, whose
-    own tokens stand in ``token[d]``, ascending. Nodes of the last depth are sequences; ``sequence`` says which.
+    own tokens stand in ``token[d]``, ascending. Nodes of the last depth are the sequences.
     """
 
     first: tuple[np.ndarray, ...]  # int64 [nodes of depth d + 1]
     token: tuple[np.ndarray, ...]  # int64 [nodes of depth d + 1]
-    sequence: np.ndarray  # int64 [I]
 
     @classmethod
     def of(cls, sequences: np.ndarray) -> Trie:
@@ -53,7 +48,7 @@ class Trie:
             starts = below
         if len(starts) < len(ordered):
             raise ValueError("two sequences are equal")
-        return cls(tuple(first), tuple(token), order)
+        return cls(tuple(first), tuple(token))
 
     @property
     def depth(self) -> int:
@@ -72,37 +67,3 @@ class Trie:
             return np.zeros(0, np.int64)
         low, high = self.first[len(prefix)][node : node + 2]
         return self.token[len(prefix)][low:high]
-
-
-@dataclass(frozen=True)
-class Beams:
-    """What a beam search found: sequences by question, best first; ``question`` is ascending."""
-
-    question: np.ndarray  # int64 [n]
-    sequence: np.ndarray  # int64 [n]
-    log_probability: np.ndarray  # float64 [n], of all its tokens together
-
-
-def beam_search(step: Step, trie: Trie, questions: int, width: int) -> Beams:
-    """The ``width`` likeliest sequences of each question that the tree holds; all of them where it is that small.
-
-    Log-probabilities are added as they are, not made to sum to one again among the allowed tokens, so a sequence has the
-    probability that the model gives it.
-    """
-    question = np.arange(questions)
-    node, score = np.zeros(questions, np.int64), np.zeros(questions)
-    tokens = np.zeros((questions, 0), np.int64)
-    for depth in range(trie.depth):
-        logs = step(question, tokens)  # [n, V]
-        low, count = trie.first[depth][node], np.diff(trie.first[depth])[node]
-        row = np.repeat(np.arange(len(node)), count)  # [children]
-        child = np.arange(len(row)) + np.repeat(low - (count.cumsum() - count), count)
-        found = score[row] + logs[row, trie.token[depth][child]].astype(np.float64)
-        order = np.lexsort((child, -found, question[row]))  # of equal ones, the smaller tokens first
-        by_question = question[row][order]
-        rank = np.arange(len(order)) - np.searchsorted(by_question, by_question)
-        kept = order[rank < width]
-        row, node, score = row[kept], child[kept], found[kept]
-        question = question[row]
-        tokens = np.concatenate([tokens[row], trie.token[depth][node][:, None]], axis=1)
-    return Beams(question, trie.sequence[node], score)

@@ -1,4 +1,4 @@
-"""Semantic ids and their search: known codes, stable growth, and a beam that equals the exact ranking."""
+"""Semantic ids and their prefix tree: known codes, stable growth, and what may follow a beginning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from helpers.matrices import matrix
 
 from bundlecache.errors import BundlecacheError
 from bundlecache.train.unimp import semantic_ids
-from bundlecache.train.unimp.trie import Trie, beam_search
+from bundlecache.train.unimp.trie import Trie
 
 ITEMS = 40
 ID = [f"i{k}" for k in range(ITEMS)]
@@ -66,45 +66,16 @@ def test_known_items_keep_their_ids_when_others_come_and_the_order_changes(tmp_p
         semantic_ids.load(tmp_path, ID, [matrix(vectors)])
 
 
-def made_up_model(questions: int, vocabulary: int, depth: int):
-    """Log-probabilities that depend on the question and on all tokens before."""
-    rng = np.random.default_rng(3)
-    weight = rng.normal(size=(questions, vocabulary)), rng.normal(size=(depth, vocabulary, vocabulary))
-
-    def step(question: np.ndarray, before: np.ndarray) -> np.ndarray:
-        logits = weight[0][question].copy()
-        for place in range(before.shape[1]):
-            logits += weight[1][place, before[:, place]]
-        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-
-    return step
-
-
-def test_a_beam_as_wide_as_the_catalogue_is_the_exact_ranking():
+def test_a_trie_allows_what_follows_a_beginning_and_nothing_else():
     rng = np.random.default_rng(0)
-    vocabulary, questions = 11, 3
-    sequences = np.unique(rng.integers(vocabulary, size=(60, 3)), axis=0)
-    step = made_up_model(questions, vocabulary, 3)
-    exact = np.zeros((questions, len(sequences)))
-    for q in range(questions):
-        for item, tokens in enumerate(sequences):
-            for place in range(3):
-                exact[q, item] += step(np.array([q]), tokens[None, :place])[0, tokens[place]]
-    found = beam_search(step, Trie.of(sequences), questions, len(sequences))
-    assert found.question.tolist() == np.repeat(np.arange(questions), len(sequences)).tolist()
-    ranked = found.sequence.reshape(questions, -1)
-    assert (ranked == np.argsort(-exact, axis=1, kind="stable")).all()
-    assert np.allclose(found.log_probability, np.take_along_axis(exact, ranked, 1).ravel())
-    narrow = beam_search(step, Trie.of(sequences), questions, 5)
-    assert len(narrow.sequence) == 5 * questions
-    assert set(narrow.sequence.tolist()) <= set(range(len(sequences)))
-
-
-def test_with_one_token_per_item_the_beam_is_the_softmax_over_item_columns():
-    tokens = np.array([[4], [9], [2], [7]])
-    step = made_up_model(2, 11, 1)
-    logs = step(np.arange(2), np.zeros((2, 0), np.int64))[:, tokens[:, 0]]
-    found = beam_search(step, Trie.of(tokens), 2, 3)
-    assert found.sequence.reshape(2, 3).tolist() == np.argsort(-logs, axis=1)[:, :3].tolist()
-    alone = beam_search(lambda question, before: step(question + 1, before), Trie.of(tokens), 1, 3)
-    assert alone.sequence.tolist() == found.sequence[3:].tolist()
+    sequences = np.unique(rng.integers(7, size=(80, 3)), axis=0)
+    tree = Trie.of(rng.permutation(sequences))
+    for first in range(8):
+        begun = sequences[sequences[:, 0] == first]
+        assert tree.allowed([first]).tolist() == sorted(set(begun[:, 1].tolist()))
+        for second in range(8):
+            rest = begun[begun[:, 1] == second, 2]
+            assert tree.allowed([first, second]).tolist() == sorted(rest.tolist())
+    assert tree.allowed(sequences[0].tolist()).tolist() == []
+    with pytest.raises(ValueError, match="equal"):
+        Trie.of(np.array([[1, 2], [1, 2]]))

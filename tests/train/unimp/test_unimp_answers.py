@@ -20,7 +20,7 @@ from bundlecache.train.unimp.item_texts import ItemTexts
 from bundlecache.train.unimp.model import build
 from bundlecache.train.unimp.pictures import TokenTable
 from bundlecache.train.unimp.prompts import Prompts
-from bundlecache.train.unimp.vocabulary import AtomicIds, SemanticIds
+from bundlecache.train.unimp.vocabulary import AtomicIds, SemanticIds, Vocabulary
 
 ITEMS = 14
 CPU = torch.device("cpu")
@@ -29,8 +29,6 @@ SEQUENCES = [[i, (i + 3) % 7, 7 + i, (i + 1) % 7, 7 + (i + 2) % 7][: 4 + i % 2] 
 
 def answers(item_ids: AtomicIds | SemanticIds) -> UnimpAnswers:
     """A small model of random weights whose pictures count."""
-    from bundlecache.train.unimp.vocabulary import Vocabulary
-
     torch.manual_seed(0)
     base = llm.load(Base(), CPU)
     vocabulary = Vocabulary(base.model.get_input_embeddings().weight.shape[0], item_ids)
@@ -46,7 +44,7 @@ def answers(item_ids: AtomicIds | SemanticIds) -> UnimpAnswers:
             if name.startswith(("blocks.", "rows.", "resampler.")):
                 parameter.add_(0.3 * torch.randn_like(parameter))
     texts = ItemTexts(base.tokenizer, catalogue_of([f"red mug {i}" for i in range(ITEMS)]), recipe.prompt)
-    return UnimpAnswers(model, Prompts(vocabulary, texts, recipe))
+    return UnimpAnswers(model, Prompts(vocabulary, texts, recipe), explanation_tokens=6)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +141,7 @@ def test_a_rating_is_the_mean_of_the_stars_and_an_explanation_the_likeliest_word
             if said[-1] in ends:
                 break
         plain = atomic.model.base.tokenizer.decode([t for t in said if t < words.base_size], skip_special_tokens=True)
-        assert told[q].startswith(" ".join(plain.split()))
+        assert told[q] == " ".join(plain.split())
 
 
 def test_one_question_is_answered_as_among_many(atomic: UnimpAnswers):
