@@ -28,7 +28,7 @@ Recipe = Annotated[
     str | None,
     Option(
         "--recipe",
-        help="adapt-demo, adapt-head, adapt-siglip, adapt-mercari or a TOML file; adapt-head for a named --encoder.",
+        help="adapt-demo, adapt-head, adapt-join, adapt-siglip, adapt-mercari or a TOML file; adapt-head for a named --encoder, adapt-join for a --text-encoder.",
         show_default=False,
     ),
 ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..store.store import Matrix
     from .session import Session
 
-DEMO, HEAD = "adapt-demo", "adapt-head"
+DEMO, HEAD, JOIN = "adapt-demo", "adapt-head", "adapt-join"
 
 
 def adapt(
@@ -46,7 +46,8 @@ def adapt(
     encoder
         The picture tower, and the text tower beside it. If left out, that of the recipe.
     recipe
-        Name of a shipped recipe or a TOML file; "adapt-head" where an encoder is named, else "adapt-demo".
+        Name of a shipped recipe or a TOML file. If left out, "adapt-join" where a text encoder is named, "adapt-head" where an
+        encoder is, else "adapt-demo".
     text_encoder
         Another text encoder, joined with the picture tower.
     image, text
@@ -83,7 +84,7 @@ def adapt(
         named = {"encoder": encoder, "text_encoder": text_encoder, "image": image, "text": text}
         flags = [f'towers.{key}="{value}"' for key, value in named.items() if value]
         flags += [] if seed is None else [f"training.seed={seed}"]
-        chosen = recipe or (HEAD if encoder else DEMO)
+        chosen = recipe or (JOIN if text_encoder else HEAD if encoder else DEMO)
         resolved = adapt_recipe.load(chosen, [*flags, *given], shipped=run.RECIPES)
         if not recipe:
             session.say.note(f"recipe = {chosen}", Command("adapt", "--recipe", "NAME"))

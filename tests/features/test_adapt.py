@@ -27,6 +27,7 @@ from bundlecache.features.adapt.pairs import make_pairs, same_titles
 from bundlecache.features.adapt.sides import StoredSide, projection_of
 from bundlecache.features.stored_vectors import StoredVectorsEncoder
 from bundlecache.recipes import adapt_recipe
+from bundlecache.vector_math import unit_rows
 
 FAST = ["training.epochs=2", "training.batch=32", "training.head_lr=0.01", "training.save_minutes=0"]
 
@@ -222,6 +223,37 @@ def test_a_learned_tower_is_an_encoder_and_a_frozen_one_stays_as_it_was(shop: bc
     assert np.abs(tuned.encode(sample) - parent.encode(sample)).max() > 1e-3
     again = registry.load(str(f"open_clip:local-dir:{made.path}/model"), modality="image", catalogue=shop.catalogue)
     np.testing.assert_array_equal(again.encode(sample), tuned.encode(sample))
+    shop.encode("image", encoder=[clip, f"adapted:{mode}"])
+    (moved,) = shop.drift(["image"], start=clip)
+    both = [shop.store.matrix(shop.catalogue.item_ids, "image", spec).vectors for spec in (clip, f"adapted:{mode}")]
+    old, new = (unit_rows(vectors.astype(np.float64)) for vectors in both)
+    assert (moved.kept, moved.changed) == (0, 96)
+    assert moved.cosine_mean == pytest.approx((old * new).sum(axis=1).mean(), abs=1e-3)
+
+
+def test_a_text_tower_learns_beside_stored_pictures_in_bfloat16(shop: bc.Workspace, tmp_path: Path):
+    """LiT the other way round: BERT learns by LoRA in bfloat16, and the pictures are read from the store as they are."""
+    from transformers import AutoModel
+
+    shop.encode("image", encoder="descriptor:picture")
+    source = tiny.bert_folder(tmp_path / "bert")
+    settings = [*FAST, "training.epochs=6", "training.lr=1e-2", "training.precision=bfloat16"]
+    how = {"image": "frozen", "text": "lora", "settings": settings}
+    made = shop.adapt("descriptor:picture", text_encoder=f"hf:{source}", name="lit", **how)
+    assert made.encoder, made.verdict
+    manifest = json.loads((made.path / "manifest.json").read_text())
+    assert [manifest["sides"][name]["folder"] for name in ("image", "text")] == ["", "text"]
+    before, after = (AutoModel.from_pretrained(place).state_dict() for place in (source, made.path / "text"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("encoder.layer" in name and name.endswith("weight") for name in changed)
+    assert {receipt.modality for receipt in shop.encode(encoder="adapted:lit")} == {"image", "text"}
+    parent, picture = (
+        shop.store.matrix(shop.catalogue.item_ids, "image", spec).vectors
+        for spec in ("descriptor:picture", "adapted:lit")
+    )
+    np.testing.assert_array_equal(parent, picture)
+    assert shop.store.matrix(shop.catalogue.item_ids, "text", "adapted:lit").vectors.shape[1] == parent.shape[1]
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])

@@ -254,12 +254,14 @@ def adapted_folder(modality: str) -> Callable[..., Path]:
     def make(path: Path, seed: int = 0) -> Path:
         import torch
 
+        from bundlecache.features import registry
         from bundlecache.features.adapt import folder
 
+        parent = registry.load("embedded:clip", modality=modality, catalogue=None)  # type: ignore[arg-type]
         path.mkdir(parents=True)
         torch.manual_seed(seed)
         folder.write_projections(path, {modality: torch.randn(48, 64)})
-        side = folder.SideOfAdapted("embedded:clip", "0" * 64, "head", "", "", projected=True)
+        side = folder.SideOfAdapted("embedded:clip", parent.fingerprint, "head", "", "", projected=True)
         folder.write_manifest(path, {modality: side}, {"seed": seed})
         return path
 
