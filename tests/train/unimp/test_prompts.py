@@ -68,6 +68,15 @@ LABELS = {  # of the context, and then of the answer
 ANSWERS = {"recommend": 1, "search": 1, "select": 2, "preference": 1, "explain": 3}
 
 
+def public_labels(tokens):
+    """What the loop of the public code marks: all behind an answer mark, up to the end of the chunk or of the row."""
+    marked, inside = [], False
+    for token in tokens:
+        inside = token == A or (inside and token != E)
+        marked += [token] if inside and token not in (A, P) else []
+    return marked
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_template_is_known_token_by_token_with_its_labels(tokenizer, task):
     build = prompts(tokenizer)
@@ -75,6 +84,7 @@ def test_every_template_is_known_token_by_token_with_its_labels(tokenizer, task)
     assert build.spell(batch.ids[0].tolist()) == SPELLED[task]
     labels = [build.spell([token]) for token in batch.ids[0][batch.labels[0]].tolist()]
     assert labels == LABELS[task]
+    assert [label for label in labels if label != E] == public_labels(build.spell([t]) for t in batch.ids[0].tolist())
     last = prompts(tokenizer, data={"context": "none"}).train([EXAMPLES[task]])
     assert last.ids.equal(batch.ids)
     assert last.ids[0][last.labels[0]].tolist() == batch.ids[0][batch.labels[0]].tolist()[-ANSWERS[task] :]
