@@ -316,7 +316,7 @@ def train(
     resume: o.Resume = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Train the fusion module and a LoRA adapter of the language model on the cached vectors."""
+    """Train a model on the cached vectors: one that completes bundles, or (--recipe unimp) predicts what users do."""
     run = _open(data).train(
         recipe,
         settings=settings or (),

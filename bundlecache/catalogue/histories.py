@@ -6,6 +6,7 @@ linear in the interactions.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -182,12 +183,9 @@ def _times(column: pa.ChunkedArray, source: str) -> np.ndarray:
     if pa.types.is_dictionary(column.type) or pa.types.is_large_string(column.type):
         column = column.cast(pa.string())
     if pa.types.is_string(column.type):
-        try:
-            column = pc.replace_with_mask(column.combine_chunks(), pc.equal(column, ""), pa.scalar(None, pa.string()))
-            column = pa.chunked_array([column]) if isinstance(column, pa.Array) else column
+        column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+        with suppress(pa.ArrowInvalid):
             column = column.cast(pa.float64())
-        except pa.ArrowInvalid:
-            pass
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type):
         return np.asarray(pc.fill_null(column.cast(pa.float64()), np.nan), np.float64)
     found = read_dates("timestamp", column)

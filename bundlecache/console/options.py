@@ -264,11 +264,14 @@ Rebuild = Annotated[bool, Option("--rebuild", help="Build the index again that i
 RecipeName = Annotated[
     str | None,
     Option(
-        "--recipe", help="Name of a shipped recipe (evidence, demo, paper, ...) or a TOML file; evidence if left out."
+        "--recipe",
+        help="Name of a shipped recipe (evidence, demo, paper, unimp, ...) or a TOML file; evidence if left out.",
     ),
 ]
-Stage = Annotated[str, Option("--stage", help="text, fusion, joint, or all: text, then fusion.")]
-StartRun = Annotated[str | None, _text("Run whose adapter and fusion to go on from.", "--from")]
+Stage = Annotated[
+    str, Option("--stage", help="text, fusion, joint; of unimp multitask, head; or all: those of the recipe.")
+]
+StartRun = Annotated[str | None, _text("Run whose weights to go on from.", "--from")]
 NewName = Annotated[str | None, _text("Name of the new run.", "--name")]
 Validation = Annotated[
     str | None,

@@ -148,7 +148,7 @@ def _train_unimp(
         session.store,
         recipe,
         session.say,
-        start=session.folder.run(start) if start else None,
+        start=session.folder.run(start, "unimp") if start else None,
         **how,
     )
 

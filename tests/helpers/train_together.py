@@ -14,7 +14,9 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 import torch
 
 from bundlecache.train.training import loop
+from bundlecache.train.unimp import training
 from helpers import train_shop as world
+from helpers import unimp_shop
 
 torch.set_num_threads(1)
 
@@ -40,6 +42,20 @@ def main(folder: Path) -> None:
     else:
         result = loop.train(catalogue, world.matrices(), valid, recipe, run, max_minutes=limit)
     assert (result.stopped is None) == ("stop" not in sys.argv)
+    if "stop" not in sys.argv:
+        users(folder / f"users-{processes}", folder / "base")
+
+
+def users(run: Path, base: Path) -> None:
+    """The other model, both of its stages; a batch of 10 rows is 5 each, in pieces of 3 and 2."""
+    stage = {"steps": 4, "evaluate_every": 2, "lr": 1e-3}
+    recipe = unimp_shop.recipe(
+        base,
+        data={"tasks": ["recommend", "preference"], "batch": 10, "accumulate": 2},
+        multitask_stage=stage,
+        head_stage=stage,
+    )
+    training.train(unimp_shop.data(), recipe, run)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,9 @@ def test_two_processes_give_the_weights_of_one_also_when_stopped_and_gone_on_wit
         assert mine.keys() == other.keys()
         for key in mine:
             np.testing.assert_allclose(mine[key], other[key], rtol=0, atol=1e-5, err_msg=key)
+    mine, other = (load_file(tmp_path / f"users-{processes}" / "unimp.safetensors") for processes in (1, 2))
+    for key in mine:
+        np.testing.assert_allclose(mine[key], other[key], rtol=0, atol=1e-5, err_msg=key)
     lines = [[json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()] for run in (one, two)]
     assert len(lines[0]) == len(lines[1])
     for a, b in zip(*lines, strict=True):

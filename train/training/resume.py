@@ -155,7 +155,7 @@ class Snapshot:
         for key, was in {**self.job, "recipe": recipe}.items():
             if job[key] != was:
                 raise CheckpointError(
-                    f"The {key} is not what this training began with, so going on would not be the same training.",
+                    f"The {key} {'are' if key.endswith('s') else 'is'} not what this training began with, so going on would not be the same training.",
                     hint=f"bring the former {key} back, or {AGAIN}",
                 )
 

@@ -79,11 +79,20 @@ class HeadStage(UnimpStageLoop):
         (rows,) = parameters
         names_item = torch.zeros(len(rows), 1, device=rows.device)
         names_item[items.start - start : items.stop - start] = 1
-        rows.register_hook(lambda gradient: gradient * names_item)
+        self.hook = rows.register_hook(lambda gradient: gradient * names_item)
         self.labels = self._cached()
         self.order = EpochOrder(len(self.labels.truth), [self.seed, CACHE_STREAM])
         self.states = {task: answer_states(self.unimp, self.prompts, asked) for task, asked in self.valid.items()}
         return parameters
+
+    def run(
+        self, state: Mapping[str, Any] | None = None, tensors: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Any]:
+        """See `StageLoop.run`; afterwards all rows have gradients again."""
+        try:
+            return super().run(state, tensors)
+        finally:
+            self.hook.remove()
 
     def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """Without decay of its own, as the rows of marks must stay."""

@@ -141,13 +141,15 @@ def training_data(
     BundlecacheError
         When there are no interactions, they lack what a task needs, or the store has no features of the recipe's encoder.
     """
-    asked = questions(folder, catalogue, recipe, say, freeze=freeze)
-    recommend = task_file.load(tasks.path_of(folder, _name("recommend", recipe)), catalogue)
     notes: list[str] = []
-    histories = tasks.prepared_as(Histories.read(folder, catalogue, notes), recommend.header)
+    histories = Histories.read(folder, catalogue, notes)
     for note in dict.fromkeys(notes):
         say.note(f"note: {note}")
-    seen = histories.take(task_split.training_rows(histories, recommend))
+    _check(histories, recipe)
+    asked = questions(folder, catalogue, recipe, say, freeze=freeze)
+    recommend = task_file.load(tasks.path_of(folder, _name("recommend", recipe)), catalogue)
+    core = tasks.prepared_as(histories, recommend.header)
+    seen = core.take(task_split.training_rows(core, recommend))
     if not len(seen):
         raise CatalogueError(
             f"The split {recipe.data.split} leaves training no interaction at all.",
@@ -156,6 +158,24 @@ def training_data(
     content = content_vectors(catalogue, store, recipe.items.vectors) if recipe.items.ids == "semantic" else []
     valid = {task: each.part(test=False) for task, each in asked.items()}
     return training.TrainingData(catalogue, seen, valid, picture_features(catalogue, store, recipe, say), content)
+
+
+def _check(histories: Histories, recipe: UnimpRecipe) -> None:
+    """Refuse interactions that the recipe's split or k-core leaves nothing of, before questions are frozen."""
+    data = recipe.data
+    if not histories.timed and data.split != "random":
+        raise CatalogueError(
+            f"The interactions have no timestamp, so the split {data.split} does not know what came last.",
+            hint=[
+                "add a column timestamp, or hold out by lot:",
+                Command("train", "--recipe", recipe.name, "--set", "data.split=random"),
+            ],
+        )
+    if not len(tasks.prepared(histories, data.split, data.k_core, data.questions_seed, data.min_rating or None)):
+        raise CatalogueError(
+            f"Of {len(histories):,} interactions none is left where users and items have at least {data.k_core} each.",
+            hint=[Command("train", "--recipe", recipe.name, "--set", "data.k_core=0"), "keeps all of them"],
+        )
 
 
 def questions(
@@ -213,13 +233,18 @@ def picture_features(catalogue: Catalogue, store: Store, recipe: UnimpRecipe, sa
     if not spec:
         return None
     stored = [info for info in store.tables() if info.modality == "image" and info.spec == spec and info.rows]
+    blind = Command("train", "--recipe", recipe.name, "--set", "vision.encoder=")
+    if not catalogue.has_source("image").any():
+        raise StoreError(
+            f"No item has a picture, and the recipe {recipe.name} looks at pictures.", hint=["train without:", blind]
+        )
     if not stored:
         raise StoreError(
             f"The store holds no picture features of {spec}, which the recipe {recipe.name} reads.",
             hint=[
                 Command("encode", "--modality", "image", "--encoder", spec),
                 "makes them;",
-                Command("train", "--recipe", recipe.name, "--set", "vision.encoder="),
+                blind,
                 "trains without pictures",
             ],
         )
