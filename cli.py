@@ -435,6 +435,7 @@ def bench_(
     split: t.SplitOption = None,
     k_core: t.KCore = None,
     min_rating: t.MinRating = None,
+    seed: t.TrainingSeeds = None,
     keep_history: t.KeepHistory = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -446,7 +447,7 @@ def bench_(
     ways, how = chosen(by or ()), t.task_options(task, split, k_core, min_rating)
     shop = _open(data)
     if task is not None:
-        how |= {"runs": (runs or ()) if models else (), "device": device}
+        how |= {"runs": (runs or ()) if models else (), "device": device, "training_seeds": seed or ()}
         show_task(*shop.bench_task(task, keep_history=keep_history, out=output, **how), as_json)
         return
     if similar_items:

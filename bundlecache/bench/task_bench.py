@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from ..files import read_json, write_text
-from .bootstrap import intervals
+from .bootstrap import intervals, seeds_interval
 from .metrics import Places
 from .text_metrics import text_figures
 
@@ -30,6 +30,10 @@ DEPTHS = (3, 5, 10)
 MAX_SCORES = 1 << 24  # held at once
 MAIN = {"recommend": "HR@10", "search": "HR@10", "select": "first", "preference": "MAE", "explain": "ROUGE-L"}
 """The figure of each task by which methods are put in order; of preference, less is better."""
+
+
+LEARNT = ("recommend", "search", "select")
+"""The tasks with baselines that draw from a training seed."""
 
 
 class Method(Protocol):
@@ -58,7 +62,7 @@ class Chooser(Protocol):
 class TaskMethod:
     """The figures of one method, their intervals by the same names, and the seconds that fitting and answering took.
 
-    ``difference`` is that of a model to the best baseline: the mean over questions, and its interval. ``values`` [q] are what
+    ``by_seed`` holds the figures of each training seed, where there are several. ``difference`` is that of a model to the best baseline: the mean over questions, and its interval. ``values`` [q] are what
     the figures are means of.
     """
 
@@ -68,11 +72,13 @@ class TaskMethod:
     seconds: float | None = None
     kind: Literal["baseline", "model"] = "baseline"
     difference: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    by_seed: dict[str, list[float]] = field(default_factory=dict)
     values: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written to JSON."""
         unwritten = ("values", "kind", "difference") if self.kind == "baseline" else ("values",)
+        unwritten += () if self.by_seed else ("by_seed",)
         return {name: value for name, value in vars(self).items() if name not in unwritten}
 
 
@@ -150,6 +156,28 @@ def rate(
         figures = made.figures | {"RMSE": float(np.sqrt(made.figures["RMSE"]))}
         methods.append(replace(made, figures=figures, intervals=made.intervals | roots))
     return _result(asked, methods, n_items, keep_history=False)
+
+
+def over_seeds(results: Sequence[TaskResult]) -> TaskResult:
+    """The same methods on the same questions, fitted with several training seeds: their means.
+
+    Intervals draw seeds again, then questions (`bootstrap.seeds_interval`). A method of the first result alone stays as it is.
+    """
+    first, *_ = results
+    methods = []
+    for method in first.methods:
+        same = [other for result in results for other in result.methods if other.name == method.name]
+        if len(same) > 1:
+            made = _method(
+                method.name, {name: np.mean([m.values[name] for m in same], axis=0) for name in method.values}
+            )
+            ranges = {name: seeds_interval(np.stack([m.values[name] for m in same])) for name in method.values}
+            by_seed = {name: [m.figures[name] for m in same] for name in method.figures}
+            seconds = [m.seconds for m in same if m.seconds is not None]
+            spent = round(sum(seconds), 2) if seconds else None
+            method = replace(made, kind=method.kind, intervals=ranges, by_seed=by_seed, seconds=spent)
+        methods.append(method)
+    return _ordered(replace(first, methods=methods))
 
 
 def compare_texts(
@@ -232,9 +260,13 @@ def _method(name: str, values: dict[str, np.ndarray], is_model: bool = False) ->
 
 
 def _result(asked: TaskQuestions, methods: list[TaskMethod], n_items: int, keep_history: bool) -> TaskResult:
-    main = MAIN[asked.task]
+    return _ordered(TaskResult(asked.task, asked.header, len(asked), n_items, keep_history, methods))
+
+
+def _ordered(result: TaskResult) -> TaskResult:
+    """The best method first, and models beside the best baseline."""
+    main, methods = MAIN[result.task], result.methods
     methods.sort(key=lambda method: method.figures[main] * (1 if main == "MAE" else -1))
-    result = TaskResult(asked.task, asked.header, len(asked), n_items, keep_history, methods)
     if (best := result.best_baseline) is not None:
         methods[:] = [_beside(method, best) if method.kind == "model" else method for method in methods]
     return result

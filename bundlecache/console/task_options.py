@@ -41,6 +41,15 @@ MinRating = Annotated[
         show_default=False,
     ),
 ]
+TrainingSeeds = Annotated[
+    list[int] | None,
+    Option(
+        "--seed",
+        help="--task: training seed of the baselines that learn; given several times, figures are means over the seeds.",
+        min=0,
+        show_default=False,
+    ),
+]
 KeepHistory = Annotated[
     bool, Option("--keep-history/--no-keep-history", help="--task: rank the items of a user's history too.")
 ]

@@ -23,7 +23,7 @@ def show_task(path: Path, result: TaskResult, as_json: bool) -> None:
         show({"path": str(path), "result": result.to_dict()}, as_json, [])
         return
     _table(result)
-    say(f"Results: {path}")
+    say(f"Results: {path}, with all tasks so far on a page: {path.parent / 'index.html'}")
 
 
 def show_tasks(made: Sequence[tuple[Path, TaskResult]], as_json: bool) -> None:
@@ -33,7 +33,7 @@ def show_tasks(made: Sequence[tuple[Path, TaskResult]], as_json: bool) -> None:
         return
     for _, result in made:
         _table(result)
-    say(f"Results: {made[0][0].parent}")
+    say(f"Results: {made[0][0].parent}, on a page: {made[0][0].parent / 'index.html'}")
 
 
 def _table(result: TaskResult) -> None:
@@ -54,6 +54,9 @@ def _table(result: TaskResult) -> None:
     say(
         f"Questions {asked['sha256'][:12]}; {asked['k_core']}-core of {asked['n_users']:,} users, {asked['n_interactions']:,} interactions."
     )
+    for method in result.methods:
+        if method.by_seed and len(set(method.by_seed[main])) > 1:
+            say(f"{method.name}, seed by seed: {heading} {' '.join(f'{value:.3f}' for value in method.by_seed[main])}")
     best = result.best_baseline
     for method in result.methods:
         if best is not None and main in method.difference:

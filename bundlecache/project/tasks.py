@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import BundlecacheError, Command
@@ -163,6 +163,7 @@ def bench_task(
     k_core: int = 5,
     seed: int = 0,
     min_rating: float | None = None,
+    training_seeds: Sequence[int] = (),
     keep_history: bool = False,
     runs: Sequence[str] = (),
     device: str = "auto",
@@ -176,6 +177,9 @@ def bench_task(
         recommend, search, select, preference or explain.
     split, k_core, seed, min_rating
         Which frozen questions, see :func:`task_questions`.
+    training_seeds
+        Of the baselines that learn (ALS, BPR, LightGCN, SASRec), ``seed`` if left out; with several, figures are means, and
+        intervals hold the seeds too.
     keep_history
         Rank the items of a user's history too.
     runs, device
@@ -189,6 +193,7 @@ def bench_task(
         When the task has no baselines, or its questions cannot be frozen or do not fit the catalogue or a run.
     """
     from ..bench import task_bench
+    from ..report import task_page
     from .unimp_runs import task_models
 
     if task not in task_bench.MAIN:
@@ -198,9 +203,15 @@ def bench_task(
         )
     setup = task_setup(session, task, split=split, k_core=k_core, seed=seed, min_rating=min_rating)
     models = task_models(session, setup.asked, runs, device)
-    result = setup.result(session.say, models, keep_history=keep_history)
+    seeds = (training_seeds or (seed,)) if task in task_bench.LEARNT else (seed,)
+    results = []
+    for each in seeds:
+        seeded = replace(setup, training=replace(setup.training, seed=each))
+        results.append(seeded.result(session.say, models if not results else (), keep_history=keep_history))
+    result = task_bench.over_seeds(results) if len(results) > 1 else results[0]
     path = (out or session.folder.root / "bench" / "tasks") / f"{setup.asked.name}.json"
     result.save(path)
+    task_page.write_tasks(path.parent)
     return path, result
 
 
@@ -214,6 +225,7 @@ def evaluate_run(
     BundlecacheError
         When the run is of another kind, or was not trained for one of the ``tasks``.
     """
+    from ..report import task_page
     from .unimp_runs import check_trained, newest
 
     model = newest(session, name, device, required=True)
@@ -225,6 +237,7 @@ def evaluate_run(
         result = setup.result(session.say, [model], with_baselines=baselines)
         path = session.folder.runs / model.name / "tasks" / f"{setup.asked.name}.json"
         result.save(path)
+        task_page.write_tasks(path.parent)
         made.append((path, result))
     return made
 

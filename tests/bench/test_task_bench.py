@@ -15,6 +15,8 @@ from bundlecache.baselines import next_item, rating_means, search_words
 from bundlecache.baselines.next_item import HistoryRanker
 from bundlecache.bench import task_bench
 from bundlecache.catalogue.columns import Strings
+from bundlecache.files import read_json
+from bundlecache.report.task_page import ASKS, write_tasks
 
 SEQUENCES = [[0, 1, 2, 3], [0, 2, 1, 4], [1, 0, 2, 5], [3, 4, 0, 1], [4, 3, 5, 0]]
 
@@ -130,6 +132,25 @@ def test_means_of_ratings_and_errors_are_those_of_a_calculation_by_hand():
     assert second.figures == {"MAE": 1.0, "RMSE": pytest.approx(2**0.5)}
 
 
+def test_several_training_seeds_give_their_mean_and_a_wider_interval():
+    """One seed puts all targets first, the other none of five within three; a method without a seed stays as it is."""
+    _, test = training_of(SEQUENCES)
+    best, worst = np.zeros((5, 6)), np.zeros((5, 6))
+    best[np.arange(5), test.target] = 1
+    worst[np.arange(5), test.target] = -1
+    falling = ranker("falling", [6, 5, 4, 3, 2, 1])
+    seeds = [
+        task_bench.rank(test, [HistoryRanker("learnt", lambda made=made: lambda asked: made), falling], 6)
+        for made in (best, worst)
+    ]
+    merged = {method.name: method for method in task_bench.over_seeds(seeds).methods}
+    assert merged["learnt"].by_seed["MRR"] == [1, pytest.approx(1 / 3)]
+    assert merged["learnt"].figures["MRR"] == pytest.approx(2 / 3)
+    assert merged["learnt"].intervals["MRR"] == pytest.approx((1 / 3, 1))
+    assert merged["falling"].by_seed["MRR"] == [merged["falling"].figures["MRR"]] * 2
+    assert "by_seed" not in seeds[0].methods[0].to_dict()
+
+
 def test_a_selection_counts_the_first_choice_and_those_above_the_mean():
     _, test = training_of([[i, *range(6, 9), *range(10 + 4 * i, 14 + 4 * i)] for i in range(6)] * 3, "select")
     own = np.zeros((len(test), 34))
@@ -148,13 +169,19 @@ def test_the_command_prints_one_table_a_task_and_keeps_the_results(workspace, mo
     rows = [(f"u{u}", f"item-{(u + 2 * k) % 24:02}", u + 30 * k, 1 + (u + k) % 5) for u in range(16) for k in range(6)]
     columns = dict(zip(("user_id", "item_id", "timestamp", "rating"), map(list, zip(*rows, strict=True)), strict=True))
     pq.write_table(pa.table(columns), workspace.root / "interactions.parquet")
-    ask = ("bench", "--data", workspace.root, "--k-core", "2", "--task")
+    ask, folder = ("bench", "--data", workspace.root, "--k-core", "2", "--task"), workspace.root / "questions" / "tasks"
     shown = succeed(*ask, "search").stdout
     assert "BM25 + SASRec" in shown
     assert "among 24 items" in shown
-    made = printed_json(*ask, "recommend")["result"]
+    made = printed_json(*ask, "recommend", "--seed", "0", "--seed", "1")["result"]
+    assert {len(method["by_seed"]["MRR"]) for method in made["methods"]} == {2}
     assert {"LightGCN", "SASRec", "recent popularity"} <= {method["name"] for method in made["methods"]}
-    assert made["questions"]["sha256"] == printed_json(*ask, "recommend")["result"]["questions"]["sha256"]
+    assert made["questions"]["sha256"] == read_json(folder / "recommend-leave_last_out-core2.json")["sha256"]
     assert "user mean" in succeed(*ask, "preference").stdout
-    assert (workspace.root / "bench" / "tasks" / "preference-leave_last_out-core2.json").is_file()
+    folder = workspace.root / "bench" / "tasks"
+    assert (folder / "preference-leave_last_out-core2.json").is_file()
+    (folder / "search-broken.json").write_text("{")
+    page = write_tasks(folder).read_text()
+    assert [page.count(f"<h2>{title}") for title in ASKS.values()] == [1, 1, 0, 1, 0]
+    assert "Means of 2 training seeds" in page
     assert "have no rating and explanation" in str(invoke(*ask, "explain").exception)
