@@ -77,8 +77,8 @@ class TaskMethod:
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written to JSON."""
-        unwritten = ("values", "kind", "difference") if self.kind == "baseline" else ("values",)
-        unwritten += () if self.by_seed else ("by_seed",)
+        unwritten = {"values"} | ({"kind", "difference"} if self.kind == "baseline" else set())
+        unwritten |= set() if self.by_seed else {"by_seed"}
         return {name: value for name, value in vars(self).items() if name not in unwritten}
 
 

@@ -204,7 +204,7 @@ def bench_task(
     setup = task_setup(session, task, split=split, k_core=k_core, seed=seed, min_rating=min_rating)
     models = task_models(session, setup.asked, runs, device)
     seeds = (training_seeds or (seed,)) if task in task_bench.LEARNT else (seed,)
-    results = []
+    results: list[TaskResult] = []
     for each in seeds:
         seeded = replace(setup, training=replace(setup.training, seed=each))
         results.append(seeded.result(session.say, models if not results else (), keep_history=keep_history))
