@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from bundlecache.encoder_spec import EncoderSpec
 
-from .. import hf_image, hf_text
+from .. import open_clip_image, open_clip_text
 
 if TYPE_CHECKING:
     from ..encoder_options import Options
-    from ..hf_text import HfText
     from ..towers import ImageTower, TextTower
 
 FOLDER = Path(__file__).parent / "embedded_clip"
@@ -20,13 +19,13 @@ FOLDER = Path(__file__).parent / "embedded_clip"
 
 def load_image(spec: EncoderSpec, options: Options) -> ImageTower:
     """Its picture tower."""
-    return hf_image.load(_of_folder(spec), options)
+    return open_clip_image.load(_of_folder(spec), options)
 
 
-def load_text(spec: EncoderSpec, options: Options) -> HfText | TextTower:
+def load_text(spec: EncoderSpec, options: Options) -> TextTower:
     """Its text tower."""
-    return hf_text.load(_of_folder(spec), options)
+    return open_clip_text.load(_of_folder(spec), options)
 
 
 def _of_folder(spec: EncoderSpec) -> EncoderSpec:
-    return replace(EncoderSpec.parse(f"hf:{FOLDER}"), text=spec.text, columns=spec.columns)
+    return replace(EncoderSpec.parse(f"open_clip:local-dir:{FOLDER}"), text=spec.text, columns=spec.columns)

@@ -122,7 +122,7 @@ def base_spec(spec: str, modality: str, workspace: Path | None) -> EncoderSpec:
     if parsed.without_columns == "embedded:clip":
         from .embedded import FOLDER
 
-        return EncoderSpec.parse(f"hf:{FOLDER}")
+        return EncoderSpec.parse(f"open_clip:local-dir:{FOLDER}")
     if parsed.kind != "adapted":
         return parsed
     found = AdaptedFolder.find(parsed, workspace)
