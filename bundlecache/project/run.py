@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BundlecacheError
+from ..errors import BundlecacheError, Command
 from ..questions.sample import MAX_QUESTIONS
 from ..questions.sample import sample as sampled
 from ..rows import Rows
@@ -308,7 +308,12 @@ class Run:
         from ..report import run_page, unimp_page
 
         folder, catalogue = self._session.folder, self._session.catalogue
-        if against is None and self.kind == "unimp":
+        if self.kind == "unimp":
+            if against is not None:
+                raise BundlecacheError(
+                    "Only runs that complete bundles are compared on a page; UniMP runs stand beside each other in a table.",
+                    hint=Command("bench", "--task", "recommend", "--run", self.name, "--run", against),
+                )
             return Page(unimp_page.write(self.path, out))
         if against is None:
             return Page(run_page.write(folder, self.path, catalogue, out=out))

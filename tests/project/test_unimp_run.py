@@ -84,6 +84,8 @@ def test_it_stands_beside_baselines_in_tables_files_and_the_report(shop: Path, m
     assert "What does the user take next?" in page
     assert "user mean" in page
     assert "multitask" in page
+    compared = invoke("report", "--run", "first", "--against", "first", "--data", shop)
+    assert "Only runs that complete bundles are compared on a page" in str(compared.exception)
 
 
 def test_an_ablation_has_a_column_per_task_and_trains_each_point_once(shop: Path, tmp_path: Path):
