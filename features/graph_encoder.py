@@ -79,7 +79,7 @@ def _method(kind: str, device: str, edges: int) -> Method:
         large = lightgcn_large.Settings(seed=SEED)
         device = resolve_device(device)
         about = f"spectral start, propagated on {device.partition(':')[0]}"
-        return Method(partial(_large, settings=large, device=device), large.dim, large.causes(), about, version=3)
+        return Method(partial(_large, settings=large, device=device), large.dim, large.causes(edges), about, version=3)
     settings = lightgcn.Settings(seed=SEED)
     # The CPU's sums have one order, and it learns a small graph in seconds; another device is for who asks.
     device = resolve_device("cpu" if device == "auto" else device)

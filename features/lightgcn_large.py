@@ -7,6 +7,9 @@ epoch has at most ``steps`` steps whatever the edges, and training begins where 
 
 P is LightGCN's propagation, the embeddings are learnt by BPR as in `lightgcn`. Recall@20 on held-out edges of the graph
 itself (`held_out_edges`) chooses the start and the epoch whose vectors are given: epoch 0 is the start alone.
+
+Graphs of more than `MANY_EDGES` edges have a budget of steps times edges, so that the training costs the same whatever
+their size, and what grows is the start alone.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 SMALL_GRAPH_EDGES = 50_000
 """Graphs with this many edges or fewer are learnt by `lightgcn.train`, as ever: about half a minute of one core at most."""
+MANY_EDGES = 500_000
+EDGE_STEPS = 32_000_000
+"""Steps times edges of a training, in graphs of more than `MANY_EDGES`: 32 steps at a million edges, 3 at ten million."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,31 @@ class Settings:
     held_out_share: float = 0.1  # of the edges of those nodes
     seed: int = 0
 
-    def causes(self) -> dict[str, Any]:
-        """The settings by name, for a fingerprint."""
-        return asdict(self)
+    def causes(self, edges: int) -> dict[str, Any]:
+        """What decides the vectors of a graph of that many edges, by name, for a fingerprint."""
+        return asdict(self) | ({"edge_steps": EDGE_STEPS} if edges > MANY_EDGES else {})
+
+    def budget(self, edges: int) -> Budget:
+        """How long a graph of that many edges is trained."""
+        if edges <= MANY_EDGES:
+            return Budget(self.epochs, self.steps, self.start_scales)
+        steps = max(1, EDGE_STEPS // edges)
+        epochs = min(self.epochs, -(-steps // self.steps))
+        return Budget(epochs, min(self.steps, steps), self.start_scales[:1])
 
     def trainer(self, edges: int) -> lightgcn.Settings:
         """Those of `lightgcn.Trainer` for this many edges."""
         batch = min(self.largest_batch, max(self.smallest_batch, -(-edges // self.steps)))
         return lightgcn.Settings(self.dim, self.layers, self.epochs, batch, self.rate, self.decay, self.seed)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most ``epochs`` epochs of ``steps`` steps, for each scale of the start until one of them helps."""
+
+    epochs: int
+    steps: int
+    start_scales: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -87,7 +110,7 @@ def train(
     give the same vectors on one machine's CPU.
     """
     settings = settings or Settings()
-    shape = int(left.max()) + 1, n_items
+    shape, budget = (int(left.max()) + 1, n_items), settings.budget(len(left))
     held_out = hold_out(left, item, settings.held_out_nodes, settings.held_out_share, settings.seed)
     if held_out is not None:
         left, item = left[held_out.trained], item[held_out.trained]
@@ -99,12 +122,12 @@ def train(
     def trained(part: float) -> Learnt:  # what it allocates is freed before the next
         start, loss = scaled(left[some], item[some], vectors, negatives, part)
         trainer = Trainer(
-            left, item, n_items, settings.trainer(len(left)), device, start=start, steps=settings.steps, sampler=sampler
+            left, item, n_items, settings.trainer(len(left)), device, start=start, steps=budget.steps, sampler=sampler
         )
         del start
-        return _epochs(trainer, settings, held_out, exponents, loss, report)
+        return _epochs(trainer, settings, budget.epochs, held_out, exponents, loss, report)
 
-    for part in settings.start_scales:
+    for part in budget.start_scales:
         learnt = trained(part)
         if learnt.epoch:
             break
@@ -138,6 +161,7 @@ def _start(
 def _epochs(
     trainer: Trainer,
     settings: Settings,
+    epochs: int,
     held_out: HeldOut | None,
     exponents: tuple[float, float],
     loss: float,
@@ -146,10 +170,10 @@ def _epochs(
     """Train until held-out edges are found no better, and give the best epoch; the last one without held-out edges."""
     best, best_epoch = trainer.vectors(), 0
     rankings = [held_out.ranking(*best)] if held_out else []
-    for epoch in range(1, settings.epochs + 1):
+    for epoch in range(1, epochs + 1):
         if report is not None:
-            report(epoch - 1, settings.epochs, loss, rankings[-1].recall if rankings else None)
-        trainer.set_rate(settings.rate * (1 - (epoch - 1) / settings.epochs))
+            report(epoch - 1, epochs, loss, rankings[-1].recall if rankings else None)
+        trainer.set_rate(settings.rate * (1 - (epoch - 1) / epochs))
         loss = trainer.epoch()
         found = trainer.vectors()
         if held_out:
@@ -159,5 +183,5 @@ def _epochs(
         elif epoch - best_epoch >= settings.patience:
             break
     if report is not None:
-        report(epoch, settings.epochs, loss, rankings[best_epoch].recall if rankings else None)
+        report(epoch, epochs, loss, rankings[best_epoch].recall if rankings else None)
     return Learnt(*best, best_epoch, rankings, exponents)

@@ -90,6 +90,11 @@ def test_propagations_of_an_epoch_are_bounded_whatever_the_edges(monkeypatch: py
         learnt = train(*power_law(draws=draws).T, 400, replace(FEW, largest_batch=1024, start_scales=(1.0,)))
         # Two a step, and one for the vectors of each epoch and of the start.
         assert calls <= (len(learnt.rankings) - 1) * (2 * FEW.steps + 1) + 1
+    monkeypatch.setattr(lightgcn_large, "MANY_EDGES", 1000)
+    monkeypatch.setattr(lightgcn_large, "EDGE_STEPS", 5 * len(power_law()))
+    calls = 0
+    learnt = train(*power_law().T, 400, FEW)  # five steps in all, and one start
+    assert (calls, len(learnt.rankings)) == (2 * 5 + 2, 2)
 
 
 def test_a_power_law_graph_is_ranked_far_better_than_by_popularity(edges: np.ndarray):
