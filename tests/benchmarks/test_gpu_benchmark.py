@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
+from helpers.forked import start
 from helpers.paths import TOP
 
 SCRIPT = TOP / "benchmarks" / "gpu.py"
@@ -13,10 +12,10 @@ SCRIPT = TOP / "benchmarks" / "gpu.py"
 
 def test_the_gpu_benchmark_runs_on_a_cpu_and_its_parts_add_up(tmp_path):
     small = ["--shapes", "32x1", "--options", "4", "--items", "40", "--batch", "2", "--peak", "1", "--faiss", "500"]
-    command = [sys.executable, SCRIPT, "--device", "cpu", "--quick", "--json", "--out", tmp_path / "kept.json", *small]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    script = start(SCRIPT, "--device", "cpu", "--quick", "--json", "--out", tmp_path / "kept.json", *small)
+    printed, error = script.communicate()
+    assert script.wait() == 0, error
+    said = json.loads(printed)
     assert said == json.loads((tmp_path / "kept.json").read_text())
     (row,) = said["rows"]
     assert abs(sum(row["parts"].values()) - 1) < 1e-6

@@ -1,6 +1,6 @@
 """Trains the tiny world, killed with SIGKILL at the moments given, and gone on with; run by the tests of `train.resume`.
 
-    python tests/kill_training.py FOLDER STAGES   ->  FOLDER/whole, FOLDER/killed-K for every K; prints how often killed
+    python tests/helpers/kill_training.py FOLDER STAGES   ->  FOLDER/whole, FOLDER/killed-K for every K; prints how often killed
 
 A moment is a call of one of the functions in MOMENTS, counted from the start; the process is forked for each, since
 starting one anew takes longer than all of its training.
@@ -47,7 +47,7 @@ def main(folder: Path, stages: list[str]) -> None:
     gc.freeze()  # nor collected there
     catalogue = world.catalogue()
     valid, base = world.questions(catalogue), world.save_base(folder / "base")
-    stage = {"steps": 7, "evaluate_every": 3, "lr": 1e-2, "warmup": 2, "contrastive_steps": 3}
+    stage = {"steps": 4, "evaluate_every": 2, "lr": 1e-2, "warmup": 2, "contrastive_steps": 2}
     recipe = world.recipe(
         base,
         text_stage=stage,
@@ -67,13 +67,13 @@ def main(folder: Path, stages: list[str]) -> None:
 
     total = count(lambda: train(folder / "whole"))
     kills = 0
-    moments = [1, total // 4, total // 2, 3 * total // 4, total - 6, total - 1]
+    moments = [total // 6, total // 2, total - 6, total - 1]  # then each a third later, until the run has ended
     for moment in moments:
         run = folder / f"killed-{moment}"
         while killed(lambda run=run, moment=moment: (tick(moment), train(run))):
             kills += 1
             assert kills < 10 * len(moments), "no progress between kills"
-            moment += total // 3  # and again, later, before it may end
+            moment += total // 3
     sys.stdout.write(str(kills))
 
 

@@ -1,6 +1,6 @@
-"""Trains the tiny world on one or several processes; started by the tests, through torchrun for several.
+"""Trains the tiny world on one or several processes; started by the tests, with torchrun's variables for several.
 
-python -m torch.distributed.run --nproc-per-node 2 tests/train_together.py FOLDER
+python -m torch.distributed.run --nproc-per-node 2 tests/helpers/train_together.py FOLDER
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 
 def main(folder: Path) -> None:
     catalogue = world.catalogue()
-    valid, stage = world.questions(catalogue), {"steps": 6, "evaluate_every": 3, "lr": 1e-3, "contrastive_steps": 3}
+    valid, stage = world.questions(catalogue), {"steps": 4, "evaluate_every": 2, "lr": 1e-3, "contrastive_steps": 2}
     recipe = world.recipe(
         folder / "base",
         text_stage=stage,
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
         data={"batch": 10, "accumulate": 2},  # 5 questions each, so in pieces of 3 and 2
         # No learnt scale: the language model's norm makes its gradient rounding noise, which Adam takes for a direction.
         fusion={"output": "free"},
-        run={"strategy": ["text", "fusion", "joint"], "save_every": 4},
+        run={"strategy": ["text", "fusion", "joint"], "save_every": 3},
     )
     processes = os.environ.get("WORLD_SIZE", "1")
     limit = 1e-6 if "stop" in sys.argv else None
