@@ -37,6 +37,7 @@ from bundlecache.console.exits import command_line, exit_partial, exit_signalled
 from bundlecache.console.output import log, out, plain, say, show
 from bundlecache.console.parsing import Verb, check_completed, check_question_options, pairs, tables_request, weights
 from bundlecache.errors import Command, counted
+from bundlecache.pandas_absent import leave_pandas_out
 
 if TYPE_CHECKING:
     from bundlecache import Workspace
@@ -783,6 +784,8 @@ def main() -> None:
     """Run the command line."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.argv[1:2] == ["status"]:
+        leave_pandas_out()
     run_app(app)
 
 

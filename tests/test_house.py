@@ -8,9 +8,13 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers.paths import TOP
+
+if TYPE_CHECKING:
+    from bundlecache.workspace import WorkspaceFolder
 
 PACKAGE = TOP / "bundlecache"
 STAGES = ("features", "train")  # floor 1; everything else of the package is floor 0
@@ -146,6 +150,21 @@ def test_importing_the_package_imports_no_heavy_library():
     code += f"print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_status_imports_no_pandas_and_none_of_the_large_libraries(workspace: WorkspaceFolder):
+    code = """
+import sys
+from bundlecache import cli
+sys.argv[1:] = ["status", "--json", "--data", sys.argv[1]]
+try:
+    cli.main()
+finally:
+    print([name for name in ("pandas", "torch", "transformers", "faiss", "ray") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", code, str(workspace.root)]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
 def test_every_package_stands_in_the_readme_and_every_module_in_the_docs():

@@ -204,22 +204,9 @@ def started(trained: Path, tmp_path: Path, *more: str):
             process.wait()
 
 
-def test_sigterm_finishes_what_is_under_way(trained: Path, tmp_path: Path):
+def test_two_workers_answer_count_together_and_finish_on_sigterm(trained: Path, tmp_path: Path):
     bundles = {"bundles": [{"items": GIVEN, "options": 20}] * 64}
-    with started(trained, tmp_path) as (process, client, log), ThreadPoolExecutor(4) as pool:
-        client.wait_ready()
-        asked = [pool.submit(client.ask, "POST", "/complete/batch", bundles) for _ in range(4)]
-        time.sleep(0.3)  # they are under way
-        process.send_signal(signal.SIGTERM)
-        answers = [each.result() for each in asked]
-        assert process.wait(30) in ENDED
-    assert {answer.status for answer in answers} == {200}
-    assert all(len(answer.json["answers"]) == 64 for answer in answers)
-    assert "Traceback" not in log.read_text()
-
-
-def test_two_workers_answer_each_count_together_and_end_together(trained: Path, tmp_path: Path):
-    with started(trained, tmp_path, "--workers", "2") as (process, client, log):
+    with started(trained, tmp_path, "--workers", "2") as (process, client, log), ThreadPoolExecutor(4) as pool:
         until = time.monotonic() + WAIT_SECONDS
         while log.read_text().count("answering with run first") < 2 and time.monotonic() < until:
             time.sleep(0.1)
@@ -234,10 +221,14 @@ def test_two_workers_answer_each_count_together_and_end_together(trained: Path, 
                 os.kill(other, signal.SIGCONT)
         figures = client.get("/metrics").body.decode()
         assert 'bundlecache_requests_total{endpoint="/complete",status="200"} 2.0' in figures
+        asked = [pool.submit(client.ask, "POST", "/complete/batch", bundles) for _ in range(4)]
+        time.sleep(0.3)  # they are under way
         process.send_signal(signal.SIGTERM)
+        answers = [each.result() for each in asked]
         assert process.wait(60) in ENDED
         assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
         assert not folder.exists()
+    assert [len(answer.json["answers"]) for answer in answers] == [64] * 4
     assert "Traceback" not in log.read_text()
 
 
