@@ -30,17 +30,22 @@ SHOWN = {
 
 
 def write_tasks(folder: Path) -> Path:
-    """Write index.html of all results in a folder, in the order of the tasks; files that are none are passed over."""
+    """Write index.html of all results in a folder."""
+    return render("tasks.html.j2", {"results": sections(folder), "made": now()}, folder / PAGE)
+
+
+def sections(folder: Path) -> list[dict[str, Any]]:
+    """All results in a folder, in the order of the tasks; files that are none are passed over."""
     results = []
     for path in sorted(folder.glob("*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
-            results.append(_section(read_json(path)))
+            results.append(section_of(read_json(path)))
     order = list(ASKS)
-    results.sort(key=lambda each: (order.index(each["task"]), each["name"]))
-    return render("tasks.html.j2", {"results": results, "made": now()}, folder / PAGE)
+    return sorted(results, key=lambda each: (order.index(each["task"]), each["name"]))
 
 
-def _section(result: dict[str, Any]) -> dict[str, Any]:
+def section_of(result: dict[str, Any]) -> dict[str, Any]:
+    """One task as the templates show it; ``result`` is what `TaskResult.to_dict` gives."""
     task, asked, main = result["task"], result["questions"], MAIN[result["task"]]
     figures = [name for name in SHOWN.get(task, result["methods"][0]["figures"]) if name != main]
     end = _axis_end(max(float(method["intervals"][main][1]) for method in result["methods"]))
