@@ -9,7 +9,7 @@ from ..errors import BundlecacheError, Command
 from ..rows import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ..baselines.next_item import HistoryRanker, Training
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..questions.task_split import Split
     from ..questions.tasks import TaskInfo
     from ..recipes.unimp_recipe import UnimpData
+    from ..store.store import Matrix
     from ..train.unimp.answers import UnimpAnswers
     from .session import Session
 
@@ -75,10 +76,15 @@ def task_questions(
 
 @dataclass(frozen=True)
 class TaskSetup:
-    """The test questions of a task, and what methods may learn from for them."""
+    """The test questions of a task, those of its validation, and what methods may learn from.
+
+    ``matrices`` are stored vectors by what they are of, but for those of graphs, which have seen the answers.
+    """
 
     asked: TaskQuestions
     training: Training
+    valid: TaskQuestions
+    matrices: Mapping[str, Matrix]
 
     def result(
         self,
@@ -89,7 +95,7 @@ class TaskSetup:
         keep_history: bool = False,
     ) -> TaskResult:
         """All baselines and the ``models`` on the questions."""
-        from ..baselines import explanations, rating_means
+        from ..baselines import explanations, rating_means, rating_neighbours
         from ..bench import task_bench
 
         asked, n_items = self.asked, len(self.training.catalogue)
@@ -98,6 +104,8 @@ class TaskSetup:
             for model in models:
                 stars[model.name], stars[f"{model.name}, likeliest"] = model.rate(asked)
             means = rating_means.predictions(self.training.seen, asked) if with_baselines else {}
+            if with_baselines:
+                means |= rating_neighbours.predictions(self.matrices, self.valid, asked)
             return task_bench.rate(asked, means, n_items, models=stars)
         if asked.task == "explain":
             texts = explanations.explanations(self.training.seen, asked) if with_baselines else {}
@@ -152,7 +160,10 @@ def task_setup(
     learners = (lightgcn_ranker, sasrec)
     test = asked.part(test=True)
     validation = tasks.apart_from(recommend.part(test=False), test)
-    return TaskSetup(test, next_item.Training(catalogue, seen, validation, seed, learners))
+    kinds = [name for name in session.store.modalities() if name != "graph"] if task == "preference" else []
+    matrices = {name: session.store.matrix(catalogue.item_ids, name) for name in kinds}
+    training = next_item.Training(catalogue, seen, validation, seed, learners)
+    return TaskSetup(test, training, asked.part(test=False), matrices)
 
 
 def bench_task(

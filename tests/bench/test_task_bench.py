@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.histories import training_of
+from helpers.matrices import matrix
 from helpers.runner import invoke, printed_json, succeed
 
-from bundlecache.baselines import next_item, rating_means, search_words
+from bundlecache.baselines import next_item, rating_means, rating_neighbours, search_words
 from bundlecache.baselines.next_item import HistoryRanker
 from bundlecache.bench import task_bench
 from bundlecache.catalogue.columns import Strings
@@ -149,6 +150,18 @@ def test_several_training_seeds_give_their_mean_and_a_wider_interval():
     assert merged["learnt"].intervals["MRR"] == pytest.approx((1 / 3, 1))
     assert merged["falling"].by_seed["MRR"] == [merged["falling"].figures["MRR"]] * 2
     assert "by_seed" not in seeds[0].methods[0].to_dict()
+
+
+def test_stars_of_similar_items_follow_what_the_user_said_of_them():
+    """Items 0-3 are of one kind, 4-7 of another; one user likes the first kind, one the second, with one item off."""
+    ratings = [[5, 1, 5, 1, 5, 1], [1, 5, 1, 5, 1, 5], [5, 1, 5, 1, 5, 1]]
+    sequences = [[0, 4, 1, 5, 2, 6], [4, 0, 5, 1, 6, 2], [1, 5, 2, 6, 3, 7]]
+    _, test = training_of(sequences, "preference", ratings)
+    kinds = np.repeat(np.eye(2), 4, axis=0)
+    made = rating_neighbours.predictions({"image": matrix(kinds)}, test, test)
+    np.testing.assert_allclose(made["ratings of similar items (image)"], test.rating, atol=1e-6)
+    blind = rating_neighbours.predictions({"image": matrix(kinds, np.arange(8) < 2)}, test, test)
+    assert (blind["ratings of similar items (image)"] > 1).all()  # nothing is known of the items: near the mean
 
 
 def test_a_selection_counts_the_first_choice_and_those_above_the_mean():
