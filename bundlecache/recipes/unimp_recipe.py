@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass as settings
 
 from ..errors import RecipeError
 from ..limits import MAX_SEED
+from ..text import quoted
 from .recipe_tables import RecipeTables
 from .settings import CONFIG, MAX_STEPS, MAX_WIDTH, Base, Lora, Words, split_list
 
@@ -21,18 +22,32 @@ Task = Literal["recommend", "search", "select", "preference", "explain"]
 Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(split_list)]
 StageNames = Annotated[tuple[StageName, ...], Field(min_length=1), BeforeValidator(split_list)]
 MAX_HISTORY = 1_000
+MAX_NUMBER = 1e6
+"""Shares and weights beyond this are typing errors."""
 
 
-def split_shares(value: object) -> object:
-    """A list of numbers as a tuple; text is split at its commas."""
-    parts = split_list(value)
-    try:
-        return tuple(float(part) for part in parts) if isinstance(parts, tuple) else parts
-    except (TypeError, ValueError):
-        return parts
+def numbers_of(words: tuple[str, ...], key: str) -> dict[str, float]:
+    """``("recommend:2",)`` as ``{"recommend": 2.0}``.
 
-
-Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1e6)], ...], BeforeValidator(split_shares)]
+    Raises
+    ------
+    RecipeError
+        When one is not the name of a task, a colon and a number of 0 or more.
+    """
+    found: dict[str, float] = {}
+    for word in words:
+        task, _, text = word.partition(":")
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        if task not in get_args(Task) or not 0 <= number <= MAX_NUMBER:
+            raise RecipeError(
+                f"{key} holds {quoted(word)}; each is a task and a number, and tasks are {', '.join(get_args(Task))}.",
+                hint=f"--set {key}=recommend:2,search:1",
+            )
+        found[task] = number
+    return found
 
 
 @settings(frozen=True, config=CONFIG)
@@ -116,8 +131,10 @@ class UnimpData:
     tasks: Tasks = Field(
         default=("recommend", "search", "select", "preference", "explain"), description="What is trained."
     )
-    shares: Shares = Field(default=(), description="How often each task is drawn, in their order; empty: alike.")
-    weights: Shares = Field(default=(), description="Factor of each task's loss, in their order; empty: 1 each.")
+    shares: Words = Field(
+        default=(), description="How often tasks are drawn, as recommend:2; 1 where a task is not named."
+    )
+    weights: Words = Field(default=(), description="Factors of tasks' losses, as recommend:2; 1 where none is named.")
     history: int = Field(
         default=5, ge=1, le=MAX_HISTORY, description="Latest items of a history that recommend and search are told."
     )
@@ -242,19 +259,17 @@ class UnimpRecipe(RecipeTables):
     run: UnimpRun = field(default_factory=UnimpRun)
 
     def __post_init__(self) -> None:
-        """Check what holds between settings.
+        """Check what pydantic does not see.
 
         Raises
         ------
         RecipeError
-            When shares or weights are not one for each task.
+            When shares or weights are no numbers of tasks, or every task's share is 0.
         """
-        for key, given in (("shares", self.data.shares), ("weights", self.data.weights)):
-            if given and (len(given) != len(self.data.tasks) or not sum(given)):
-                raise RecipeError(
-                    f"data.{key} holds {len(given)} numbers for {len(self.data.tasks)} tasks; it takes one for each, not all 0.",
-                    hint=f"--set data.{key}={','.join('1' * len(self.data.tasks))}",
-                )
+        numbers_of(self.data.weights, "data.weights")
+        shares = numbers_of(self.data.shares, "data.shares")
+        if not sum(shares.get(task, 1.0) for task in self.data.tasks):
+            raise RecipeError("Every task has the share 0, so nothing is drawn.", hint="--set data.shares=recommend:1")
 
     def stage(self, name: str) -> UnimpStage:
         """The settings of the stage ``multitask`` or ``head``."""
@@ -263,12 +278,12 @@ class UnimpRecipe(RecipeTables):
 
     def share(self, task: str) -> float:
         """How often a task is drawn, of 1."""
-        shares = self.data.shares or (1.0,) * len(self.data.tasks)
-        return shares[self.data.tasks.index(task)] / sum(shares)  # type: ignore[arg-type]
+        shares = numbers_of(self.data.shares, "data.shares")
+        return shares.get(task, 1.0) / sum(shares.get(each, 1.0) for each in self.data.tasks)
 
     def weight(self, task: str) -> float:
         """The factor of a task's loss."""
-        return self.data.weights[self.data.tasks.index(task)] if self.data.weights else 1.0  # type: ignore[arg-type]
+        return numbers_of(self.data.weights, "data.weights").get(task, 1.0)
 
 
 load, from_dict = UnimpRecipe.load, UnimpRecipe.from_dict

@@ -12,8 +12,10 @@ from bundlecache.train.shipped_recipes import load_any_recipe, load_recipe, load
 
 def test_the_key_model_chooses_the_recipe_and_survives_writing(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text('model = "unimp"\n[loss]\ngamma = 1\n[data]\ntasks = ["recommend", "search"]\nshares = [3, 1]\n')
-    recipe = load_any_recipe(path, ["lora.rank=4", "data.weights=2,1"])
+    path.write_text(
+        'model = "unimp"\n[loss]\ngamma = 1\n[data]\ntasks = ["recommend", "search"]\nshares = ["recommend:3"]\n'
+    )
+    recipe = load_any_recipe(path, ["lora.rank=4", "data.weights=recommend:2"])
     assert isinstance(recipe, UnimpRecipe)
     assert (recipe.loss.gamma, recipe.lora.rank, recipe.share("search"), recipe.weight("recommend")) == (1, 4, 0.25, 2)
     path.write_text(recipe.to_toml())
@@ -31,5 +33,8 @@ def test_a_recipe_of_the_other_model_or_of_none_is_one_sentence(tmp_path):
         load_any_recipe(path)
     with pytest.raises(RecipeError, match=r"did you mean data\.history"):
         load_unimp_recipe(None, ["data.histry=3"])
-    with pytest.raises(RecipeError, match=r"data\.shares holds 2 numbers for 5 tasks"):
-        load_unimp_recipe(None, ["data.shares=1,2"])
+    for wrong in ("data.shares=1,2", "data.weights=buy:1", "data.shares=search:-1"):
+        with pytest.raises(RecipeError, match=r"each is a task and a number, and tasks are recommend, search"):
+            load_unimp_recipe(None, [wrong])
+    with pytest.raises(RecipeError, match="Every task has the share 0"):
+        load_unimp_recipe(None, ["data.tasks=recommend", "data.shares=recommend:0"])

@@ -119,7 +119,8 @@ def test_with_the_id_first_every_item_but_the_first_is_predicted_from_those_befo
 
 def test_rows_of_all_tasks_make_one_batch_with_the_weights_of_their_tasks(tokenizer):
     weights = [2, 1, 1, 1, 0.5]
-    build = prompts(tokenizer, data={"tasks": list(TASKS), "weights": weights, "history": 1, "other_history": 1})
+    named = [f"{task}:{weight}" for task, weight in zip(TASKS, weights, strict=True)]
+    build = prompts(tokenizer, data={"tasks": list(TASKS), "weights": named, "history": 1, "other_history": 1})
     batch = build.train([EXAMPLES[task] for task in TASKS])
     assert batch.weight.tolist() == weights
     assert batch.images.tolist() == [[3, -1, -1, -1], [3, -1, -1, -1], [3, 4, 1, 2], [3, 1, -1, -1], [3, 1, -1, -1]]
@@ -164,7 +165,7 @@ def samples(seed=0, **data):
 
 
 def test_rows_follow_from_seed_and_step_and_each_task_has_its_share():
-    one, other = samples(shares=[4, 1, 1, 1, 1]), samples(shares=[4, 1, 1, 1, 1])
+    one, other = samples(shares=["recommend:4"]), samples(shares=["recommend:4"])
     steps = [one.batch(step) for step in range(64)]
     late = other.batch(63)
     assert [part.task for part in late] == [part.task for part in steps[63]]

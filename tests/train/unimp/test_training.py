@@ -32,7 +32,7 @@ def base(tmp_path_factory):
 def recipe(base, **sections):
     """Two tasks on which validation is asked as a whole."""
     own = {
-        "data": {"tasks": list(TASKS), "shares": [3, 1], "batch": 16},
+        "data": {"tasks": list(TASKS), "shares": ["recommend:3"], "batch": 16},
         "multitask_stage": STEPS,
         "head_stage": {"steps": 10, "evaluate_every": 5},
         "run": {"select": "mean"},
