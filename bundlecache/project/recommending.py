@@ -105,14 +105,15 @@ def recommend(
             raise CatalogueError(
                 f"{user} has taken every item that may be offered.", hint="--keep-history, or a wider --where"
             )
-    method = model or _baseline(session, asked)
-    (scores,) = method.scores(asked)
+    (scores,) = _baseline(session, asked).scores(asked) if model is None else model.scores(asked, allowed)
     scores = np.where(allowed, scores, -np.inf)
     best = np.argsort(-scores, kind="stable")[:k]
     best = best[np.isfinite(scores[best])]
-    shown = np.exp(scores[best]) if model else scores[best]
+    shown = scores[best] if model is None else np.exp(scores[best])
     if model is not None:
         session.say.note(f"ranked by {model.name}")
+    if len(best) < k:
+        session.say.note(f"{len(best)} of {k} items: no other ones may be offered")
     ids, titles = catalogue.item_ids, catalogue.titles
     rows = zip(best.tolist(), shown.tolist(), strict=True)
     return Rows(Recommendation(rank, ids[i], titles[i], round(score, 4)) for rank, (i, score) in enumerate(rows, 1))

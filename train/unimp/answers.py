@@ -59,19 +59,22 @@ class UnimpAnswers:
         """The tasks that the model was trained for, and the questions beside which it was."""
         return self.model.recipe.data
 
-    def scores(self, asked: TaskQuestions) -> np.ndarray:
+    def scores(self, asked: TaskQuestions, among: np.ndarray | None = None) -> np.ndarray:
         """float32 [q, I] log-probabilities of all items for questions of ``recommend`` and ``search``.
 
-        Among all items that is with one token per item; with semantic ids among all words, and -inf beyond the beams.
+        Among all items that is with one token per item; with semantic ids among all words, and -inf beyond the beams, which
+        keep to the items ``among`` (bool [I]) where that is given.
         """
+        semantic = not isinstance(self.model.vocabulary.item_ids, AtomicIds)
+        trie = self._trie if among is None or not semantic else Trie.of(self._item_ids[among])
         made = np.full((len(asked), self._n_items), -np.inf, np.float32)
         for rows, batch in self._batches(asked):
-            if isinstance(self.model.vocabulary.item_ids, AtomicIds):
+            if not semantic:
                 logits = self.model.item_logits(self._at_answer(batch)).float()
                 made[rows] = logits.log_softmax(-1).cpu().numpy()
                 continue
-            depth, known = self._trie.depth, self._items_by_ids
-            found = self.model.generate(batch, depth, lambda ids: self._trie.allowed(ids).tolist(), BEAMS)
+            known = self._items_by_ids
+            found = self.model.generate(batch, trie.depth, lambda ids: trie.allowed(ids).tolist(), BEAMS)
             for row, beams in zip(rows.tolist(), found, strict=True):
                 for beam in beams:
                     made[row, known[beam.ids]] = beam.score

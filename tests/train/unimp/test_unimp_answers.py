@@ -104,6 +104,8 @@ def test_semantic_ids_are_ranked_by_the_probability_of_all_their_tokens():
         ids = made.model.vocabulary.of_item(item)
         parts = [log_softmax(whole_logits(made, asked, q, ids[:k]))[token] for k, token in enumerate(ids)]
         assert scores[q, item] == pytest.approx(sum(parts), abs=1e-4)
+    few = made.scores(asked, np.arange(ITEMS) % 5 == 1)
+    assert (np.isfinite(few) == (np.arange(ITEMS) % 5 == 1)).all()  # the beams keep to items that may be offered
 
 
 def test_a_selection_names_candidates_one_by_one_until_it_ends(atomic: UnimpAnswers):
