@@ -13,8 +13,10 @@ from helpers import tiny_unimp as tiny
 from bundlecache.errors import RecipeError, StoreError
 from bundlecache.train.unimp import losses
 from bundlecache.train.unimp.batch import Batch
+from bundlecache.train.unimp.gated_attention import GatedBlock
 from bundlecache.train.unimp.model import build
 from bundlecache.train.unimp.pictures import TokenTable
+from bundlecache.train.unimp.resampler import Resampler
 from bundlecache.train.unimp.vocabulary import AtomicIds, SemanticIds, Vocabulary
 
 LLAMA, NEOX = tiny.CONFIGS
@@ -291,6 +293,13 @@ def test_beams_over_several_tokens_are_the_best_of_all_continuations(folder_of):
             every.append((float(likely[-3, first] + likely[-2, second]), (first, second)))
     found = model.generate(prompt, 2, lambda _: words, beams=9)[0]
     assert [beam.ids for beam in found] == [ids for _, ids in sorted(every, reverse=True)]
+
+
+def test_the_parts_have_the_sizes_that_the_paper_names():
+    with torch.device("meta"):
+        sampler, block = Resampler(1024, 64, 6, 8, 64), GatedBlock(2560, 1024, 8, 64)
+    count = [sum(p.numel() for p in part.parameters()) for part in (sampler, block)]
+    assert [round(some / 1e6) for some in (count[0], 16 * count[1])] == [63, 898]  # million, with 16 blocks
 
 
 def test_ids_are_in_one_order_and_semantic_ones_have_several_tokens():
