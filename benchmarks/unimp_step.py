@@ -236,10 +236,9 @@ def theirs(folder: Path, llm: Any, tower: Any, shape: Shape, steps: int, before:
 
     first = loss()
     first.backward()
-    kept = {name: grad.numpy().copy() for name, grad in public.gradients(words.base_size).items()}
+    np.savez(folder / "theirs.npz", **{name: grad.numpy() for name, grad in public.gradients(words.base_size).items()})
     seconds = timed(loss, parameters, steps)
     peak = peak_mib()
-    np.savez(folder / "theirs.npz", **kept)
     began = time.process_time()
     with torch.no_grad():
         tower(pixel_values=pixels.flatten(0, 1))
@@ -258,10 +257,9 @@ def ours(folder: Path, llm: Any, shape: Shape, steps: int, before: float) -> dic
     model.train()
     first = model(batch)
     first.backward()
-    kept = {name: value.grad.numpy().copy() for name, value in model.own_state().items() if value.grad is not None}
+    np.savez(folder / "ours.npz", **{name: value.grad.numpy() for name, value in model.own_state().items()})
     seconds = timed(lambda: model(batch), parameters, steps)
     peak = peak_mib()
-    np.savez(folder / "ours.npz", **kept)
     head = model.train_only("head")
     labels = model.labels(batch)
     head_s = timed(lambda: model.head_loss(labels), head, 4 * steps)
