@@ -157,6 +157,9 @@ def training_data(
         )
     content = content_vectors(catalogue, store, recipe.items.vectors) if recipe.items.ids == "semantic" else []
     valid = {task: each.part(test=False) for task, each in asked.items()}
+    if "select" in asked:  # the second right item of its test questions is often what validation asks for
+        chosen = asked["select"].part(test=True)
+        valid = {task: tasks.apart_from(each, chosen) for task, each in valid.items()}
     return training.TrainingData(catalogue, seen, valid, picture_features(catalogue, store, recipe, say), content)
 
 
