@@ -6,7 +6,7 @@
 Everything is the demo's: pictures, titles that name categories and styles, and clicks, whose sessions look for one category, colour
 and style. The towers are ``embedded:clip``, which never saw a thing of the shop. For each seed: the recipe adapt-demo (both
 towers), and projections of the stored vectors of the two descriptors (head). Printed are nDCG@5 on the frozen test questions among
-options as popular, the paired differences with their 95 % intervals over users, the MRR of the test pairs, and CPU seconds.
+options as popular, the paired differences with their 95 % intervals over questions and users, the MRR of the test pairs, and CPU seconds.
 Settings were chosen on validation pairs and validation questions.
 
 Exits with 1 when the adapted tower is not above zero-shot and the descriptor by more than the interval, on every seed.

@@ -41,7 +41,7 @@ class SimilarMethod:
 
 @dataclass(frozen=True)
 class SimilarRow:
-    """The figures of one method by variant, with their 95 % intervals over users; ``answered`` of all questions."""
+    """The figures of one method by variant, with their 95 % intervals over questions and users; ``answered`` of all questions."""
 
     name: str
     kind: str

@@ -34,8 +34,8 @@ BLOCK_SCORES = 32_000_000  # scores that are held at once
 class SimilarFigures:
     """The figures of one method: ``values`` by variant, float64 [q, 4] in the order of `FIGURES`; ``able`` bool [q].
 
-    ``able`` says which questions the method has an answer to. ``shares`` [users, q] is what each user has of each question: users
-    are drawn again for intervals then, because one user asks several questions; without it, questions are.
+    ``able`` says which questions the method has an answer to. ``shares`` [users, q] is what each user has of each question,
+    where it is known: one user asks several questions, which makes intervals wider.
     """
 
     values: dict[str, np.ndarray]
@@ -63,8 +63,21 @@ def paired(
 
 
 def _intervals(values: np.ndarray, shares: Any) -> np.ndarray:
-    """The 95 % intervals [f, 2] of the means of ``values`` [q, f]."""
-    return intervals(values) if shares is None else intervals(shares @ values, shares.sum(axis=1))
+    """The 95 % intervals [f, 2] of the means of ``values`` [q, f]: questions are drawn again, and users make them wider.
+
+    Questions of one user are not independent. With ``shares`` [users, q] their covariance is added to the variance over questions, as
+    in clustering by two ways (Cameron, Gelbach and Miller 2011): that over users less that over pairs of a user and a question.
+    """
+    found = intervals(values)
+    if shares is None:
+        return found
+    mean = values.mean(axis=0)
+    centred = values - mean
+    alone = (centred**2).sum(axis=0)
+    covariance = ((shares @ centred) ** 2).sum(axis=0) - shares.power(2).sum(axis=0) @ centred**2
+    wider = np.sqrt(1 + np.divide(np.maximum(covariance, 0), alone, out=np.zeros_like(alone), where=alone > 0))
+    ends = mean[:, None] + (found - mean[:, None]) * wider[:, None]
+    return np.clip(ends, values.min(axis=0)[:, None], values.max(axis=0)[:, None])
 
 
 def figures(

@@ -82,7 +82,7 @@ def test_of_clicks_at_the_same_time_each_follows_the_other():
     assert sorted(zip(pairs.first.tolist(), pairs.then.tolist(), strict=True)) == [(1, 2), (2, 1)]
 
 
-def test_intervals_draw_users_again_and_not_their_questions():
+def test_intervals_are_wider_where_users_ask_several_questions():
     """Two users, fifty questions each, one always right: over users the mean may be anything from 0 to 1."""
     user, item = np.repeat([0, 1], 100), np.tile(np.arange(200).reshape(2, 100), 1).ravel()
     log = clicks_of(user, item, np.arange(200) * MICROSECONDS, np.repeat(np.arange(100), 2), gap=1)
