@@ -99,6 +99,9 @@ class Items:
     start: Literal["text", "random"] = Field(
         default="text", description="Rows of items begin as the mean embedding of the item's text, or at random."
     )
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the numbers of our tokens' input rows that training drops."
+    )
 
 
 @settings(frozen=True, config=CONFIG)

@@ -48,7 +48,7 @@ class UniMP(nn.Module):
         """``llm`` is ``base.model``, maybe inside a LoRA adapter; ``pictures`` None means that nothing is seen."""
         super().__init__()
         self.base, self.llm, self.vocabulary, self.recipe = base, llm, vocabulary, recipe
-        self.rows = ExtraRows(base.model, vocabulary)
+        self.rows = ExtraRows(base.model, vocabulary, recipe.items.dropout)
         self.sight: Sight | None = None
         self.blocks: GatedBlocks | None = None
         if pictures is not None:

@@ -19,9 +19,10 @@ from .vocabulary import Vocabulary
 class ExtraRows(nn.Module):
     """Input rows, and output rows where the base has two tables too; a tied base shares ours as it shares its own."""
 
-    def __init__(self, llm: Any, vocabulary: Vocabulary) -> None:
-        """Random rows, as long as those of the base are on average."""
+    def __init__(self, llm: Any, vocabulary: Vocabulary, dropout: float = 0.0) -> None:
+        """Random rows, as long as those of the base are on average; ``dropout`` is that of what is looked up."""
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.base_size = vocabulary.base_size
         words, head = llm.get_input_embeddings(), llm.get_output_embeddings()
         self.input = nn.Parameter(_random(words.weight, vocabulary.extra))
@@ -49,7 +50,7 @@ class ExtraRows(nn.Module):
         ours = ids >= self.base_size
         words = llm.get_input_embeddings()(ids.masked_fill(ours, 0))
         row, column = ours.nonzero(as_tuple=True)
-        values = F.embedding(ids[row, column] - self.base_size, self.input) * self.scale
+        values = self.dropout(F.embedding(ids[row, column] - self.base_size, self.input) * self.scale)
         return words.index_put((row, column), values.to(words.dtype))
 
     def logits(self, llm: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
