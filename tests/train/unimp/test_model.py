@@ -164,6 +164,16 @@ def test_half_precision_and_rows_without_labels_or_pictures_train(folder_of):
     assert model.hidden(batch, first).shape == (len(batch), 16)
 
 
+def test_dropout_changes_our_rows_in_training_and_words_never(folder_of):
+    model = tiny.model_of(folder_of(LLAMA))
+    model.rows.dropout.p = 0.5
+    words, ours = torch.arange(4)[None], torch.tensor([list(model.vocabulary.items)[:4]])
+    kept = model.rows.embed(model.core, ours)
+    dropped = model.rows.train().embed(model.core, ours)
+    assert {0.0, 2.0} == {round(float(share), 4) for share in (dropped / kept).flatten()}
+    assert torch.equal(model.rows.embed(model.core, words), model.core.get_input_embeddings()(words))
+
+
 @pytest.mark.parametrize("lora", [0, 2])
 def test_the_base_stays_and_only_what_is_named_is_trained_and_saved(folder_of, lora):
     model = tiny.model_of(folder_of(LLAMA), lora=lora)
