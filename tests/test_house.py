@@ -208,3 +208,9 @@ def test_a_hint_carries_commands_as_data():
                     n.value for n in ast.walk(node.value) if isinstance(n, ast.Constant) and isinstance(n.value, str)
                 ]
                 assert not [text for text in texts if re.match(r"bundlecache [a-z]", text)], (name, texts)
+
+
+def test_test_files_have_names_of_their_own():
+    """Folders of tests are no packages, so of two files of one name pytest collects one."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) == len(set(names))
