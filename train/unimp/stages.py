@@ -126,19 +126,12 @@ def _piece(batch: Batch, rows: np.ndarray, denominator: float) -> tuple[tuple[An
 
 
 def table_rows(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The stages of a run for a table: their main figures on validation."""
+    """The stages of a run for a table, a row for each task: its main figure on validation questions."""
     rows = []
     for stage in stages:
+        about = {"stage": stage["name"], "steps": stage["steps"], "best step": stage["best_step"]}
         found = stage["best_valid"]
-        shown = {f"{task} {name}": found.get(f"{task} {name}") for task, name in MAIN.items()}
-        rows.append(
-            {
-                "stage": stage["name"],
-                "steps": stage["steps"],
-                "best step": stage["best_step"],
-                "seconds": stage["seconds"],
-                **{name: round(value, 4) for name, value in shown.items() if value is not None},
-                "trained": stage["trainable_parameters"],
-            }
-        )
+        for task, name in MAIN.items():
+            if (value := found.get(f"{task} {name}")) is not None:
+                rows.append({**about, "task": task, "figure": name, "validation": round(value, 4)})
     return rows

@@ -67,10 +67,9 @@ def test_a_planted_rhythm_and_a_cause_of_stars_are_learnt(trained, base):
     found = result.stages[-1]["best_valid"]
     assert found["recommend HR@10"] == 1
     assert found["recommend NDCG@10"] > 0.7  # chance is near a quarter
-    assert (
-        result.stages[0]["best_valid"]["preference MAE"] < 0.2
-    )  # stars are 5 or 2, by the kind that picture and words tell
-    assert [row["stage"] for row in result.rows] == ["multitask", "head"]
+    stars = result.stages[0]["best_valid"]["preference MAE"]
+    assert stars < 0.2  # they are 5 or 2, by the kind that picture and words tell
+    assert list(dict.fromkeys(row["stage"] for row in result.rows)) == ["multitask", "head"]
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert any("valid_recommend NDCG@10" in line for line in lines)
     card = (run / "README.md").read_text("utf-8")
