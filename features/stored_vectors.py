@@ -7,6 +7,7 @@ parent encoder first, which is loaded for the first such item.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .encoder_options import Options
 
 
-class StoredVectorsEncoder:
+class StoredVectorsEncoder(ABC):
     """Vectors that `shrunk` makes of stored ones, and `encode` of what the encoder ``parent_spec`` makes anew."""
 
     tokens = 0
@@ -42,9 +43,9 @@ class StoredVectorsEncoder:
         self._options, self._lock = options, threading.Lock()
         self._loaded: Encoder | None = None
 
+    @abstractmethod
     def shrunk(self, vectors: np.ndarray) -> np.ndarray:
         """float32 [n, N] of vectors [n, d] of the parent, as it stores them."""
-        raise NotImplementedError
 
     def read(self, source: Path | str) -> Any:
         """As the parent reads it."""

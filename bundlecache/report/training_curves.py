@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from .charts import Line, draw, smooth
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from .charts import Drawing
 
 STAGES = {
     "text": "LoRA adapter, titles only",
@@ -37,20 +40,25 @@ def log_rows(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def loss_chart(rows: Sequence[Mapping[str, Any]], marks: list[tuple[float, str]]) -> Drawing | None:
+    """The training loss of ``rows`` over their places ``at``, smoothed where there are many; a line for each stage."""
+    loss: list[Line] = []
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        some = [row for row in rows if row["stage"] == stage and "loss" in row]
+        x, y = [row["at"] for row in some], [float(row["loss"]) for row in some]
+        if len(y) > 20:
+            loss.append(Line(x, y, "faint"))
+            y = smooth(y, max(2, len(y) // 12))
+        loss.append(Line(x, y, "main"))
+    return draw("Training loss (lower is better)", loss, marks)
+
+
 def training_curves(rows: list[dict[str, Any]], chance: float | None) -> dict[str, Any]:
     """Charts of loss and validation HitRate@1 over all steps, and the warm-ups that are not in them."""
     history = [row for row in rows if row["stage"] in STAGES]
     warm = {row["stage"]: row["step"] for row in rows if row["stage"] not in STAGES}
     begins = {row["stage"]: row["begins"] for row in history}
     marks = [(float(at), f"stage {name}") for name, at in begins.items()]
-    loss: list[Line] = []
-    for stage in begins:
-        rows = [row for row in history if row["stage"] == stage and "loss" in row]
-        x, y = [row["at"] for row in rows], [float(row["loss"]) for row in rows]
-        if len(y) > 20:
-            loss.append(Line(x, y, "faint"))
-            y = smooth(y, max(2, len(y) // 12))
-        loss.append(Line(x, y, "main"))
     seen = [row for row in history if "valid_hit@1" in row]
     hits = [
         Line(
@@ -64,7 +72,7 @@ def training_curves(rows: list[dict[str, Any]], chance: float | None) -> dict[st
     if seen and chance is not None:
         hits.append(Line([0, history[-1]["at"]], [chance, chance], "chance"))
     charts = [
-        draw("Training loss (lower is better)", loss, marks),
+        loss_chart(history, marks),
         draw("HitRate@1 on the validation questions (dashed: guessing)", hits, marks, percent=True, floor=0.0),
     ]
     return {"charts": [chart for chart in charts if chart is not None], "warm": warm}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..workspace import read_manifest
-from .charts import Drawing, Line, draw, smooth
+from .charts import Drawing, Line, draw
 from .render import now, render
 from .task_page import sections
-from .training_curves import log_rows
+from .training_curves import log_rows, loss_chart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,15 +54,7 @@ def _charts(rows: Sequence[Mapping[str, Any]]) -> list[Drawing]:
         end = max(end, begins[row["stage"]] + row["step"])
     rows = [{**row, "at": begins[row["stage"]] + row["step"]} for row in rows]
     marks = [(float(at), f"stage {name}") for name, at in begins.items()]
-    loss: list[Line] = []
-    for stage in begins:
-        some = [row for row in rows if row["stage"] == stage and "loss" in row]
-        x, y = [row["at"] for row in some], [float(row["loss"]) for row in some]
-        if len(y) > 20:
-            loss.append(Line(x, y, "faint"))
-            y = smooth(y, max(2, len(y) // 12))
-        loss.append(Line(x, y, "main"))
-    charts = [draw("Training loss (lower is better)", loss, marks)]
+    charts = [loss_chart(rows, marks)]
     names: dict[str, str] = {}  # by task; the first one is the one that weights are chosen by
     for row in rows:
         for name in row:

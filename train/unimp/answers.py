@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 64
 BEAMS = 50  # of semantic ids: so many items of each question get a score, the others none
 EXPLANATION_TOKENS = 64  # of an explanation, at most
-KEPT_LATENTS_BYTES = 1 << 30  # of all pictures' latents, which are computed once where they take no more
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,7 @@ class UnimpAnswers:
 
     def __post_init__(self) -> None:
         """Compute the latents of all pictures once, where they are few enough."""
-        sight = self.model.eval().sight
-        if sight is not None:
-            latents = sight.resampler.latents
-            if int(sight.table.mask.sum()) * latents.numel() * latents.element_size() <= KEPT_LATENTS_BYTES:
-                self.model.keep_latents()
+        self.model.eval().keep_latents()
 
     @property
     def data(self) -> UnimpData:
@@ -70,7 +65,7 @@ class UnimpAnswers:
         made = np.full((len(asked), self._n_items), -np.inf, np.float32)
         for rows, batch in self._batches(asked):
             if not semantic:
-                logits = self.model.item_logits(self._at_answer(batch)).float()
+                logits = self.model.item_logits(self.model.hidden(batch, batch.last)).float()
                 made[rows] = logits.log_softmax(-1).cpu().numpy()
                 continue
             known = self._items_by_ids
@@ -96,7 +91,7 @@ class UnimpAnswers:
 
         scores, chosen = np.empty((len(asked), n), np.float32), np.zeros((len(asked), n), bool)
         for rows, batch in self._batches(asked):
-            logits = self.model.logits(self._at_answer(batch)).float()[:, names.start : names.stop]
+            logits = self.model.logits(self.model.hidden(batch, batch.last)).float()[:, names.start : names.stop]
             scores[rows] = logits.log_softmax(-1).cpu().numpy()
             for row, (best,) in zip(rows.tolist(), self.model.generate(batch, n, allowed), strict=True):
                 chosen[row, [each - names.start for each in best.ids]] = True
@@ -129,14 +124,8 @@ class UnimpAnswers:
     def _stars(self, batch: Batch) -> torch.Tensor:
         """float64 [b, 5] the probability of each rating among the ratings."""
         rates = self.model.vocabulary.rates
-        logits = self.model.logits(self._at_answer(batch))[:, rates.start : rates.stop]
+        logits = self.model.logits(self.model.hidden(batch, batch.last))[:, rates.start : rates.stop]
         return logits.double().softmax(-1)
-
-    def _at_answer(self, batch: Batch) -> torch.Tensor:
-        """Hidden states [b, h] of the last token of every row."""
-        length = batch.there.sum(1, keepdim=True)
-        at = torch.arange(batch.ids.shape[1]) == length - 1
-        return self.model.hidden(batch, at)
 
     def _batches(self, asked: TaskQuestions) -> Iterator[tuple[np.ndarray, Batch]]:
         """Rows of the questions, and their prompts; prompts of similar lengths are in one batch."""

@@ -52,6 +52,12 @@ class Batch:
         """Labels of all rows: what the loss is divided by (`bundlecache.train.unimp.losses`)."""
         return int(self.labels.sum())
 
+    @property
+    def last(self) -> Tensor:
+        """Bool [b, L], the last token of every row: in a prompt the ``<|answer|>`` that the answer follows."""
+        places = torch.arange(self.ids.shape[1], device=self.there.device)
+        return places == self.there.sum(1, keepdim=True) - 1
+
     def to(self, device: torch.device) -> Batch:
         """The same on ``device``, but for ``images``: pictures are gathered where they are stored."""
         ids, there, labels, weight = (t.to(device) for t in (self.ids, self.there, self.labels, self.weight))

@@ -109,8 +109,7 @@ def answer_states(model: UniMP, prompts: Prompts, asked: TaskQuestions, tell: Te
     for low in range(0, len(order), ROWS_AT_ONCE):
         rows = order[low : low + ROWS_AT_ONCE]
         batch = prompts.ask(asked.take(rows))
-        last = batch.there.sum(1, keepdim=True) - 1
-        parts.append(model.hidden(batch, torch.arange(batch.ids.shape[1]) == last))
+        parts.append(model.hidden(batch, batch.last))
         tell(len(rows))
     back = np.empty_like(order)
     back[order] = np.arange(len(order))

@@ -46,11 +46,6 @@ def digest(llm):
     return hashlib.sha256(b"".join(state[name] for name in sorted(state))).hexdigest()
 
 
-def last(batch):
-    """The last token of each row, as `hidden` asks for it."""
-    return torch.arange(batch.ids.shape[1]) == batch.there.sum(1, keepdim=True) - 1
-
-
 def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -258,7 +253,7 @@ def test_cached_generation_is_the_prompt_computed_anew_for_every_token(folder_of
         for _ in range(5):
             ids = torch.cat([row.ids, torch.tensor([made], dtype=torch.long)], dim=1)
             longer = Batch(ids, torch.ones_like(ids, dtype=torch.bool), ids < 0, row.weight, row.images)
-            likely = model.logits(model.hidden(longer, last(longer)))[0].log_softmax(-1)
+            likely = model.logits(model.hidden(longer, longer.last))[0].log_softmax(-1)
             made.append(words[int(likely[words].argmax())])
             score += float(likely[made[-1]])
         assert best.ids == tuple(made)
@@ -272,7 +267,7 @@ def test_free_text_holds_words_of_the_base_and_stops_at_its_end(folder_of):
     texts = [best.ids for best, *_ in model.generate(prompts, 6)]
     assert all(0 < len(ids) <= 6 and max(ids) < tiny.WORDS and 1 not in ids for ids in texts)  # 1 ends a text
     at = model.vocabulary.end_of_chunk - tiny.WORDS
-    model.rows.output[at] = model.hidden(prompts, last(prompts)).mean(0) * 50
+    model.rows.output[at] = model.hidden(prompts, prompts.last).mean(0) * 50
     assert [best.ids for best, *_ in model.generate(prompts, 6)] == [()] * len(prompts)
 
 
@@ -280,7 +275,7 @@ def test_free_text_holds_words_of_the_base_and_stops_at_its_end(folder_of):
 def test_the_softmax_over_items_ranks_as_a_beam_search_does(folder_of):
     model = tiny.model_of(folder_of(LLAMA))
     prompts = tiny.prompts_of(tiny.batch_of(model.vocabulary))
-    hidden = model.hidden(prompts, last(prompts))
+    hidden = model.hidden(prompts, prompts.last)
     ranks = model.item_logits(hidden).argsort(dim=1, descending=True)
     likely = model.logits(hidden).log_softmax(-1)
     items = model.vocabulary.items
