@@ -91,12 +91,27 @@ def pictures(items: int = ITEMS) -> Matrix:
     return Matrix("image", "test:tokens", "image--test", "f" * 64, 1, tokens.astype(np.float16), there)
 
 
-def data(cat: Catalogue | None = None, tasks: Sequence[TaskName] = ("recommend", "preference")) -> TrainingData:
-    """What a training reads of this world, with the questions of ``tasks``."""
+def content(items: int = ITEMS) -> Matrix:
+    """Vectors [I, 5] that tell the kinds apart, for semantic ids; every ninth item has none."""
+    vectors = np.random.default_rng(3).normal(0, 0.5, (items, 5))
+    vectors[:, 0] += np.where(np.arange(items) % 2, 1.5, -1.5)
+    there = np.arange(items) % 9 > 0
+    vectors[~there] = 0
+    return Matrix("text", "test:words", "text--test", "e" * 64, 1, vectors.astype(np.float16), there)
+
+
+def data(
+    cat: Catalogue | None = None,
+    tasks: Sequence[TaskName] = ("recommend", "preference"),
+    *,
+    semantic: bool = False,
+) -> TrainingData:
+    """What a training reads of this world, with the questions of ``tasks``; ``semantic``: with vectors for such ids."""
     cat, told = cat or catalogue(), histories()
     asked = {task: frozen(told, cat, task) for task in dict.fromkeys(("recommend", *tasks))}
     seen = told.take(training_rows(told, asked["recommend"]))
-    return TrainingData(cat, seen, {task: asked[task].part(test=False) for task in tasks}, pictures(len(cat)))
+    valid = {task: asked[task].part(test=False) for task in tasks}
+    return TrainingData(cat, seen, valid, pictures(len(cat)), [content(len(cat))] if semantic else [])
 
 
 def frozen(told: Histories, cat: Catalogue, task: TaskName) -> TaskQuestions:

@@ -65,7 +65,7 @@ def same(one: Path, other: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_training_killed_at_any_moment_ends_with_the_weights_of_one_that_was_not(tmp_path):
     script = TOP / "tests/helpers/kill_training.py"
-    child = start(script, tmp_path, "text", "fusion")
+    child = start(script, tmp_path, "bundle", "text", "fusion")
     printed, said = child.communicate()
     assert child.wait() == 0, said
     runs = sorted(tmp_path.glob("killed-*"))

@@ -6,11 +6,14 @@ import dataclasses
 import json
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import unimp_shop as world
+from helpers.forked import start
+from helpers.paths import TOP
 from safetensors.torch import load_file
 
 from bundlecache.catalogue.columns import Strings
@@ -19,6 +22,7 @@ from bundlecache.train import checkpoint as bundle_checkpoint
 from bundlecache.train.training.resume import FILE, Snapshot
 from bundlecache.train.unimp import checkpoint, training
 from bundlecache.train.unimp.figures import figures
+from bundlecache.train.unimp.semantic_ids import CODEBOOK_FILE, CODES_FILE
 
 STEPS = {"steps": 60, "evaluate_every": 20, "lr": 1e-2}
 TASKS = ("recommend", "preference")
@@ -140,6 +144,23 @@ def test_new_items_get_rows_of_their_own_and_no_other_row_changes(trained):
     assert torch.nn.functional.cosine_similarity(own[0], near, dim=0) > 0.5
 
 
+def same(one: Path, other: Path) -> None:
+    """Both runs hold the same files, byte for byte but for the seconds that stages took, and nothing else."""
+    manifests = []
+    for run in (one, other):
+        manifests.append(checkpoint.read_manifest(run))
+        for stage in manifests[-1]["stages"]:
+            del stage["seconds"]
+    assert manifests[0] == manifests[1]
+    for name in ("history.jsonl", "recipe.toml", checkpoint.ITEMS_FILE, *manifests[0]["weights"]):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    for name in (CODES_FILE, CODEBOOK_FILE):
+        assert (one / name).exists() == (other / name).exists()
+        assert not (one / name).exists() or (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert not (other / FILE).exists()
+    assert not list(other.glob(".*"))
+
+
 def test_a_stopped_training_goes_on_to_the_same_weights(base, tmp_path):
     wanted = recipe(
         base,
@@ -169,9 +190,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(base, tmp_path):
     assert again.stopped == "SIGTERM"
     assert not stops
     training.train(data, wanted, tmp_path / "run", seed=1, snapshot=Snapshot.read(tmp_path / "run"))
-    for name in (checkpoint.WEIGHTS, checkpoint.ADAPTER, "history.jsonl", "recipe.toml"):
-        assert (tmp_path / "run" / name).read_bytes() == (whole.run / name).read_bytes(), name
-    assert not (tmp_path / "run" / FILE).exists()
+    same(whole.run, tmp_path / "run")
 
 
 def test_pieces_and_processes_share_one_denominator(base, tmp_path):
@@ -213,3 +232,16 @@ def test_what_does_not_fit_is_one_sentence(trained, base, tmp_path):
     (bad / checkpoint.WEIGHTS).write_bytes(content)
     with pytest.raises(CheckpointError, match="not the file that was written after training"):
         checkpoint.load(bad, data.catalogue, world.pictures(), device="cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_a_training_killed_at_any_moment_ends_with_the_checkpoint_of_one_that_was_not(tmp_path):
+    child = start(TOP / "tests/helpers/kill_training.py", tmp_path, "unimp", "multitask", "head")
+    printed, said = child.communicate()
+    assert child.wait() == 0, said
+    runs = sorted(tmp_path.glob("killed-*"))
+    assert len(runs) == 4
+    assert int(printed) >= 5
+    for run in runs:
+        same(tmp_path / "whole", run)
