@@ -13,15 +13,15 @@ from bundlecache.baselines.next_item import HistoryRanker, by_factors
 from . import lightgcn, lightgcn_large
 
 if TYPE_CHECKING:
-    from bundlecache.baselines.next_item import Score, Training
+    from bundlecache.baselines.next_item import Learnt, Training
 
 
 def lightgcn_ranker(training: Training) -> HistoryRanker:
     """LightGCN as a ranker; it is learnt when it is first asked."""
-    return HistoryRanker("LightGCN", partial(_fit, training))
+    return HistoryRanker("LightGCN", partial(_factors, training), partial(by_factors, training))
 
 
-def _fit(training: Training) -> Score:
+def _factors(training: Training) -> Learnt:
     seen, n_items = training.seen, len(training.catalogue)
     item = seen.item.astype("int64")
     if len(seen) <= lightgcn_large.SMALL_GRAPH_EDGES:
@@ -29,4 +29,4 @@ def _fit(training: Training) -> Score:
     else:
         made = lightgcn_large.train(seen.user, item, n_items, lightgcn_large.Settings(seed=training.seed))
         users, items = made.left, made.item
-    return by_factors(training, users, items)
+    return {"users": users, "items": items}

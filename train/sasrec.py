@@ -20,7 +20,7 @@ from bundlecache.baselines.next_item import HistoryRanker, below_known
 from bundlecache.bench.task_bench import places_of
 
 if TYPE_CHECKING:
-    from bundlecache.baselines.next_item import Score, Training
+    from bundlecache.baselines.next_item import Learnt, Score, Training
     from bundlecache.catalogue.columns import Lists
     from bundlecache.questions.task_file import TaskQuestions
 
@@ -89,12 +89,16 @@ class SasRec(nn.Module):
 
 def sasrec(training: Training) -> HistoryRanker:
     """SASRec as a ranker; it is trained when it is first asked."""
-    return HistoryRanker("SASRec", partial(_fit, training))
+    return HistoryRanker("SASRec", partial(_weights, training), partial(_reader, training))
 
 
-def _fit(training: Training) -> Score:
-    model = train(training)
-    known = training.known
+def _weights(training: Training) -> Learnt:
+    return {name: value.numpy() for name, value in train(training).state_dict().items()}
+
+
+def _reader(training: Training, learnt: Learnt) -> Score:
+    model, known = SasRec(len(training.catalogue)), training.known
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in learnt.items()})
 
     def score(asked: TaskQuestions) -> np.ndarray:
         return below_known(_scores(model, asked.history), known)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..catalogue.histories import Histories
     from ..questions.task_file import TaskQuestions
 
+    Learnt: TypeAlias = dict[str, np.ndarray]
+    """All that a method keeps of its training, by name: arrays, so that they can be written to a file."""
     Score: TypeAlias = Callable[[TaskQuestions], np.ndarray]
     """Questions -> float [q, I]."""
 
@@ -60,67 +62,93 @@ class Training:
         """int64 [q], the row of each user in `baskets`; -1 for one whom training never saw."""
         return np.asarray(pc.fill_null(pc.index_in(users.arrow, value_set=self.seen.users.arrow), -1), np.int64)
 
+    @cached_property
+    def rankers(self) -> tuple[HistoryRanker, ...]:
+        """All methods that recommend by history; they keep what they learnt, so tasks that share a training share it."""
+        return tuple(rankers(self))
+
 
 @dataclass(frozen=True)
 class HistoryRanker:
-    """A method by its name: ``fit`` learns, and gives back what scores all items for questions; it is called once."""
+    """A method by its name: ``learn`` is called once, and ``reader`` makes of what it learnt what scores all items.
+
+    ``partner`` is the method whose learning it takes over, where it learns nothing itself.
+    """
 
     name: str
-    fit: Callable[[], Score]
+    learn: Callable[[], Learnt]
+    reader: Callable[[Learnt], Score]
+    partner: HistoryRanker | None = None
 
     @cached_property
-    def fitted(self) -> Score:
-        """What `fit` gives."""
-        return self.fit()
+    def learnt(self) -> Learnt:
+        """What `learn` gives."""
+        return self.learn()
+
+    @cached_property
+    def score(self) -> Score:
+        """What `reader` gives."""
+        return self.reader(self.learnt)
 
     def scores(self, asked: TaskQuestions) -> np.ndarray:
         """[q, I] one score per item of the catalogue, higher is better."""
-        return self.fitted(asked)
+        return self.score(asked)
 
 
 def rankers(training: Training) -> Iterator[HistoryRanker]:
     """All methods that recommend by history."""
-    yield HistoryRanker("random", partial(_equal, training))
-    yield HistoryRanker("popularity", partial(_popularity, training))
+    yield HistoryRanker("random", lambda: {"often": np.zeros(len(training.catalogue))}, _often)
+    yield HistoryRanker("popularity", partial(_count, training), _often)
     if training.seen.timed:
-        yield HistoryRanker("recent popularity", partial(_popularity, training, RECENT_SHARE))
-    yield HistoryRanker("last-item kNN", partial(_neighbours, training, last_only=True))
-    yield HistoryRanker("item-kNN", partial(_neighbours, training, last_only=False))
-    yield HistoryRanker("ALS", partial(_als, training))
-    yield HistoryRanker("BPR", partial(_bpr, training))
+        yield HistoryRanker("recent popularity", partial(_count, training, RECENT_SHARE), _often)
+    similar = partial(_similarities, training)
+    yield HistoryRanker("last-item kNN", similar, partial(_neighbours, last_only=True))
+    yield HistoryRanker("item-kNN", similar, partial(_neighbours, last_only=False))
+    yield HistoryRanker("ALS", partial(_als_factors, training), partial(_als, training))
+    yield HistoryRanker("BPR", partial(_bpr_factors, training), partial(by_factors, training, biased=True))
     for learner in training.learners:
         yield learner(training)
 
 
-def _equal(training: Training) -> Score:
-    return lambda asked: np.zeros((len(asked), len(training.catalogue)))
-
-
-def _popularity(training: Training, latest: float = 1.0) -> Score:
+def _count(training: Training, latest: float = 1.0) -> Learnt:
     """How many users took an item, among the latest share of the training interactions."""
     seen = training.seen
     recent = seen.time >= np.quantile(seen.time, 1 - latest)
-    often = np.bincount(seen.item[recent], minlength=len(training.catalogue))
-    return lambda asked: np.tile(often.astype(np.float64), (len(asked), 1))
+    return {"often": np.bincount(seen.item[recent], minlength=len(training.catalogue)).astype(np.float64)}
 
 
-def _neighbours(training: Training, *, last_only: bool) -> Score:
-    """The summed similarities to the items of the history, or the similarity to its last item."""
+def _often(learnt: Learnt) -> Score:
+    return lambda asked: np.tile(learnt["often"], (len(asked), 1))
+
+
+def _similarities(training: Training) -> Learnt:
     similarity, _ = nearest(training.baskets)
+    return {name: getattr(similarity, name) for name in ("data", "indices", "indptr")}
+
+
+def _neighbours(learnt: Learnt, *, last_only: bool) -> Score:
+    """The summed similarities to the items of the history, or the similarity to its last item."""
+    n_items = len(learnt["indptr"]) - 1
+    similarity = csr_array((learnt["data"], learnt["indices"], learnt["indptr"]), shape=(n_items, n_items))
 
     def score(asked: TaskQuestions) -> np.ndarray:
         history = asked.history
         if last_only:
             history = Lists.of(np.arange(len(asked) + 1), history.values[history.offsets[1:] - 1])
-        return np.round((members(history, similarity.shape[0]) @ similarity).toarray(), 6)
+        return np.round((members(history, n_items) @ similarity).toarray(), 6)
 
     return score
 
 
-def _als(training: Training) -> Score:
-    """A user's factors are solved from the history, as one step of ALS does (Hu et al., 2008)."""
+def _als_factors(training: Training) -> Learnt:
     items = item_factors("als", training.baskets, training.seed).astype(np.float64)
     items[~training.known] = 0
+    return {"items": items}
+
+
+def _als(training: Training, learnt: Learnt) -> Score:
+    """A user's factors are solved from the history, as one step of ALS does (Hu et al., 2008)."""
+    items = learnt["items"]
     confidence, ridge = SETTINGS["als"]["alpha"], SETTINGS["als"]["regularization"]
     whole = items.T @ items + ridge * np.eye(items.shape[1])
 
@@ -134,16 +162,17 @@ def _als(training: Training) -> Score:
     return score
 
 
-def _bpr(training: Training) -> Score:
-    return by_factors(training, *all_factors("bpr", training.baskets, training.seed), biased=True)
+def _bpr_factors(training: Training) -> Learnt:
+    users, items = all_factors("bpr", training.baskets, training.seed)
+    return {"users": users, "items": items}
 
 
-def by_factors(training: Training, users: np.ndarray, items: np.ndarray, *, biased: bool = False) -> Score:
-    """Dot products of factors [U, k] and [I, k]; a user whom training never saw is the mean of the history's items.
+def by_factors(training: Training, learnt: Learnt, *, biased: bool = False) -> Score:
+    """Dot products of factors, ``users`` [U, k] and ``items`` [I, k]; a user whom training never saw is the mean of the history's items.
 
     ``biased`` says that the last number of an item is its bias, which the 1 of every user is multiplied with.
     """
-    known = training.known
+    users, items, known = learnt["users"], learnt["items"], training.known
 
     def score(asked: TaskQuestions) -> np.ndarray:
         number = training.numbers(asked.users)

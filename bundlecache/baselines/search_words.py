@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..questions.task_file import TaskQuestions
-    from .next_item import Score, Training
+    from .next_item import Learnt, Score, Training
 
 WORD = re.compile(r"\w+")
 SATURATION, LENGTH_SHARE = 1.5, 0.75  # k1 and b of BM25
@@ -74,12 +74,12 @@ def searchers(training: Training, rankers: Sequence[HistoryRanker]) -> Iterator[
     catalogue = training.catalogue
     fields = [name for name in COLUMNS if name == "title" or name in catalogue.columns]
     index = Bm25.of(list(catalogue.texts(fields)))
-    yield HistoryRanker("BM25", lambda: lambda asked: index.scores(list(asked.query)))
+    yield HistoryRanker("BM25", dict, lambda _: lambda asked: index.scores(list(asked.query)))
     for ranker in rankers:
-        yield HistoryRanker(f"BM25 + {ranker.name}", partial(_then, index, ranker))
+        yield HistoryRanker(f"BM25 + {ranker.name}", dict, partial(_then, index, ranker), partner=ranker)
 
 
-def _then(index: Bm25, ranker: HistoryRanker) -> Score:
+def _then(index: Bm25, ranker: HistoryRanker, _nothing: Learnt) -> Score:
     def score(asked: TaskQuestions) -> np.ndarray:
         second = ranker.scores(asked)
         low, high = second.min(axis=1, keepdims=True), second.max(axis=1, keepdims=True)

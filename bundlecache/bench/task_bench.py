@@ -62,6 +62,8 @@ class Chooser(Protocol):
 class TaskMethod:
     """The figures of one method, their intervals by the same names, and the seconds that fitting and answering took.
 
+    What one task fitted costs the next one, which shares it, nothing.
+
     ``by_seed`` holds the figures of each training seed, where there are several. ``difference`` is that of a model to the best baseline: the mean over questions, and its interval. ``values`` [q] are what
     the figures are means of.
     """

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FALLBACK = {"recommend": "item-kNN", "search": "BM25 + item-kNN"}
 """The method where there is neither a UniMP run nor a saved result of `bench --task`."""
+FITS = "next_item"
+"""The folder of fitted baselines, in candidates/."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,11 @@ def _rows_of(histories: Histories, user: str) -> np.ndarray:
 
 
 def _baseline(session: Session, asked: TaskQuestions) -> Method:
-    """The baseline that the latest `bench --task` found best, fitted beside the same questions; else a simple one, on all interactions."""
+    """The baseline that the latest `bench --task` found best, fitted beside the same questions; else a simple one, on all interactions.
+
+    What it learnt is kept in the workspace, until the interactions are others.
+    """
+    from ..baselines import saved_fit
     from ..baselines.next_item import Training
     from ..bench.task_bench import saved_best
     from ..catalogue.histories import Histories
@@ -255,7 +261,13 @@ def _baseline(session: Session, asked: TaskQuestions) -> Method:
         training = task_setup(session, asked.task, **which).training
         why = "the best baseline in bench --task"
     else:
-        training = Training(session.catalogue, Histories.read(session.folder, session.catalogue), asked)
+        nothing = asked.take(np.zeros(0, np.int64))  # these methods stop by no validation
+        training = Training(session.catalogue, Histories.read(session.folder, session.catalogue), nothing)
         best, why = FALLBACK[asked.task], "as long as no bench --task has found a better one"
     session.say.note(f"No UniMP run yet, so {best} ranks, {why}", Command("train", "--recipe", "unimp"))
-    return next(method for method in baselines(training, asked.task) if method.name == best)
+    method = next(method for method in baselines(training, asked.task) if method.name == best)
+
+    def tell(name: str) -> None:
+        session.say.note(f"{name} is fitted to {len(training.seen):,} interactions, and kept")
+
+    return saved_fit.fitted(method, training, session.folder.candidates / FITS, tell)

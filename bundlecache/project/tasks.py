@@ -118,12 +118,12 @@ class TaskSetup:
 
 def baselines(training: Training, task: str) -> Iterator[HistoryRanker]:
     """The methods that rank items for a task, not fitted yet."""
-    from ..baselines import next_item, search_words
+    from ..baselines import search_words
 
-    methods = next_item.rankers(training)
     if task != "search":
-        return methods
-    return search_words.searchers(training, [method for method in methods if method.name in search_words.PARTNERS])
+        return iter(training.rankers)
+    partners = [method for method in training.rankers if method.name in search_words.PARTNERS]
+    return search_words.searchers(training, partners)
 
 
 def task_setup(
@@ -134,8 +134,12 @@ def task_setup(
     k_core: int = 5,
     seed: int = 0,
     min_rating: float | None = None,
+    trainings: Sequence[Training] = (),
 ) -> TaskSetup:
     """The test questions of a task, which are frozen where they are not yet.
+
+    ``trainings`` are those of other tasks beside the same questions: one that has the same validation questions is taken
+    over, with all that methods learnt from it.
 
     Raises
     ------
@@ -155,15 +159,19 @@ def task_setup(
         session.say.note("No questions of this task yet: freezing them now", Command("questions", "--task", task))
         task_questions(session, task, split=split, k_core=k_core, seed=seed, min_rating=min_rating)
     asked, recommend = (load(tasks.path_of(folder, name), catalogue) for name in names)
-    histories = tasks.prepared_as(Histories.read(folder, catalogue), recommend.header)
-    seen = histories.take(task_split.training_rows(histories, recommend))
-    learners = (lightgcn_ranker, sasrec)
     test = asked.part(test=True)
     validation = tasks.apart_from(recommend.part(test=False), test)
+    same = [t for t in trainings if (t.validation.name, len(t.validation)) == (validation.name, len(validation))]
     kinds = [name for name in session.store.modalities() if name != "graph"] if task == "preference" else []
     matrices = {name: session.store.matrix(catalogue.item_ids, name) for name in kinds}
-    training = next_item.Training(catalogue, seen, validation, seed, learners)
-    return TaskSetup(test, training, asked.part(test=False), matrices)
+    valid = asked.part(test=False)
+    if same:
+        return TaskSetup(test, same[0], valid, matrices)
+    histories = tasks.prepared_as(Histories.read(folder, catalogue), recommend.header)
+    seen = histories.take(task_split.training_rows(histories, recommend))
+    return TaskSetup(
+        test, next_item.Training(catalogue, seen, validation, seed, (lightgcn_ranker, sasrec)), valid, matrices
+    )
 
 
 def bench_task(
@@ -242,9 +250,11 @@ def evaluate_run(
     model = newest(session, name, device, required=True)
     assert model is not None  # noqa: S101 - required
     made = []
+    trainings: list[Training] = []
     for task in tasks or measured(session, model.data):
         check_trained(model, task)
-        setup = task_setup(session, task, **beside(model.data))
+        setup = task_setup(session, task, trainings=trainings, **beside(model.data))
+        trainings.append(setup.training)
         result = setup.result(session.say, [model], with_baselines=baselines)
         path = session.folder.runs / model.name / "tasks" / f"{setup.asked.name}.json"
         result.save(path)

@@ -12,7 +12,7 @@ from helpers.histories import training_of
 from helpers.matrices import matrix
 from helpers.runner import invoke, printed_json, succeed
 
-from bundlecache.baselines import next_item, rating_means, rating_neighbours, search_words
+from bundlecache.baselines import next_item, rating_means, rating_neighbours, saved_fit, search_words
 from bundlecache.baselines.next_item import HistoryRanker
 from bundlecache.bench import task_bench
 from bundlecache.catalogue.columns import Strings
@@ -23,7 +23,7 @@ SEQUENCES = [[0, 1, 2, 3], [0, 2, 1, 4], [1, 0, 2, 5], [3, 4, 0, 1], [4, 3, 5, 0
 
 
 def ranker(name: str, scores: list[float]) -> HistoryRanker:
-    return HistoryRanker(name, lambda: lambda asked: np.tile(np.array(scores, float), (len(asked), 1)))
+    return HistoryRanker(name, dict, lambda _: lambda asked: np.tile(np.array(scores, float), (len(asked), 1)))
 
 
 def test_ranks_are_exact_and_leave_out_the_history():
@@ -61,7 +61,7 @@ def test_a_bias_counts_in_full_for_a_user_whom_training_never_saw():
     training, test = training_of(SEQUENCES)
     strangers = replace(test, users=Strings([f"stranger {k}" for k in range(len(test))]))
     bias = np.array([0.5, -0.3, 0.2, -0.1, -0.4, 0.0])
-    scores = next_item.by_factors(training, np.ones((5, 1)), bias[:, None], biased=True)(strangers)
+    scores = next_item.by_factors(training, {"users": np.ones((5, 1)), "items": bias[:, None]}, biased=True)(strangers)
     np.testing.assert_allclose(scores[:, :5], np.tile(bias[:5], (len(test), 1)))
 
 
@@ -72,7 +72,7 @@ def test_als_solves_a_user_as_implicit_does():
     from bundlecache.factors import SETTINGS, item_factors
 
     training, test = training_of(SEQUENCES)
-    scores = next_item._als(training)(test)
+    scores = next_item._als(training, next_item._als_factors(training))(test)
     model = AlternatingLeastSquares(**SETTINGS["als"], num_threads=1)
     model.item_factors = np.where(training.known[:, None], item_factors("als", training.baskets), 0)
     history = csr_matrix(next_item.members(test.history, 6))
@@ -95,7 +95,7 @@ def test_bm25_equals_its_formula_and_history_orders_equal_matches():
                 total += idf * count * 2.5 / (count + 1.5 * (0.25 + 0.75 * len(document) / mean))
             expected.append(total)
         np.testing.assert_allclose(index.scores([query])[0], expected, atol=1e-6)
-    both = search_words._then(index, ranker("last first", [0, 1, 2, 3]))
+    both = search_words._then(index, ranker("last first", [0, 1, 2, 3]), {})
     asked = type("Asked", (), {"query": ["lamp"], "__len__": lambda _: 1})()
     assert np.argsort(-both(asked)[0]).tolist() == [2, 3, 1, 0]
 
@@ -105,7 +105,7 @@ def test_a_model_stands_beside_the_best_baseline_question_by_question():
     _, test = training_of(SEQUENCES)
     own = np.zeros((5, 6))
     own[np.arange(5), test.target] = 1
-    right = HistoryRanker("right", lambda: lambda asked: own)
+    right = HistoryRanker("right", dict, lambda _: lambda asked: own)
     result = task_bench.rank(test, [ranker("tied", [0] * 6), right], 6, models=[ranker("model", [6, 5, 4, 3, 2, 1])])
     best = result.best_baseline
     assert best is not None
@@ -141,7 +141,7 @@ def test_several_training_seeds_give_their_mean_and_a_wider_interval():
     worst[np.arange(5), test.target] = -1
     falling = ranker("falling", [6, 5, 4, 3, 2, 1])
     seeds = [
-        task_bench.rank(test, [HistoryRanker("learnt", lambda made=made: lambda asked: made), falling], 6)
+        task_bench.rank(test, [HistoryRanker("learnt", dict, lambda _, made=made: lambda asked: made), falling], 6)
         for made in (best, worst)
     ]
     merged = {method.name: method for method in task_bench.over_seeds(seeds).methods}
@@ -168,8 +168,8 @@ def test_a_selection_counts_the_first_choice_and_those_above_the_mean():
     _, test = training_of([[i, *range(6, 9), *range(10 + 4 * i, 14 + 4 * i)] for i in range(6)] * 3, "select")
     own = np.zeros((len(test), 34))
     own[np.arange(len(test))[:, None], test.candidates] = test.right
-    perfect = HistoryRanker("perfect", lambda: lambda asked: own)
-    result = task_bench.rank(test, [perfect, HistoryRanker("random", lambda: lambda asked: own * 0)], 34)
+    perfect = HistoryRanker("perfect", dict, lambda _: lambda asked: own)
+    result = task_bench.rank(test, [perfect, HistoryRanker("random", dict, lambda _: lambda asked: own * 0)], 34)
     assert result.methods[0].figures == {"first": 1, "precision": 1, "recall": 1, "F1": 1}
     share = float(test.right.mean())
     assert result.methods[1].figures == {"first": pytest.approx(share), "precision": 0, "recall": 0, "F1": 0}
@@ -198,3 +198,24 @@ def test_the_command_prints_one_table_a_task_and_keeps_the_results(workspace, mo
     assert [page.count(f"<h2>{title}") for title in ASKS.values()] == [1, 1, 0, 1, 0]
     assert "Means of 2 training seeds" in page
     assert "have no rating and explanation" in str(invoke(*ask, "explain").exception)
+
+
+def test_what_a_method_learnt_is_kept_and_read_again_while_all_that_it_was_learnt_from_is_the_same(tmp_path):
+    training, test = training_of(SEQUENCES)
+    others, _ = training_of([*SEQUENCES[:4], [4, 0, 5, 3]])
+    learnt: list[str] = []
+    for method in training.rankers:
+        saved_fit.fitted(method, training, tmp_path, learnt.append)
+    assert learnt == [method.name for method in training.rankers]
+    again = replace(training)  # without what methods keep
+    for method, first in zip(again.rankers, training.rankers, strict=True):
+        scores = saved_fit.fitted(method, again, tmp_path, learnt.append).scores(test)
+        np.testing.assert_array_equal(scores, first.scores(test))
+    (both,) = [m for m in search_words.searchers(again, again.rankers) if m.name == "BM25 + item-kNN"]
+    saved_fit.fitted(both, again, tmp_path, learnt.append)
+    assert len(learnt) == len(training.rankers)
+    for changed in (others, replace(training, seed=1)):
+        saved_fit.fitted(changed.rankers[1], changed, tmp_path, learnt.append)
+    (tmp_path / "popularity.npz").write_bytes(b"damaged")
+    saved_fit.fitted(again.rankers[1], again, tmp_path, learnt.append)
+    assert learnt[len(training.rankers) :] == ["popularity"] * 3

@@ -39,6 +39,17 @@ def test_a_baseline_recommends_and_searches_where_there_is_no_run(shop):
     assert session.search("u3", title, 1)[0].title == title
 
 
+def test_the_baseline_is_fitted_once_until_the_interactions_are_others(shop):
+    first = succeed("recommend", "u3", "--data", shop.root)
+    assert "item-kNN is fitted to 96 interactions, and kept" in " ".join(first.stderr.split())
+    title = library.open(shop.root, quiet=True).title("item-16")
+    for typed in (("recommend", "u3"), ("search", "u4", title)):
+        assert "is fitted" not in succeed(*typed, "--data", shop.root).stderr
+    assert succeed("recommend", "u3", "--data", shop.root).stdout == first.stdout
+    write(shop, ROWS[:-1])
+    assert "is fitted to 95" in " ".join(succeed("recommend", "u3", "--data", shop.root).stderr.split())
+
+
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [

@@ -19,7 +19,7 @@ SETTINGS = (
     *FEW,
     "run.strategy=multitask",
     "vision.encoder=",
-    "data.tasks=recommend,preference,select",
+    "data.tasks=recommend,search,preference,select",
     "data.k_core=2",
 )
 
@@ -61,7 +61,7 @@ def test_it_rates_an_item_and_selects_among_a_few(shop: Path):
 
 def test_a_run_is_asked_about_what_it_was_trained_for_and_has_not_seen(shop: Path):
     explained = invoke("explain", "u3", "item-00", "--data", shop)
-    assert "first was trained for recommend, preference, select, not for explain" in str(explained.exception)
+    assert "first was trained for recommend, search, preference, select, not for explain" in str(explained.exception)
     other = invoke("bench", "--task", "recommend", "--k-core", 3, "--run", "first", "--data", shop)
     assert "it may have seen what recommend-leave_last_out-core3 asks about" in str(other.exception)
 
@@ -70,11 +70,15 @@ def test_it_stands_beside_baselines_in_tables_files_and_the_report(shop: Path, m
     from bundlecache.train import sasrec
 
     monkeypatch.setattr(sasrec, "MAX_EPOCHS", 1)
+    fits, train = [], sasrec.train
+    monkeypatch.setattr(sasrec, "train", lambda training: fits.append(training) or train(training))
     shown = succeed("bench", "--task", "recommend", "--k-core", 2, "--run", "first", "--data", shop).stdout
     assert "question by question: HR@10" in shown
+    fits.clear()
     made = printed_json("evaluate", "--run", "first", "--data", shop)
-    assert [each["result"]["task"] for each in made] == ["recommend", "preference", "select"]
-    names = {row["name"]: row.get("kind") for row in made[1]["result"]["methods"]}
+    assert len(fits) == 2, "recommend and search share a fit; select has fewer validation questions"
+    assert [each["result"]["task"] for each in made] == ["recommend", "search", "preference", "select"]
+    names = {row["name"]: row.get("kind") for row in made[2]["result"]["methods"]}
     assert names["first"] == names["first, likeliest"] == "model"
     assert names["user mean"] is None
     saved = json.loads((shop / "runs" / "first" / "tasks" / "preference-leave_last_out-core2.json").read_text())
