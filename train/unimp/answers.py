@@ -7,13 +7,13 @@ semantic ids a beam search keeps to the ids that exist. Notation: q questions, b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from .batch import Batch
+from .item_scores import item_scores
 from .trie import Trie
 from .vocabulary import RATES, AtomicIds
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .prompts import Prompts
 
 ROWS_AT_ONCE = 64
-BEAMS = 50  # of semantic ids: so many items of each question get a score, the others none
 EXPLANATION_TOKENS = 64  # of an explanation, at most
 
 
@@ -55,24 +54,16 @@ class UnimpAnswers:
         return self.model.recipe.data
 
     def scores(self, asked: TaskQuestions, among: np.ndarray | None = None) -> np.ndarray:
-        """float32 [q, I] log-probabilities of all items for questions of ``recommend`` and ``search``.
+        """float32 [q, I] log-probabilities of all items for questions of ``recommend`` and ``search``, see `item_scores`.
 
-        Among all items that is with one token per item; with semantic ids among all words, and -inf beyond the beams, which
-        keep to the items ``among`` (bool [I]) where that is given.
+        The beams of semantic ids keep to the items ``among`` (bool [I]) where that is given.
         """
-        semantic = not isinstance(self.model.vocabulary.item_ids, AtomicIds)
-        trie = self._trie if among is None or not semantic else Trie.of(self._item_ids[among])
-        made = np.full((len(asked), self._n_items), -np.inf, np.float32)
+        words, trie = self.model.vocabulary, None
+        if among is not None and not isinstance(words.item_ids, AtomicIds):
+            trie = Trie.of(words.of_items(np.flatnonzero(among)))
+        made = np.empty((len(asked), words.item_ids.count), np.float32)
         for rows, batch in self._batches(asked):
-            if not semantic:
-                logits = self.model.item_logits(self.model.hidden(batch, batch.last)).float()
-                made[rows] = logits.log_softmax(-1).cpu().numpy()
-                continue
-            known = self._items_by_ids
-            found = self.model.generate(batch, trie.depth, lambda ids: trie.allowed(ids).tolist(), BEAMS)
-            for row, beams in zip(rows.tolist(), found, strict=True):
-                for beam in beams:
-                    made[row, known[beam.ids]] = beam.score
+            made[rows] = item_scores(self.model, batch, trie)
         return made
 
     def choose(self, asked: TaskQuestions) -> tuple[np.ndarray, np.ndarray]:
@@ -137,26 +128,10 @@ class UnimpAnswers:
                 self.progress(min(low + self.rows_at_once, len(order)), len(order))
 
     @property
-    def _n_items(self) -> int:
-        return self.model.vocabulary.item_ids.count
-
-    @property
     def _base_ends(self) -> list[int]:
         """The ids with which texts of the base end."""
         ends = self.model.core.config.get_text_config().eos_token_id
         return ends if isinstance(ends, list) else [] if ends is None else [ends]
-
-    @cached_property
-    def _item_ids(self) -> np.ndarray:
-        return self.model.vocabulary.of_items(np.arange(self._n_items))  # [I, levels]
-
-    @cached_property
-    def _trie(self) -> Trie:
-        return Trie.of(self._item_ids)
-
-    @cached_property
-    def _items_by_ids(self) -> dict[tuple[int, ...], int]:
-        return {tuple(ids): item for item, ids in enumerate(self._item_ids.tolist())}
 
 
 def followed_by(batch: Batch, tokens: np.ndarray) -> Batch:

@@ -1,7 +1,8 @@
 """What UniMP finds on frozen validation questions: the figures by which its best weights are chosen.
 
 Every question is asked by its prompt once; what stands at its ``<|answer|>`` decides. Hidden states can be given instead, where
-they do not change (`bundlecache.train.unimp.head_only`).
+they do not change (`bundlecache.train.unimp.head_only`). With semantic ids some of the questions are asked again, by the beam
+search that also answers them later (`bundlecache.train.unimp.item_scores`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from bundlecache.bench.task_bench import places_of
 
 from ..training.validation import Figures
+from .item_scores import item_scores
 from .item_texts import rate_places
 from .vocabulary import AtomicIds
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .prompts import Prompts
 
 ROWS_AT_ONCE = 64
+BEAM_QUESTIONS = 256  # of a task that names items by semantic ids, always the same ones: a beam search takes long
 MAIN = {
     "recommend": "NDCG@10",
     "search": "NDCG@10",
@@ -42,7 +45,7 @@ Tell = Callable[[int], None]
 class TaskFigures(Figures):
     """Figures by ``task name``; ``scores`` are the main ones by task, ``select`` is what the recipe says of them."""
 
-    loss: float  # mean over tasks of -log p of what is right at <|answer|>
+    loss: float  # mean over tasks of -log p of what is right at <|answer|>, of a semantic id its first code
     scores: dict[str, float]
     figures: dict[str, float]
     select: str
@@ -136,7 +139,9 @@ def _of_task(model: UniMP, prompts: Prompts, asked: TaskQuestions, hidden: Tenso
     made = torch.cat(values).float()
     assert start <= names.start  # noqa: S101 - marks stand behind the base's ids
     if asked.task in ("recommend", "search"):
-        return _ranked(model, asked, made.numpy()), loss
+        if not isinstance(model.vocabulary.item_ids, AtomicIds):
+            return _ranked(*_by_beams(model, prompts, sampled(asked, BEAM_QUESTIONS))), loss
+        return _ranked(asked, made.numpy()), loss
     if asked.task == "select":
         first = made[:, : asked.candidates.shape[1]].argmax(1).numpy()
         return {"first": float(asked.right[np.arange(len(asked)), first].mean())}, loss
@@ -149,18 +154,30 @@ def _of_task(model: UniMP, prompts: Prompts, asked: TaskQuestions, hidden: Tenso
     return {MAIN["explain"]: float(np.exp(-written)), **found}, written
 
 
-def _ranked(model: UniMP, asked: TaskQuestions, scores: np.ndarray) -> dict[str, float]:
-    """Of atomic ids the ranks among all items; of semantic ids those of the first code alone, which is all one step tells."""
-    if isinstance(model.vocabulary.item_ids, AtomicIds):
-        places = places_of(asked, scores)
-        return {
-            "NDCG@10": float(places.ndcg(10).mean()),
-            "HR@10": float(places.within(10).mean()),
-            "MRR": float(places.reciprocal().mean()),
-        }
-    first = model.vocabulary.of_items(asked.target)[:, :1] - model.vocabulary.items.start
-    rank = (scores > np.take_along_axis(scores, first, axis=1)).sum(axis=1)
-    return {"NDCG@10": float(np.where(rank < 10, 1 / np.log2(rank + 2), 0).mean()), "HR@10": float((rank < 10).mean())}
+def sampled(asked: TaskQuestions, most: int) -> TaskQuestions:
+    """At most so many questions, always the same ones; all of them where ``most`` is 0."""
+    if not 0 < most < len(asked):
+        return asked
+    return asked.take(np.sort(np.random.default_rng(0).permutation(len(asked))[:most]))
+
+
+def _by_beams(model: UniMP, prompts: Prompts, asked: TaskQuestions) -> tuple[TaskQuestions, np.ndarray]:
+    """The questions, those of like length together, and the scores [q, I] of their items."""
+    asked = asked.take(np.argsort(asked.history.lengths, kind="stable"))
+    parts = [
+        asked.take(rows) for rows in np.split(np.arange(len(asked)), range(ROWS_AT_ONCE, len(asked), ROWS_AT_ONCE))
+    ]
+    return asked, np.concatenate([item_scores(model, prompts.ask(part)) for part in parts])
+
+
+def _ranked(asked: TaskQuestions, scores: np.ndarray) -> dict[str, float]:
+    """The figures of scores [q, I] among all items that the history does not hold."""
+    places = places_of(asked, scores)
+    return {
+        "NDCG@10": float(places.ndcg(10).mean()),
+        "HR@10": float(places.within(10).mean()),
+        "MRR": float(places.reciprocal().mean()),
+    }
 
 
 def _right(model: UniMP, asked: TaskQuestions) -> Tensor:

@@ -27,6 +27,7 @@ from ..training.loop import accelerator_for
 from ..training.progress import Progress, TimeLeft
 from ..training.stages import Plan, run_stages
 from . import checkpoint, semantic_ids
+from .figures import sampled
 from .head_only import HeadStage, tasks_of
 from .samples import Samples
 from .stages import MultitaskStage, table_rows
@@ -158,13 +159,6 @@ def train(
         write_text(run.parent / "latest", run.name + "\n")
     accelerator.wait_for_everyone()
     return UnimpTrainResult(run, stages, time.perf_counter() - began, stopped)
-
-
-def sampled(asked: TaskQuestions, most: int) -> TaskQuestions:
-    """At most so many questions, always the same ones; all of them where ``most`` is 0."""
-    if not 0 < most < len(asked):
-        return asked
-    return asked.take(np.sort(np.random.default_rng(0).permutation(len(asked))[:most]))
 
 
 def job_of(data: TrainingData, parts: Parts, seed: int, strategy: list[str]) -> dict[str, Any]:

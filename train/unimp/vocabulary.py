@@ -8,10 +8,13 @@ I items of the catalogue.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from bundlecache.errors import RecipeError
+
+from .trie import Trie
 
 RATES, SELECTIONS = 5, 10
 """Stars of a rating, and options among which one selects."""
@@ -106,6 +109,16 @@ class Vocabulary:
     def of_items(self, items: np.ndarray) -> np.ndarray:
         """The ids of items [n], int64 [n, levels]."""
         return self.items.start + self.item_ids.codes_of(items)
+
+    @cached_property
+    def trie(self) -> Trie:
+        """The ids of all items: which token may follow a beginning."""
+        return Trie.of(self.of_items(np.arange(self.item_ids.count)))
+
+    @cached_property
+    def items_by_ids(self) -> dict[tuple[int, ...], int]:
+        """The item of each id."""
+        return {tuple(ids): item for item, ids in enumerate(self.of_items(np.arange(self.item_ids.count)).tolist())}
 
     def rows_of(self, older: Vocabulary, items: np.ndarray) -> np.ndarray:
         """Which row of an ``older`` vocabulary each of our rows is, int64 [extra], -1 for new ones.

@@ -16,11 +16,14 @@ from helpers.forked import start
 from helpers.paths import TOP
 from safetensors.torch import load_file
 
+from bundlecache.bench.task_bench import places_of
 from bundlecache.catalogue.columns import Strings
 from bundlecache.errors import CheckpointError, RecipeError
 from bundlecache.train import checkpoint as bundle_checkpoint
 from bundlecache.train.training.resume import FILE, Snapshot
 from bundlecache.train.unimp import checkpoint, training
+from bundlecache.train.unimp import figures as unimp_figures
+from bundlecache.train.unimp.answers import UnimpAnswers
 from bundlecache.train.unimp.figures import figures
 from bundlecache.train.unimp.semantic_ids import CODEBOOK_FILE, CODES_FILE
 
@@ -245,3 +248,28 @@ def test_a_training_killed_at_any_moment_ends_with_the_checkpoint_of_one_that_wa
     assert int(printed) >= 5
     for run in runs:
         same(tmp_path / "whole", run)
+
+
+def test_semantic_ids_are_chosen_by_the_ranks_that_the_beams_of_an_evaluation_give(base, tmp_path, monkeypatch):
+    """Of whole ids, not of their first codes, which three items in four share here."""
+    data = world.data(semantic=True)
+    wanted = recipe(
+        base,
+        items={"ids": "semantic", "levels": 1, "codes": 2},
+        data={"tasks": ["recommend"], "shares": []},
+        multitask_stage={"steps": 20, "evaluate_every": 5},
+        run={"strategy": ["multitask", "head"], "select": "recommend"},
+    )
+    made = training.train(data, wanted, tmp_path / "run")
+    parts = checkpoint.load(tmp_path / "run", data.catalogue, data.pictures, data.content, device="cpu")
+    asked = data.valid["recommend"]
+    places = places_of(asked, UnimpAnswers(parts.model, parts.prompts).scores(asked))
+    found = made.stages[-1]["best_valid"]
+    assert found["recommend NDCG@10"] == pytest.approx(places.ndcg(10).mean(), abs=1e-5)
+    assert found["recommend HR@10"] == pytest.approx(places.within(10).mean())
+    assert 0 < places.within(10).mean() < 1
+    monkeypatch.setattr(unimp_figures, "BEAM_QUESTIONS", 7)
+    few = unimp_figures.sampled(asked, 7)
+    told = figures(parts.model, parts.prompts, {"recommend": asked}, "recommend").figures
+    places = places_of(few, UnimpAnswers(parts.model, parts.prompts).scores(few))
+    assert told["recommend MRR"] == pytest.approx(places.reciprocal().mean(), abs=1e-5)
