@@ -577,6 +577,24 @@ def explain(
 
 
 @app.command(cls=Verb)
+def draw(
+    user: r.ForUser,
+    query: r.Query,
+    output: r.PictureFile = Path("drawing.png"),
+    run: r.ExplainRun = None,
+    data: o.Data = Path("data"),
+    device: o.Device = "auto",
+    as_json: o.AsJson = False,
+) -> None:
+    """Draw the picture of what a user searches for, by a UniMP run that was trained to. Experimental."""
+    made = _open(data).draw(user, query, output, run=run, device=device)
+    rows = [{"shown": item, "title": title} for item, title in zip(made.item_ids, made.titles, strict=True)]
+    show({**vars(made), "path": str(made.path)}, as_json, rows, title=f"{query} for {user}, drawn after")
+    if not as_json:
+        say(f"Picture: {made.path}")
+
+
+@app.command(cls=Verb)
 def serve(
     run: o.RunName = None,
     host: sv.Host = "127.0.0.1",

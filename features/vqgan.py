@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bundlecache.encoder_spec import EncoderSpec
-from bundlecache.errors import EncoderError
+from bundlecache.errors import Command, EncoderError
 from bundlecache.pretrained import load_model, quiet
 
 from .checkpoints import check_complete, checkpoint_folder, load_failure, read_config
@@ -53,22 +53,32 @@ def load(spec: EncoderSpec, options: Options) -> ImageTower:
         _codes(model),
         _transform(side),
         f"squashed to {side} px, bicubic, -1 to 1; nearest code by direction, from 1",
-        fingerprint("vqgan", 1, config_cause(model.config), tensors=model.state_dict()),
+        _fingerprint(model),
         PACKAGES,
     )
 
 
-def decode(spec: str, codes: np.ndarray) -> np.ndarray:
+def decode(spec: str, codes: np.ndarray, made_by: str | None = None) -> np.ndarray:
     """Pictures uint8 [n, s, s, 3] of stored codes [n, t], which begin with 1.
+
+    ``made_by`` is the fingerprint of the encoder that the codes are of.
 
     Raises
     ------
     EncoderError
-        When the folder holds no such model, or a picture of it has another number of codes.
+        When the folder holds no such model or another one, or a picture of it has another number of codes.
     """
     import torch
 
     model = _model(EncoderSpec.parse(spec))
+    if made_by is not None and (found := _fingerprint(model)) != made_by:
+        raise EncoderError(
+            f"The codes were made by {spec!r} as {made_by[:8]}, and the model there is another one now ({found[:8]}).",
+            hint=[
+                Command("encode", "--modality", "image", "--encoder", spec),
+                "and train again, or bring the former one back",
+            ],
+        )
     if codes.ndim != 2 or codes.shape[1] != model.config.num_patches**2:
         raise EncoderError(f"A picture of {spec!r} has {model.config.num_patches**2} codes, not {codes.shape[1:]}.")
     with torch.inference_mode():
@@ -94,6 +104,10 @@ def _model(spec: EncoderSpec) -> Any:
             raise load_failure(spec, folder, error) from error
     check_complete(spec, loaded.missing)
     return loaded.model.eval()
+
+
+def _fingerprint(model: Any) -> str:
+    return fingerprint("vqgan", 1, config_cause(model.config), tensors=model.state_dict())
 
 
 def _codes(model: Any) -> Callable[[Any], Any]:

@@ -1,7 +1,8 @@
-"""The arguments and options of `recommend`, `search` and `explain`."""
+"""The arguments and options of `recommend`, `search`, `explain` and `draw`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -21,6 +22,7 @@ UnimpRun = Annotated[
 ExplainRun = Annotated[
     str | None, Option("--run", help="Name of a UniMP run; the newest one if left out.", show_default=False)
 ]
+PictureFile = Annotated[Path, Option("--out", help="The file of the picture: .png, .jpg or .webp.")]
 KeepHistory = Annotated[
     bool, Option("--keep-history/--no-keep-history", help="Offer items too that the user has taken already.")
 ]

@@ -131,8 +131,7 @@ def _of_tasks(session: Session, recipe: UnimpRecipe, device: str) -> _Cell:
 
     data = unimp.training_data(session.folder, session.catalogue, session.store, recipe, session.say)
     tests = recipe_questions(session, recipe.data)
-    read = [*([] if data.pictures is None else [data.pictures]), *data.content]
-    about: dict[str, Any] = {matrix.table: [matrix.fingerprint, matrix.version] for matrix in read}
+    about: dict[str, Any] = {matrix.table: [matrix.fingerprint, matrix.version] for matrix in data.matrices}
     about |= {asked.name: [asked.sha256] for asked in tests.values()}
 
     def run(seed: int, place: Path, progress: Callable[[Any], None]) -> GridPointResult | str:

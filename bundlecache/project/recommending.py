@@ -94,8 +94,8 @@ def recommend(
 
     check_k(k)
     catalogue, task = session.catalogue, "recommend" if query is None else "search"
-    if query is not None and not any(map(str.isalnum, query)):
-        raise BundlecacheError("The query holds no word.", hint=Command("search", user, "red mug"))
+    if query is not None:
+        check_query(query, Command("search", user, "red mug"))
     allowed = allowed_items(catalogue, where, exclude)
     model = newest(session, run, device, required=run is not None)
     if model is not None:
@@ -119,6 +119,18 @@ def recommend(
     ids, titles = catalogue.item_ids, catalogue.titles
     rows = zip(best.tolist(), shown.tolist(), strict=True)
     return Rows(Recommendation(rank, ids[i], titles[i], round(score, 4)) for rank, (i, score) in enumerate(rows, 1))
+
+
+def check_query(query: str, example: Command) -> None:
+    """Refuse a query without a letter or digit; ``example`` shows a good one.
+
+    Raises
+    ------
+    BundlecacheError
+        With the example.
+    """
+    if not any(map(str.isalnum, query)):
+        raise BundlecacheError("The query holds no word.", hint=example)
 
 
 def search(session: Session, user: str, query: str, k: int = 10, **how: Any) -> Rows[Recommendation]:

@@ -11,7 +11,7 @@ from ..questions.sample import MAX_QUESTIONS
 from ..questions.sample import sample as sampled
 from ..rows import Rows
 from ..workspace import kind_of, read_manifest
-from . import recommending
+from . import drawing, recommending
 from .completion.complete_bundles import Bundle, complete_bundles
 from .completion.complete_many import BLOCK_BUNDLES, ManyCompleter, histories
 from .evaluation import Evaluation
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..train.unimp.training import UnimpTrainResult
     from ..workspace import RunKind
     from .completion.complete_bundles import Ranking
+    from .drawing import Drawn
     from .recommending import Explanation, Recommendation, Selection
     from .session import Session
 
@@ -276,6 +277,10 @@ class Run:
     def explain(self, user: str, item: str, *, device: str = "auto") -> Explanation:
         """How many stars a user gives an item and what the user says of it, of a UniMP run."""
         return recommending.explain(self._session, user, item, run=self.name, device=device)
+
+    def draw(self, user: str, query: str, out: Path | str = "drawing.png", *, device: str = "auto") -> Drawn:
+        """Draw what a user searches for into a picture file, of a UniMP run. Experimental."""
+        return drawing.draw(self._session, user, query, out, run=self.name, device=device)
 
     def rate(self, user: str, item: str, *, device: str = "auto") -> tuple[float, int]:
         """The expected number of stars and the likeliest one, of a UniMP run."""

@@ -270,12 +270,12 @@ def beside(data: UnimpData) -> dict[str, Any]:
 
 
 def measured(session: Session, data: UnimpData) -> list[str]:
-    """The tasks of a UniMP recipe that have figures here; that explain has none without its extra is said."""
+    """The tasks of a UniMP recipe that have figures here; pictures have none, and that explain has none without its extra is said."""
     from ..bench import text_metrics
 
     if "explain" in data.tasks and not text_metrics.installed():
         session.say.note("explain is left out: its figures need pip install 'bundlecache[explain]'")
-    return [task for task in data.tasks if task != "explain" or text_metrics.installed()]
+    return [t for t in data.tasks if t != "draw" and (t != "explain" or text_metrics.installed())]
 
 
 def recipe_questions(session: Session, data: UnimpData) -> dict[str, TaskQuestions]:

@@ -18,6 +18,7 @@ from . import (
     adapting,
     bench_runs,
     candidate_search,
+    drawing,
     encoding,
     question_sets,
     recommending,
@@ -84,6 +85,7 @@ class Workspace(Session):
     recommend = recommending.recommend
     search = recommending.search
     explain = recommending.explain
+    draw = drawing.draw
 
     adapt = adapting.adapt
     train = training.train

@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from ..catalogue.catalogue import Catalogue
 
-TaskName = Literal["recommend", "search", "select", "preference", "explain"]
-TASKS: tuple[TaskName, ...] = get_args(TaskName)
+TaskName = Literal["recommend", "search", "select", "preference", "explain", "draw"]
+TASKS: tuple[TaskName, ...] = ("recommend", "search", "select", "preference", "explain")
+"""The tasks that questions are frozen of; ``draw`` asks those of ``search``."""
 FORMAT_VERSION = 1
 TEXT, TEXTS = pa.string(), pa.list_(pa.string())
 COMMON = {"part": TEXT, "user_id": TEXT, "history": TEXTS, "target": TEXT}
@@ -62,7 +63,9 @@ class TaskQuestions:
     history: Lists  # [q]
     target: np.ndarray  # int32 [q]
     query: Strings[str] = field(default_factory=Strings)  # [q]
-    candidates: np.ndarray = field(default_factory=partial(np.zeros, 0, np.int32))  # [q, 3]
+    candidates: np.ndarray = field(
+        default_factory=partial(np.zeros, 0, np.int32)
+    )  # [q, 3]; of draw, what is shown [q, 2]
     right: np.ndarray = field(default_factory=partial(np.zeros, 0, bool))  # [q, 3]
     rating: np.ndarray = field(default_factory=partial(np.zeros, 0, np.float32))  # [q]
     explanation: Strings[str] = field(default_factory=Strings)  # [q]

@@ -18,7 +18,7 @@ StageName = Literal["multitask", "head"]
 UNIMP = "unimp"
 """What the key `model` of these recipes, and the kind of their runs, says."""
 UNIMP_STAGES: tuple[StageName, ...] = ("multitask", "head")
-Task = Literal["recommend", "search", "select", "preference", "explain"]
+Task = Literal["recommend", "search", "select", "preference", "explain", "draw"]
 Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(split_list)]
 StageNames = Annotated[tuple[StageName, ...], Field(min_length=1), BeforeValidator(split_list)]
 MAX_HISTORY = 1_000
@@ -76,6 +76,10 @@ class Vision:
     start: str = Field(
         default="",
         description="A checkpoint of OpenFlamingo, whose resampler and blocks training starts from; empty: new ones.",
+    )
+    codes: str = Field(
+        default="",
+        description="Whose stored picture codes the task draw reads, such as vqgan:FOLDER; empty: the only ones there are.",
     )
     exclusive: bool = Field(
         default=True, description="A text sees its own item's picture alone; false: all pictures before it."
@@ -223,7 +227,7 @@ class UnimpRun:
     """What holds for all stages."""
 
     strategy: StageNames = Field(default=UNIMP_STAGES, description="The stages, in order: multitask, head.")
-    select: Literal["mean", "recommend", "search", "select", "preference", "explain", "loss"] = Field(
+    select: Literal["mean", "recommend", "search", "select", "preference", "explain", "draw", "loss"] = Field(
         default="recommend",
         description=(
             "What the best weights are best at on the validation questions: a task, the mean of all trained ones, or the loss."

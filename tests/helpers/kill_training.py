@@ -73,9 +73,9 @@ def bundle(folder: Path, stages: list[str]) -> Train:
 
 
 def unimp(folder: Path, stages: list[str]) -> Train:
-    """UniMP, with an adapter, dropout everywhere, averaged weights and semantic ids."""
-    world, tasks = unimp_shop, ("recommend", "select", "explain")
-    base, data = world.save_base(folder / "base"), world.data(tasks=tasks, semantic=True)
+    """UniMP, with an adapter, dropout everywhere, averaged weights, semantic ids and picture codes."""
+    world, tasks = unimp_shop, ("recommend", "search", "explain")
+    base, data = world.save_base(folder / "base"), world.with_codes(world.data(tasks=tasks, semantic=True))
     stage = {"steps": 4, "evaluate_every": 2, "average": 0.5}
     recipe = world.recipe(
         base,
@@ -83,7 +83,7 @@ def unimp(folder: Path, stages: list[str]) -> Train:
         head_stage=stage,
         lora={"rank": 2, "dropout": 0.1},
         items={"dropout": 0.1, "ids": "semantic", "levels": 2, "codes": 3},
-        data={"accumulate": 2, "tasks": list(tasks), "batch": 6},
+        data={"accumulate": 2, "tasks": [*tasks, "draw"], "batch": 6},
         run={"strategy": stages, "save_every": 2, "validation_questions": 4, "select": "mean"},
     )
 

@@ -100,6 +100,22 @@ def content(items: int = ITEMS) -> Matrix:
     return Matrix("text", "test:words", "text--test", "e" * 64, 1, vectors.astype(np.float16), there)
 
 
+def codes(most: int = 8, patches: int = 6, items: int = ITEMS) -> Matrix:
+    """Picture codes [I, 6, 1] from 1 to ``most``, of all items but the fourth."""
+    drawn = np.random.default_rng(0).integers(1, most, (items, patches, 1))
+    drawn[0] = most
+    there = np.arange(items) != 3
+    drawn[~there] = 0
+    return Matrix("image", "vqgan:test", "image--vq", "f" * 64, 1, drawn.astype(np.float32), there)
+
+
+def with_codes(made: TrainingData) -> TrainingData:
+    """The same with picture codes, and validation questions of ``draw`` made of those of ``search``."""
+    drawn, asked = codes(), made.valid["search"]
+    asked = dataclasses.replace(asked.take(np.flatnonzero(drawn.mask[asked.target])), task="draw")
+    return dataclasses.replace(made, drawn=drawn, valid={**made.valid, "draw": asked})
+
+
 def data(
     cat: Catalogue | None = None,
     tasks: Sequence[TaskName] = ("recommend", "preference"),

@@ -50,7 +50,7 @@ def run(
     done = training.train(data, recipe, folder, seed=seed, snapshot=snapshot, progress=progress, **how)
     if done.stopped:
         return done.stopped
-    parts = checkpoint.load(folder, data.catalogue, data.pictures, data.content, **how)
+    parts = checkpoint.load(folder, data.catalogue, data.pictures, data.content, drawn=data.drawn, **how)
     values, questions = {}, {}
     for task, asked in tests.items():
         column = f"{task} {task_bench.MAIN[task]}"

@@ -6,12 +6,13 @@ semantic ids a beam search keeps to the ids that exist. Notation: q questions, b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from . import drawing
 from .batch import Batch
 from .item_scores import item_scores
 from .trie import Trie
@@ -106,6 +107,24 @@ class UnimpAnswers:
             for row, (best,) in zip(rows.tolist(), told, strict=True):
                 made[row] = self._text(best.ids)
         return made
+
+    def draw(self, asked: TaskQuestions) -> tuple[np.ndarray, np.ndarray]:
+        """Of ``draw``: the items that are shown, int32 [q, 2], and the likeliest codes, as they are stored, int64 [q, t].
+
+        Items are retrieved, where the questions do not say which. Codes are generated one after the other, among the codes alone.
+        """
+        every, count = list(self.model.vocabulary.codes), self.prompts.codes_per_picture
+        if not len(asked.candidates):
+            shown = [np.zeros((0, drawing.RETRIEVED), np.int32)]
+            for low in range(0, len(asked), self.rows_at_once):
+                part = asked.take(np.arange(low, min(low + self.rows_at_once, len(asked))))
+                shown.append(drawing.retrieve(self.model, self.prompts, part).candidates)
+            asked = replace(asked, candidates=np.concatenate(shown))
+        codes = np.empty((len(asked), count), np.int64)
+        for rows, batch in self._batches(asked):
+            made = self.model.generate(batch, count, lambda ids: every if len(ids) < count else [])
+            codes[rows] = [best.ids for best, *_ in made]
+        return asked.candidates, codes - self.model.vocabulary.codes.start + 1
 
     def _text(self, ids: tuple[int, ...]) -> str:
         words = [each for each in ids if each < self.model.vocabulary.base_size]

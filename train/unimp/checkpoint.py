@@ -45,7 +45,7 @@ from ..checkpoint_files import (
     versions,
 )
 from ..model import llm as llms
-from . import model_card, semantic_ids, start_rows
+from . import drawing, model_card, semantic_ids, start_rows
 from .item_texts import ItemTexts
 from .model import UniMP, build
 from .pictures import TokenTable
@@ -79,6 +79,7 @@ class Parts:
     prompts: Prompts
     pictures: Matrix | None
     codes: semantic_ids.ItemCodes | None  # where ids are semantic
+    drawn: Matrix | None = None  # picture codes, where it was trained to draw
 
 
 def assemble(
@@ -89,11 +90,14 @@ def assemble(
     device: torch.device,
     token_cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    drawn: Matrix | None = None,
+    n_codes: int | None = None,
 ) -> Parts:
     """A new model of ``recipe`` over a catalogue; weights are drawn from torch's global seed.
 
     ``pictures`` are the stored token features, None without vision; ``codes`` are the semantic ids of the items, None for
-    atomic ones. ``token_cache`` keeps the token ids of items; ``progress(done, of)`` is called while they are made.
+    atomic ones; ``drawn`` are picture codes for the task draw, of ``n_codes`` different ones, all that are stored where that is
+    None. ``token_cache`` keeps the token ids of items; ``progress(done, of)`` is called while they are made.
 
     Raises
     ------
@@ -102,13 +106,17 @@ def assemble(
     """
     base = llms.load(recipe.base, device, None if token_cache is None else token_cache.with_name("bases"))
     ids = AtomicIds(len(catalogue)) if codes is None else SemanticIds(codes.codes, codes.size)
-    vocabulary = Vocabulary(base.model.get_input_embeddings().weight.shape[0], ids)
+    if drawn is not None:
+        stored = drawing.count_of(drawn)
+        n_codes = stored if n_codes is None else n_codes
+        drawing.check_count(drawn, n_codes)
+    vocabulary = Vocabulary(base.model.get_input_embeddings().weight.shape[0], ids, n_codes or 0)
     texts = ItemTexts(base.tokenizer, catalogue, recipe.prompt, token_cache, progress)
     model = build(base, vocabulary, None if pictures is None else TokenTable(pictures, device), recipe)
     if recipe.items.start == "text":
         start_rows.from_texts(model, texts)
-    prompts = Prompts(vocabulary, texts, recipe, getattr(base.model.config, "max_position_embeddings", None))
-    return Parts(model, prompts, pictures, codes)
+    prompts = Prompts(vocabulary, texts, recipe, getattr(base.model.config, "max_position_embeddings", None), drawn)
+    return Parts(model, prompts, pictures, codes, drawn)
 
 
 def save(
@@ -184,11 +192,12 @@ def load(
     token_cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     recipe: UnimpRecipe | None = None,
+    drawn: Matrix | None = None,
 ) -> Parts:
     """The trained model of ``run`` over the present catalogue, ready to answer.
 
     ``pictures`` are features of the encoder that the run was trained on; ``content`` are the vectors behind semantic ids,
-    for items that came later. ``recipe`` is that of the run where None; a training that starts from the run has its own.
+    for items that came later; ``drawn`` are picture codes, where it draws. ``recipe`` is that of the run where None; a training that starts from the run has its own.
 
     Raises
     ------
@@ -207,18 +216,27 @@ def load(
             hint=f"--set items.ids={made.items.ids} --set lora.rank={made.lora.rank}",
         )
     check_pictures(manifest, pictures, run.name)
+    there = manifest.get("codes")  # what it was trained to draw with; a training that goes on may begin to draw
+    if there is not None and drawn is not None and drawn.fingerprint != there["fingerprint"]:
+        raise CheckpointError(
+            f"{run.name} draws with codes of {there['spec']} ({there['fingerprint'][:8]}), but these are of {drawn.spec}"
+            f" ({drawn.fingerprint[:8]}).",
+            hint=[Command("encode", "--modality", "image", "--encoder", there["spec"]), "or train again"],
+        )
+    n_codes = None if there is None else there["count"]
     codes = None
     if recipe.items.ids == "semantic":
         codes = semantic_ids.load(run, catalogue.item_ids, content)
     place = device if isinstance(device, torch.device) else llms.device_of(device)
-    parts = assemble(catalogue, recipe, pictures, codes, place, token_cache, progress)
+    parts = assemble(catalogue, recipe, pictures, codes, place, token_cache, progress, drawn, n_codes)
     model = parts.model
     check_base(run.name, manifest, model.base)
     try:
         check_weights(run, manifest, (WEIGHTS, ADAPTER, ITEMS_FILE))
         known = places_of_ids(catalogue.item_ids, text_column(pq.read_table(run / ITEMS_FILE)["item_id"]))
         count = manifest["items"]["count"]
-        older = Vocabulary(model.vocabulary.base_size, AtomicIds(count) if codes is None else model.vocabulary.item_ids)
+        ids = AtomicIds(count) if codes is None else model.vocabulary.item_ids
+        older = Vocabulary(model.vocabulary.base_size, ids, n_codes or 0)
         model.load_own_state(load_file(run / WEIGHTS), model.vocabulary.rows_of(older, np.asarray(known)))
         if recipe.lora.rank:
             load_adapter(model.llm, run)
@@ -257,6 +275,14 @@ def check_pictures(manifest: Mapping[str, Any], pictures: Matrix | None, run: st
             )
 
 
+def _codes_entry(parts: Parts) -> dict[str, Any]:
+    """What a manifest says of picture codes, where there are any."""
+    if parts.drawn is None:
+        return {}
+    about = {key: getattr(parts.drawn, key) for key in ("spec", "fingerprint", "table", "version")}
+    return {"codes": {**about, "count": len(parts.model.vocabulary.codes)}}
+
+
 def _manifest(
     parts: Parts,
     catalogue: Catalogue,
@@ -279,6 +305,7 @@ def _manifest(
         "encoders": encoders,
         "questions": {task: {"name": asked.name, "sha256": asked.sha256} for task, asked in valid.items()},
         "items": {"count": len(catalogue), "ids": recipe.items.ids},
+        **_codes_entry(parts),
         "stages": [dict(stage) for stage in stages],
         "seed": seed,
         "encoder_calls": 0,  # nothing in this package can call an encoder: it reads stored features

@@ -18,6 +18,7 @@ from torch import Tensor
 from bundlecache.bench.task_bench import places_of
 
 from ..training.validation import Figures
+from .drawing import retrieve
 from .item_scores import item_scores
 from .item_texts import rate_places
 from .vocabulary import AtomicIds
@@ -36,6 +37,7 @@ MAIN = {
     "select": "first",
     "preference": "1 - MAE / 4",
     "explain": "likelihood per token",
+    "draw": "likelihood per token",
 }
 """The figure of each task that is compared; larger is better, and all lie in 0..1."""
 Tell = Callable[[int], None]
@@ -95,8 +97,11 @@ def figures(
     scores, losses = {}, []
     with torch.inference_mode():
         for task, asked in questions.items():
-            hidden = answer_states(model, prompts, asked, tell) if states is None else states[task]
-            made, loss = _of_task(model, prompts, asked, hidden)
+            if task == "draw":
+                made, loss = _drawn(model, prompts, asked, tell)
+            else:
+                hidden = answer_states(model, prompts, asked, tell) if states is None else states[task]
+                made, loss = _of_task(model, prompts, asked, hidden)
             scores[task] = made[MAIN[task]]
             found |= {f"{task} {name}": value for name, value in made.items()}
             losses.append(loss)
@@ -154,6 +159,17 @@ def _of_task(model: UniMP, prompts: Prompts, asked: TaskQuestions, hidden: Tenso
     return {MAIN["explain"]: float(np.exp(-written)), **found}, written
 
 
+def _drawn(model: UniMP, prompts: Prompts, asked: TaskQuestions, tell: Tell) -> tuple[dict[str, float], float]:
+    """How likely each code of the right pictures is, behind other items that were retrieved; and its mean -log p."""
+    parts = np.split(np.arange(len(asked)), range(ROWS_AT_ONCE, len(asked), ROWS_AT_ONCE))
+    total = 0.0
+    for rows in parts:
+        total += len(rows) * _written(model, prompts, retrieve(model, prompts, asked.take(rows), without_target=True))
+        tell(len(rows))
+    loss = total / len(asked)  # each picture has as many codes
+    return {MAIN["draw"]: float(np.exp(-loss))}, loss
+
+
 def sampled(asked: TaskQuestions, most: int) -> TaskQuestions:
     """At most so many questions, always the same ones; all of them where ``most`` is 0."""
     if not 0 < most < len(asked):
@@ -192,7 +208,7 @@ def _right(model: UniMP, asked: TaskQuestions) -> Tensor:
 
 
 def _written(model: UniMP, prompts: Prompts, asked: TaskQuestions) -> float:
-    """-log p per token of the answers to ``explain``, rating and end included."""
+    """-log p per token of the answers to ``explain`` or ``draw``, rating and end included."""
     total, count = 0.0, 0
     for low in range(0, len(asked), ROWS_AT_ONCE):
         rows = np.arange(low, min(low + ROWS_AT_ONCE, len(asked)))

@@ -17,6 +17,8 @@ def text(recipe: UnimpRecipe, manifest: Mapping[str, Any]) -> str:
         seen = (
             f"sees pictures as {encoder['tokens']} stored tokens of `{encoder['spec']}` ({encoder['fingerprint'][:12]})"
         )
+    if (codes := manifest.get("codes")) is not None:
+        seen += f", draws pictures by {codes['count']:,} codes of `{codes['spec']}` ({codes['fingerprint'][:12]}, experimental)"
     adapter = f", with a LoRA adapter of rank {recipe.lora.rank}" if recipe.lora.rank else ""
     stages = "\n".join(
         f"| {s['name']} | {s['steps']} | {s['trainable_parameters']:,} | {s['selected_by']} |"

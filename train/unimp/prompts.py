@@ -9,10 +9,13 @@ A history is a chunk per item, and the instruction stands behind it; what follow
     preference  [ <|image|> M <|answer|> rate_4 <|endofchunk|> ] ... <|image|> M What is the rating ...? <|answer|> rate_5
     explain     [ <|image|> M <|answer|> rate_4 why <|endofchunk|> ] ... <|image|> M What is the rating and ...?
                 <|answer|> rate_5 why <|endofchunk|>
+    draw        [ <|image|> M ID codes <|endofchunk|> ] ... Query: red mug What is the generated image ...? <|answer|> codes
+                <|endofchunk|>
 
 M is the text of an item. With ``prompt.id_place = "first"`` a chunk begins with ``<|answer|> item``, so that each item of a
 history is predicted from those before it, and the instruction of recommend stands in front of all. The order of several
-right selections is drawn, so that the first one is as likely to be any of them.
+right selections is drawn, so that the first one is as likely to be any of them. The chunks of draw are the items that were
+retrieved for the query (`bundlecache.train.unimp.drawing`).
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
     from bundlecache.questions.task_file import TaskQuestions
     from bundlecache.recipes.unimp_recipe import UnimpRecipe
+    from bundlecache.store.store import Matrix
 
     from .vocabulary import Vocabulary
 
@@ -49,6 +53,8 @@ WORDINGS = {
         "candidates": " Select from:",
         "candidate": " Selection",
         "select": " Can you select the suitable item from above for the user?",
+        "codes": " ID",
+        "draw": " What is the generated image ID to the query based on the history?",
     },
     "brief": {
         "recommend": " Next:",
@@ -60,6 +66,8 @@ WORDINGS = {
         "candidates": " From:",
         "candidate": "",
         "select": " Select:",
+        "codes": "",
+        "draw": " Picture:",
     },
 }
 """The texts between histories and answers: those of UniMP's code, and few words for a base that has read little."""
@@ -94,6 +102,8 @@ class _Row:
 class Prompts:
     """Builds batches of prompts. ``longest`` is how many tokens the base model can read, where it says so.
 
+    ``codes`` are the stored picture codes [I, t, 1] of the task draw, which begin with 1.
+
     Raises
     ------
     RecipeError
@@ -101,7 +111,12 @@ class Prompts:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, texts: ItemTexts, recipe: UnimpRecipe, longest: int | None = None
+        self,
+        vocabulary: Vocabulary,
+        texts: ItemTexts,
+        recipe: UnimpRecipe,
+        longest: int | None = None,
+        codes: Matrix | None = None,
     ) -> None:
         self.vocabulary, self.texts, self.recipe, self.longest = vocabulary, texts, recipe, longest
         tokenizer, ours = texts.tokenizer, vocabulary
@@ -115,10 +130,17 @@ class Prompts:
         singles += encode_many(tokenizer, list(wording.values()))
         ids = ours.of_items(np.arange(len(texts)))  # [I, levels]
         bounds = np.arange(len(texts) + 1, dtype=np.int64) * ids.shape[1]
-        self._pools = [Packed.of(singles), texts.ids, Packed(ids.ravel(), bounds)]
+        self.drawable, self.codes_per_picture = np.zeros(len(texts), bool), 0
+        drawn = Packed(np.zeros(0, np.int32), np.zeros(len(texts) + 1, np.int64))
+        if codes is not None:
+            self.drawable, self.codes_per_picture = codes.mask, codes.vectors.shape[1]
+            rows = codes.vectors[codes.mask].reshape(-1).astype(np.int32) - 1 + ours.codes.start
+            drawn = Packed(rows, np.append(0, np.cumsum(codes.mask, dtype=np.int64)) * self.codes_per_picture)
+        self._pools = [Packed.of(singles), texts.ids, Packed(ids.ravel(), bounds), drawn]
         self._texts = len(singles)  # the number of the first item's text
         self._ids = self._texts + len(texts)
-        self._written = self._ids + len(texts)  # of the first text of the batch
+        self._codes = self._ids + len(texts)
+        self._written = self._codes + len(texts)  # of the first text of the batch
 
     def ask(self, questions: TaskQuestions) -> Batch:
         """The prompts of q questions of one task, up to and including ``<|answer|>``; nothing in them is a label."""
@@ -187,7 +209,7 @@ class Prompts:
 
     def _texts_of(self, questions: TaskQuestions, answered: bool) -> Packed:
         """The ids of what people wrote: the queries, or the explanations of history and then answers."""
-        if questions.task == "search":
+        if questions.task in ("search", "draw"):
             return self.texts.encode(list(questions.query), self.recipe.prompt.attribute_words)
         if questions.task == "explain":
             answers = list(questions.explanation) if answered else []
@@ -197,7 +219,7 @@ class Prompts:
     def _row(self, asked: _Asked) -> _Row:
         row = _Row()
         row.add((self._begin, False))
-        build = {"recommend": self._next_item, "search": self._next_item, "select": self._select}
+        build = {"recommend": self._next_item, "search": self._next_item, "select": self._select, "draw": self._draw}
         build.get(asked.questions.task, self._rated)(row, asked)
         return row
 
@@ -278,3 +300,13 @@ class Prompts:
             key = [*offered.tolist(), *items.tolist()]  # the same row is always in the same order
             row.add((np.random.default_rng(key).permutation(right), True), times=len(right))
             row.add((self._end, True))
+
+    def _draw(self, row: _Row, asked: _Asked) -> None:
+        questions, q, written, answered = asked
+        items = questions.candidates[q].astype(np.int64)
+        codes: list[Part] = [(self._say["codes"], False), (self._codes + items, False), (self._end, False)]
+        row.images.append(items)
+        row.add((self._image, False), (self._texts + items, False), *codes, times=len(items))
+        row.add((self._say["query"], False), (written + q, False), (self._say["draw"], False), (self._answer, False))
+        if answered:
+            row.add((self._codes + int(questions.target[q]), True), (self._end, True))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bundlecache.catalogue.histories import Histories
 from bundlecache.errors import CatalogueError, Command, StoreError
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.console.reporter import Reporter
-    from bundlecache.questions.task_file import TaskQuestions
+    from bundlecache.questions.task_file import TaskName, TaskQuestions
     from bundlecache.recipes.unimp_recipe import UnimpRecipe
     from bundlecache.store.store import Matrix, Store
     from bundlecache.workspace import WorkspaceFolder
@@ -39,6 +41,7 @@ class LoadedUnimp:
     prompts: Prompts
     recipe: UnimpRecipe
     pictures: Matrix | None
+    drawn: Matrix | None = None  # picture codes, where it was trained to draw
 
     @property
     def training_seconds(self) -> float:
@@ -65,9 +68,12 @@ def load(
             say.note(f"note: {others:,} picture features are others than when {run.name} was trained")
     recipe = manifest["recipe"]["items"]
     content = content_vectors(catalogue, store, recipe["vectors"]) if recipe["ids"] == "semantic" else []
+    drawn = None
+    if (made := manifest.get("codes")) is not None:
+        drawn = store.matrix(catalogue.item_ids, "image", made["spec"], made["table"])
     with say.bar("load") as bar:
-        parts = checkpoint.load(run, catalogue, pictures, content, device, folder.tokens, bar.step)
-    return LoadedUnimp(run, parts.model, parts.prompts, parts.model.recipe, pictures)
+        parts = checkpoint.load(run, catalogue, pictures, content, device, folder.tokens, bar.step, drawn=drawn)
+    return LoadedUnimp(run, parts.model, parts.prompts, parts.model.recipe, pictures, drawn)
 
 
 def train(
@@ -98,9 +104,8 @@ def train(
     data = training_data(folder, catalogue, store, recipe, say, freeze=writes)
     seed = recipe.run.seed if seed is None else seed
     run = folder.runs / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-seed{seed}")
-    matrices = [*([] if data.pictures is None else [data.pictures]), *data.content]
-    if writes and matrices:
-        maintenance.tag(store, run.name, matrices)
+    if writes and data.matrices:
+        maintenance.tag(store, run.name, data.matrices)
     with say.bar("train") as bar:
         result = training.train(
             data,
@@ -160,7 +165,11 @@ def training_data(
     if "select" in asked:  # the second right item of its test questions is often what validation asks for
         chosen = asked["select"].part(test=True)
         valid = {task: tasks.apart_from(each, chosen) for task, each in valid.items()}
-    return training.TrainingData(catalogue, seen, valid, picture_features(catalogue, store, recipe, say), content)
+    pictures, drawn = picture_features(catalogue, store, recipe, say), None
+    if "draw" in valid:
+        drawn = picture_codes(catalogue, store, recipe)
+        valid["draw"] = valid["draw"].take(np.flatnonzero(drawn.mask[valid["draw"].target]))
+    return training.TrainingData(catalogue, seen, valid, pictures, content, drawn)
 
 
 def _check(histories: Histories, recipe: UnimpRecipe) -> None:
@@ -184,7 +193,7 @@ def _check(histories: Histories, recipe: UnimpRecipe) -> None:
 def questions(
     folder: WorkspaceFolder, catalogue: Catalogue, recipe: UnimpRecipe, say: Reporter, *, freeze: bool = True
 ) -> dict[str, TaskQuestions]:
-    """The frozen questions of the recipe's tasks, by task.
+    """The frozen questions of the recipe's tasks, by task; ``draw`` asks those of ``search``.
 
     Raises
     ------
@@ -194,14 +203,15 @@ def questions(
     made: dict[str, TaskQuestions] = {}
     data = recipe.data
     for task in data.tasks:
-        path = tasks.path_of(folder, _name(task, recipe))
+        asks: TaskName = "search" if task == "draw" else task
+        path = tasks.path_of(folder, _name(asks, recipe))
         if freeze and not path.with_suffix(".json").is_file():
-            say.note(f"No questions of the task {task} yet: freezing them now", Command("questions", "--task", task))
+            say.note(f"No questions of the task {asks} yet: freezing them now", Command("questions", "--task", asks))
             try:
                 tasks.freeze_missing(
                     folder,
                     catalogue,
-                    [task],
+                    [asks],
                     data.split,
                     data.k_core,
                     data.questions_seed,
@@ -215,7 +225,7 @@ def questions(
                     f"{task} cannot be trained: {error.message}",
                     hint=["leave it out:", Command("train", "--recipe", recipe.name, "--set", f"data.tasks={others}")],
                 ) from error
-        made[task] = task_file.load(path, catalogue)
+        made[task] = replace(task_file.load(path, catalogue), task=task)
     return made
 
 
@@ -260,6 +270,36 @@ def picture_features(catalogue: Catalogue, store: Store, recipe: UnimpRecipe, sa
     if without := int((~matrix.mask).sum()):
         say.note(f"note: {without:,} of {len(catalogue):,} items have no picture; they are known by their words alone")
     return matrix
+
+
+def picture_codes(catalogue: Catalogue, store: Store, recipe: UnimpRecipe) -> Matrix:
+    """The stored picture codes that the task draw reads.
+
+    Raises
+    ------
+    StoreError
+        When there are none, or those of several encoders and the recipe names none.
+    """
+    spec = recipe.vision.codes
+    stored = [info for info in store.tables() if info.modality == "image" and info.tokens and info.rows]
+    found = list(dict.fromkeys(info.spec for info in stored if info.spec == spec or (not spec and info.dim == 1)))
+    if len(found) == 1:
+        return store.matrix(catalogue.item_ids, "image", found[0])
+    if found:
+        raise StoreError(
+            f"The store holds picture codes of {len(found)} encoders, and the recipe {recipe.name} names none.",
+            hint=f"--set vision.codes={found[0]}",
+        )
+    others = ",".join(task for task in recipe.data.tasks if task != "draw")
+    raise StoreError(
+        f"The store holds no picture codes{f' of {spec}' if spec else ''}, of which the task draw makes pictures.",
+        hint=[
+            Command("encode", "--modality", "image", "--encoder", spec or "vqgan:FOLDER"),
+            "makes them;",
+            Command("train", "--recipe", recipe.name, "--set", f"data.tasks={others or 'recommend,search'}"),
+            "does without",
+        ],
+    )
 
 
 def content_vectors(catalogue: Catalogue, store: Store, specs: Sequence[str]) -> list[Matrix]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from bundlecache.catalogue.columns import Lists
 from bundlecache.errors import Command, QuestionsError
-from bundlecache.questions.task_file import TASKS, TaskQuestions
+from bundlecache.questions.task_file import TASKS, TaskName, TaskQuestions
 from bundlecache.questions.tasks import CANDIDATES, ONE_RIGHT_SHARE, candidates_of, queries_of, taken_keys
 
 from ..prompts.tokens import ranges
@@ -21,12 +21,13 @@ from ..training.epochs import EpochOrder
 if TYPE_CHECKING:
     from bundlecache.catalogue.catalogue import Catalogue
     from bundlecache.catalogue.histories import Histories
-    from bundlecache.questions.task_file import TaskName
     from bundlecache.recipes.unimp_recipe import UnimpRecipe
 
 BLOCK_STEPS = 64
 """Steps over which every task gets exactly its share of the rows."""
 MIX_STREAM, ROW_STREAM = 1, 2  # beside the seed
+STREAMS: tuple[TaskName, ...] = (*TASKS, "draw")
+"""The tasks by the number that stands beside the seed."""
 
 
 class _Targets:
@@ -47,14 +48,24 @@ class _Targets:
 class Samples:
     """Rows of the tasks of a recipe; ``seen`` are the interactions that training may see.
 
+    ``drawable`` (bool [I]) are the items whose pictures have codes, for the task ``draw``.
+
     Raises
     ------
     QuestionsError
         When no interaction of training has what a task needs.
     """
 
-    def __init__(self, seen: Histories, catalogue: Catalogue, recipe: UnimpRecipe, seed: int) -> None:
+    def __init__(
+        self,
+        seen: Histories,
+        catalogue: Catalogue,
+        recipe: UnimpRecipe,
+        seed: int,
+        drawable: np.ndarray | None = None,
+    ) -> None:
         self.seen, self.recipe, self.seed = seen, recipe, seed
+        self.drawable = np.zeros(len(catalogue), bool) if drawable is None else drawable
         self.query = queries_of(seen, catalogue)
         self.stock = np.unique(seen.item)
         self._taken = taken_keys(seen)
@@ -72,7 +83,7 @@ class Samples:
                 hint="leave select out of data.tasks",
             )
         self._order = {
-            task: EpochOrder(len(targets), [seed, TASKS.index(task)]) for task, targets in self.targets.items()
+            task: EpochOrder(len(targets), [seed, STREAMS.index(task)]) for task, targets in self.targets.items()
         }
         self._mixed: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))  # the latest block and the task of its rows
 
@@ -88,7 +99,7 @@ class Samples:
             count = int((mixed[place * batch : (place + 1) * batch] == number).sum())
             if count:
                 first = block * int((mixed == number).sum()) + before
-                rng = np.random.default_rng([self.seed, ROW_STREAM, TASKS.index(task), step])
+                rng = np.random.default_rng([self.seed, ROW_STREAM, STREAMS.index(task), step])
                 parts.append(self.draw(task, self._order[task].take(first, count), rng))
         return parts
 
@@ -129,7 +140,7 @@ class Samples:
         start = np.maximum(first, stop - self._told(task))
         offsets = np.concatenate([[0], np.cumsum(stop - start)])
         told = ranges(start, stop - start)
-        if task == "search":
+        if task in ("search", "draw"):
             made["query"] = self.query.take(target)
         if task in ("preference", "explain"):
             made |= {"rating": seen.rating[target], "history_rating": seen.rating[told]}
@@ -142,13 +153,14 @@ class Samples:
 
     def _told(self, task: str) -> int:
         data = self.recipe.data
-        return data.history if task in ("recommend", "search") else data.other_history
+        return data.history if task in ("recommend", "search", "draw") else data.other_history
 
     def _usable(self, task: str) -> np.ndarray:
         """Bool [E], as `bundlecache.questions.tasks` chooses its questions."""
         seen = self.seen
         rated = ~np.isnan(seen.rating)
         kinds = {"search": self.query.filled, "preference": rated, "explain": rated & seen.explanation.filled}
+        kinds["draw"] = self.query.filled & self.drawable[seen.item]
         found: np.ndarray = kinds.get(task, np.ones(len(seen), bool))
         return found
 
@@ -168,6 +180,7 @@ def _first_at_least(ascending: np.ndarray, least: int) -> int:
 def _needs(task: str) -> str:
     kinds = {"search": "it needs a query or a category", "preference": "it needs ratings"}
     kinds["explain"] = "it needs ratings and explanations"
+    kinds["draw"] = "it needs a query or a category, and items whose pictures have codes"
     return kinds.get(task, "it needs users with two interactions or more")
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..training.progress import Progress, TimeLeft
 from ..training.stage import PEAK, Piece, Save, StageLoop
+from .drawing import retrieve
 from .figures import MAIN, TaskFigures, figures
 
 if TYPE_CHECKING:
@@ -103,12 +104,17 @@ class MultitaskStage(UnimpStageLoop):
 
         Rows are dealt by their length, so that processes have as much to do and pieces hold little padding.
         """
-        batch = self.prompts.train(self.samples.batch(step))
+        parts = self.samples.batch(step)
+        batch = self.prompts.train([self._retrieved(part) if part.task == "draw" else part for part in parts])
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         order = np.argsort(batch.there.sum(1).numpy(), kind="stable")
         mine = order[rank::processes]
-        parts = [rows for rows in np.array_split(mine, self.unimp.recipe.data.accumulate) if len(rows)]
-        return [partial(_piece, batch, rows, batch.count / processes) for rows in parts]
+        pieces = [rows for rows in np.array_split(mine, self.unimp.recipe.data.accumulate) if len(rows)]
+        return [partial(_piece, batch, rows, batch.count / processes) for rows in pieces]
+
+    def _retrieved(self, part: TaskQuestions) -> TaskQuestions:
+        """Rows of ``draw`` with other items than the target, as the model finds them at this step."""
+        return retrieve(self.unimp, self.prompts, part, without_target=True)
 
     def validate(self) -> TaskFigures:
         """The validation questions of all trained tasks; every process answers all of them."""

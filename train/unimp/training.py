@@ -76,7 +76,7 @@ class UnimpTrainResult:
 class TrainingData:
     """What a training reads: the interactions that it may see, validation questions by task, and stored features.
 
-    ``content`` are the vectors that semantic ids are made of.
+    ``content`` are the vectors that semantic ids are made of, ``drawn`` the picture codes of the task draw.
     """
 
     catalogue: Catalogue
@@ -84,6 +84,12 @@ class TrainingData:
     valid: Mapping[str, TaskQuestions]
     pictures: Matrix | None = None
     content: Sequence[Matrix] = ()
+    drawn: Matrix | None = None
+
+    @property
+    def matrices(self) -> list[Matrix]:
+        """All that is read of the store."""
+        return [*(m for m in (self.pictures, self.drawn) if m is not None), *self.content]
 
 
 def train(
@@ -144,7 +150,8 @@ def train(
     time_left = _time_left(recipe, strategy[snapshot.place if snapshot else 0 :], sum(map(len, valid.values())))
 
     def stage_of(name: str, stage_seed: int, log: TrainingLog, stop: Stop, save: Save) -> UnimpStageLoop:
-        samples = Samples(data.seen, data.catalogue, recipe, stage_seed)
+        drawable = None if data.drawn is None else data.drawn.mask
+        samples = Samples(data.seen, data.catalogue, recipe, stage_seed, drawable)
         rest = (valid, accelerator, log, stop, progress, save, time_left)
         kind = HeadStage if name == "head" else MultitaskStage
         return kind(name, model, parts.prompts, samples, *rest)
@@ -163,7 +170,6 @@ def train(
 
 def job_of(data: TrainingData, parts: Parts, seed: int, strategy: list[str]) -> dict[str, Any]:
     """The inputs that determine a training's result; a resumed training must have the same."""
-    matrices = [*([] if data.pictures is None else [data.pictures]), *data.content]
     return {
         "model": UNIMP,
         "recipe name": parts.model.recipe.name,
@@ -174,7 +180,7 @@ def job_of(data: TrainingData, parts: Parts, seed: int, strategy: list[str]) -> 
         "validation questions": {task: [asked.name, asked.sha256] for task, asked in data.valid.items()},
         "catalogue": resuming.digest_catalogue(data.catalogue),
         "histories": _digest(data.seen),
-        "vectors": {matrix.table: resuming.digest_matrix(matrix) for matrix in matrices},
+        "vectors": {matrix.table: resuming.digest_matrix(matrix) for matrix in data.matrices},
     }
 
 
@@ -198,13 +204,15 @@ def _parts(
 ) -> Parts:
     """A new model, or that of ``init``, which must have the same shapes."""
     if init is not None:
+        kept: dict[str, Any] = {"recipe": recipe, "drawn": data.drawn}
         return checkpoint.load(
-            init, data.catalogue, data.pictures, data.content, device, token_cache, tokenising, recipe=recipe
+            init, data.catalogue, data.pictures, data.content, device, token_cache, tokenising, **kept
         )
     codes = None
     if recipe.items.ids == "semantic":
         codes = semantic_ids.learn(data.content, levels=recipe.items.levels, codes=recipe.items.codes, seed=seed)
-    return checkpoint.assemble(data.catalogue, recipe, data.pictures, codes, device, token_cache, tokenising)
+    how: dict[str, Any] = {"drawn": data.drawn}
+    return checkpoint.assemble(data.catalogue, recipe, data.pictures, codes, device, token_cache, tokenising, **how)
 
 
 def _earlier_stages(init: Path | None) -> list[dict[str, Any]]:

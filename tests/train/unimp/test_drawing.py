@@ -1,70 +1,102 @@
-"""Drawing by codes: what its prompts hold and label, and that a trained model draws what it was shown."""
+"""Drawing by codes: what is retrieved, what prompts hold and label, and that a trained model draws what it was shown."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from helpers import unimp_shop as shop
 
+from bundlecache.catalogue.columns import Lists, Strings
 from bundlecache.errors import StoreError
-from bundlecache.store.store import Matrix
-from bundlecache.train.model import llm as llms
-from bundlecache.train.unimp.drawing import Drawing
-from bundlecache.train.unimp.item_texts import ItemTexts
-from bundlecache.train.unimp.model import build
-from bundlecache.train.unimp.pictures import TokenTable
-from bundlecache.train.unimp.vocabulary import AtomicIds, Vocabulary
+from bundlecache.questions.task_file import TaskQuestions
+from bundlecache.train.unimp import checkpoint, drawing
+from bundlecache.train.unimp.answers import UnimpAnswers
+from bundlecache.train.unimp.figures import figures
 
-CODES, PATCHES = 8, 6
+CODES, PATCHES, WITHOUT = 8, 6, 3
 CPU = torch.device("cpu")
 
 
-def matrix(rows: np.ndarray) -> Matrix:
-    mask = np.arange(len(rows)) != 3
-    return Matrix("image", "test", "test", "f" * 64, 1, np.where(mask[:, None, None], rows, 0).astype(np.float32), mask)
+def asked(queries: list[str], targets: list[int], shown: list[list[int]] | None = None) -> TaskQuestions:
+    """Questions of ``draw`` by users who took items 1 and 2."""
+    n = len(queries)
+    history = Lists.of(2 * np.arange(n + 1), np.tile(np.array([1, 2], np.int32), n))
+    users = Strings([f"u{q}" for q in range(n)])
+    made = TaskQuestions(
+        "draw", {"name": "draw"}, users, np.zeros(n, bool), history, np.array(targets), Strings(queries)
+    )
+    return made if shown is None else replace(made, candidates=np.array(shown))
 
 
 @pytest.fixture(scope="module")
-def drawing(tmp_path_factory):
-    rng, catalogue = np.random.default_rng(0), shop.catalogue()
-    recipe = shop.recipe(shop.save_base(tmp_path_factory.mktemp("base")))
-    base = llms.load(recipe.base, CPU)
-    texts = ItemTexts(base.tokenizer, catalogue, recipe.prompt)
-    words = Vocabulary(base.model.get_input_embeddings().weight.shape[0], AtomicIds(shop.ITEMS), codes=CODES)
+def parts(tmp_path_factory):
+    recipe = shop.recipe(
+        shop.save_base(tmp_path_factory.mktemp("base")), data={"tasks": ["search", "draw"]}, loss={"gamma": 0}
+    )
     torch.manual_seed(0)
-    model = build(base, words, TokenTable(matrix(rng.normal(size=(shop.ITEMS, 3, 5))), CPU), recipe)
-    return Drawing(model, texts, matrix(rng.integers(1, CODES + 1, (shop.ITEMS, PATCHES, 1))))
+    return checkpoint.assemble(shop.catalogue(), recipe, shop.pictures(), None, CPU, drawn=shop.codes(CODES, PATCHES))
 
 
-def test_labels_are_the_codes_of_the_target_and_the_end(drawing):
-    batch, words = drawing.train([np.array([2, 7])], ["red lamp"], [5]), drawing.model.vocabulary
+def test_labels_are_the_codes_of_the_target_and_the_end(parts):
+    batch, words = parts.prompts.train([asked(["red lamp"], [5], [[2, 7]])]), parts.model.vocabulary
     assert batch.ids[batch.labels].tolist() == [
-        *(words.codes.start - 1 + drawing.codes.vectors[5, :, 0]).astype(int).tolist(),
+        *(words.codes.start - 1 + parts.drawn.vectors[5, :, 0]).astype(int).tolist(),
         words.end_of_chunk,
     ]
     shown = [int(token) for token in batch.ids[0] if token in words.codes]
     assert len(shown) == 3 * PATCHES  # two retrieved items, and the target
+    assert shown[:PATCHES] == (words.codes.start - 1 + parts.drawn.vectors[2, :, 0]).astype(int).tolist()
     assert (batch.ids[0] == words.image).sum() == 2
     assert batch.images.tolist() == [[2, 7]]
-    scores = -np.arange(shop.ITEMS, dtype=float)[None]
-    assert drawing.retrieved(np.roll(scores, 3, axis=1)).tolist() == [[4, 5]]  # 3 is best and has no codes
+    prompt = parts.prompts.ask(asked(["red lamp"], [5], [[2, 7]]))
+    assert prompt.ids[0].tolist() == batch.ids[0, : prompt.ids.shape[1]].tolist()
+    assert not prompt.labels.any()
 
 
-def test_a_model_draws_the_pictures_that_it_learnt(drawing):
-    retrieved, queries, targets = [np.array([2, 7]), np.array([2, 8])], ["red lamp", "blue mug"], [5, 9]
-    model = drawing.model
+def test_the_best_items_of_a_search_that_have_codes_are_retrieved_and_in_training_never_the_target(parts):
+    model, prompts = parts.model, parts.prompts
+    some = asked(["red lamp", "blue mug"], [5, 9])
+    scores = UnimpAnswers(model, prompts).scores(replace(some, task="search"))
+    scores[:, WITHOUT] = -np.inf
+    best = np.argsort(-scores, axis=1, kind="stable")
+    model.train()
+    assert drawing.retrieve(model, prompts, some).candidates.tolist() == best[:, :2].tolist()
+    assert model.training
+    aimed = replace(some, target=best[:, 0].astype(np.int32))
+    assert drawing.retrieve(model, prompts, aimed, without_target=True).candidates.tolist() == best[:, 1:3].tolist()
+
+
+def test_a_model_draws_the_pictures_that_it_learnt_and_finds_them_likely(parts):
+    some = asked(["red lamp", "blue mug"], [5, 9], [[2, 7], [2, 8]])
+    model, prompts = parts.model, parts.prompts
+    before = figures(model, prompts, {"draw": some}, "draw")
     optimizer = torch.optim.AdamW(model.train_only("multitask"), lr=1e-2)
-    batch = drawing.train(retrieved, queries, targets)
     for _ in range(40):
+        batch = prompts.train([some])
         optimizer.zero_grad()
-        loss = model.train()(batch)
-        loss.backward()
+        model.train()(batch).backward()
         optimizer.step()
-    drawn = drawing.draw(retrieved, queries)
-    np.testing.assert_array_equal(drawn, drawing.codes.vectors[targets, :, 0])
-    with pytest.raises(StoreError, match="no picture codes"):
-        drawing.train(retrieved[:1], queries[:1], [3])
-    many = matrix(np.full((shop.ITEMS, PATCHES, 1), CODES + 1))
-    with pytest.raises(StoreError, match=f"up to {CODES + 1}"):
-        Drawing(model, drawing.texts, many)
+    shown, drawn = UnimpAnswers(model, prompts).draw(some)
+    np.testing.assert_array_equal(drawn, parts.drawn.vectors[some.target, :, 0])
+    assert shown.tolist() == [[2, 7], [2, 8]]
+    found, drawn = UnimpAnswers(model, prompts).draw(replace(some, candidates=np.zeros(0, np.int32)))
+    assert found.tolist() == drawing.retrieve(model, prompts, some).candidates.tolist()
+    assert drawn.shape == (2, PATCHES)
+    assert ((drawn >= 1) & (drawn <= CODES)).all()
+    after = figures(model, prompts, {"draw": some}, "draw")
+    assert after.main > 2 * before.main
+    assert after.loss == pytest.approx(-np.log(after.main))
+
+
+def test_codes_that_do_not_fit_are_one_sentence(parts):
+    drawing.check_count(shop.codes(CODES), CODES)
+    with pytest.raises(StoreError, match=f"up to {CODES + 1}, and the model was built for {CODES}"):
+        drawing.check_count(shop.codes(CODES + 1), CODES)
+    with pytest.raises(StoreError, match="stores features, not codes of pictures"):
+        drawing.count_of(shop.pictures())
+    few = np.arange(shop.ITEMS) < 2
+    with pytest.raises(StoreError, match="2 items have picture codes"):
+        drawing.count_of(replace(shop.codes(), mask=few))

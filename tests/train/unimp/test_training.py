@@ -208,6 +208,28 @@ def test_pieces_and_processes_share_one_denominator(base, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
+def test_a_training_that_draws_learns_the_pictures_keeps_their_encoder_and_grows_with_the_catalogue(base, tmp_path):
+    wanted = recipe(
+        base,
+        data={"tasks": ["search", "draw"], "shares": ["draw:3"]},
+        run={"strategy": ["multitask"], "select": "draw"},
+    )
+    data = world.with_codes(world.data(tasks=("search",)))
+    made = training.train(data, wanted, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    first, *_ = (line["valid_draw likelihood per token"] for line in lines if "valid_loss" in line)
+    assert made.stages[0]["best_valid"]["draw likelihood per token"] > 1.5 * first
+    about = checkpoint.read_manifest(tmp_path / "run")["codes"]
+    assert (about["spec"], about["count"]) == ("vqgan:test", 8)
+    grown, codes = world.catalogue(world.ITEMS + 4), world.codes(items=world.ITEMS + 4)
+    later = checkpoint.load(tmp_path / "run", grown, world.pictures(world.ITEMS + 4), device="cpu", drawn=codes)
+    known = checkpoint.load(tmp_path / "run", data.catalogue, data.pictures, device="cpu", drawn=data.drawn)
+    assert later.model.rows.input[-8:].equal(known.model.rows.input[-8:])
+    other = dataclasses.replace(codes, fingerprint="a" * 64)
+    with pytest.raises(CheckpointError, match=r"draws with codes of vqgan:test \(ffffffff\), but these are of"):
+        checkpoint.load(tmp_path / "run", grown, world.pictures(world.ITEMS + 4), device="cpu", drawn=other)
+
+
 def test_what_does_not_fit_is_one_sentence(trained, base, tmp_path):
     run, _, _, _ = trained
     data = world.data()
