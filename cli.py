@@ -396,7 +396,8 @@ def evaluate(
 
     model = _open(data).run(run or "latest")
     if model.kind == "unimp":
-        show_tasks(model.evaluate_tasks(question_sets or (), baselines=baselines, device=device), as_json)
+        tasks = question_sets or ()
+        show_tasks(model.evaluate_tasks(tasks, sample=sample, baselines=baselines, device=device), as_json)
         return
     made = model.evaluate(
         question_sets or (),
@@ -448,7 +449,12 @@ def bench_(
     ways, how = chosen(by or ()), t.task_options(task, split, k_core, min_rating)
     shop = _open(data)
     if task is not None:
-        how |= {"runs": (runs or ()) if models else (), "device": device, "training_seeds": seed or ()}
+        how |= {
+            "runs": (runs or ()) if models else (),
+            "device": device,
+            "training_seeds": seed or (),
+            "sample": sample,
+        }
         show_task(*shop.bench_task(task, keep_history=keep_history, out=output, **how), as_json)
         return
     if similar_items:
@@ -524,39 +530,18 @@ def complete(
 
 
 @app.command(cls=Verb)
-def recommend(
-    user: r.ForUser,
-    k: r.Recommendations = 10,
-    where: o.Where = None,
-    exclude: o.Exclude = None,
-    keep_history: r.KeepHistory = False,
-    run: r.UnimpRun = None,
-    data: o.Data = Path("data"),
-    device: o.Device = "auto",
-    as_json: o.AsJson = False,
-) -> None:
+@r.offering
+def recommend(user: r.ForUser, *, data: Path, as_json: bool, **offer: Any) -> None:
     """Recommend what a user takes next, among the whole catalogue: by a UniMP run, else by the best baseline."""
-    offer: dict[str, Any] = {"where": where or (), "exclude": exclude or (), "keep_history": keep_history}
-    made = _open(data).recommend(user, k, run=run, device=device, **offer).to_dicts()
+    made = _open(data).recommend(user, **offer).to_dicts()
     show(made, as_json, made, title=f"For {user}")
 
 
 @app.command(cls=Verb)
-def search(
-    user: r.ForUser,
-    query: r.Query,
-    k: r.Recommendations = 10,
-    where: o.Where = None,
-    exclude: o.Exclude = None,
-    keep_history: r.KeepHistory = False,
-    run: r.UnimpRun = None,
-    data: o.Data = Path("data"),
-    device: o.Device = "auto",
-    as_json: o.AsJson = False,
-) -> None:
+@r.offering
+def search(user: r.ForUser, query: r.Query, *, data: Path, as_json: bool, **offer: Any) -> None:
     """Search the catalogue for what a user types, in the order that fits the user: by a UniMP run, else by a baseline."""
-    offer: dict[str, Any] = {"where": where or (), "exclude": exclude or (), "keep_history": keep_history}
-    made = _open(data).search(user, query, k, run=run, device=device, **offer).to_dicts()
+    made = _open(data).search(user, query, **offer).to_dicts()
     show(made, as_json, made, title=f"{query} for {user}")
 
 

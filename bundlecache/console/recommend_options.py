@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from ..limits import MAX_K
+from . import options as o
 
 ForUser = Annotated[str, Argument(metavar="USER", help="A user of the interactions.")]
 Query = Annotated[str, Argument(metavar="QUERY", help='What the user types, for instance "red mug".')]
@@ -26,3 +29,27 @@ PictureFile = Annotated[Path, Option("--out", help="The file of the picture: .pn
 KeepHistory = Annotated[
     bool, Option("--keep-history/--no-keep-history", help="Offer items too that the user has taken already.")
 ]
+
+
+def offering(verb: Callable[..., None]) -> Callable[..., None]:
+    """The ``verb`` behind whose arguments the options of `_offer` stand; it is called with all of them by name."""
+    own = [each for each in inspect.signature(verb, eval_str=True).parameters.values() if each.kind in POSITIONAL]
+    shared = inspect.signature(_offer, eval_str=True).parameters.values()
+    vars(verb)["__signature__"] = inspect.Signature([*own, *shared])
+    return verb
+
+
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _offer(
+    k: Recommendations = 10,
+    where: o.Where = None,
+    exclude: o.Exclude = None,
+    keep_history: KeepHistory = False,
+    run: UnimpRun = None,
+    data: o.Data = Path("data"),
+    device: o.Device = "auto",
+    as_json: o.AsJson = False,
+) -> Any:
+    """What `recommend` and `search` have in common."""

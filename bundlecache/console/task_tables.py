@@ -50,7 +50,8 @@ def _table(result: TaskResult) -> None:
     among = {"select": "3 candidates each", "preference": "stars", "explain": "what users said"}.get(
         result.task, f"among {result.n_items:,} items"
     )
-    show(None, False, rows, title=f"{asked['name']}: {result.n:,} test questions, {among}")
+    amount = f"{result.n:,} of {asked['sample']['of']:,}" if "sample" in asked else f"{result.n:,}"
+    show(None, False, rows, title=f"{asked['name']}: {amount} test questions, {among}")
     say(
         f"Questions {asked['sha256'][:12]}; {asked['k_core']}-core of {asked['n_users']:,} users, {asked['n_interactions']:,} interactions."
     )

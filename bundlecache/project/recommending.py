@@ -66,8 +66,8 @@ def recommend(
     *,
     query: str | None = None,
     run: str | None = None,
-    where: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    where: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
     keep_history: bool = False,
     device: str = "auto",
 ) -> Rows[Recommendation]:
@@ -96,7 +96,7 @@ def recommend(
     catalogue, task = session.catalogue, "recommend" if query is None else "search"
     if query is not None:
         check_query(query, Command("search", user, "red mug"))
-    allowed = allowed_items(catalogue, where, exclude)
+    allowed = allowed_items(catalogue, where or (), exclude or ())
     model = newest(session, run, device, required=run is not None)
     if model is not None:
         check_trained(model, task)

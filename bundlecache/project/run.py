@@ -291,16 +291,23 @@ class Run:
         return recommending.select(self._session, user, items, run=self.name, device=device)
 
     def evaluate_tasks(
-        self, tasks: Sequence[str] = (), *, baselines: bool = True, device: str = "auto"
+        self,
+        tasks: Sequence[str] = (),
+        *,
+        sample: int = MAX_QUESTIONS,
+        baselines: bool = True,
+        device: str = "auto",
     ) -> list[tuple[Path, TaskResult]]:
         """Answer the frozen test questions of the tasks that a UniMP run was trained for; files of results, and results.
+
+        At most ``sample`` of each task, always the same ones; 0 asks all.
 
         Raises
         ------
         BundlecacheError
             When the run is of another kind, or was not trained for one of the ``tasks``.
         """
-        return evaluate_run(self._session, self.name, tasks, baselines=baselines, device=device)
+        return evaluate_run(self._session, self.name, tasks, sample=sample, baselines=baselines, device=device)
 
     def report(self, against: str | None = None, out: Path | None = None) -> Page:
         """Write one self-contained HTML page about the run, or about it and another one.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import BundlecacheError, Command
+from ..questions.sample import MAX_QUESTIONS, sample_users
 from ..rows import Rows
 
 if TYPE_CHECKING:
@@ -135,8 +136,9 @@ def task_setup(
     seed: int = 0,
     min_rating: float | None = None,
     trainings: Sequence[Training] = (),
+    sample: int = MAX_QUESTIONS,
 ) -> TaskSetup:
-    """The test questions of a task, which are frozen where they are not yet.
+    """The test questions of a task, at most ``sample`` of them, which are frozen where they are not yet.
 
     ``trainings`` are those of other tasks beside the same questions: one that has the same validation questions is taken
     over, with all that methods learnt from it.
@@ -165,6 +167,7 @@ def task_setup(
     kinds = [name for name in session.store.modalities() if name != "graph"] if task == "preference" else []
     matrices = {name: session.store.matrix(catalogue.item_ids, name) for name in kinds}
     valid = asked.part(test=False)
+    test = sample_users(test, sample)
     if same:
         return TaskSetup(test, same[0], valid, matrices)
     histories = tasks.prepared_as(Histories.read(folder, catalogue), recommend.header)
@@ -184,6 +187,7 @@ def bench_task(
     min_rating: float | None = None,
     training_seeds: Sequence[int] = (),
     keep_history: bool = False,
+    sample: int = MAX_QUESTIONS,
     runs: Sequence[str] = (),
     device: str = "auto",
     out: Path | None = None,
@@ -201,6 +205,8 @@ def bench_task(
         intervals hold the seeds too.
     keep_history
         Rank the items of a user's history too.
+    sample
+        How many questions are asked at most, always the same ones (`questions.sample`); 0 asks all.
     runs, device
         Names of UniMP runs that are asked the same questions, and where they compute.
     out
@@ -220,7 +226,8 @@ def bench_task(
             f"There are no baselines for the task {task}; there are for {', '.join(task_bench.MAIN)}.",
             hint=Command("bench", "--task", "recommend"),
         )
-    setup = task_setup(session, task, split=split, k_core=k_core, seed=seed, min_rating=min_rating)
+    how: dict[str, Any] = {"split": split, "k_core": k_core, "seed": seed, "min_rating": min_rating}
+    setup = task_setup(session, task, sample=sample, **how)
     models = task_models(session, setup.asked, runs, device)
     seeds = (training_seeds or (seed,)) if task in task_bench.LEARNT else (seed,)
     results: list[TaskResult] = []
@@ -235,9 +242,15 @@ def bench_task(
 
 
 def evaluate_run(
-    session: Session, name: str, tasks: Sequence[str] = (), *, baselines: bool = True, device: str = "auto"
+    session: Session,
+    name: str,
+    tasks: Sequence[str] = (),
+    *,
+    sample: int = MAX_QUESTIONS,
+    baselines: bool = True,
+    device: str = "auto",
 ) -> list[tuple[Path, TaskResult]]:
-    """Answer the test questions of the tasks that a UniMP run was trained for, beside the baselines.
+    """Answer the test questions of the tasks that a UniMP run was trained for, beside the baselines; at most ``sample`` of each.
 
     Raises
     ------
@@ -253,7 +266,7 @@ def evaluate_run(
     trainings: list[Training] = []
     for task in tasks or measured(session, model.data):
         check_trained(model, task)
-        setup = task_setup(session, task, trainings=trainings, **beside(model.data))
+        setup = task_setup(session, task, trainings=trainings, sample=sample, **beside(model.data))
         trainings.append(setup.training)
         result = setup.result(session.say, [model], with_baselines=baselines)
         path = session.folder.runs / model.name / "tasks" / f"{setup.asked.name}.json"

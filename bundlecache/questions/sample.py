@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .question_file import Questions
+    from .task_file import TaskQuestions
 
 MAX_QUESTIONS = 5_000  # of a set that are asked when nothing else is said; the 95 % interval of a rate is then +-0.014
 SEED = 0
 RULE = (
     "each length of a bundle by its share, then the lowest BLAKE2b of SEED/sample/BUNDLE_ID/N"  # N: its N-th question
 )
+USER_RULE = "the lowest BLAKE2b of SEED/sample/USER_ID/N"  # N: the user's N-th question
 EVERYTHING = 0  # the size that asks all questions
 
 
@@ -66,6 +68,16 @@ def sample(questions: Questions, size: int = MAX_QUESTIONS, seed: int = SEED) ->
         sha256=hashlib.sha256(f"{questions.sha256} sample {size} seed {seed}: {RULE}".encode()).hexdigest(),
         header={**questions.header, "sample": about.to_dict()},
     )
+
+
+def sample_users(asked: TaskQuestions, size: int = MAX_QUESTIONS, seed: int = SEED) -> TaskQuestions:
+    """The same of questions about user histories, of whose users each is as likely to stay."""
+    if size == EVERYTHING or len(asked) <= size:
+        return asked
+    rows = chosen(list(asked.users), np.zeros(len(asked)), size, seed)
+    about = SampleInfo(size, len(asked), seed, USER_RULE, asked.sha256)
+    digest = hashlib.sha256(f"{asked.sha256} sample {size} seed {seed}: {USER_RULE}".encode()).hexdigest()
+    return replace(asked.take(rows), header={**asked.header, "sample": about.to_dict(), "sha256": digest})
 
 
 def info(questions: Questions) -> SampleInfo | None:

@@ -87,7 +87,7 @@ class TaskQuestions:
 
     @property
     def sha256(self) -> str:
-        """Of the whole file, also where this is a part of it."""
+        """Of the whole file, also where this is a part of it; of a sample, its own."""
         return str(self.header["sha256"])
 
     def part(self, test: bool) -> TaskQuestions:

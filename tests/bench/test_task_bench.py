@@ -17,6 +17,7 @@ from bundlecache.baselines.next_item import HistoryRanker
 from bundlecache.bench import task_bench
 from bundlecache.catalogue.columns import Strings
 from bundlecache.files import read_json
+from bundlecache.questions.sample import sample_users
 from bundlecache.report.task_page import ASKS, write_tasks
 
 SEQUENCES = [[0, 1, 2, 3], [0, 2, 1, 4], [1, 0, 2, 5], [3, 4, 0, 1], [4, 3, 5, 0]]
@@ -219,3 +220,16 @@ def test_what_a_method_learnt_is_kept_and_read_again_while_all_that_it_was_learn
     (tmp_path / "popularity.npz").write_bytes(b"damaged")
     saved_fit.fitted(again.rankers[1], again, tmp_path, learnt.append)
     assert learnt[len(training.rankers) :] == ["popularity"] * 3
+
+
+def test_a_sample_of_users_is_always_the_same_and_says_what_it_is_of():
+    _, test = training_of(SEQUENCES * 4)
+    test = replace(test, header=test.header | {"sha256": "a" * 64})
+    few, more = sample_users(test, 6), sample_users(test, 12)
+    assert few.header["sample"]["of"] == len(test) == 20
+    assert len(few) == few.header["sample"]["n_questions"] == 6
+    assert set(few.users) < set(more.users) < set(test.users)
+    assert [test.target[list(test.users).index(user)] for user in few.users] == few.target.tolist()
+    assert len({test.sha256, few.sha256, more.sha256}) == 3
+    assert few.sha256 == sample_users(test, 6).sha256
+    assert sample_users(test, 0) is sample_users(test, 20) is test

@@ -83,6 +83,12 @@ def test_it_stands_beside_baselines_in_tables_files_and_the_report(shop: Path, m
     assert names["user mean"] is None
     saved = json.loads((shop / "runs" / "first" / "tasks" / "preference-leave_last_out-core2.json").read_text())
     assert saved["n"] == 16
+    few = printed_json(
+        "evaluate", "--run", "first", "--questions", "select", "--sample", 5, "--no-baselines", "--data", shop
+    )
+    assert few[0]["result"]["n"] == 5 < made[3]["result"]["n"]
+    shown = succeed("bench", "--task", "preference", "--k-core", 2, "--sample", 7, "--data", shop).stdout
+    assert "7 of 16 test questions" in " ".join(shown.split())
     succeed("report", "--run", "first", "--data", shop)
     page = (shop / "runs" / "first" / "report.html").read_text()
     assert "What does the user take next?" in page
