@@ -86,14 +86,15 @@ class Session:
         """Modality -> its stored vectors [I, d]; an empty store is filled with the default encoders first."""
         from ..features import encode_workspace as stage_a
 
-        if not self.store.modalities():
+        stored = self.store.modalities()
+        if not stored:
             require_one_process("encode")
             self.say.note(
                 "Nothing is encoded yet, so the default encoders run now", Command("encode", "--modality", "all")
             )
             for modality in stage_a.encodable(self.catalogue, self.say):
                 self.run_encoders(modality)
-        stored = self.store.modalities()
+            stored = self.store.modalities()
         missing = [name for name in MODALITIES if name not in stored and self.catalogue.has_source(name).any()]
         if missing and not modalities:
             self.say.warn(f"Without {', '.join(missing)}:", "nothing of it is encoded", Command("encode"))

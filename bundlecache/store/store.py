@@ -36,7 +36,7 @@ from .tables import TableWriter
 from .text_columns import differs, places, take, text_column
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     import pyarrow as pa
@@ -98,8 +98,7 @@ class Store:
         StoreError
             When a table is damaged or was written by a newer bundlecache.
         """
-        infos = [info for name in self.location.names() if (info := self._info(name, heads=heads)) is not None]
-        infos.sort(key=lambda info: info.updated, reverse=True)
+        infos = self._infos(self.location.names(), heads=heads)
         rank = {modality: i for i, modality in enumerate(MODALITIES)}
         return sorted(infos, key=lambda info: rank.get(info.modality, len(rank)))
 
@@ -115,7 +114,8 @@ class Store:
             When there is none.
         """
         check_modality(modality)
-        of_modality = [info for info in self.tables() if info.modality == modality and info.rows]
+        names = [name for name in self.location.names() if name.startswith(f"{modality}--")]  # the others are not opened
+        of_modality = [info for info in self._infos(names) if info.modality == modality and info.rows]
         found = [info for info in of_modality if spec in (None, info.spec)]
         found = [info for info in found if spec or not info.tokens or info.table == table]
         if found:
@@ -273,6 +273,11 @@ class Store:
     def end_run(self, receipt: Path, identity: Identity, figures: dict[str, Any]) -> None:
         """Complete the receipt of :meth:`begin_run` with the run's figures."""
         receipts.end(self.path, receipt, identity, figures)
+
+    def _infos(self, names: Iterable[str], *, heads: bool = False) -> list[TableInfo]:
+        """What stands in the tables of these names that are bundlecache's own and complete, the newest first."""
+        infos = [info for name in names if (info := self._info(name, heads=heads)) is not None]
+        return sorted(infos, key=lambda info: info.updated, reverse=True)
 
     def _info(self, name: str, *, heads: bool = False) -> TableInfo | None:
         location = self.location
