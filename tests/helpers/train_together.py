@@ -1,11 +1,16 @@
-"""Trains the tiny world on one or several processes; started by the tests, with torchrun's variables for several.
+"""Trains the tiny world on one process, and on two that are stopped and go on; started by the tests.
 
-python -m torch.distributed.run --nproc-per-node 2 tests/helpers/train_together.py FOLDER
+    python tests/helpers/train_together.py FOLDER   ->  FOLDER/run-1, FOLDER/run-2 and FOLDER/users-1, FOLDER/users-2
+
+The processes are forked with the variables that torchrun gives them: each would import torch and PEFT anew.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -22,6 +27,34 @@ torch.set_num_threads(1)
 
 
 def main(folder: Path) -> None:
+    for library in ("accelerate", "peft", "torch.utils.tensorboard"):  # once, not in every child
+        importlib.import_module(library)
+    gc.freeze()  # nor collected there
+    world.save_base(folder / "base")
+    train_in(folder, 1)
+    train_in(folder, 2, "stop")
+    train_in(folder, 2, "resume")
+
+
+def train_in(folder: Path, processes: int, *words: str) -> None:
+    """Train in so many new processes, and end with 1 if one of them fails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(processes)}
+    children = []
+    for rank in map(str, range(processes)):
+        if not (child := os.fork()):
+            if processes > 1:
+                os.environ.update(place, RANK=rank, LOCAL_RANK=rank)
+            train(folder, processes, *words)
+            sys.stderr.flush()
+            os._exit(0)
+        children.append(child)
+    if any([os.waitpid(child, 0)[1] for child in children]):
+        os._exit(1)
+
+
+def train(folder: Path, processes: int, *words: str) -> None:
     catalogue = world.catalogue()
     valid, stage = world.questions(catalogue), {"steps": 4, "evaluate_every": 2, "lr": 1e-3, "contrastive_steps": 2}
     recipe = world.recipe(
@@ -34,15 +67,14 @@ def main(folder: Path) -> None:
         fusion={"output": "free"},
         run={"strategy": ["text", "fusion", "joint"], "save_every": 3},
     )
-    processes = os.environ.get("WORLD_SIZE", "1")
-    limit = 1e-6 if "stop" in sys.argv else None
+    limit = 1e-6 if "stop" in words else None
     run = folder / f"run-{processes}"
-    if "resume" in sys.argv:
+    if "resume" in words:
         result = loop.resume(catalogue, world.matrices(), valid, run)
     else:
         result = loop.train(catalogue, world.matrices(), valid, recipe, run, max_minutes=limit)
-    assert (result.stopped is None) == ("stop" not in sys.argv)
-    if "stop" not in sys.argv:
+    assert (result.stopped is None) == ("stop" not in words)
+    if "stop" not in words:
         users(folder / f"users-{processes}", folder / "base")
 
 
