@@ -80,6 +80,9 @@ MAKERS = {
 
 
 def tokenizer_of(name: str, made: dict[str, object]):
-    tokenizer = made.setdefault(name, (MAKERS | {"words melt": words_melt})[name](CORPUS))
+    """The tokenizer of a name, which is kept in ``made``."""
+    if name not in made:
+        made[name] = (MAKERS | {"words melt": words_melt})[name](CORPUS)
+    tokenizer = made[name]
     tokenizer.chat_template = world.CHAT
     return tokenizer

@@ -24,7 +24,7 @@ from typing import Any
 TOP = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TOP), str(TOP / "tests")]
 
-from helpers.forked import COMMAND, Forked, start
+from helpers.forked import CODE, COMMAND, Forked, start
 from helpers.shop import make_shop
 
 STEPS = ["text_stage.steps=4", "fusion_stage.steps=4", "fusion_stage.contrastive_steps=2"]
@@ -168,6 +168,7 @@ def kill_once(root: Path, verb: str, prepared: tuple[Case, dict[str, Any], float
 def run(kills: int, seed: int, verbs: list[str], say: Any = lambda _: None) -> list[str]:
     """Kill ``kills`` times, verbs in turn; the failures in words."""
     rng, failures = random.Random(seed), []
+    start(CODE, "").wait()  # before any seconds are measured: what forks imports longer than most verbs take
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(Path(folder), verbs)
         for number in range(kills):

@@ -65,7 +65,7 @@ def questions(count: int, seed: int = 0):
 @pytest.mark.parametrize("name", MAKERS)
 def test_copied_prompts_equal_the_whole_text_tokenised_at_once(name, template, made, tmp_path):
     tokenizer = tokenizer_of(name, made)
-    titles = sorted({*DEMO_TITLES, *ODD})
+    titles = sorted({*DEMO_TITLES[::4], *ODD})
     PromptBuilder(tokenizer, titles, Prompt(template=template), 4, tmp_path)
     builder = PromptBuilder(tokenizer, titles, Prompt(template=template), 4, tmp_path)
     assert builder.fresh == 0, "the second builder reads from disk"
