@@ -114,7 +114,7 @@ class Store:
             When there is none.
         """
         check_modality(modality)
-        names = [name for name in self.location.names() if name.startswith(f"{modality}--")]  # the others are not opened
+        names = [name for name in self.location.names() if name.startswith(f"{modality}--")]  # others stay unopened
         of_modality = [info for info in self._infos(names) if info.modality == modality and info.rows]
         found = [info for info in of_modality if spec in (None, info.spec)]
         found = [info for info in found if spec or not info.tokens or info.table == table]

@@ -50,7 +50,8 @@ def train_in(folder: Path, processes: int, *words: str) -> None:
             sys.stderr.flush()
             os._exit(0)
         children.append(child)
-    if any([os.waitpid(child, 0)[1] for child in children]):
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    if any(codes):
         os._exit(1)
 
 
