@@ -12,10 +12,11 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from zipfile import BadZipFile
 
 import numpy as np
 
-from ..files import read_json, write_text
+from ..files import read_json, replacing, write_text
 from .bootstrap import intervals, seeds_interval
 from .metrics import Places
 from .text_metrics import text_figures
@@ -108,6 +109,24 @@ class TaskResult:
     def save(self, path: Path) -> None:
         """Write it as JSON."""
         write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+    def save_values(self, path: Path) -> None:
+        """Write what the figures of the models are means of beside their JSON ``path``: by them two runs are compared."""
+        models = [method for method in self.methods if method.kind == "model"]
+        made = {f"{m.name}\t{name}": values.astype(np.float32) for m in models for name, values in m.values.items()}
+        with replacing(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **made)  # type: ignore[arg-type]
+
+
+def read_values(path: Path, model: str) -> dict[str, np.ndarray] | None:
+    """Figure -> [q] of a model, beside the JSON ``path`` of its results; None where there are none."""
+    try:
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as saved:
+            keys = [key.split("\t") for key in saved.files]
+            made = {figure: saved[f"{name}\t{figure}"] for name, figure in keys if name == model}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+    return made or None
 
 
 def rank(

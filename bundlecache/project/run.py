@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BundlecacheError, Command
+from ..errors import BundlecacheError
 from ..questions.sample import MAX_QUESTIONS
 from ..questions.sample import sample as sampled
 from ..rows import Rows
@@ -317,16 +317,14 @@ class Run:
         BundlecacheError
             When the runs cannot be compared, or the file cannot be written.
         """
-        from ..report import run_page, unimp_page
+        from ..report import run_page, unimp_comparison, unimp_page
 
         folder, catalogue = self._session.folder, self._session.catalogue
         if self.kind == "unimp":
-            if against is not None:
-                raise BundlecacheError(
-                    "Only runs that complete bundles are compared on a page; UniMP runs stand beside each other in a table.",
-                    hint=Command("bench", "--task", "recommend", "--run", self.name, "--run", against),
-                )
-            return Page(unimp_page.write(self.path, out))
+            if against is None:
+                return Page(unimp_page.write(self.path, out))
+            path, findings = unimp_comparison.write(self.path, folder.run(against, "unimp"), out)
+            return Page(path, tuple(findings))
         if against is None:
             return Page(run_page.write(folder, self.path, catalogue, out=out))
         path, findings = run_page.write_comparison(folder, self.path, folder.run(against), catalogue, out=out)

@@ -271,6 +271,7 @@ def evaluate_run(
         result = setup.result(session.say, [model], with_baselines=baselines)
         path = session.folder.runs / model.name / "tasks" / f"{setup.asked.name}.json"
         result.save(path)
+        result.save_values(path)
         task_page.write_tasks(path.parent)
         made.append((path, result))
     return made

@@ -16,14 +16,15 @@ from ..bench.findings import left_out
 from ..bench.metrics import hits, mcnemar, measure, paired_difference, reciprocal_ranks
 from ..bench.result_rows import Difference
 from ..errors import BundlecacheError, Command, RecipeError
-from ..recipes.recipe import describe
+from ..recipes.recipe import Recipe
+from ..recipes.recipe_tables import field_of
 from ..workspace import read_manifest
 from . import model_answers as answers
 from .question_cards import Media, card
 from .reliability import breakdowns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from ..bench.results import QuestionSetResult
@@ -60,19 +61,22 @@ def compare(workspace: WorkspaceFolder, run: Path, against: Path, catalogue: Cat
         "b": against.name,
         "sets": sets,
         "others": other,
-        "settings": settings(a, b),
+        "settings": settings(a, b, Recipe.sections()),
         "vectors": vectors(a, b),
         "stages": [{"run": name, "stages": m.get("stages", [])} for name, m in ((run.name, a), (against.name, b))],
         "media": {"sounds": media.sounds, "pictures": catalogue.column("image").any()},
     }
 
 
-def settings(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """The settings, versions and origins of two manifests that differ, and how many are the same."""
+def settings(a: dict[str, Any], b: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, versions and origins of two manifests that differ, and how many are the same.
+
+    ``sections`` are the tables of their recipes.
+    """
     left, right = _flat(a), _flat(b)
     keys = list(dict.fromkeys([*left, *right]))
     rows = [
-        {"key": key, "what": _described(key), "a": _shown(left, key), "b": _shown(right, key)}
+        {"key": key, "what": _described(key, sections), "a": _shown(left, key), "b": _shown(right, key)}
         for key in keys
         if left.get(key) != right.get(key)
     ]
@@ -258,9 +262,9 @@ def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
     return flat | {f"version of {name}": number for name, number in (manifest.get("versions") or {}).items()}
 
 
-def _described(key: str) -> str:
+def _described(key: str, sections: Mapping[str, Any]) -> str:
     try:
-        return describe(key)
+        return field_of(key, sections).description or ""
     except RecipeError:
         return ""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.html_page import HtmlPage
 from helpers.runner import invoke, printed_json, succeed
 from helpers.shop import make_shop
 
@@ -95,7 +96,37 @@ def test_it_stands_beside_baselines_in_tables_files_and_the_report(shop: Path, m
     assert "user mean" in page
     assert "multitask" in page
     compared = invoke("report", "--run", "first", "--against", "first", "--data", shop)
-    assert "Only runs that complete bundles are compared on a page" in str(compared.exception)
+    assert "first cannot be compared with itself" in str(compared.exception)
+
+
+def test_two_runs_are_compared_question_by_question_on_a_page(shop: Path):
+    session = bc.open(shop, quiet=True)
+    session.train("unimp", settings=[*SETTINGS, "data.tasks=recommend,preference", "loss.gamma=1"], name="second")
+    early = invoke("report", "--run", "second", "--against", "first", "--data", shop)
+    assert "evaluate --run second" in str(early.exception)
+    figures = {}
+    for name in ("first", "second"):
+        made = session.run(name).evaluate_tasks(["recommend", "preference"], baselines=False)
+        figures[name] = {r.task: next(m.values for m in r.methods if m.name == name) for _, r in made}
+    page = session.run("second").report("first")
+    (recommend, preference) = page.findings
+    assert recommend.startswith("recommend: HR@10 ")
+    assert preference.startswith("preference: MAE ")
+    ours, theirs = (figures[name]["preference"]["MAE"] for name in ("second", "first"))
+    assert f"{ours.mean():.3f} of second, {theirs.mean():.3f} of first" in preference
+    assert f"({(ours - theirs).mean():+.3f} [".replace("-", "\u2212") in preference
+    text = HtmlPage(page.path.read_text("utf-8"))
+    assert page.path.name == "against-first.html"
+    assert text.crooked == text.open == []
+    assert "loss.gamma" in text.text
+    assert "A token weighs (1 - p) to this power" in text.text
+    assert recommend in text.text
+    session.run("first").evaluate_tasks(["recommend"], sample=3, baselines=False)
+    (only,) = session.run("second").report("first").findings
+    assert only == preference
+    assert (
+        "answered different questions under the name recommend" in (shop / "runs/second/against-first.html").read_text()
+    )
 
 
 def test_an_ablation_has_a_column_per_task_and_trains_each_point_once(shop: Path, tmp_path: Path):
