@@ -42,6 +42,7 @@ from bundlecache.pandas_absent import leave_pandas_out
 if TYPE_CHECKING:
     from bundlecache import Workspace
 
+_own_process = False  # whether `main` runs, in a process that ends with it
 MODELS, STORE = "Models", "Store"  # panels of --help
 DEMO_STEPS = "joint_stage.steps=150"  # half of the recipe's, so that the demo ends within 3 minutes of two cores
 
@@ -162,7 +163,7 @@ def encode(
     """Run frozen encoders once over every new or changed item, into the store."""
     from bundlecache.console.tables import show_encoding
 
-    receipts = _open(data, allow_outside=allow_outside).encode(
+    receipts = _open(data, allow_outside=allow_outside, engine=engine).encode(
         modality,
         encoder=encoder,
         fields=columns,
@@ -518,7 +519,7 @@ def complete(
         "device": device,
     }
     target = check_completed(items, carts or file, output, engine, columns)
-    shop = _open(data)
+    shop = _open(data, engine=engine)
     if target is not None:
         how |= {"maps": columns or (), "run": run, "engine": engine, "ray_address": ray_address}
         answers = shop.complete_file(*target, k, **how)
@@ -785,14 +786,19 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
+    global _own_process
+    _own_process = True
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if sys.argv[1:2] == ["status"]:
+    try:
+        run_app(app)
+    finally:
+        gc.freeze()  # else Python looks for garbage in all that was imported before it ends: a second, after `complete`
+
+
+def _open(data: Path, *, allow_outside: bool = False, engine: str = "local") -> Workspace:
+    if _own_process and engine != "ray":  # which makes data frames
         leave_pandas_out()
-    run_app(app)
-
-
-def _open(data: Path, *, allow_outside: bool = False) -> Workspace:
     return bundlecache.open(data, allow_outside=allow_outside)
 
 

@@ -1,10 +1,12 @@
-"""Measures a cold `bundlecache complete` with the embedded base: processor seconds of a new process, and of its parts.
+"""Measures how long a command takes before its work begins: processor seconds of a new process, by commands and parts.
 
     python benchmarks/cold_start.py            # the demo catalogue, trained for a few steps in a temporary folder
-    python benchmarks/cold_start.py --rounds 5 --json
+    python benchmarks/cold_start.py --quick    # one round instead of three
+    python benchmarks/cold_start.py --data DIR --rounds 5 --json    # a workspace that has a run
 
-Every part runs in processes of its own, all parts in turn in every round; the figure is the minimum over all rounds. Ratios
-are to `import torch`, so that machines can be compared. A completion in a process that is already warm is timed too.
+Every row runs in processes of its own, all rows in turn in every round; the figure is the minimum over all rounds. Ratios
+are to `import torch` and to `import torch, transformers`, so that machines can be compared. A completion in a process that is
+already warm is timed too.
 """
 
 from __future__ import annotations
@@ -20,17 +22,28 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pyarrow import parquet
+
 TOP = Path(__file__).resolve().parent.parent
 SETTINGS = ("text_stage.steps=5", "fusion_stage.steps=5", "fusion_stage.contrastive_steps=2")
+TORCH, TRANSFORMERS = "import torch", "import torch, transformers"
 PARTS = {
-    "import torch": "import torch",
-    "import the LLM's libraries": "import bundlecache, torch, peft; from transformers import AutoTokenizer, LlamaForCausalLM",
-    "open the workspace": "import bundlecache as bc; bc.open({data!r}, quiet=True)",
-    "complete, cold": (
-        "import bundlecache as bc; shop = bc.open({data!r}, quiet=True);"
-        " shop.run('latest').complete(shop.catalogue.item_ids[:2])"
+    TORCH: "import torch",
+    TRANSFORMERS: "import torch, transformers",
+    "LLaMA as transformers imports it": "import bundlecache, torch, peft; from transformers import LlamaForCausalLM",
+    "load and adapt the embedded base": (
+        "import torch; from bundlecache.recipes.settings import Base, Lora; from bundlecache.train.model import llm;"
+        " llm.add_lora(llm.load(Base(), torch.device('cpu')).model, Lora())"
     ),
 }
+COMMANDS = (
+    ("--help",),
+    ("status",),
+    ("similar", "ITEM"),
+    ("candidates",),
+    ("recommend", "USER"),
+    ("complete", "ITEM", "ITEM"),
+)
 WARM = (
     "import time, bundlecache as bc; shop = bc.open({data!r}, quiet=True); run = shop.run('latest');"
     " ids = shop.catalogue.item_ids; run.complete(ids[:2]); began = time.process_time(); run.complete(ids[2:4]);"
@@ -41,17 +54,20 @@ WARM = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round")
+    parser.add_argument("--data", type=Path, help="a workspace with a run, instead of the demo")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(prepared(Path(folder)), options.rounds)
+        found = measure(options.data or prepared(Path(folder)), 1 if options.quick else options.rounds)
     if options.json:
         print(json.dumps(found, indent=1))
         return
-    print(f"{'part':<28} {'processor s':>12} {'of import torch':>16}")
-    for name, seconds in found["processor_seconds"].items():
-        print(f"{name:<28} {seconds:12.2f} {seconds / found['processor_seconds']['import torch']:16.2f}")
-    print(f"{'complete, warm':<28} {found['warm_seconds']:12.3f}")
+    least = found["processor_seconds"]
+    print(f"{'':<34} {'processor s':>12} {'of torch':>9} {'of both':>8}")
+    for name, seconds in least.items():
+        print(f"{name:<34} {seconds:12.2f} {seconds / least[TORCH]:9.2f} {seconds / least[TRANSFORMERS]:8.2f}")
+    print(f"{'complete, warm':<34} {found['warm_seconds']:12.3f}")
 
 
 def prepared(folder: Path) -> Path:
@@ -78,10 +94,20 @@ def prepared(folder: Path) -> Path:
 
 def measure(data: Path, rounds: int) -> dict[str, Any]:
     """Least processor seconds of every part over all rounds."""
+    items, users = (
+        parquet.read_table(data / f"{table}.parquet", columns=[name])[name][:2].to_pylist()
+        for table, name in (("items", "item_id"), ("interactions", "user_id"))
+    )
+    rows = {name: ["-c", code] for name, code in PARTS.items()}
+    for command in COMMANDS:
+        given = iter(items)
+        typed = [next(given) if word == "ITEM" else users[0] if word == "USER" else word for word in command]
+        where = [] if command == ("--help",) else ["--data", str(data)]
+        rows[f"bundlecache {command[0]}"] = ["-m", "bundlecache.cli", *typed, *where]
     least: dict[str, float] = {}
     for _ in range(rounds):
-        for name, code in PARTS.items():
-            least[name] = min(least.get(name, float("inf")), run(["-c", code.format(data=str(data))]))
+        for name, arguments in rows.items():
+            least[name] = min(least.get(name, float("inf")), run(arguments))
     warm = subprocess.run(
         [sys.executable, "-c", WARM.format(data=str(data))], cwd=TOP, capture_output=True, text=True, check=True
     )

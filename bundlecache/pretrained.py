@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import lean_imports
 from .tokenizer_check import gives_ids_of
 
 JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -87,9 +88,10 @@ def load_model(kind: str, source: str | Path, **options: Any) -> LoadedModel:
     PretrainedError
         When files are missing, damaged or pickled, or do not fit the configuration.
     """
-    with _reading(source) as transformers:
+    language = kind == "AutoModelForCausalLM"
+    with _reading(source, pictures=not language) as transformers:
         if Path(source).is_dir():
-            _check_weights(Path(source), layered=kind == "AutoModelForCausalLM")
+            _check_weights(Path(source), layered=language)
         given = _safe(source, options)
         asked = {**_where(given), **({"gguf_file": given["gguf_file"]} if "gguf_file" in given else {})}
         config = given.get("config") or transformers.AutoConfig.from_pretrained(source, **_safe(source, asked))
@@ -109,7 +111,7 @@ def load_processor(kind: str, source: str | Path, **options: Any) -> Any:
     PretrainedError
         When there is none or it is damaged.
     """
-    with _reading(source) as transformers:
+    with _reading(source, pictures=True) as transformers:
         return getattr(transformers, kind).from_pretrained(source, **_safe(source, options))
 
 
@@ -143,9 +145,12 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _reading(source: str | Path) -> Iterator[Any]:
-    """The module transformers, quiet; what fails inside is a `PretrainedError`."""
-    with no_remote_code(), quiet():
+def _reading(source: str | Path, *, pictures: bool = False) -> Iterator[Any]:
+    """The module transformers, quiet; what fails inside is a `PretrainedError`.
+
+    Models and processors that may read ``pictures`` are imported with all that they import, language models are not.
+    """
+    with nullcontext() if pictures else lean_imports.deferred(), no_remote_code(), quiet():
         import transformers
 
         try:

@@ -14,7 +14,6 @@ environment that never imports bundlecache needs torchvision's own wheel for CPU
 
 from __future__ import annotations
 
-import importlib.abc
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ OPERATORS = ("nms", "qnms")
 _kept: list[Any] = []  # a torch library forgets its operators when it is garbage-collected
 
 
-class _DeclareOperators(importlib.abc.MetaPathFinder):
+class _DeclareOperators:
     """Finds no module; declares the operators when torchvision is about to register its shape rules."""
 
     def find_spec(
@@ -45,7 +44,8 @@ class _DeclareOperators(importlib.abc.MetaPathFinder):
 def install() -> None:
     """Install the hook in this process, once."""
     if not any(isinstance(finder, _DeclareOperators) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _DeclareOperators())
+        finder: Any = _DeclareOperators()  # without the base class for finders, which is long to import
+        sys.meta_path.insert(0, finder)
 
 
 def _declare() -> None:

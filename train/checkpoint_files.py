@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bundlecache import lean_imports
 from bundlecache.errors import CheckpointError, Command
 
 if TYPE_CHECKING:
@@ -153,10 +154,12 @@ def load_adapter(llm: Any, run: Path) -> None:
     CheckpointError
         When it does not fit; other errors of the file are those of safetensors.
     """
-    from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    result = set_peft_model_state_dict(llm, load_file(run / ADAPTER))
+    with lean_imports.deferred():
+        from peft import set_peft_model_state_dict
+
+        result = set_peft_model_state_dict(llm, load_file(run / ADAPTER))
     left = [key for key in result.missing_keys if "lora_" in key] + list(result.unexpected_keys)
     if left:
         raise CheckpointError(f"The adapter of {run.name} does not fit: {left[0]}.", hint="use that run's recipe")

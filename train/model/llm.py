@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bundlecache import pretrained
+from bundlecache import lean_imports, pretrained
 from bundlecache.errors import RecipeError, counted
 from bundlecache.recipes.settings import Base, Lora
 from bundlecache.tokenizer_check import tokenizer_fingerprint
@@ -166,7 +166,8 @@ def add_lora(llm: Any, settings: Lora) -> Any:
     RecipeError
         When the model has no linear layer of one of the target names, or fewer layers than are to be adapted.
     """
-    from peft import LoraConfig, get_peft_model
+    with lean_imports.deferred():
+        from peft import LoraConfig, get_peft_model
 
     linear = sorted({name.rpartition(".")[2] for name, m in llm.named_modules() if isinstance(m, nn.Linear)})
     missing = [target for target in settings.targets if target not in linear]

@@ -1,0 +1,101 @@
+"""A language model is loaded, adapted and trained without libraries that it never runs, and is the same model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers.paths import TOP
+
+HEAVY = [
+    "torch._dynamo.eval_frame",  # of the compiler itself, for which torch._dynamo may stand in
+    "torch._inductor",
+    "torch.onnx",
+    "torch.distributed.tensor",
+    "torch.distributed.fsdp",
+    "torch.distributed.checkpoint",
+    "torchvision",
+    "scipy.optimize",
+    "boto3",
+    "pandas",
+    "transformers.image_utils",
+    "transformers.processing_utils",
+]
+IDS = "torch.tensor([[5, 9, 2, 40, 7]])"
+LEAN = f"""
+import gc, json, sys, torch
+from bundlecache import lean_imports
+from bundlecache.recipes.settings import Base, Lora
+from bundlecache.train.model import llm
+
+model = llm.add_lora(llm.load(Base(), torch.device("cpu")).model, Lora())
+logits = model(input_ids={IDS}).logits[0, -1, :50]
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+logits.sum().backward()
+optimizer.step()
+heavy = [name for name in {HEAVY} if name in sys.modules]
+
+deferred = [each for each in gc.get_objects() if type(each) is lean_imports._StandIn]
+for each in deferred:
+    each._real  # raises where this version of a library has no such name
+compiled = torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item()
+print(json.dumps([heavy, len(deferred), compiled, logits.tolist(), torch._dynamo.__file__]))
+"""
+PLAIN = f"""
+import bundlecache, json, torch
+from transformers import LlamaForCausalLM
+model = LlamaForCausalLM.from_pretrained("train/embedded", dtype=torch.float32)
+print(json.dumps(model(input_ids={IDS}).logits[0, -1, :50].tolist()))
+"""
+
+
+def said(code):
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_a_language_model_is_trained_without_libraries_that_it_never_runs_and_is_the_same_model():
+    heavy, deferred, compiled, logits, compiler = said(LEAN)
+    assert heavy == []
+    assert deferred > 20
+    assert compiled == 2  # with the real compiler, which is loaded when something is compiled
+    assert compiler.endswith("_dynamo/__init__.py")
+    assert logits == pytest.approx(said(PLAIN), abs=1e-6)
+
+
+def test_marks_for_the_compiler_reach_it_when_it_is_loaded():
+    code = """
+import json, sys
+import bundlecache, torch
+def seen(x):
+    return x + 1
+torch.compiler.allow_in_graph(seen)
+quiet = torch.compiler.disable(seen)
+before = ["torch._dynamo.eval_frame" in sys.modules, quiet(1), quiet.__name__]
+from torch._dynamo import trace_rules
+print(json.dumps([before, trace_rules.is_callable_allowed(seen), quiet(1)]))
+"""
+    assert said(code) == [[False, 2, "seen"], True, 2]
+
+
+def test_only_libraries_of_models_are_given_stand_ins_and_only_inside_the_block():
+    code = """
+import builtins, json
+import bundlecache, torch
+from bundlecache import lean_imports
+python = builtins.__import__
+def asks(who):
+    space = {"__name__": who, "__package__": who}
+    exec("from transformers.loss.loss_d_fine import DFineForObjectDetectionLoss as found", space)
+    return isinstance(space["found"], lean_imports._StandIn)
+with lean_imports.deferred():
+    with lean_imports.deferred():
+        pass
+    inside = [asks("transformers.loss.loss_utils"), asks("someone")]
+print(json.dumps([inside, asks("transformers.loss.loss_utils"), builtins.__import__ is python]))
+"""
+    assert said(code) == [[True, False], False, True]
