@@ -20,6 +20,7 @@ UNIMP = "unimp"
 UNIMP_STAGES: tuple[StageName, ...] = ("multitask", "head")
 Task = Literal["recommend", "search", "select", "preference", "explain", "draw"]
 Tasks = Annotated[tuple[Task, ...], Field(min_length=1), BeforeValidator(split_list)]
+Starts = Annotated[tuple[Literal["text", "histories", "pictures"], ...], BeforeValidator(split_list)]
 StageNames = Annotated[tuple[StageName, ...], Field(min_length=1), BeforeValidator(split_list)]
 MAX_HISTORY = 1_000
 MAX_NUMBER = 1e6
@@ -100,8 +101,13 @@ class Items:
     vectors: Words = Field(
         default=(), description="Encoders whose stored vectors make semantic ids; empty: one of each modality."
     )
-    start: Literal["text", "random"] = Field(
-        default="text", description="Rows of items begin as the mean embedding of the item's text, or at random."
+    start: Starts = Field(
+        default=("text",),
+        description=(
+            "What the rows of items begin as; parts are added. text: the mean embedding of the item's words; histories:"
+            " directions that items share which are taken one soon after the other; pictures: the mean of the stored token"
+            " features. Empty: at random."
+        ),
     )
     dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Share of the numbers of our tokens' input rows that training drops."
@@ -126,8 +132,12 @@ class UnimpPrompt:
         default="last",
         description=(
             "last: an item's id stands behind its attributes, as in the paper, and is predicted from them; first: before"
-            " them, and every item of a history is predicted from those before it."
+            " them, and every item of a history is predicted from those before it; other tasks then name items too."
         ),
+    )
+    selections: Literal["slots", "ids"] = Field(
+        default="slots",
+        description="What an answer to select names: the place of a candidate, as in the paper, or its id.",
     )
 
 
@@ -159,6 +169,9 @@ class UnimpData:
             "What is predicted beside the answer: nothing; the items, ratings and explanations of the history; or these and"
             " the attributes of items."
         ),
+    )
+    no_context: Annotated[tuple[Task, ...], BeforeValidator(split_list)] = Field(
+        default=(), description="Tasks of which the answer alone is predicted, whatever data.context says."
     )
     split: Literal["leave_last_out", "user_holdout", "time", "random"] = Field(
         default="leave_last_out", description="Which frozen questions decide what training may see."
@@ -271,8 +284,13 @@ class UnimpRecipe(RecipeTables):
         Raises
         ------
         RecipeError
-            When shares or weights are no numbers of tasks, or every task's share is 0.
+            When shares or weights are no numbers of tasks, every task's share is 0, or candidates have no names.
         """
+        if self.prompt.selections == "ids" and self.items.ids != "atomic":
+            raise RecipeError(
+                "prompt.selections=ids names candidates by one token each, and semantic ids have several.",
+                hint="--set prompt.selections=slots",
+            )
         numbers_of(self.data.weights, "data.weights")
         shares = numbers_of(self.data.shares, "data.shares")
         if not sum(shares.get(task, 1.0) for task in self.data.tasks):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bundlecache.questions.task_file import TaskQuestions
     from bundlecache.recipes.unimp_recipe import UnimpData
 
+    from .generate import Allowed
     from .model import UniMP
     from .prompts import Prompts
 
@@ -72,21 +73,25 @@ class UnimpAnswers:
 
         It names one after the other, until it ends its answer.
         """
-        words, n = self.model.vocabulary, asked.candidates.shape[1]
-        names = words.selections[:n]
-        ends = [words.end_of_chunk, *self._base_ends]
+        names, n = self.prompts.names_of(asked), asked.candidates.shape[1]
+        ends = [self.model.vocabulary.end_of_chunk, *self._base_ends]
 
-        def allowed(before: tuple[int, ...]) -> list[int]:
-            if len(before) == n:
-                return []
-            return [*(each for each in names if each not in before), *(ends if before else ())]
+        def allowed(row: int) -> Allowed:
+            def next_ids(before: tuple[int, ...]) -> list[int]:
+                if len(before) == n:
+                    return []
+                return [*(each for each in names[row].tolist() if each not in before), *(ends if before else ())]
+
+            return next_ids
 
         scores, chosen = np.empty((len(asked), n), np.float32), np.zeros((len(asked), n), bool)
         for rows, batch in self._batches(asked):
-            logits = self.model.logits(self.model.hidden(batch, batch.last)).float()[:, names.start : names.stop]
-            scores[rows] = logits.log_softmax(-1).cpu().numpy()
-            for row, (best,) in zip(rows.tolist(), self.model.generate(batch, n, allowed), strict=True):
-                chosen[row, [each - names.start for each in best.ids]] = True
+            logits = self.model.logits(self.model.hidden(batch, batch.last)).float()
+            ours = torch.from_numpy(names[rows]).to(logits.device)
+            scores[rows] = logits.gather(1, ours).log_softmax(-1).cpu().numpy()
+            made = self.model.generate(batch, n, [allowed(row) for row in rows.tolist()])
+            for row, (best,) in zip(rows.tolist(), made, strict=True):
+                chosen[row] = np.isin(names[row], best.ids)
         return scores, chosen
 
     def rate(self, asked: TaskQuestions) -> tuple[np.ndarray, np.ndarray]:

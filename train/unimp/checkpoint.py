@@ -54,6 +54,7 @@ from .vocabulary import AtomicIds, SemanticIds, Vocabulary
 
 if TYPE_CHECKING:
     from bundlecache.catalogue.catalogue import Catalogue
+    from bundlecache.catalogue.histories import Histories
     from bundlecache.questions.task_file import TaskQuestions
     from bundlecache.store.store import Matrix
 
@@ -92,12 +93,14 @@ def assemble(
     progress: Callable[[int, int], None] | None = None,
     drawn: Matrix | None = None,
     n_codes: int | None = None,
+    seen: Histories | None = None,
 ) -> Parts:
     """A new model of ``recipe`` over a catalogue; weights are drawn from torch's global seed.
 
     ``pictures`` are the stored token features, None without vision; ``codes`` are the semantic ids of the items, None for
     atomic ones; ``drawn`` are picture codes for the task draw, of ``n_codes`` different ones, all that are stored where that is
-    None. ``token_cache`` keeps the token ids of items; ``progress(done, of)`` is called while they are made.
+    None. ``token_cache`` keeps the token ids of items; ``progress(done, of)`` is called while they are made. ``seen`` are the
+    interactions that training may see, for rows that begin at them.
 
     Raises
     ------
@@ -113,8 +116,8 @@ def assemble(
     vocabulary = Vocabulary(base.model.get_input_embeddings().weight.shape[0], ids, n_codes or 0)
     texts = ItemTexts(base.tokenizer, catalogue, recipe.prompt, token_cache, progress)
     model = build(base, vocabulary, None if pictures is None else TokenTable(pictures, device), recipe)
-    if recipe.items.start == "text":
-        start_rows.from_texts(model, texts)
+    if recipe.items.start:
+        start_rows.put(model, recipe.items.start, texts.telling(catalogue, token_cache), seen)
     prompts = Prompts(vocabulary, texts, recipe, getattr(base.model.config, "max_position_embeddings", None), drawn)
     return Parts(model, prompts, pictures, codes, drawn)
 
@@ -246,7 +249,9 @@ def load(
             f"The weights of {run.name} cannot be used: {reason}",
             hint=[Command("train", "--recipe", "unimp"), "makes a new run"],
         ) from error
-    start_rows.like_others(model, parts.prompts.texts, np.flatnonzero(np.asarray(known) < 0))
+    start_rows.like_others(
+        model, parts.prompts.texts.telling(catalogue, token_cache), np.flatnonzero(np.asarray(known) < 0)
+    )
     model.eval()
     return parts
 

@@ -126,31 +126,25 @@ def answer_states(model: UniMP, prompts: Prompts, asked: TaskQuestions, tell: Te
 
 def _of_task(model: UniMP, prompts: Prompts, asked: TaskQuestions, hidden: Tensor) -> tuple[dict[str, float], float]:
     """The figures of one task, and its mean -log p of what is right."""
-    truth = _right(model, asked)
+    truth, shown = _right(model, prompts, asked), _shown(model, prompts, asked)
     losses, values = [], []
-    names = model.vocabulary.rates if asked.task in ("preference", "explain") else model.vocabulary.selections
-    start = model.vocabulary.base_size
-    for states, right in zip(hidden.split(ROWS_AT_ONCE), truth.split(ROWS_AT_ONCE), strict=True):
-        logits = model.logits(states)
-        likely = logits.log_softmax(-1).gather(1, right.clamp_min(0).to(logits.device))
-        likely = likely.masked_fill(right.to(logits.device) < 0, -torch.inf)
+    for low in range(0, len(hidden), ROWS_AT_ONCE):
+        part = slice(low, low + ROWS_AT_ONCE)
+        logits, right = model.logits(hidden[part]), truth[part].to(hidden.device)
+        likely = logits.log_softmax(-1).gather(1, right.clamp_min(0)).masked_fill(right < 0, -torch.inf)
         losses.append(-likely.logsumexp(-1))
-        if asked.task in ("recommend", "search"):
-            items = model.vocabulary.items
-            values.append(logits[:, items.start : items.stop].cpu())
-        else:
-            values.append(logits[:, names.start : names.stop].cpu())
+        ours = logits[:, shown] if isinstance(shown, slice) else logits.gather(1, shown[part].to(logits.device))
+        values.append(ours.cpu())
     loss = float(torch.cat(losses).mean())
     made = torch.cat(values).float()
-    assert start <= names.start  # noqa: S101 - marks stand behind the base's ids
     if asked.task in ("recommend", "search"):
         if not isinstance(model.vocabulary.item_ids, AtomicIds):
             return _ranked(*_by_beams(model, prompts, sampled(asked, BEAM_QUESTIONS))), loss
         return _ranked(asked, made.numpy()), loss
     if asked.task == "select":
-        first = made[:, : asked.candidates.shape[1]].argmax(1).numpy()
+        first = made.argmax(1).numpy()
         return {"first": float(asked.right[np.arange(len(asked)), first].mean())}, loss
-    stars = torch.arange(1, len(names) + 1, dtype=torch.float32)
+    stars = torch.arange(1, made.shape[1] + 1, dtype=torch.float32)
     error = (made.softmax(-1) @ stars).numpy() - asked.rating
     found = {"MAE": float(np.abs(error).mean()), "RMSE": float(np.sqrt((error**2).mean()))}
     if asked.task == "preference":
@@ -196,14 +190,22 @@ def _ranked(asked: TaskQuestions, scores: np.ndarray) -> dict[str, float]:
     }
 
 
-def _right(model: UniMP, asked: TaskQuestions) -> Tensor:
+def _shown(model: UniMP, prompts: Prompts, asked: TaskQuestions) -> slice | Tensor:
+    """The ids among which questions of a task choose at ``<|answer|>``: the same for all, or int64 [q, n]."""
+    if asked.task == "select":
+        return torch.from_numpy(prompts.names_of(asked).copy())
+    ours = model.vocabulary
+    names = ours.items if asked.task in ("recommend", "search") else ours.rates
+    return slice(names.start, names.stop)
+
+
+def _right(model: UniMP, prompts: Prompts, asked: TaskQuestions) -> Tensor:
     """int64 [q, r]: the ids that are right at ``<|answer|>``, with -1 behind the last one."""
     ours = model.vocabulary
     if asked.task in ("recommend", "search"):
         return torch.from_numpy(ours.of_items(asked.target)[:, :1].copy())
     if asked.task == "select":
-        slots = ours.selections.start + np.arange(asked.candidates.shape[1])
-        return torch.from_numpy(np.where(asked.right, slots, -1))
+        return torch.from_numpy(np.where(asked.right, prompts.names_of(asked), -1))
     return torch.from_numpy(ours.rates.start + rate_places(asked.rating, len(ours.rates)))[:, None]
 
 

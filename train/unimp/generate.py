@@ -54,12 +54,17 @@ class Beam:
 
 @torch.no_grad()
 def generate(
-    model: Model, batch: Batch, max_tokens: int, allowed: Allowed | None = None, beams: int = 1
+    model: Model,
+    batch: Batch,
+    max_tokens: int,
+    allowed: Allowed | Sequence[Allowed] | None = None,
+    beams: int = 1,
 ) -> list[list[Beam]]:
     """The ``beams`` best continuations of every row of ``batch``, best first.
 
-    They are ordered by their mean log-probability a token. ``allowed`` gives the ids that may follow the
-    ids generated so far, and none when these are whole; probabilities are those among all words. Without
+    They are ordered by their mean log-probability a token; one beam takes the likeliest word each time. ``allowed`` gives the ids that may follow the
+    ids generated so far, and none when these are whole, for all rows or in a list for each; probabilities are those among
+    all words. Without
     it any word of the base may follow, and the end is <|endofchunk|> or the base's own end of a text, whose
     log-probability counts.
     """
@@ -67,13 +72,15 @@ def generate(
     if len(set(lengths.tolist())) > 1 and not _mixes_lengths(model):
         found: list[list[Beam]] = [[] for _ in lengths]
         for length in set(lengths.tolist()):
-            rows = [r for r, some in enumerate(lengths.tolist()) if some == length]
-            for row, made in zip(rows, generate(model, batch.take(rows), max_tokens, allowed, beams), strict=True):
+            rows = [row for row, own in enumerate(lengths.tolist()) if own == length]
+            some = [allowed[row] for row in rows] if isinstance(allowed, Sequence) else allowed
+            for row, made in zip(rows, generate(model, batch.take(rows), max_tokens, some, beams), strict=True):
                 found[row] = made
         return found
     search = _Search(model, batch.to(model.device), lengths.to(model.device), beams)
+    rules = allowed if allowed is None or isinstance(allowed, Sequence) else [allowed] * len(lengths)
     while search.live and search.step < max_tokens:
-        search.advance(allowed, last=search.step + 1 == max_tokens)
+        search.advance(rules, last=search.step + 1 == max_tokens)
     return search.best()
 
 
@@ -113,7 +120,7 @@ class _Search:
             device=lengths.device,
         )
 
-    def advance(self, allowed: Allowed | None, *, last: bool) -> None:
+    def advance(self, allowed: Sequence[Allowed] | None, *, last: bool) -> None:
         """Lengthen every beam by one token and keep the best; with ``last`` none goes on."""
         proposals: list[list[tuple[float, int, int]]] = [[] for _ in self.done]  # (score, beam, id) by row
         likely = self.logits.log_softmax(-1)
@@ -123,7 +130,7 @@ class _Search:
             choices = list(zip(values.tolist(), ids.tolist(), strict=True))
         for k, (row, beam) in enumerate(self.live):
             if allowed is not None:
-                given = list(allowed(beam.ids))
+                given = list(allowed[row](beam.ids))
                 if not given:
                     self.done[row].append(beam)
                     continue
@@ -142,16 +149,18 @@ class _Search:
                 before = self.live[k][1].ids
                 if token in self.ends:
                     self.done[row].append(Beam(before, score))
+                    if self.beams == 1:
+                        break  # the likeliest word, one after the other, and nothing behind an end
                     continue
                 going += 1
                 chosen.append((k, row, Beam((*before, token), score)))
         self._go_on(chosen, allowed, last=last)
 
-    def _go_on(self, chosen: list[tuple[int, int, Beam]], allowed: Allowed | None, *, last: bool) -> None:
+    def _go_on(self, chosen: list[tuple[int, int, Beam]], allowed: Sequence[Allowed] | None, *, last: bool) -> None:
         """Feed the tokens of the ``chosen`` beams, but for those that are whole or cannot come among the best."""
         going = []
         for parent, row, beam in chosen:
-            if last or (allowed is not None and not allowed(beam.ids)):
+            if last or (allowed is not None and not allowed[row](beam.ids)):
                 self.done[row].append(beam)
             elif len(self.done[row]) < self.beams or _mean(beam) > sorted(map(_mean, self.done[row]))[-self.beams]:
                 going.append((parent, row, beam))

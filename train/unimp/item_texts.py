@@ -7,6 +7,7 @@ words, ``Unknown`` where it is empty. Their ids are kept on disk as those of tit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,12 @@ class ItemTexts:
             new = [text for text in dict.fromkeys(cut) if text]
         self._known |= dict(zip(new, encode_many(self.tokenizer, [f" {text}" for text in new]), strict=True))
         return Packed.of([self._known[text] if text else [] for text in cut])
+
+    def telling(self, catalogue: Catalogue, cache: Path | None = None) -> ItemTexts:
+        """These, or the titles where prompts show no text: what tells one item from the other."""
+        if self.settings.attributes:
+            return self
+        return ItemTexts(self.tokenizer, catalogue, replace(self.settings, attributes=("title",)), cache)
 
     def extended(self, catalogue: Catalogue, cache: Path | None = None) -> ItemTexts:
         """Those of a catalogue that has grown."""

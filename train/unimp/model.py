@@ -7,7 +7,7 @@ where the recipe asks for one, a LoRA adapter; the base's weights stay what they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..model import llm as llms
 from .batch import Batch
 from .gated_attention import GatedBlocks
-from .generate import Beam, generate
+from .generate import Allowed, Beam, generate
 from .losses import Labels, base_part, cross_entropy, in_parts, total_loss
 from .open_flamingo import start_from
 from .pictures import Pictures, Sight, TokenTable
@@ -30,6 +30,7 @@ from .vocabulary import AtomicIds, Vocabulary
 if TYPE_CHECKING:
     from bundlecache.recipes.unimp_recipe import StageName, UnimpRecipe
 
+TOKENS_LOOKED_AT = 16_384  # of stored pictures, for the scale that narrow tokens are brought to
 OWN = ("sight.", "blocks.", "rows.")
 """How the names of the model's own tensors begin."""
 
@@ -54,6 +55,8 @@ class UniMP(nn.Module):
         if pictures is not None:
             v = recipe.vision
             resampler = Resampler(pictures.width, v.latents, v.depth, v.heads, v.head_width, v.width)
+            if v.width:
+                resampler.begin_at(pictures.some(TOKENS_LOOKED_AT))
             self.sight = Sight(pictures, resampler, exclusive=v.exclusive)
             self.blocks = GatedBlocks(base.model, v.every_n, resampler.width, v.heads, v.head_width)
 
@@ -198,7 +201,7 @@ class UniMP(nn.Module):
         self,
         batch: Batch,
         max_tokens: int,
-        allowed: Callable[[tuple[int, ...]], Sequence[int]] | None = None,
+        allowed: Allowed | Sequence[Allowed] | None = None,
         beams: int = 1,
     ) -> list[list[Beam]]:
         """What follows each row of a batch, best first; see `bundlecache.train.unimp.generate`."""

@@ -50,6 +50,11 @@ class TokenTable:
         """Width d of a token."""
         return int(self.matrix.vectors.shape[2])
 
+    def some(self, most: int) -> Tensor:
+        """At most about so many tokens, float32 [n, d] on the device, of items that are spread over the catalogue."""
+        there = np.flatnonzero(self.mask)
+        return self.rows(there[:: max(1, len(there) * self.matrix.vectors.shape[1] // most)]).flatten(0, 1)
+
     def rows(self, items: np.ndarray) -> Tensor:
         """Features of items [u] that have some, float32 [u, t, d] on the device."""
         return self._table.rows(items)[0][0]

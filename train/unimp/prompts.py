@@ -160,6 +160,13 @@ class Prompts:
         last = torch.where(batch.ids == self.vocabulary.answer, places, -1).amax(1, keepdim=True)
         return batch.labels & (places > last)
 
+    def names_of(self, questions: TaskQuestions) -> np.ndarray:
+        """int64 [q, n]: the token that names each candidate in an answer to ``select``."""
+        if self.recipe.prompt.selections == "ids":
+            return self.vocabulary.of_items(questions.candidates.ravel()).reshape(questions.candidates.shape)
+        slots = self.vocabulary.selections.start + np.arange(questions.candidates.shape[1])
+        return np.broadcast_to(slots, questions.candidates.shape)
+
     def lengths(self, questions: TaskQuestions) -> np.ndarray:
         """int64 [q]: the tokens of each prompt of :meth:`ask`."""
         length: np.ndarray = self.ask(questions).there.sum(1).numpy()
@@ -228,6 +235,15 @@ class Prompts:
         row.images.append(items.astype(np.int64))
         return [(self._image, False), (self._texts + items, self.recipe.data.context == "attributes")]
 
+    def _known(self, row: _Row, items: np.ndarray) -> list[Part]:
+        """The same with the item's id between them where ids stand in front of attributes; it is not predicted."""
+        image, text = self._pictured(row, items)
+        return [image, (self._ids + items, False), text] if self.recipe.prompt.id_place == "first" else [image, text]
+
+    def _context(self, task: str) -> bool:
+        """Whether what a history says is predicted too."""
+        return self.recipe.data.context != "none" and task not in self.recipe.data.no_context
+
     def _told(self, questions: TaskQuestions, q: int) -> tuple[np.ndarray, slice]:
         """The latest items of a history, as many as the recipe says, and their places among the values of all histories."""
         data, offsets = self.recipe.data, questions.history.offsets
@@ -238,7 +254,7 @@ class Prompts:
 
     def _next_item(self, row: _Row, asked: _Asked) -> None:
         questions, q, written, answered = asked
-        first, context = self.recipe.prompt.id_place == "first", self.recipe.data.context != "none"
+        first, context = self.recipe.prompt.id_place == "first", self._context(questions.task)
         items, _ = self._told(questions, q)
         instruction: Part = (self._say[questions.task], False)
         if first and questions.task == "recommend":
@@ -263,7 +279,7 @@ class Prompts:
 
     def _rated(self, row: _Row, asked: _Asked) -> None:
         questions, q, written, answered = asked
-        explains, context = questions.task == "explain", self.recipe.data.context != "none"
+        explains, context = questions.task == "explain", self._context(questions.task)
         items, where = self._told(questions, q)
         stars = rate_places(questions.history_rating[where], len(self.vocabulary.rates))
         rated = stars >= 0
@@ -272,11 +288,11 @@ class Prompts:
         if explains:
             told = rated & questions.history_explanation[where].filled
             why = np.where(told, written + np.arange(where.start, where.stop), self._nothing)
-        shown = self._pictured(row, items)
+        shown = self._known(row, items)
         said: list[Part] = [(np.where(rated, self._answer, self._nothing), False), (rate, context), (why, context)]
         # Where nothing is told the end is no label: an explanation must not be learnt to be empty.
         row.add(*shown, *said, (self._end, told & context), times=len(items))
-        row.add(*self._pictured(row, questions.target[q : q + 1]), (self._say[questions.task], False))
+        row.add(*self._known(row, questions.target[q : q + 1]), (self._say[questions.task], False))
         row.add((self._answer, False))
         if answered:
             (star,) = rate_places(questions.rating[q : q + 1], len(self.vocabulary.rates))
@@ -290,13 +306,14 @@ class Prompts:
         offered = questions.candidates[q]
         slots = self._selections + np.arange(len(offered))
         row.add((self._say["history"], False))
-        row.add(*self._pictured(row, items), (self._end, False), times=len(items))
+        row.add(*self._known(row, items), (self._end, False), times=len(items))
         row.add((self._say["candidates"], False))
-        image, text = self._pictured(row, offered)
-        row.add(image, (self._say["candidate"], False), (slots, False), text, (self._end, False), times=len(offered))
+        image, *shown = self._known(row, offered)
+        row.add(image, (self._say["candidate"], False), (slots, False), *shown, (self._end, False), times=len(offered))
         row.add((self._say["select"], False), (self._answer, False))
         if answered:
-            right = slots[questions.right[q]]
+            named = self._ids + offered if self.recipe.prompt.selections == "ids" else slots
+            right = named[questions.right[q]]
             key = [*offered.tolist(), *items.tolist()]  # the same row is always in the same order
             row.add((np.random.default_rng(key).permutation(right), True), times=len(right))
             row.add((self._end, True))

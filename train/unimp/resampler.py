@@ -12,6 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 
 FEED = 4
 """The hidden width of feed-forward nets is this times their width."""
+SMALL = 0.1
+"""Latents of narrow tokens begin at this times the paper's normal numbers."""
 
 
 class Attention(nn.Module):
@@ -81,6 +83,23 @@ class Resampler(nn.Module):
         self.latents = nn.Parameter(torch.randn(latents, self.width))
         self.layers = nn.ModuleList(ResamplerLayer(self.width, heads, head_width) for _ in range(depth))
         self.norm = nn.LayerNorm(self.width)
+
+    @torch.no_grad()
+    def begin_at(self, tokens: Tensor) -> None:
+        """Let the first layer turn ``tokens`` [n, d] by random axes, less their mean and with numbers of about 1.
+
+        What all pictures have in common would else be most of what the latents hold; these begin small for the same reason.
+        """
+        if self.widen is None or not len(tokens):
+            return
+        turned, _ = torch.linalg.qr(torch.randn(max(self.widen.weight.shape), min(self.widen.weight.shape)))
+        weight = (turned if self.width >= tokens.shape[1] else turned.T).to(tokens)  # [w, d]
+        mean = tokens.mean(0)
+        weight = weight * (self.width**0.5 / (tokens - mean).norm(dim=1).mean().clamp_min(1e-6))
+        self.widen.weight.copy_(weight)
+        assert self.widen.bias is not None  # noqa: S101 - as it was made
+        self.widen.bias.copy_(-(weight @ mean))
+        self.latents.mul_(SMALL)
 
     def forward(self, media: Tensor) -> Tensor:
         """The latents of every picture; one picture's do not depend on the others."""

@@ -211,7 +211,7 @@ def _parts(
     codes = None
     if recipe.items.ids == "semantic":
         codes = semantic_ids.learn(data.content, levels=recipe.items.levels, codes=recipe.items.codes, seed=seed)
-    how: dict[str, Any] = {"drawn": data.drawn}
+    how: dict[str, Any] = {"drawn": data.drawn, "seen": data.seen}
     return checkpoint.assemble(data.catalogue, recipe, data.pictures, codes, device, token_cache, tokenising, **how)
 
 

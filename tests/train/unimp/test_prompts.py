@@ -117,6 +117,40 @@ def test_with_the_id_first_every_item_but_the_first_is_predicted_from_those_befo
     assert [build.spell([token]) for token in batch.ids[0][batch.labels[0]].tolist()] == ["<|item_3|>", "<|item_1|>"]
 
 
+def test_with_the_id_first_the_other_tasks_name_the_items_that_they_show(tokenizer):
+    build = prompts(tokenizer, prompt={"id_place": "first"})
+    spelled = {task: build.spell(build.train([EXAMPLES[task]]).ids[0].tolist()) for task in ("select", "preference")}
+    assert spelled == {
+        "select": f"<s> Has : {P} <|item_0|> {M[0]} {E} {P} <|item_3|> {M[3]} {E} From : {P} <|s_0|> <|item_4|> {M[4]} {E}"
+        f" {P} <|s_1|> <|item_1|> {M[1]} {E} {P} <|s_2|> <|item_2|> {M[2]} {E} Select : {A} <|s_1|> {E}",
+        "preference": f"<s> {P} <|item_0|> {M[0]} {A} <|rate_5|> {E} {P} <|item_3|> {M[3]} {E} {P} <|item_1|> {M[1]} Stars : {A}"
+        " <|rate_4|>",
+    }
+
+
+def test_a_selection_may_name_candidates_by_their_ids(tokenizer):
+    build = prompts(tokenizer, prompt={"selections": "ids"})
+    (row,) = build.train([EXAMPLES["select"]]).ids.tolist()
+    assert build.spell(row).endswith(f"Select : {A} <|item_1|> {E}")
+    items = build.vocabulary.items.start
+    assert build.names_of(EXAMPLES["select"]).tolist() == [[items + 4, items + 1, items + 2]]
+    assert [build.vocabulary.name(t) for t in prompts(tokenizer).names_of(EXAMPLES["select"])[0]] == [
+        "<|s_0|>",
+        "<|s_1|>",
+        "<|s_2|>",
+    ]
+    with pytest.raises(RecipeError, match="semantic ids have several"):
+        world.recipe("none", prompt={"selections": "ids"}, items={"ids": "semantic"})
+
+
+def test_of_a_task_without_context_the_answer_alone_is_predicted(tokenizer):
+    build = prompts(tokenizer, data={"no_context": ["search", "explain"]})
+    for task in ("recommend", "search", "preference", "explain"):
+        batch = build.train([EXAMPLES[task]])
+        labels = [build.spell([token]) for token in batch.ids[0][batch.labels[0]].tolist()]
+        assert labels == (LABELS[task][-ANSWERS[task] :] if task in ("search", "explain") else LABELS[task])
+
+
 def test_rows_of_all_tasks_make_one_batch_with_the_weights_of_their_tasks(tokenizer):
     weights = [2, 1, 1, 1, 0.5]
     named = [f"{task}:{weight}" for task, weight in zip(TASKS, weights, strict=True)]

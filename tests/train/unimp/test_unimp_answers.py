@@ -108,12 +108,15 @@ def test_semantic_ids_are_ranked_by_the_probability_of_all_their_tokens():
     assert (np.isfinite(few) == (np.arange(ITEMS) % 5 == 1)).all()  # the beams keep to items that may be offered
 
 
-def test_a_selection_names_candidates_one_by_one_until_it_ends(atomic: UnimpAnswers):
+@pytest.mark.parametrize("by", ["slots", "ids"])
+def test_a_selection_names_candidates_one_by_one_until_it_ends(atomic: UnimpAnswers, by: str):
     asked, words = asked_of("select"), atomic.model.vocabulary
-    scores, chosen = atomic.choose(asked)
-    names = list(words.selections[:3])
+    recipe = replace(atomic.prompts.recipe, prompt=replace(atomic.prompts.recipe.prompt, selections=by))
+    prompts = Prompts(words, atomic.prompts.texts, recipe)
+    scores, chosen = replace(atomic, prompts=prompts).choose(asked)
     ends = [words.end_of_chunk, atomic.model.core.config.eos_token_id]
     for q in range(len(asked)):
+        names = [words.items[item] for item in asked.candidates[q]] if by == "ids" else list(words.selections[:3])
         likely = log_softmax(whole_logits(atomic, asked, q)[names])
         np.testing.assert_allclose(scores[q], likely, atol=1e-4)
         said = [names[int(likely.argmax())]]
