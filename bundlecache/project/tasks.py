@@ -150,6 +150,7 @@ def task_setup(
     """
     from ..baselines import next_item
     from ..catalogue.histories import Histories
+    from ..features.history_directions import neighbour_ranker
     from ..features.lightgcn_ranker import lightgcn_ranker
     from ..questions import task_split, tasks
     from ..questions.task_file import load
@@ -173,7 +174,10 @@ def task_setup(
     histories = tasks.prepared_as(Histories.read(folder, catalogue), recommend.header)
     seen = histories.take(task_split.training_rows(histories, recommend))
     return TaskSetup(
-        test, next_item.Training(catalogue, seen, validation, seed, (lightgcn_ranker, sasrec)), valid, matrices
+        test,
+        next_item.Training(catalogue, seen, validation, seed, (neighbour_ranker, lightgcn_ranker, sasrec)),
+        valid,
+        matrices,
     )
 
 

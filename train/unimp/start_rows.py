@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bundlecache.features.spectral_start import spectral_vectors
+from bundlecache.features.history_directions import history_directions
 
 from .vocabulary import AtomicIds
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .pictures import TokenTable
 
 ITEMS_AT_ONCE = 8_192
-NEAR, DIRECTIONS = 2, 16  # places in a history; of 1 to 30 and 8 to 64 the best on the validation questions of the demo
+DIRECTIONS = 16  # of pictures
 LIKE = 5
 """A new item begins at the mean row of so many items whose texts mean the most similar."""
 
@@ -35,8 +35,7 @@ LIKE = 5
 def put(model: UniMP, parts: Sequence[str], texts: ItemTexts, seen: Histories | None = None) -> None:
     """Put the sum of ``parts``, each of length 1, into the rows of items, as long as rows of the base are on average.
 
-    ``text`` is the mean embedding of the item's words, ``histories`` what :func:`neighbours` finds in the histories that
-    training may see, ``pictures`` what :func:`looks` finds in the stored features that the model reads. The last two are
+    ``text`` is the mean embedding of the item's words, ``histories`` the `history_directions` of what training may see, ``pictures`` what :func:`looks` finds in the stored features that the model reads. The last two are
     turned by random axes, so that they share the width with the words. Semantic ids belong to many items and
     stay as they are; so do items of which no part tells anything.
     """
@@ -49,7 +48,7 @@ def put(model: UniMP, parts: Sequence[str], texts: ItemTexts, seen: Histories | 
     width = tables[0][0].shape[1]
     shared = torch.zeros(count, width)
     if "histories" in parts and seen is not None:
-        shared += _turned(neighbours(seen, count), width)
+        shared += _turned(F.normalize(torch.from_numpy(history_directions(seen, count)), dim=1), width)
     if "pictures" in parts and model.pictures is not None:
         shared += _turned(looks(model.pictures), width)
     for rows, table in tables:
@@ -58,23 +57,6 @@ def put(model: UniMP, parts: Sequence[str], texts: ItemTexts, seen: Histories | 
         there = made.norm(dim=1) > 0
         own = rows[start : start + count]
         own[there] = (F.normalize(made, dim=1) * length)[there].to(own)
-
-
-def neighbours(seen: Histories, count: int) -> Tensor:
-    """float32 [I, n] of length 1: items that users take one soon after the other have like directions.
-
-    The singular vectors of the symmetric matrix of how often two items stand at most `NEAR` places apart in a history, each
-    number divided by the roots of both items' sums. Items that no history holds have zeros.
-    """
-    one, other = [], []
-    for distance in range(1, NEAR + 1):
-        same = seen.user[distance:] == seen.user[:-distance]
-        later, earlier = seen.item[distance:][same], seen.item[:-distance][same]
-        one += [later, earlier]
-        other += [earlier, later]
-    exponents = (0.5, 0.5)
-    vectors, _ = spectral_vectors(np.concatenate(one), np.concatenate(other), (count, count), exponents, DIRECTIONS)
-    return F.normalize(torch.from_numpy(vectors), dim=1)
 
 
 def looks(table: TokenTable) -> Tensor:

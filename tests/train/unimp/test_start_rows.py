@@ -1,4 +1,4 @@
-"""Where rows of items begin: near items that are taken together, look alike or are called alike."""
+"""Where rows of items begin: at what their texts, histories and pictures tell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from helpers import unimp_shop as world
 from torch.nn import functional as F
 
-from bundlecache.catalogue.histories import Histories
 from bundlecache.train.unimp import checkpoint, start_rows
 from bundlecache.train.unimp.pictures import TokenTable
 
@@ -16,28 +15,6 @@ from bundlecache.train.unimp.pictures import TokenTable
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return world.save_base(tmp_path_factory.mktemp("base"))
-
-
-def histories_of(lists: list[list[int]]) -> Histories:
-    user = np.repeat(np.arange(len(lists)), [len(some) for some in lists])
-    items = np.array([item for some in lists for item in some])
-    return Histories.of([f"u{u}" for u in range(len(lists))], user, items, np.arange(len(items)))
-
-
-def test_items_that_are_taken_one_soon_after_the_other_have_like_directions():
-    rng = np.random.default_rng(0)
-    kinds = [rng.permutation([k % 2 + 2 * i for i in range(6)]).tolist() for k in range(80)]  # even ones, or odd ones
-    vectors = start_rows.neighbours(histories_of(kinds), 14)
-    cosines = vectors @ vectors.T
-    even, odd = slice(0, 12, 2), slice(1, 12, 2)
-    assert cosines[even, even].min() > 0.2 > 0.05 > cosines[even, odd].abs().max()
-    assert torch.equal(vectors[12:], torch.zeros(2, vectors.shape[1]))  # items that nobody took
-
-
-def test_distance_in_a_history_counts_and_other_users_are_no_neighbours():
-    near = start_rows.neighbours(histories_of([[0, 1, 8, 9, 2, 3]] * 20 + [[4, 5]] * 20), 10)
-    assert near[0] @ near[1] > near[0] @ near[3] + 0.2
-    assert abs(float(near[3] @ near[4])) < 0.05  # the last of one user and the first of the next
 
 
 def test_pictures_that_differ_in_one_number_get_opposite_directions():
