@@ -205,6 +205,7 @@ class UnimpStage:
     steps: int = Field(default=1000, ge=0, le=MAX_STEPS, description="Optimiser steps.")
     lr: float = Field(default=2e-4, ge=0, le=1, description="Peak learning rate of AdamW.")
     rows_lr: float = Field(default=0.0, ge=0, le=1, description="The same of the rows of items and marks; 0: as lr.")
+    vision_lr: float = Field(default=0.0, ge=0, le=1, description="The same of resampler and gated blocks; 0: as lr.")
     final_lr: float = Field(default=0.0, ge=0, le=1, description="Learning rate at the end, as a share of the peak.")
     schedule: Literal["linear", "cosine"] = Field(default="linear", description="How the rate falls.")
     warmup: int = Field(default=20, ge=0, le=MAX_STEPS, description="Steps over which the rate rises from zero.")

@@ -75,20 +75,25 @@ class MultitaskStage(UnimpStageLoop):
         return self.unimp.train_only("multitask")
 
     def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Rows have a rate and a decay of their own; of the rest, only the matrices of the gated blocks decay."""
-        kinds: dict[str, list[nn.Parameter]] = {"matrices": [], "rows": [], "others": []}
+        """Rows, and what sees pictures, have rates of their own; rows and the matrices of the gated blocks decay."""
+        s = self.stage
+        kinds = {  # of parameters: their rate and decay
+            "rows": (s.rows_lr or s.lr, s.rows_decay),
+            "matrices": (s.vision_lr or s.lr, s.weight_decay),
+            "vision": (s.vision_lr or s.lr, 0.0),
+            "adapter": (s.lr, 0.0),
+        }
+        found: dict[str, list[nn.Parameter]] = {kind: [] for kind in kinds}
         names = {id(parameter): name for name, parameter in self.unimp.named_parameters()}
         for parameter in parameters:
             name = names[id(parameter)]
-            matrix = name.startswith("blocks.") and parameter.ndim > 1
-            kinds["rows" if name.startswith("rows.") else "matrices" if matrix else "others"].append(parameter)
-        s = self.stage
-        decays = {"matrices": s.weight_decay, "rows": s.rows_decay, "others": 0.0}
-        peaks = {"rows": s.rows_lr or s.lr}
+            sees = "matrices" if name.startswith("blocks.") and parameter.ndim > 1 else "vision"
+            kind = sees if name.startswith(("blocks.", "sight.")) else "rows" if name.startswith("rows.") else "adapter"
+            found[kind].append(parameter)
         groups = [
-            {"params": some, "weight_decay": decays[kind], PEAK: peaks.get(kind, s.lr)}
-            for kind, some in kinds.items()
-            if some
+            {"params": found[kind], "weight_decay": decay, PEAK: rate}
+            for kind, (rate, decay) in kinds.items()
+            if found[kind]
         ]
         return torch.optim.AdamW(groups, lr=s.lr, fused=True)
 
