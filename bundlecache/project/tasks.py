@@ -149,8 +149,8 @@ def task_setup(
         When they cannot be frozen or do not fit the catalogue.
     """
     from ..baselines import next_item
+    from ..baselines.history_directions import neighbour_ranker
     from ..catalogue.histories import Histories
-    from ..features.history_directions import neighbour_ranker
     from ..features.lightgcn_ranker import lightgcn_ranker
     from ..questions import task_split, tasks
     from ..questions.task_file import load

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from bundlecache.features.history_directions import history_directions
+from bundlecache.baselines.history_directions import history_directions
 
 from .vocabulary import AtomicIds
 

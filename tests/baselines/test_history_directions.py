@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from helpers.histories import histories_of, training_of
 
-from bundlecache.features.history_directions import history_directions, neighbour_ranker
+from bundlecache.baselines.history_directions import history_directions, neighbour_ranker
 
 
 def directions(sequences: list[list[int]], n_items: int) -> np.ndarray:
