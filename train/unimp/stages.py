@@ -75,27 +75,8 @@ class MultitaskStage(UnimpStageLoop):
         return self.unimp.train_only("multitask")
 
     def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Rows, and what sees pictures, have rates of their own; rows and the matrices of the gated blocks decay."""
-        s = self.stage
-        kinds = {  # of parameters: their rate and decay
-            "rows": (s.rows_lr or s.lr, s.rows_decay),
-            "matrices": (s.vision_lr or s.lr, s.weight_decay),
-            "vision": (s.vision_lr or s.lr, 0.0),
-            "adapter": (s.lr, 0.0),
-        }
-        found: dict[str, list[nn.Parameter]] = {kind: [] for kind in kinds}
-        names = {id(parameter): name for name, parameter in self.unimp.named_parameters()}
-        for parameter in parameters:
-            name = names[id(parameter)]
-            sees = "matrices" if name.startswith("blocks.") and parameter.ndim > 1 else "vision"
-            kind = sees if name.startswith(("blocks.", "sight.")) else "rows" if name.startswith("rows.") else "adapter"
-            found[kind].append(parameter)
-        groups = [
-            {"params": found[kind], "weight_decay": decay, PEAK: rate}
-            for kind, (rate, decay) in kinds.items()
-            if found[kind]
-        ]
-        return torch.optim.AdamW(groups, lr=s.lr, fused=True)
+        """AdamW over :func:`parameter_groups`."""
+        return torch.optim.AdamW(parameter_groups(self.unimp, parameters, self.stage), lr=self.stage.lr, fused=True)
 
     def modes(self) -> None:
         """Dropout in the adapter alone; activation checkpointing needs the language model in training mode."""
@@ -134,6 +115,31 @@ class MultitaskStage(UnimpStageLoop):
 
 def _piece(batch: Batch, rows: np.ndarray, denominator: float) -> tuple[tuple[Any, ...], float]:
     return (batch.take(rows), denominator), 1.0
+
+
+def parameter_groups(model: UniMP, parameters: Sequence[nn.Parameter], stage: UnimpStage) -> list[dict[str, Any]]:
+    """The trained parameters by their rate and decay.
+
+    Rows, and what sees pictures, have rates of their own; rows and the matrices of the gated blocks decay.
+    """
+    kinds = {
+        "rows": (stage.rows_lr or stage.lr, stage.rows_decay),
+        "matrices": (stage.vision_lr or stage.lr, stage.weight_decay),
+        "vision": (stage.vision_lr or stage.lr, 0.0),
+        "adapter": (stage.lr, 0.0),
+    }
+    found: dict[str, list[nn.Parameter]] = {kind: [] for kind in kinds}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for parameter in parameters:
+        name = names[id(parameter)]
+        sees = "matrices" if name.startswith("blocks.") and parameter.ndim > 1 else "vision"
+        kind = sees if name.startswith(("blocks.", "sight.")) else "rows" if name.startswith("rows.") else "adapter"
+        found[kind].append(parameter)
+    return [
+        {"params": found[kind], "weight_decay": decay, PEAK: rate}
+        for kind, (rate, decay) in kinds.items()
+        if found[kind]
+    ]
 
 
 def table_rows(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

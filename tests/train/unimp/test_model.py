@@ -11,12 +11,15 @@ import torch
 from helpers import tiny_unimp as tiny
 
 from bundlecache.errors import RecipeError, StoreError
+from bundlecache.recipes.unimp_recipe import UnimpStage
+from bundlecache.train.training.stage import PEAK
 from bundlecache.train.unimp import losses
 from bundlecache.train.unimp.batch import Batch
 from bundlecache.train.unimp.gated_attention import GatedBlock
 from bundlecache.train.unimp.model import build
 from bundlecache.train.unimp.pictures import TokenTable
 from bundlecache.train.unimp.resampler import Resampler
+from bundlecache.train.unimp.stages import parameter_groups
 from bundlecache.train.unimp.vocabulary import AtomicIds, SemanticIds, Vocabulary
 
 LLAMA, NEOX = tiny.CONFIGS
@@ -185,6 +188,24 @@ def test_the_base_stays_and_only_what_is_named_is_trained_and_saved(folder_of, l
     optimizer.step()
     assert digest(model.core) == before
     assert all(not torch.equal(p, kept[name]) for name, p in model.named_parameters() if name in kept)
+
+
+def test_rows_and_what_sees_pictures_have_rates_and_decays_of_their_own(folder_of):
+    model = tiny.model_of(folder_of(LLAMA), lora=2)
+    stage = UnimpStage(lr=1e-3, rows_lr=2e-3, vision_lr=3e-3, weight_decay=0.1, rows_decay=0.2)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parameters = model.train_only("multitask")
+    groups = parameter_groups(model, parameters, stage)
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(map(id, parameters))
+    for group in groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            matrix = name.startswith("blocks.") and parameter.ndim > 1
+            sees = name.startswith(("blocks.", "sight."))
+            rate, decay = (2e-3, 0.2) if name.startswith("rows.") else (3e-3, 0.1 * matrix) if sees else (1e-3, 0.0)
+            assert (group[PEAK], group["weight_decay"]) == (rate, decay), name
+    plain = parameter_groups(model, parameters, UnimpStage(lr=1e-3))
+    assert {group[PEAK] for group in plain} == {1e-3}
 
 
 @pytest.mark.parametrize("name", [LLAMA, NEOX])
