@@ -25,7 +25,7 @@ import typer
 from rich.markup import escape
 
 import bundlecache
-from bundlecache import __version__
+from bundlecache import __version__, lean_imports
 from bundlecache.console import adapt_options as ao
 from bundlecache.console import carts_options as co
 from bundlecache.console import options as o
@@ -796,9 +796,12 @@ def main() -> None:
         gc.freeze()  # else Python looks for garbage in all that was imported before it ends: a second, after `complete`
 
 
-def _open(data: Path, *, allow_outside: bool = False, engine: str = "local") -> Workspace:
+def _open(data: Path, *, allow_outside: bool = False, engine: str = "local", answers: bool = False) -> Workspace:
+    """The workspace of a command; ``answers`` says that it answers one question by a language model, and ends."""
     if _own_process and engine != "ray":  # which makes data frames
         leave_pandas_out()
+        if answers:
+            lean_imports.enable()
     return bundlecache.open(data, allow_outside=allow_outside)
 
 

@@ -32,7 +32,8 @@ PARTS = {
     TRANSFORMERS: "import torch, transformers",
     "LLaMA as transformers imports it": "import bundlecache, torch, peft; from transformers import LlamaForCausalLM",
     "load and adapt the embedded base": (
-        "import torch; from bundlecache.recipes.settings import Base, Lora; from bundlecache.train.model import llm;"
+        "import torch; from bundlecache import lean_imports; lean_imports.enable();"
+        " from bundlecache.recipes.settings import Base, Lora; from bundlecache.train.model import llm;"
         " llm.add_lora(llm.load(Base(), torch.device('cpu')).model, Lora())"
     ),
 }

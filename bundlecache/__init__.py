@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import torch_compiler, torchvision_compat
+from . import torchvision_compat
 
 if TYPE_CHECKING:
     from .catalogue.catalogue import Bundles, Catalogue, Interactions
@@ -89,7 +89,6 @@ def __dir__() -> list[str]:
 
 
 torchvision_compat.install()  # before torchvision is imported
-torch_compiler.install()  # before torch._dynamo is imported
 
 if not (Path(__file__).parent / "features").is_dir():
     # A checkout without symbolic links (Windows): features/, train/ and cli.py are found one folder up.

@@ -8,7 +8,9 @@ transformers, PEFT and accelerate import by name from the modules in `DEFERRED` 
 real thing when it is first called, read or subclassed. Nothing else is changed: the modules themselves, ``sys.modules`` and
 imports by all other code are as ever, and a module that is imported already is never deferred.
 
-`bundlecache.torch_compiler` does the same for the compiler of torch.
+`bundlecache.torch_compiler` does the same for the compiler of torch. Both are for commands that answer one question and end:
+the command line calls :func:`enable` for these. Without it, as in programs that use the library, in training and in
+a server, :func:`deferred` does nothing and every library is imported as it is.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from . import torch_compiler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -60,14 +64,28 @@ DEFERRED = (
 """Modules from which only functions, and classes to compare with, are imported by language models; with their submodules."""
 BELOW = tuple(f"{name}." for name in DEFERRED)
 
+_enabled = False
 _lock = threading.Lock()
 _open = 0  # how many blocks
 
 
+def enable() -> None:
+    """Let this process, which belongs to one short command, import models without what they never run."""
+    global _enabled
+    _enabled = True
+    torch_compiler.install()
+
+
 @contextmanager
 def deferred() -> Iterator[None]:
-    """A block in which transformers and PEFT are imported without the modules in `DEFERRED`. Blocks may overlap."""
+    """A block in which transformers and PEFT are imported without the modules in `DEFERRED`, where that is enabled.
+
+    Blocks may overlap.
+    """
     global _open
+    if not _enabled:
+        yield
+        return
     with _lock:
         _open += 1
         if _open == 1:

@@ -5,7 +5,7 @@ distributed tensors and ONNX. Much code that compiles nothing imports it all the
 every model class of transformers. Nearly all of that code only marks functions, which the compiler is to leave alone or to
 trust, and a mark makes no difference while nothing is compiled.
 
-``import bundlecache`` installs a hook that imports nothing: a library that imports ``torch._dynamo`` later is given
+`install` (`bundlecache.lean_imports.enable`) adds a hook that imports nothing: a library that imports ``torch._dynamo`` later is given
 a stand-in that takes marks. Whatever else is asked of it loads the real module, which takes the stand-in's place
 and is told the marks. Where ``torch._dynamo`` was imported before, nothing changes.
 """

@@ -27,6 +27,7 @@ IDS = "torch.tensor([[5, 9, 2, 40, 7]])"
 LEAN = f"""
 import gc, json, sys, torch
 from bundlecache import lean_imports
+lean_imports.enable()
 from bundlecache.recipes.settings import Base, Lora
 from bundlecache.train.model import llm
 
@@ -70,7 +71,9 @@ def test_a_language_model_is_trained_without_libraries_that_it_never_runs_and_is
 def test_marks_for_the_compiler_reach_it_when_it_is_loaded():
     code = """
 import json, sys
-import bundlecache, torch
+import torch
+from bundlecache import lean_imports
+lean_imports.enable()
 def seen(x):
     return x + 1
 torch.compiler.allow_in_graph(seen)
@@ -82,10 +85,10 @@ print(json.dumps([before, trace_rules.is_callable_allowed(seen), quiet(1)]))
     assert said(code) == [[False, 2, "seen"], True, 2]
 
 
-def test_only_libraries_of_models_are_given_stand_ins_and_only_inside_the_block():
+def test_only_libraries_of_models_are_given_stand_ins_only_inside_the_block_and_only_where_a_command_enables_it():
     code = """
-import builtins, json
-import bundlecache, torch
+import builtins, json, sys
+import torch
 from bundlecache import lean_imports
 python = builtins.__import__
 def asks(who):
@@ -93,9 +96,13 @@ def asks(who):
     exec("from transformers.loss.loss_d_fine import DFineForObjectDetectionLoss as found", space)
     return isinstance(space["found"], lean_imports._StandIn)
 with lean_imports.deferred():
+    before = asks("transformers.loss.loss_utils")
+sys.modules.pop("transformers.loss.loss_d_fine")
+lean_imports.enable()
+with lean_imports.deferred():
     with lean_imports.deferred():
         pass
     inside = [asks("transformers.loss.loss_utils"), asks("someone")]
-print(json.dumps([inside, asks("transformers.loss.loss_utils"), builtins.__import__ is python]))
+print(json.dumps([before, inside, asks("transformers.loss.loss_utils"), builtins.__import__ is python]))
 """
-    assert said(code) == [[True, False], False, True]
+    assert said(code) == [False, [True, False], False, True]
