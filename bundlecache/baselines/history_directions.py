@@ -28,7 +28,7 @@ DENSE_ITEMS = 256  # up to so many all eigenvectors are computed
 def history_directions(seen: Histories, n_items: int) -> np.ndarray:
     """float32 [I, n]: the directions of all items; zeros for one that no history holds.
 
-    The eigenvectors of largest eigenvalue, times the root of it, of the matrix of how often two items stand at most `NEAR`
+    The eigenvectors of largest eigenvalue, times the root of it, in ascending order, of the matrix of how often two items stand at most `NEAR`
     places apart in a history, each number divided by the roots of both items' sums.
     """
     from scipy.sparse import coo_array, diags_array
@@ -40,6 +40,8 @@ def history_directions(seen: Histories, n_items: int) -> np.ndarray:
         pairs += [(later, earlier), (earlier, later)]
     one, other = (np.concatenate(side) for side in zip(*pairs, strict=True))
     near = coo_array((np.ones(len(one)), (one, other)), shape=(n_items, n_items)).tocsr()
+    if not near.nnz:
+        return np.zeros((n_items, min(DIRECTIONS, n_items)), np.float32)
     scale = diags_array(np.maximum(near.sum(axis=0), 1) ** -0.5)
     values, vectors = _largest((scale @ near @ scale).tocsr(), min(DIRECTIONS, n_items))
     made: np.ndarray = (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)

@@ -38,3 +38,7 @@ def test_the_baseline_recommends_what_is_like_the_latest_items_and_unknown_items
         mine = np.arange(history[0] % 2, 16, 2)
         others = np.setdiff1d(np.arange(16), mine)
         assert row[mine].min() > row[others].max() > row[16:].max()
+
+
+def test_histories_of_one_item_each_tell_nothing():
+    assert not history_directions(histories_of([[0], [1], [2]]), 400).any()

@@ -200,7 +200,8 @@ def load(
     """The trained model of ``run`` over the present catalogue, ready to answer.
 
     ``pictures`` are features of the encoder that the run was trained on; ``content`` are the vectors behind semantic ids,
-    for items that came later; ``drawn`` are picture codes, where it draws. ``recipe`` is that of the run where None; a training that starts from the run has its own.
+    for items that came later; ``drawn`` are picture codes, where it draws. ``recipe`` is that of the run where None; a
+    training that starts from the run has its own.
 
     Raises
     ------

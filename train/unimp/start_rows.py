@@ -1,4 +1,4 @@
-"""Where the rows of items begin: at what texts, histories and pictures tell of them, and of items that come later, near those like them.
+"""Where the rows of items begin: at what texts, histories and pictures tell of them, and later ones near those like them.
 
 Notation: I items, h hidden width, n directions, d width of a stored token.
 """
@@ -35,9 +35,10 @@ LIKE = 5
 def put(model: UniMP, parts: Sequence[str], texts: ItemTexts, seen: Histories | None = None) -> None:
     """Put the sum of ``parts``, each of length 1, into the rows of items, as long as rows of the base are on average.
 
-    ``text`` is the mean embedding of the item's words, ``histories`` the `history_directions` of what training may see, ``pictures`` what :func:`looks` finds in the stored features that the model reads. The last two are
-    turned by random axes, so that they share the width with the words. Semantic ids belong to many items and
-    stay as they are; so do items of which no part tells anything.
+    ``text`` is the mean embedding of the item's words, ``histories`` the `history_directions` of what training may see,
+    ``pictures`` what :func:`looks` finds in the stored features that the model reads. The last two are turned by random
+    axes, so that they share the width with the words. Semantic ids belong to many items and stay as they are; so
+    do items of which no part tells anything.
     """
     if not isinstance(model.vocabulary.item_ids, AtomicIds):
         return
@@ -82,8 +83,8 @@ def _mean_tokens(table: TokenTable, items: np.ndarray) -> Tensor:
 
 
 def _turned(vectors: Tensor, width: int) -> Tensor:
-    """[I, n] as [I, width], by axes at random; where n is larger, its last columns are left out."""
-    vectors = vectors[:, :width]
+    """[I, n] as [I, width], by axes at random; columns stand in ascending order, and where n is larger the first are left out."""
+    vectors = vectors[:, -width:]
     axes, _ = torch.linalg.qr(torch.randn(width, vectors.shape[1]))
     return vectors @ axes.T
 
