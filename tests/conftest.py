@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 
 
 LONGEST = (  # files that take longest begin first, so that no worker waits for another at the end
-    "train/test_train_resume.py",
     "serve/test_page.py",
+    "encode/test_ray_pool.py",
     "serve/test_under_load.py",
     "serve/test_requests.py",
-    "encode/test_ray_pool.py",
+    "hostile/test_damaged_files.py",
     "train/test_train_loop.py",
+    "train/test_train_resume.py",
+    "train/test_train_reference.py",
+    "hostile/test_hostile.py",
     "test_cli.py",
     "benchmarks/test_gpu_benchmark.py",
     "hostile/test_surroundings.py",
@@ -40,7 +43,9 @@ LONGEST = (  # files that take longest begin first, so that no worker waits for 
     "bench/test_ablation.py",
     "pretrained/test_import_order.py",
     "hostile/test_kill_everything.py",
+    "train/test_answers.py",
     "encode/test_encode_kill.py",
+    "hostile/test_small_catalogues.py",
     "store/test_object_store.py",
     "candidates/test_indexes_on_disk.py",
     "encode/test_process_pool.py",
