@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from helpers.forked import CODE, start
 from helpers.paths import TOP
 from helpers.runner import invoke
 from helpers.shop import make_shop
@@ -22,6 +23,24 @@ from bundlecache.project.completion import complete_file, complete_many
 from bundlecache.project.completion.answer_parts import AnswerParts
 
 QUICK = {"text_stage.steps": 2, "fusion_stage.steps": 2, "fusion_stage.contrastive_steps": 1}
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import bundlecache as bc
+from bundlecache.project import run
+from bundlecache.project.completion import complete_file, complete_many
+from bundlecache.project.completion.answer_parts import AnswerParts
+for module in (complete_file, complete_many, run):
+    module.BLOCK_BUNDLES = 5
+write = AnswerParts.write
+def killed(self, number, table):
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, number, table)
+AnswerParts.write = killed
+bc.open(sys.argv[1], quiet=True).complete_file(Path(sys.argv[2]), Path(sys.argv[3]), 3)
+"""
+"""Completes a file and is killed before it writes its third part."""
 BUNDLES = [[f"item-{i:02}", f"item-{(i * 7 + 1) % 24:02}"][: 1 + i % 2] for i in range(24)]
 
 
@@ -111,17 +130,11 @@ def test_a_killed_file_goes_on_and_ends_the_same_byte_for_byte(
     write, count = AnswerParts.write, []
 
     def counted(self: AnswerParts, number: int, table: object) -> None:
-        if len(count) == 2 and not (tmp_path / "killed").exists():
-            (tmp_path / "killed").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
         count.append(number)
         write(self, number, table)
 
+    assert start(CODE, KILLED, shop, source, out).wait(60) == -signal.SIGKILL
     monkeypatch.setattr(AnswerParts, "write", counted)
-    if not (child := os.fork()):
-        workspace.complete_file(source, out, 3)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert not out.exists()
     workspace.complete_file(source, out, 3)
     assert count == [2, 3, 4], "what was answered before the kill is not asked again"
