@@ -519,7 +519,7 @@ def complete(
         "device": device,
     }
     target = check_completed(items, carts or file, output, engine, columns)
-    shop = _open(data, engine=engine)
+    shop = _open(data, engine=engine, answers=target is None)
     if target is not None:
         how |= {"maps": columns or (), "run": run, "engine": engine, "ray_address": ray_address}
         answers = shop.complete_file(*target, k, **how)
@@ -534,7 +534,7 @@ def complete(
 @r.offering
 def recommend(user: r.ForUser, *, data: Path, as_json: bool, **offer: Any) -> None:
     """Recommend what a user takes next, among the whole catalogue: by a UniMP run, else by the best baseline."""
-    made = _open(data).recommend(user, **offer).to_dicts()
+    made = _open(data, answers=True).recommend(user, **offer).to_dicts()
     show(made, as_json, made, title=f"For {user}")
 
 
@@ -542,7 +542,7 @@ def recommend(user: r.ForUser, *, data: Path, as_json: bool, **offer: Any) -> No
 @r.offering
 def search(user: r.ForUser, query: r.Query, *, data: Path, as_json: bool, **offer: Any) -> None:
     """Search the catalogue for what a user types, in the order that fits the user: by a UniMP run, else by a baseline."""
-    made = _open(data).search(user, query, **offer).to_dicts()
+    made = _open(data, answers=True).search(user, query, **offer).to_dicts()
     show(made, as_json, made, title=f"{query} for {user}")
 
 
@@ -556,7 +556,7 @@ def explain(
     as_json: o.AsJson = False,
 ) -> None:
     """Say how many stars a user would give an item, and why: by a UniMP run."""
-    made = vars(_open(data).explain(user, item, run=run, device=device))
+    made = vars(_open(data, answers=True).explain(user, item, run=run, device=device))
     show(
         made, as_json, [{name: made[name] for name in ("rating", "stars", "text")}], title=f"{made['title']} for {user}"
     )

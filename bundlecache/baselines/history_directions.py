@@ -28,8 +28,8 @@ DENSE_ITEMS = 256  # up to so many all eigenvectors are computed
 def history_directions(seen: Histories, n_items: int) -> np.ndarray:
     """float32 [I, n]: the directions of all items; zeros for one that no history holds.
 
-    The eigenvectors of largest eigenvalue, times the root of it, in ascending order, of the matrix of how often two items stand at most `NEAR`
-    places apart in a history, each number divided by the roots of both items' sums.
+    The eigenvectors of largest eigenvalue, times the root of it, in ascending order, of the matrix of how often two items
+    stand at most `NEAR` places apart in a history, each number divided by the roots of both items' sums.
     """
     from scipy.sparse import coo_array, diags_array
 

@@ -106,3 +106,29 @@ with lean_imports.deferred():
 print(json.dumps([before, inside, asks("transformers.loss.loss_utils"), builtins.__import__ is python]))
 """
     assert said(code) == [False, [True, False], False, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "lean"),
+    [
+        (["complete", "x"], True),
+        (["recommend", "u"], True),
+        (["search", "u", "mug"], True),
+        (["explain", "u", "x"], True),
+        (["complete", "--from", "a.jsonl", "--out", "b.jsonl"], False),
+        (["train"], False),
+        (["evaluate"], False),
+    ],
+)
+def test_only_commands_that_answer_one_question_and_end_enable_it(words, lean, tmp_path):
+    code = f"""
+import json, sys
+from bundlecache import cli, lean_imports
+sys.argv = ["bundlecache", *{words!r}, "--data", {str(tmp_path / "none")!r}]
+try:
+    cli.main()
+except SystemExit as ended:
+    code = ended.code
+print(json.dumps([code, lean_imports._enabled]))
+"""
+    assert said(code) == [1, lean]
