@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from .errors import BundlecacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
 
 MAX_NAME_BYTES = 255  # of one name in a path, on all usual file systems
 MAX_SHOWN_CHARS = 80  # of a path that is too long
@@ -73,6 +75,27 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, "utf-8")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name as a NumPy archive (.npz), whole or not at all."""
+    import numpy as np
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """What :func:`write_arrays` wrote; None where the file is missing or damaged, for what can be made again."""
+    from zipfile import BadZipFile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            return {name: saved[name] for name in saved.files}
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, BadZipFile):
+        return None
 
 
 def read_json(path: Path) -> Any:

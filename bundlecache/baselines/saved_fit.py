@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..column_digest import add_texts
-from ..files import replacing
+from ..files import read_arrays, write_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,20 +41,16 @@ def fitted(
     tell(learner.name)
     learnt = learner.learnt
     if sum(array.nbytes for array in learnt.values()) <= MAX_BYTES:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **learnt, **{CAUSE: np.array(cause)})
+        write_arrays(path, {**learnt, CAUSE: np.array(cause)})
     return method
 
 
 def _read(path: Path, cause: str) -> dict[str, np.ndarray] | None:
-    """What was learnt by that cause; a derived file: what is missing or cannot be read is made again."""
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            if str(saved[CAUSE]) != cause:
-                return None
-            return {name: saved[name] for name in saved.files if name != CAUSE}
-    except (OSError, ValueError, KeyError, EOFError):
+    """What was learnt by that cause; None where there is nothing of it."""
+    found = read_arrays(path)
+    if found is None or CAUSE not in found or str(found.pop(CAUSE)) != cause:
         return None
+    return found
 
 
 def _cause(name: str, training: Training) -> str:

@@ -12,11 +12,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
-from zipfile import BadZipFile
 
 import numpy as np
 
-from ..files import read_json, replacing, write_text
+from ..files import read_arrays, read_json, write_arrays, write_text
 from .bootstrap import intervals, seeds_interval
 from .metrics import Places
 from .text_metrics import text_figures
@@ -114,18 +113,13 @@ class TaskResult:
         """Write what the figures of the models are means of beside their JSON ``path``: by them two runs are compared."""
         models = [method for method in self.methods if method.kind == "model"]
         made = {f"{m.name}\t{name}": values.astype(np.float32) for m in models for name, values in m.values.items()}
-        with replacing(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **made)  # type: ignore[arg-type]
+        write_arrays(path.with_suffix(".npz"), made)
 
 
 def read_values(path: Path, model: str) -> dict[str, np.ndarray] | None:
     """Figure -> [q] of a model, beside the JSON ``path`` of its results; None where there are none."""
-    try:
-        with np.load(path.with_suffix(".npz"), allow_pickle=False) as saved:
-            keys = [key.split("\t") for key in saved.files]
-            made = {figure: saved[f"{name}\t{figure}"] for name, figure in keys if name == model}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return None
+    keys = {tuple(key.split("\t")): values for key, values in (read_arrays(path.with_suffix(".npz")) or {}).items()}
+    made = {key[1]: values for key, values in keys.items() if len(key) == 2 and key[0] == model}
     return made or None
 
 

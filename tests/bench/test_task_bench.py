@@ -217,9 +217,11 @@ def test_what_a_method_learnt_is_kept_and_read_again_while_all_that_it_was_learn
     assert len(learnt) == len(training.rankers)
     for changed in (others, replace(training, seed=1)):
         saved_fit.fitted(changed.rankers[1], changed, tmp_path, learnt.append)
-    (tmp_path / "popularity.npz").write_bytes(b"damaged")
-    saved_fit.fitted(again.rankers[1], again, tmp_path, learnt.append)
-    assert learnt[len(training.rankers) :] == ["popularity"] * 3
+    kept = tmp_path / "popularity.npz"
+    for damaged in (b"damaged", kept.read_bytes()[:-30], b""):
+        kept.write_bytes(damaged)
+        saved_fit.fitted(replace(training).rankers[1], again, tmp_path, learnt.append)
+    assert learnt[len(training.rankers) :] == ["popularity"] * 5
 
 
 def test_a_sample_of_users_is_always_the_same_and_says_what_it_is_of():

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import train_shop as world
-from helpers.forked import start
-from helpers.paths import TOP
+from helpers.killed_runs import killed_runs
 from helpers.runner import invoke
 from helpers.shop import make_shop
 from safetensors import safe_open
@@ -62,16 +61,8 @@ def same(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_training_killed_at_any_moment_ends_with_the_weights_of_one_that_was_not(tmp_path):
-    script = TOP / "tests/helpers/kill_training.py"
-    child = start(script, tmp_path, "bundle", "text", "fusion")
-    printed, said = child.communicate()
-    assert child.wait() == 0, said
-    runs = sorted(tmp_path.glob("killed-*"))
-    assert len(runs) == 4
-    assert int(printed) >= 5
-    for run in runs:
+    for run in killed_runs(tmp_path, "bundle", "text", "fusion"):
         same(tmp_path / "whole", run)
 
 

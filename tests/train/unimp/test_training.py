@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import unimp_shop as world
-from helpers.forked import start
-from helpers.paths import TOP
+from helpers.killed_runs import killed_runs
 from safetensors.torch import load_file
 
 from bundlecache.bench.task_bench import places_of
@@ -260,15 +259,8 @@ def test_what_does_not_fit_is_one_sentence(trained, base, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_a_training_killed_at_any_moment_ends_with_the_checkpoint_of_one_that_was_not(tmp_path):
-    child = start(TOP / "tests/helpers/kill_training.py", tmp_path, "unimp", "multitask", "head")
-    printed, said = child.communicate()
-    assert child.wait() == 0, said
-    runs = sorted(tmp_path.glob("killed-*"))
-    assert len(runs) == 4
-    assert int(printed) >= 5
-    for run in runs:
+    for run in killed_runs(tmp_path, "unimp", "multitask", "head"):
         same(tmp_path / "whole", run)
 
 
