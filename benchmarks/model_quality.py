@@ -41,6 +41,7 @@ STEP_KEYS = [
 ]
 KINDS = ("random", "hard", "popularity-matched")
 MAX_QUESTIONS = 2_000
+FULL = "test-all items"
 RANKER = "learned ranker"
 
 
@@ -115,6 +116,7 @@ class World:
     def __init__(self, workspace: Path, most: int, most_valid: int) -> None:
         from bundlecache.baselines.learned import stack
         from bundlecache.baselines.sources import Sources
+        from bundlecache.bench.held_out_items import HeldOut
         from bundlecache.catalogue.catalogue import Catalogue
         from bundlecache.questions import freeze as questions
         from bundlecache.questions.sample import sample
@@ -136,6 +138,7 @@ class World:
 
         self.valid = {kind: drawn("valid", kind) for kind in KINDS[:2]}
         self.test = {kind: drawn("test", kind) for kind in KINDS}
+        self.held = HeldOut.of(list(self.test.values()), self.catalogue)
         (self.ranker,) = Sources(self.catalogue, self.matrices, learners=LEARNERS).rankers(stack)
         self._ranked: dict[str, np.ndarray] = {}
 
@@ -149,13 +152,28 @@ class World:
             self._ranked[key] = hits(self.ranker.scores(asked), asked.truth)
         return self._ranked[key]
 
+    def among_all(self, model: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """[q] whether the ranker, and whether the model, puts the held-out item before all others of the catalogue."""
+        from bundlecache.baselines.rankers import ModelRanker
+        from bundlecache.bench.full_catalogue import FirstFew, rank
+        from bundlecache.train.inference.scoring import score
+
+        reranked = []
+        if model is not None:
+            second = ModelRanker("model", lambda asked: score(model, asked), remembers=False)
+            reranked = [FirstFew(self.ranker, second, self.catalogue)]
+        found = rank([self.ranker], self.held, len(self.catalogue), reranked)
+        first = [places.within(1) for places, _ in found.values()]
+        return first[0], first[-1]
+
     def ranker_hits(self) -> dict[str, float]:
         """Its HitRate@1, by set of questions."""
-        return {
+        hit = {
             f"{split}-{kind}": float(self.ranked(split, kind).mean())
             for split in ("valid", "test")
             for kind in getattr(self, split)
         }
+        return hit | {FULL: float(self.among_all()[0].mean())}
 
     def train(self, recipe: Any, seed: int, run: Path) -> dict[str, Any]:
         """Train once, or go on, and answer all sets; the seconds are of this process's processor."""
@@ -189,6 +207,9 @@ class World:
                     "against_ranker": [change, low, high],
                     "answer_cpu_ms": 1000 * seconds / len(asked),
                 }
+        ranker, right = self.among_all(model)
+        change, low, high = paired_difference(right, ranker)
+        found["sets"][FULL] = {"n": len(right), "hit@1": float(right.mean()), "against_ranker": [change, low, high]}
         return found
 
 
