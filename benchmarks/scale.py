@@ -62,7 +62,7 @@ class Cost:
     megabytes: float
 
 
-def steps(raw: Path, data: Path) -> dict[str, list[str]]:
+def steps(raw: Path, newer: Path, data: Path) -> dict[str, list[str]]:
     """The commands in their order."""
     bundlecache = [sys.executable, "-m", "bundlecache.cli"]
     to = ["--data", str(data)]
@@ -79,6 +79,7 @@ def steps(raw: Path, data: Path) -> dict[str, list[str]]:
         "candidates": [*bundlecache, "candidates", "--k", "20", *to],
         "start of training": [*bundlecache, "train", "--recipe", "demo", "--name", "few", *settings, *to],
         "100 completions": [sys.executable, "-c", COMPLETIONS, str(data)],
+        "update": [*bundlecache, "update", str(newer), *to],
     }
 
 
@@ -137,16 +138,18 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else (QUICK if options.quick else FULL)
-    asked = options.steps.split(",") if options.steps else list(steps(Path(), Path()))
+    asked = options.steps.split(",") if options.steps else list(steps(Path(), Path(), Path()))
     costs: dict[str, list[Cost]] = {step: [] for step in asked}
     folder = options.folder or Path(tempfile.mkdtemp(prefix="scale-"))
     try:
         for items in sizes:
-            raw, data = folder / f"raw-{items}", folder / f"shop-{items}"
+            raw, newer, data = (folder / f"{part}-{items}" for part in ("raw", "newer", "shop"))
             if not raw.is_dir():
                 # In a process of its own: the peak memory of this one would count for all processes that it starts.
                 subprocess.run([sys.executable, MAKE, "--items", str(items), "--out", raw], check=True)
-            for step, command in steps(raw, data).items():
+            if "update" in asked and not newer.is_dir():
+                subprocess.run([sys.executable, MAKE, "--newer", raw, "--out", newer], check=True)
+            for step, command in steps(raw, newer, data).items():
                 if step in asked:
                     cost = measured(step, items, command)
                     costs[step].append(cost)

@@ -2,10 +2,12 @@
 
     python benchmarks/scale_data.py --items 1000000 --out exports/
     bundlecache import tables exports/ --data shop
+    python benchmarks/scale_data.py --newer exports/ --out newer/
+    bundlecache update newer/ --data shop
 
 A fifth as many bundles as items (2 to 8 items, most of one theme) and five times as many interactions. Popularity is
 Zipf-like (exponent 1), titles are made of common words, categories are a tree of two levels. The same size and seed
-give the same tables.
+give the same tables. Newer tables edit 2 of 100 items, add 1 of 100, and hold 99 of 100 of all other rows.
 """
 
 from __future__ import annotations
@@ -75,6 +77,24 @@ def make(items: int, out: Path, seed: int = 0) -> None:
     pq.write_table(pa.table(clicks), out / "interactions.parquet")
 
 
+def make_newer(raw: Path, out: Path, seed: int = 0) -> None:
+    """Write tables into ``out`` that update those in ``raw``."""
+    rng = np.random.default_rng(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("items", "bundles", "interactions"):
+        table = pq.read_table(raw / f"{name}.parquet")
+        table = table.filter(pa.array(rng.random(len(table)) < 0.99))
+        if name == "items":
+            title = table["title"].to_numpy(zero_copy_only=False)
+            edited = rng.random(len(table)) < 0.02
+            title[edited] = np.char.add(title[edited].astype(str), " new")
+            table = table.set_column(table.column_names.index("title"), "title", pa.array(title, pa.string()))
+            added = table.slice(0, len(table) // 100)
+            ids = np.char.add("n", np.arange(len(added)).astype(str))
+            table = pa.concat_tables([table, added.set_column(0, "item_id", pa.array(ids))])
+        pq.write_table(table, out / f"{name}.parquet")
+
+
 def _zipf_ranks(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
     """int64 [count] ranks below ``n``; the r-th has a probability of about 1 / (r + 1)."""
     return np.minimum(np.exp(rng.random(count) * np.log(n + 1)).astype(np.int64) - 1, n - 1)
@@ -83,7 +103,11 @@ def _zipf_ranks(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--newer", type=Path, help="a folder of made tables: write an update of them")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    make(options.items, options.out, options.seed)
+    if options.newer:
+        make_newer(options.newer, options.out, options.seed)
+    else:
+        make(options.items, options.out, options.seed)

@@ -66,6 +66,13 @@ class Vision:
         default="descriptor-tokens:picture",
         description="Whose stored token features are read; empty trains without pictures.",
     )
+    tasks: Annotated[tuple[Task, ...], BeforeValidator(split_list)] = Field(
+        default=(), description="Tasks whose prompts show pictures; empty: all."
+    )
+    similar_ratings: bool = Field(
+        default=False,
+        description="Predict a rating also from the user's ratings of items with similar pictures, by an attention over them.",
+    )
     latents: int = Field(default=64, ge=1, le=MAX_WIDTH, description="Latents of a picture.")
     width: int = Field(
         default=0, ge=0, le=MAX_WIDTH, description="Width of a latent; 0: that of the stored tokens, as in the paper."
@@ -306,6 +313,10 @@ class UnimpRecipe(RecipeTables):
         """How often a task is drawn, of 1."""
         shares = numbers_of(self.data.shares, "data.shares")
         return shares.get(task, 1.0) / sum(shares.get(each, 1.0) for each in self.data.tasks)
+
+    def shows_pictures(self, task: str) -> bool:
+        """Whether the prompts of a task show pictures."""
+        return bool(self.vision.encoder) and (not self.vision.tasks or task in self.vision.tasks)
 
     def weight(self, task: str) -> float:
         """The factor of a task's loss."""

@@ -136,17 +136,41 @@ NAMES = {  # layer, input rows, output rows
 }
 
 
-def row_logits(w, base, config, vision, ids, images, image, tokens):
-    """Logits [L, V + E] of one row; ``tokens`` gives an item's picture tokens or None, ``image`` is the id of a picture."""
+def similar_ratings(w, x, ids, shown, images, tokens, answer, rates):
+    """Last hidden states [L, h] with what the ratings of items with similar pictures add to them at ``answer``."""
+
+    def key(item):
+        seen = w["ratings.axes"] @ (tokens(item).mean(0) - w["ratings.centre"])
+        return seen / np.linalg.norm(seen)
+
+    def looks_at(place):
+        return images[shown[place] - 1] if shown[place] and tokens(images[shown[place] - 1]) is not None else None
+
+    out = x.copy()
+    for place in np.flatnonzero(ids == answer):
+        before = [j for j in range(place) if ids[j] in rates and looks_at(j) is not None]
+        if looks_at(place) is None or not before:
+            continue
+        mine = key(looks_at(place))
+        scores = [w["ratings.nothing"], *(np.exp(w["ratings.sharpness"]) * mine @ key(looks_at(j)) for j in before)]
+        for share, j in zip(softmax(np.array(scores))[1:], before, strict=True):
+            out[place] += share * w["ratings.values"][ids[j] - rates.start]
+    return out
+
+
+def row_logits(w, base, config, vision, ids, images, vocabulary, tokens):
+    """Logits [L, V + E] of one row; ``tokens`` gives an item's picture tokens or None."""
     layer, words, head = NAMES[config.model_type]
     out = w.get("rows.output", w["rows.input"])
     x = np.concatenate([base[words], w["rows.input"]])[ids]
-    shown = np.cumsum(ids == image)
+    shown = np.cumsum(ids == vocabulary.image)
     latents = [None if tokens(i) is None else resample(w, vision.heads, tokens(i)) for i in images if i >= 0]
     for i in range(config.num_hidden_layers):
         if f"blocks.{i}.gate" in w:
             x = gated(w, i, vision.heads, x, shown, latents, exclusive=vision.exclusive)
         x = layer(base, config, i, x)
+    if vision.similar_ratings:
+        x = similar_ratings(w, x, ids, shown, images, tokens, vocabulary.answer, vocabulary.rates)
     return x @ np.concatenate([base[head], out]).T
 
 

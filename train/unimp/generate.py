@@ -39,7 +39,7 @@ class Model(Protocol):
 
     def see(self, batch: Batch) -> Pictures | None: ...  # noqa: D102
 
-    def states(self, embeds: Tensor, pictures: Pictures | None, **how: Any) -> Any: ...  # noqa: D102
+    def states(self, ids: Tensor, pictures: Pictures | None, **how: Any) -> Tensor: ...  # noqa: D102
 
     def logits(self, hidden: Tensor) -> Tensor: ...  # noqa: D102
 
@@ -104,8 +104,7 @@ class _Search:
         self.padded = bool((lengths < batch.ids.shape[1]).any())
         self.cache = DynamicCache(config=model.core.config)
         self.pictures = model.see(batch)
-        embeds = model.rows.embed(model.core, batch.ids)
-        states = model.states(embeds, self.pictures, use_cache=True, past_key_values=self.cache).last_hidden_state
+        states = model.states(batch.ids, self.pictures, use_cache=True, past_key_values=self.cache)
         last = torch.arange(len(lengths), device=lengths.device), lengths - 1
         self.logits = model.logits(states[last])
         if self.pictures is not None:
@@ -180,7 +179,7 @@ class _Search:
         pictures = None
         if self.pictures is not None:
             pictures = self.pictures.later(self.time[rows][:, None], self.place[rows])
-        states = model.states(model.rows.embed(model.core, tokens), pictures, **how).last_hidden_state
+        states = model.states(tokens, pictures, **how)
         self.logits = model.logits(states[:, -1])
 
     def best(self) -> list[list[Beam]]:

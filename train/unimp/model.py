@@ -25,13 +25,15 @@ from .open_flamingo import start_from
 from .pictures import Pictures, Sight, TokenTable
 from .resampler import Resampler
 from .rows import ExtraRows
+from .similar_ratings import SimilarRatings
 from .vocabulary import AtomicIds, Vocabulary
 
 if TYPE_CHECKING:
     from bundlecache.recipes.unimp_recipe import StageName, UnimpRecipe
 
 TOKENS_LOOKED_AT = 16_384  # of stored pictures, for the scale that narrow tokens are brought to
-OWN = ("sight.", "blocks.", "rows.")
+PICTURES_LOOKED_AT = 4_096  # for the axes along which pictures differ
+OWN = ("sight.", "blocks.", "ratings.", "rows.")
 """How the names of the model's own tensors begin."""
 
 
@@ -52,6 +54,7 @@ class UniMP(nn.Module):
         self.rows = ExtraRows(base.model, vocabulary, recipe.items.dropout)
         self.sight: Sight | None = None
         self.blocks: GatedBlocks | None = None
+        self.ratings: SimilarRatings | None = None
         if pictures is not None:
             v = recipe.vision
             resampler = Resampler(pictures.width, v.latents, v.depth, v.heads, v.head_width, v.width)
@@ -59,6 +62,12 @@ class UniMP(nn.Module):
                 resampler.begin_at(pictures.some(TOKENS_LOOKED_AT))
             self.sight = Sight(pictures, resampler, exclusive=v.exclusive)
             self.blocks = GatedBlocks(base.model, v.every_n, resampler.width, v.heads, v.head_width)
+            if v.similar_ratings:
+                rates = slice(
+                    *(each - vocabulary.base_size for each in (vocabulary.rates.start, vocabulary.rates.stop))
+                )
+                means = pictures.rows(pictures.spread(PICTURES_LOOKED_AT)).mean(1)
+                self.ratings = SimilarRatings(means, self.rows.out[rates])
 
     @property
     def device(self) -> torch.device:
@@ -133,14 +142,18 @@ class UniMP(nn.Module):
         """The pictures of a batch; None for a model without vision."""
         return None if self.sight is None else self.sight.see(batch.ids, batch.images, self.vocabulary.image)
 
-    def states(self, embeds: Tensor, pictures: Pictures | None, **how: Any) -> Any:
-        """What the decoder of the language model gives for input embeddings [b, L, h], with ``pictures`` in its sight.
+    def states(self, ids: Tensor, pictures: Pictures | None, **how: Any) -> Tensor:
+        """Last hidden states [b, L, h] of token ids [b, L], with ``pictures`` in the sight of the language model.
 
         No attention mask: rows are padded on the right, where causal attention does not look.
         """
+        embeds = self.rows.embed(self.core, ids)
         sight = nullcontext() if pictures is None or self.blocks is None else self.blocks.reading(pictures)
         with sight:
-            return self.decoder(inputs_embeds=embeds, **{"use_cache": False, **how})
+            hidden: Tensor = self.decoder(inputs_embeds=embeds, **{"use_cache": False, **how}).last_hidden_state
+        if pictures is None or self.ratings is None:
+            return hidden
+        return self.ratings(hidden, ids, pictures, self.vocabulary)
 
     def hidden(self, batch: Batch, at: Tensor) -> Tensor:
         """Last hidden states [n, h] at the positions where ``at`` [b, L] is True, row by row; the head is not computed."""
@@ -148,8 +161,7 @@ class UniMP(nn.Module):
         long = int(columns[-1]) + 1 if len(columns) else 1
         batch = Batch(batch.ids[:, :long], batch.there[:, :long], batch.labels[:, :long], batch.weight, batch.images)
         batch = batch.to(self.device)
-        embeds = self.rows.embed(self.core, batch.ids)
-        return self.states(embeds, self.see(batch)).last_hidden_state[at[:, :long].to(self.device)]
+        return self.states(batch.ids, self.see(batch))[at[:, :long].to(self.device)]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states [n, h] over the whole vocabulary, float32 [n, V + E]."""
@@ -217,9 +229,11 @@ class UniMP(nn.Module):
 
     def _unseen(self, batch: Batch) -> Tensor | float:
         """Zero, with a zero gradient for what a batch without pictures does not use: processes exchange all gradients."""
-        if self.sight is None or self.sight.known(batch.images).any():
+        if self.sight is None:
             return 0.0
-        unused = [p for n, p in self.named_parameters() if p.requires_grad and n.startswith(OWN[:2])]
+        unused = [p for p in self.ratings.parameters() if p.requires_grad] if self.ratings is not None else []
+        if not self.sight.known(batch.images).any():
+            unused += [p for n, p in self.named_parameters() if p.requires_grad and n.startswith(("sight.", "blocks."))]
         return sum((0.0 * p.sum() for p in unused), torch.zeros((), device=self.device))
 
 

@@ -50,10 +50,14 @@ class TokenTable:
         """Width d of a token."""
         return int(self.matrix.vectors.shape[2])
 
+    def spread(self, most: int) -> np.ndarray:
+        """int64, at most about so many items that have features, spread over the catalogue."""
+        there = np.flatnonzero(self.mask)
+        return there[:: max(1, len(there) // max(1, most))]
+
     def some(self, most: int) -> Tensor:
         """At most about so many tokens, float32 [n, d] on the device, of items that are spread over the catalogue."""
-        there = np.flatnonzero(self.mask)
-        return self.rows(there[:: max(1, len(there) * self.matrix.vectors.shape[1] // most)]).flatten(0, 1)
+        return self.rows(self.spread(most // self.matrix.vectors.shape[1])).flatten(0, 1)
 
     def rows(self, items: np.ndarray) -> Tensor:
         """Features of items [u] that have some, float32 [u, t, d] on the device."""
@@ -69,6 +73,7 @@ class Pictures:
     """
 
     latents: Tensor  # [u, n, w]
+    means: Tensor  # [u, d], of their stored tokens
     time: Tensor  # int64 [b, L], how many <|image|> stand in the row up to the position
     place: Tensor  # int64 [b, k], which of the u the k-th picture of a row is; -1 without picture
     exclusive: bool
@@ -77,24 +82,24 @@ class Pictures:
     )  # keys and values by block, when nothing trains
 
     def __post_init__(self) -> None:
-        """Sort the positions by the picture that they see."""
-        if not self.exclusive:
-            return
+        """Find the latest picture before each position, and with exclusive attention sort the positions by it."""
         b, long = self.time.shape
         shown = torch.cat([self.place.new_full((b, 1), -1), self.place], dim=1)  # at time 0 there is none
-        seen = shown.gather(1, self.time.clamp_max(shown.shape[1] - 1))  # [b, L]
-        flat = (seen >= 0).flatten().nonzero()[:, 0]
+        self.seen = shown.gather(1, self.time.clamp_max(shown.shape[1] - 1))  # [b, L], which of the u; -1: none
+        if not self.exclusive:
+            return
+        flat = (self.seen >= 0).flatten().nonzero()[:, 0]
         segment = (self.time + torch.arange(b, device=self.time.device)[:, None] * (long + 1)).flatten()[flat]
         _, inverse, counts = torch.unique_consecutive(segment, return_inverse=True, return_counts=True)
         starts = counts.cumsum(0) - counts
         self.positions = flat  # [p] of b * L, those that see a picture
         self.longest = int(counts.max()) if len(counts) else 0
         self.slot = inverse * self.longest + torch.arange(len(flat), device=flat.device) - starts[inverse]  # [p]
-        self.of_segment = seen.flatten()[flat[starts]]  # [g], which of the u a run of positions sees
+        self.of_segment = self.seen.flatten()[flat[starts]]  # [g], which of the u a run of positions sees
 
     def later(self, time: Tensor, place: Tensor) -> Pictures:
         """The same pictures for other positions, such as those of generated tokens; arguments as above."""
-        return Pictures(self.latents, time, place, self.exclusive, self.kept)
+        return Pictures(self.latents, self.means, time, place, self.exclusive, self.kept)
 
 
 class Sight(nn.Module):
@@ -103,7 +108,7 @@ class Sight(nn.Module):
     def __init__(self, table: TokenTable, resampler: Resampler, *, exclusive: bool) -> None:
         super().__init__()
         self.table, self.resampler, self.exclusive = table, resampler, exclusive
-        self._kept: Tensor | None = None  # latents of all pictures, see `keep`
+        self._kept: tuple[Tensor, Tensor] | None = None  # latents and mean tokens of all pictures, see `keep`
         self._row = np.cumsum(table.mask) - 1  # [I], in `_kept`
 
     def known(self, images: Tensor) -> np.ndarray:
@@ -117,9 +122,8 @@ class Sight(nn.Module):
         items, where = np.unique(images.cpu().numpy()[known], return_inverse=True)
         place = np.full(known.shape, -1, np.int64)
         place[known] = where
-        return Pictures(
-            self._latents(items), (ids == image).cumsum(1), to_device(place, ids.device), exclusive=self.exclusive
-        )
+        latents, means = self._read(items)
+        return Pictures(latents, means, (ids == image).cumsum(1), to_device(place, ids.device), self.exclusive)
 
     def keep(self) -> None:
         """Compute the latents of all pictures once, for answers of a model that is not trained meanwhile.
@@ -131,7 +135,7 @@ class Sight(nn.Module):
             return
         with torch.no_grad():
             parts = [self._resampled(there[k : k + AT_ONCE]) for k in range(0, max(1, len(there)), AT_ONCE)]
-        self._kept = torch.cat(parts)
+        self._kept = torch.cat([latents for latents, _ in parts]), torch.cat([means for _, means in parts])
 
     def train(self, mode: bool = True) -> Sight:
         """Kept latents are forgotten when training begins or goes on: the resampler changes."""
@@ -139,14 +143,17 @@ class Sight(nn.Module):
             self._kept = None
         return super().train(mode)
 
-    def _latents(self, items: np.ndarray) -> Tensor:
-        """Latents [u, n, w] of the pictures of items [u], all of which have one."""
+    def _read(self, items: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Latents [u, n, w] and mean tokens [u, d] of the pictures of items [u], all of which have one."""
         if self._kept is not None and not torch.is_grad_enabled():
-            return self._kept[to_device(self._row[items], self._kept.device)]
+            latents, means = self._kept
+            rows = to_device(self._row[items], means.device)
+            return latents[rows], means[rows]
         return self._resampled(items)
 
-    def _resampled(self, items: np.ndarray) -> Tensor:
+    def _resampled(self, items: np.ndarray) -> tuple[Tensor, Tensor]:
+        own = self.resampler.latents
         if not len(items):
-            return self.resampler.latents.new_zeros(0, *self.resampler.latents.shape)
-        latents: Tensor = self.resampler(self.table.rows(items))
-        return latents
+            return own.new_zeros(0, *own.shape), own.new_zeros(0, self.table.width)
+        tokens = self.table.rows(items)
+        return self.resampler(tokens), tokens.mean(1)

@@ -122,7 +122,7 @@ class Prompts:
         tokenizer, ours = texts.tokenizer, vocabulary
         wording = WORDINGS[recipe.prompt.template]
         singles: list[Sequence[int]] = [[], [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]]
-        singles += [[] if not recipe.vision.encoder else [ours.image], [ours.answer], [ours.end_of_chunk]]
+        singles += [[ours.image], [ours.answer], [ours.end_of_chunk]]
         self._nothing, self._begin, self._image, self._answer, self._end = range(5)
         self._rates, self._selections = len(singles), len(singles) + len(ours.rates)
         singles += [[token] for token in (*ours.rates, *ours.selections)]
@@ -205,7 +205,7 @@ class Prompts:
             labels.append(np.repeat(marked & answered, pieces.lengths(chain)))
         self._check(max(map(len, ids), default=0))
         images = [np.concatenate([np.zeros(0, np.int64), *row.images]) for row in rows]
-        return Batch.of(ids, labels, images if self.recipe.vision.encoder else [image[:0] for image in images], weight)
+        return Batch.of(ids, labels, images, weight)
 
     def _check(self, length: int) -> None:
         if self.longest is not None and length > self.longest:
@@ -230,14 +230,17 @@ class Prompts:
         build.get(asked.questions.task, self._rated)(row, asked)
         return row
 
-    def _pictured(self, row: _Row, items: np.ndarray) -> list[Part]:
+    def _pictured(self, row: _Row, task: str, items: np.ndarray) -> list[Part]:
         """The parts of a chunk that show picture and text of each of ``items``."""
+        text: Part = (self._texts + items, self.recipe.data.context == "attributes")
+        if not self.recipe.shows_pictures(task):
+            return [(self._nothing, False), text]
         row.images.append(items.astype(np.int64))
-        return [(self._image, False), (self._texts + items, self.recipe.data.context == "attributes")]
+        return [(self._image, False), text]
 
-    def _known(self, row: _Row, items: np.ndarray) -> list[Part]:
+    def _known(self, row: _Row, task: str, items: np.ndarray) -> list[Part]:
         """The same with the item's id between them where ids stand in front of attributes; it is not predicted."""
-        image, text = self._pictured(row, items)
+        image, text = self._pictured(row, task, items)
         return [image, (self._ids + items, False), text] if self.recipe.prompt.id_place == "first" else [image, text]
 
     def _context(self, task: str) -> bool:
@@ -259,7 +262,7 @@ class Prompts:
         instruction: Part = (self._say[questions.task], False)
         if first and questions.task == "recommend":
             row.add(instruction)
-        shown, end = self._pictured(row, items), (self._end, False)
+        shown, end = self._pictured(row, questions.task, items), (self._end, False)
         named: list[Part] = [(self._answer, False), (self._ids + items, context)]
         row.add(*named, *shown, end, times=len(items)) if first else row.add(*shown, *named, end, times=len(items))
         if first:
@@ -288,11 +291,11 @@ class Prompts:
         if explains:
             told = rated & questions.history_explanation[where].filled
             why = np.where(told, written + np.arange(where.start, where.stop), self._nothing)
-        shown = self._known(row, items)
+        shown = self._known(row, questions.task, items)
         said: list[Part] = [(np.where(rated, self._answer, self._nothing), False), (rate, context), (why, context)]
         # Where nothing is told the end is no label: an explanation must not be learnt to be empty.
         row.add(*shown, *said, (self._end, told & context), times=len(items))
-        row.add(*self._known(row, questions.target[q : q + 1]), (self._say[questions.task], False))
+        row.add(*self._known(row, questions.task, questions.target[q : q + 1]), (self._say[questions.task], False))
         row.add((self._answer, False))
         if answered:
             (star,) = rate_places(questions.rating[q : q + 1], len(self.vocabulary.rates))
@@ -306,9 +309,9 @@ class Prompts:
         offered = questions.candidates[q]
         slots = self._selections + np.arange(len(offered))
         row.add((self._say["history"], False))
-        row.add(*self._known(row, items), (self._end, False), times=len(items))
+        row.add(*self._known(row, "select", items), (self._end, False), times=len(items))
         row.add((self._say["candidates"], False))
-        image, *shown = self._known(row, offered)
+        image, *shown = self._known(row, "select", offered)
         row.add(image, (self._say["candidate"], False), (slots, False), *shown, (self._end, False), times=len(offered))
         row.add((self._say["select"], False), (self._answer, False))
         if answered:
@@ -322,8 +325,7 @@ class Prompts:
         questions, q, written, answered = asked
         items = questions.candidates[q].astype(np.int64)
         codes: list[Part] = [(self._say["codes"], False), (self._codes + items, False), (self._end, False)]
-        row.images.append(items)
-        row.add((self._image, False), (self._texts + items, False), *codes, times=len(items))
+        row.add(*self._pictured(row, "draw", items), *codes, times=len(items))
         row.add((self._say["query"], False), (written + q, False), (self._say["draw"], False), (self._answer, False))
         if answered:
             row.add((self._codes + int(questions.target[q]), True), (self._end, True))

@@ -120,20 +120,20 @@ def _piece(batch: Batch, rows: np.ndarray, denominator: float) -> tuple[tuple[An
 def parameter_groups(model: UniMP, parameters: Sequence[nn.Parameter], stage: UnimpStage) -> list[dict[str, Any]]:
     """The trained parameters by their rate and decay.
 
-    Rows, and what sees pictures, have rates of their own; rows and the matrices of the gated blocks decay.
+    Rows, and the resampler and gated blocks, have rates of their own; rows and the matrices of the blocks decay.
     """
     kinds = {
         "rows": (stage.rows_lr or stage.lr, stage.rows_decay),
         "matrices": (stage.vision_lr or stage.lr, stage.weight_decay),
         "vision": (stage.vision_lr or stage.lr, 0.0),
-        "adapter": (stage.lr, 0.0),
+        "others": (stage.lr, 0.0),
     }
     found: dict[str, list[nn.Parameter]] = {kind: [] for kind in kinds}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for parameter in parameters:
         name = names[id(parameter)]
         sees = "matrices" if name.startswith("blocks.") and parameter.ndim > 1 else "vision"
-        kind = sees if name.startswith(("blocks.", "sight.")) else "rows" if name.startswith("rows.") else "adapter"
+        kind = sees if name.startswith(("blocks.", "sight.")) else "rows" if name.startswith("rows.") else "others"
         found[kind].append(parameter)
     return [
         {"params": found[kind], "weight_decay": decay, PEAK: rate}

@@ -208,6 +208,37 @@ def test_rows_and_what_sees_pictures_have_rates_and_decays_of_their_own(folder_o
     assert {group[PEAK] for group in plain} == {1e-3}
 
 
+@torch.no_grad()
+def test_a_rating_follows_those_of_items_with_the_same_picture_and_of_no_others(folder_of):
+    matrix = tiny.pictures()
+    matrix.vectors[5] = matrix.vectors[1]  # looks like item 1, and item 2 does not
+    model = tiny.model_of(folder_of(LLAMA), matrix=matrix, similar_ratings=True)
+    model.ratings.sharpness.fill_(5.0)
+    words, (first, last) = model.vocabulary, (model.vocabulary.rates[0], model.vocabulary.rates[4])
+
+    def stars(rating_of_1, rating_of_2, target=5):
+        ids = [
+            words.image,
+            words.answer,
+            rating_of_1,
+            words.image,
+            words.answer,
+            rating_of_2,
+            words.image,
+            words.answer,
+        ]
+        ids = torch.tensor([ids])
+        batch = Batch(ids, ids >= 0, ids < 0, torch.ones(1), torch.tensor([[1, 2, target]]))
+        ratings, model.ratings = model.ratings, None
+        without = model.hidden(batch, batch.last)
+        model.ratings = ratings
+        return model.hidden(batch, batch.last) - without
+
+    torch.testing.assert_close(stars(first, last), model.ratings.values[:1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(stars(last, first), model.ratings.values[4:], rtol=1e-3, atol=1e-4)
+    assert torch.equal(stars(first, last, tiny.WITHOUT), torch.zeros(1, model.ratings.values.shape[1]))
+
+
 @pytest.mark.parametrize("name", [LLAMA, NEOX])
 def test_recomputed_activations_give_the_same_gradients(folder_of, name):
     found = []

@@ -151,6 +151,18 @@ def test_of_a_task_without_context_the_answer_alone_is_predicted(tokenizer):
         assert labels == (LABELS[task][-ANSWERS[task] :] if task in ("search", "explain") else LABELS[task])
 
 
+def test_pictures_are_shown_in_the_prompts_of_the_named_tasks_alone(tokenizer):
+    build, every = (prompts(tokenizer, vision=told) for told in ({"tasks": ["preference"]}, {}))
+    for task in TASKS:
+        row, whole = (made.train([EXAMPLES[task]]) for made in (build, every))
+        if task == "preference":
+            assert row.ids.equal(whole.ids)
+            assert row.images.equal(whole.images)
+        else:
+            assert row.ids[0].tolist() == [token for token in whole.ids[0].tolist() if token != build.vocabulary.image]
+            assert row.images.shape[1] == 0
+
+
 def test_rows_of_all_tasks_make_one_batch_with_the_weights_of_their_tasks(tokenizer):
     weights = [2, 1, 1, 1, 0.5]
     named = [f"{task}:{weight}" for task, weight in zip(TASKS, weights, strict=True)]
