@@ -5,8 +5,11 @@ tensors, accelerate's questions to its users and much more: 2.4 times the proces
 imported by name (``from .loss_d_fine import DFineForObjectDetectionLoss``), so nothing short of another ``import`` leaves them
 out. Python 3.15 has one (``lazy from x import y``, PEP 810). Here, inside a ``with deferred()`` block, what modules of
 transformers, PEFT and accelerate import by name from the modules in `DEFERRED` is a stand-in instead, which imports the
-real thing when it is first called, read or subclassed. Nothing else is changed: the modules themselves, ``sys.modules`` and
+real thing when it is first called, read or subclassed. Else nothing is changed: the modules themselves, ``sys.modules`` and
 imports by all other code are as ever, and a module that is imported already is never deferred.
+
+A model is built of tensors without values first, by rules of torch that import sympy to ask whether a size is a symbol. While
+nobody has imported sympy none is, so inside the block these rules go on without it (`OF_PLAIN`).
 
 `bundlecache.torch_compiler` does the same for the compiler of torch. Both are for commands that answer one question and end:
 the command line calls :func:`enable` for these. Without it, as in programs that use the library, in training and in
@@ -30,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from . import torch_compiler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 IMPORTERS = ("transformers", "peft", "accelerate")
 DEFERRED = (
@@ -63,6 +66,19 @@ DEFERRED = (
 )
 """Modules from which only functions, and classes to compare with, are imported by language models; with their submodules."""
 BELOW = tuple(f"{name}." for name in DEFERRED)
+RULES = "torch._prims_common"
+"""Finds out the types of results, and imports sympy to ask whether a number is one of its symbols."""
+SYMBOLIC = "torch.fx.experimental.symbolic_shapes"
+"""Compares sizes that may be symbols, and imports sympy for it; sizes are plain numbers where nothing is compiled."""
+OF_PLAIN: dict[str, tuple[type, Callable[[Any], bool]]] = {
+    "expect_true": (bool, bool),
+    "guard_or_false": (bool, bool),
+    "guard_or_true": (bool, bool),
+    "guarding_hint_or_throw": (int, int),
+    "has_guarding_hint": (int, lambda _size: True),
+    "is_nested_int": (int, lambda _size: False),
+}
+"""What its functions answer where they are asked about a plain truth value or number."""
 
 _enabled = False
 _lock = threading.Lock()
@@ -110,7 +126,12 @@ def _import(
     level: int = 0,
 ) -> Any:
     """Python's own import, but for names from the modules in `DEFERRED`, asked for by `IMPORTERS`."""
-    if globals and fromlist and str(globals.get("__name__")).partition(".")[0] in IMPORTERS:
+    importer = str(globals.get("__name__")) if globals else ""
+    if name == SYMBOLIC and fromlist and set(fromlist) <= OF_PLAIN.keys() and name not in sys.modules:
+        return SimpleNamespace(**{each: functools.partial(_of_plain, each) for each in fromlist})
+    if name == "sympy" and importer == RULES and not fromlist and name not in sys.modules:
+        return SimpleNamespace(Basic=_Nothing)
+    if globals and fromlist and importer.partition(".")[0] in IMPORTERS:
         module = importlib.util.resolve_name("." * level + name, str(globals["__package__"])) if level else name
         if module == "transformers.processing_utils" and tuple(fromlist) == ("Unpack",):
             return typing  # where that module has it from; for it alone, models import pictures, sounds and videos
@@ -127,6 +148,14 @@ def _stand_ins(module: str, names: Sequence[str]) -> Any:
         # PEFT says `torch.distributed.tensor.DTensor` where it compares, and trusts that somebody has imported it.
         vars(sys.modules[package]).setdefault(name, _Unloaded(module))
     return SimpleNamespace(**{each: _StandIn(module, each) for each in names})
+
+
+def _of_plain(function: str, given: Any, *more: Any, **how: Any) -> Any:
+    """What a function in `OF_PLAIN` gives; it is imported where it is asked about something else."""
+    kind, answer = OF_PLAIN[function]
+    if type(given) is kind:
+        return answer(given)
+    return getattr(importlib.import_module(SYMBOLIC), function)(given, *more, **how)
 
 
 def _read_models_once(scanner: Any) -> None:
@@ -153,6 +182,10 @@ def _read_models_once(scanner: Any) -> None:
 
     scanner.fetch__all__ = last
     scanner.create_import_structure_from_path = once
+
+
+class _Nothing:
+    """A class without instances: what symbols are while nobody has imported sympy."""
 
 
 class _StandIn:
