@@ -70,15 +70,20 @@ RULES = "torch._prims_common"
 """Finds out the types of results, and imports sympy to ask whether a number is one of its symbols."""
 SYMBOLIC = "torch.fx.experimental.symbolic_shapes"
 """Compares sizes that may be symbols, and imports sympy for it; sizes are plain numbers where nothing is compiled."""
-OF_PLAIN: dict[str, tuple[type, Callable[[Any], bool]]] = {
-    "expect_true": (bool, bool),
-    "guard_or_false": (bool, bool),
-    "guard_or_true": (bool, bool),
-    "guarding_hint_or_throw": (int, int),
-    "has_guarding_hint": (int, lambda _size: True),
-    "is_nested_int": (int, lambda _size: False),
+OF_PLAIN: dict[str, Callable[..., Any]] = {
+    "expect_true": bool,
+    "guard_or_false": bool,
+    "guard_or_true": bool,
+    "guard_size_oblivious": bool,
+    "guarding_hint_or_throw": lambda size: size,
+    "has_guarding_hint": lambda _size: True,
+    "is_nested_int": lambda _size: False,
+    "statically_known_true": bool,
+    "sym_and": lambda *conditions: all(conditions),
+    "sym_eq": lambda one, other: one == other,
+    "sym_or": lambda *conditions: any(conditions),
 }
-"""What its functions answer where they are asked about a plain truth value or number."""
+"""What its functions answer where they are asked about plain truth values, numbers or lists of numbers."""
 
 _enabled = False
 _lock = threading.Lock()
@@ -150,12 +155,15 @@ def _stand_ins(module: str, names: Sequence[str]) -> Any:
     return SimpleNamespace(**{each: _StandIn(module, each) for each in names})
 
 
-def _of_plain(function: str, given: Any, *more: Any, **how: Any) -> Any:
+def _of_plain(function: str, *given: Any) -> Any:
     """What a function in `OF_PLAIN` gives; it is imported where it is asked about something else."""
-    kind, answer = OF_PLAIN[function]
-    if type(given) is kind:
-        return answer(given)
-    return getattr(importlib.import_module(SYMBOLIC), function)(given, *more, **how)
+    if all(map(_is_plain, given)):
+        return OF_PLAIN[function](*given)
+    return getattr(importlib.import_module(SYMBOLIC), function)(*given)
+
+
+def _is_plain(given: Any) -> bool:
+    return all(map(_is_plain, given)) if isinstance(given, (list, tuple)) else type(given) in (bool, int, float)
 
 
 def _read_models_once(scanner: Any) -> None:

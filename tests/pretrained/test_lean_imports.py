@@ -18,6 +18,7 @@ HEAVY = [
     "torch.distributed.checkpoint",
     "torchvision",
     "scipy.optimize",
+    "sympy",
     "boto3",
     "pandas",
     "transformers.image_utils",
@@ -83,6 +84,25 @@ from torch._dynamo import trace_rules
 print(json.dumps([before, trace_rules.is_callable_allowed(seen), quiet(1)]))
 """
     assert said(code) == [[False, 2, "seen"], True, 2]
+
+
+def test_what_is_said_of_plain_sizes_without_sympy_is_what_torch_says():
+    from torch.fx.experimental import symbolic_shapes as real
+
+    from bundlecache import lean_imports
+
+    asked = {
+        "guarding_hint_or_throw": [(3,), (0,)],
+        "has_guarding_hint": [(3,)],
+        "is_nested_int": [(3,), (1.5,)],
+        "sym_and": [(True, True), (True, False), (False,)],
+        "sym_eq": [(3, 3), (3, 4), ((1, 2), (1, 2)), ((1, 2), (1, 3)), ((1,), (1, 1)), ([2], [2])],
+        "sym_or": [(True, False), (False, False)],
+    }
+    for name, answer in lean_imports.OF_PLAIN.items():
+        for given in asked.get(name, [(True,), (False,)]):
+            said = getattr(real, name)(*given)
+            assert (type(answer(*given)), answer(*given)) == (type(said), said), (name, given)
 
 
 def test_only_libraries_of_models_are_given_stand_ins_only_inside_the_block_and_only_where_a_command_enables_it():
