@@ -154,14 +154,13 @@ class World:
 
     def among_all(self, model: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """[q] whether the ranker, and whether the model, puts the held-out item before all others of the catalogue."""
-        from bundlecache.baselines.rankers import ModelRanker
         from bundlecache.bench.full_catalogue import FirstFew, rank
-        from bundlecache.train.inference.scoring import score
+        from bundlecache.train.run import LoadedRun
 
         reranked = []
         if model is not None:
-            second = ModelRanker("model", lambda asked: score(model, asked), remembers=False)
-            reranked = [FirstFew(self.ranker, second, self.catalogue)]
+            second = LoadedRun(self.folder.root, model, self.matrices).beyond_evidence("model")
+            reranked = [FirstFew(self.ranker, second, self.catalogue, adds=model.evidence is not None)]
         found = rank([self.ranker], self.held, len(self.catalogue), reranked)
         first = [places.within(1) for places, _ in found.values()]
         return first[0], first[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bundlecache.baselines import saved_ranker
@@ -26,6 +26,7 @@ from bundlecache.workspace import read_manifest
 from . import checkpoint
 from .inference import item_tokens, scoring
 from .model import gguf_base
+from .model.embeddings import to_device
 from .model.evidence import RANKER_FILE, RankerEvidence
 from .model.llm import EMBEDDED_LETTERS
 from .training import loop
@@ -69,6 +70,18 @@ class LoadedRun:
     def ranker(self, name: str, **how: Any) -> ModelRanker:
         """The model as a ranker of options; ``how`` it is asked is that of `scoring.score`."""
         return ModelRanker(name, lambda asked: scoring.score(self.model, asked, **how))
+
+    def beyond_evidence(self, name: str, **how: Any) -> ModelRanker:
+        """What the model says of options beside its evidence: to be added to the scores of the learned ranker."""
+
+        def answer(asked: Questions) -> scoring.Answers:
+            answers, evidence = scoring.score(self.model, asked, **how), self.model.evidence
+            if evidence is None:
+                return answers
+            added = evidence(to_device(evidence.features(asked.partial, list(asked.options), None), self.model.device))
+            return replace(answers, logits=answers.logits - added.detach().cpu().numpy())
+
+        return ModelRanker(name, answer)
 
     def how(self, how: Mapping[str, Any]) -> dict[str, Any]:
         """``how`` as far as it concerns this run: only answers by letter depend on orders, and on options at once."""

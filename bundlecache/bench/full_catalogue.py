@@ -42,13 +42,15 @@ class FirstFew:
     """A model, or a model and a ranker together, puts the ``few`` best items of a ranker into another order.
 
     What it is shown follows from ``first`` alone; where items tie at the edge, those that stand first in the catalogue
-    are shown, which is by lot. An item that is not shown keeps its place.
+    are shown, which is by lot. An item that is not shown keeps its place. With ``adds`` the scores of both are added up: ``first``
+    has compared its few with the whole catalogue, which ``second`` does not see.
     """
 
     first: Ranker
     second: Ranker
     catalogue: Catalogue
     few: int = FEW
+    adds: bool = False
 
     @property
     def name(self) -> str:
@@ -72,7 +74,8 @@ class FirstFew:
         options = np.take_along_axis(asked.options, shown, axis=1)
         header = {"name": f"first{few}", "split": asked.split, "negatives": self.first.name, "seed": 0}
         again = assemble(self.catalogue, asked.bundle_ids, asked.partial, options, there.argmax(axis=1), header)
-        after = Places.of(self.second.scores(again), again.truth)
+        known = np.take_along_axis(scores, shown, axis=1) if self.adds else 0.0
+        after = Places.of(self.second.scores(again) + known, again.truth)
         return Places(np.where(inside, after.better, better), np.where(inside, after.level, np.maximum(level, 1)))
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..baselines.rankers import ModelRanker
     from ..baselines.sources import Sources
     from ..bench.benchmark import ModelAnswers
+    from ..bench.full_catalogue import FirstFew
     from ..bench.full_results import FullCatalogueResult
     from ..bench.held_out_items import HeldOut
     from ..bench.proposals import Proposals
@@ -123,11 +124,7 @@ def bench_full(
     field = _Field(session, sets, runs if models else None, device, permutations, at_once, batch_size)
     personal = field.personal(history, [])
     held = HeldOut.of(field.sets, session.catalogue, personal[0].histories if personal else None)
-    few = [
-        full_catalogue.FirstFew(both.ranker, second, session.catalogue)
-        for both in field.reranked
-        for second in (both.model, both)
-    ]
+    few = [each for both in field.reranked for each in field.first_few(both)]
     if field.loaded and not few:
         session.say.note(
             "A language model reranks; without a learned ranker there is nothing to rerank, and it is left out."
@@ -228,6 +225,16 @@ class _Field:
         from ..baselines.registry import reranked
 
         return [both for model in self.models.values() for both in reranked(model, self.sources)]
+
+    def first_few(self, both: Reranked) -> list[FirstFew]:
+        """A model that reranks what the learned ranker puts first: alone and with it, or adding to what it has as evidence."""
+        from ..bench.full_catalogue import FirstFew
+
+        name, loaded = both.model.name, self.loaded[both.model.name]
+        if loaded.model.evidence is None:
+            return [FirstFew(both.ranker, second, self.session.catalogue) for second in (both.model, both)]
+        beyond = loaded.beyond_evidence(name, **loaded.how(self.how))
+        return [FirstFew(both.ranker, beyond, self.session.catalogue, adds=True)]
 
     @property
     def strangers(self) -> list[ModelRanker]:

@@ -150,6 +150,17 @@ def test_a_model_that_sees_the_first_few_lifts_only_what_it_is_shown(shop, held)
     assert after.tolist() == np.where(before < 10, 0, before).tolist()
 
 
+def test_scores_of_a_model_that_adds_count_beside_those_among_the_whole_catalogue(shop, held):
+    first = ItemScoreRanker("first", "content", lambda: -np.arange(len(shop)))
+    silent = known("silent", lambda _partial, options: np.zeros(len(options)))
+    backwards = known("backwards", lambda _partial, options: 2.0 * options)  # turns the order of the first ten
+    few = [FirstFew(first, second, shop, few=10, adds=True) for second in (silent, backwards)]
+    found = {name: places.better for name, (places, _) in full_catalogue.rank([first], held, len(shop), few).items()}
+    before = found["first"]
+    assert found["silent, first 10"].tolist() == before.tolist()
+    assert found["backwards, first 10"].tolist() == np.where(before < 10, 9 - before, before).tolist()
+
+
 def test_ties_at_the_edge_of_what_is_shown_share_the_places_that_are_left(shop):
     asked = questions.freeze(shop, split="test", n_options=5)
     scores = np.zeros(asked.options.shape)  # all tie: the first three columns are shown

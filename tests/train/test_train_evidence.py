@@ -53,6 +53,8 @@ def test_an_untrained_pointer_with_evidence_is_the_learned_ranker(fitted):
     want = ranker.scores(asked)
     np.testing.assert_allclose(score(model, asked).logits, want, atol=1e-4)
     assert np.ptp(score(model, asked, without=["evidence"]).logits, axis=1).max() == 0
+    beyond = LoadedRun(None, model, world.matrices()).beyond_evidence("model").scores(asked)
+    np.testing.assert_allclose(beyond, np.full(beyond.shape, -np.log(asked.n_options)), atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["likelihood", "yes-no"])
