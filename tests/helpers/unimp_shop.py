@@ -70,7 +70,14 @@ def recipe(base: Path | str, /, **sections: dict[str, Any]) -> UnimpRecipe:
     """A recipe for the tiny world; keyword arguments are sections that override it."""
     tables: dict[str, dict[str, Any]] = {
         "base": {"model": str(base)},
-        "vision": {"encoder": "test:tokens", "latents": 4, "depth": 1, "heads": 2, "head_width": 8},
+        "vision": {
+            "encoder": "test:tokens",
+            "latents": 4,
+            "depth": 1,
+            "heads": 2,
+            "head_width": 8,
+            "similar_ratings": True,
+        },
         "prompt": {"template": "brief", "attributes": ["category", "title"]},
         "data": {"batch": 10, "history": 5, "other_history": 3, "k_core": 0},
         "multitask_stage": {"steps": 4, "evaluate_every": 2, "lr": 1e-2, "warmup": 1},

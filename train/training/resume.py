@@ -188,10 +188,10 @@ def forget(run: Path) -> None:
         shutil.rmtree(half) if half.is_dir() else half.unlink()
 
 
-def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that any stage may train, by name."""
-    own = ("tokens.", "answer.", "evidence.", "sight.", "blocks.", "rows.")
-    return {n: p for n, p in model.named_parameters() if "lora_" in n or n.startswith(own)}
+def trained(model: Any) -> dict[str, nn.Parameter]:
+    """The parameters that any stage may train, by name: all but those of the base model, ``model.llm``."""
+    base = {id(p) for name, p in model.llm.named_parameters() if "lora_" not in name}
+    return {name: p for name, p in model.named_parameters() if id(p) not in base}
 
 
 def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:

@@ -38,7 +38,7 @@ class SimilarRatings(nn.Module):
         centre = means.mean(0)
         _, _, axes = torch.linalg.svd(means - centre, full_matrices=False)
         self.register_buffer("centre", centre)  # [d]
-        self.axes = nn.Parameter(axes[:AXES].clone())  # [a, d]
+        self.axes = nn.Parameter(axes[:AXES].clone(memory_format=torch.contiguous_format))  # [a, d]
         self.sharpness = nn.Parameter(torch.tensor(SHARPNESS).log())
         self.nothing = nn.Parameter(torch.tensor(DAMPING).log())
         own = rates.detach().float()

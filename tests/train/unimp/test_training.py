@@ -109,7 +109,8 @@ def test_a_loaded_run_finds_the_same_and_holds_no_weight_of_the_base(trained, ba
     assert {name: found.figures[name] for name in found.figures} == {
         name: value for name, value in result.stages[-1]["best_valid"].items() if name.startswith("recommend")
     }
-    assert all(name.startswith(("sight.", "blocks.", "rows.")) for name in load_file(run / checkpoint.WEIGHTS))
+    parts_of_our_own = ("sight.", "blocks.", "ratings.", "rows.")
+    assert all(name.startswith(parts_of_our_own) for name in load_file(run / checkpoint.WEIGHTS))
     fresh = checkpoint.assemble(data.catalogue, parts.model.recipe, data.pictures, None, torch.device("cpu"))
     assert parts.model.base.fingerprint == fresh.model.base.fingerprint
     manifest = checkpoint.read_manifest(run)
