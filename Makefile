@@ -16,6 +16,7 @@ COMPILE := @$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # packages
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e '.[cpu,serve]'
+	@$(BIN)/python -c 'import bundlecache as b; b.torchvision_compat.install_in()'  # for programs without bundlecache
 	$(COMPILE)
 	@touch $@
 

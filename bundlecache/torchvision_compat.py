@@ -7,14 +7,19 @@ fail open_clip and every model class of transformers.
 
 ``import bundlecache`` installs a hook that imports nothing: when some library imports torchvision later, the two
 operators are declared just before their shape rules are registered. Nothing here ever calls them, and where torchvision
-works it is left as it is. open_clip needs torchvision, so the environment cannot do without it. A program in that
-environment that never imports bundlecache needs torchvision's own wheel for CPUs:
-``pip install torchvision --index-url https://download.pytorch.org/whl/cpu``.
+works it is left as it is. open_clip needs torchvision, so the environment cannot do without it.
+
+A program that never imports bundlecache needs torchvision's own wheel for CPUs
+(``pip install torchvision --index-url https://download.pytorch.org/whl/cpu``), or the hook in its environment:
+:func:`install_in` writes a file there that installs it whenever Python starts (some milliseconds), as ``make`` does for the
+environment that it builds.
 """
 
 from __future__ import annotations
 
 import sys
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 
 SHAPE_RULES = "torchvision._meta_registrations"  # imported after the compiled part was tried
 OPERATORS = ("nms", "qnms")
+AT_START = "bundlecache_torchvision.pth"
+"""Python runs the lines of such files that begin with ``import`` when it starts (https://docs.python.org/3/library/site.html)."""
+LINE = "import importlib.util; importlib.util.find_spec('bundlecache') and __import__('bundlecache')\n"
 _kept: list[Any] = []  # a torch library forgets its operators when it is garbage-collected
 
 
@@ -46,6 +54,13 @@ def install() -> None:
     if not any(isinstance(finder, _DeclareOperators) for finder in sys.meta_path):
         finder: Any = _DeclareOperators()  # without the base class for finders, which is long to import
         sys.meta_path.insert(0, finder)
+
+
+def install_in(site_packages: Path | None = None) -> Path:
+    """Install the hook in every process of an environment, that of this process if none is given; the file that does it."""
+    file = (site_packages or Path(sysconfig.get_path("purelib"))) / AT_START
+    file.write_text(LINE, "utf-8")
+    return file
 
 
 def _declare() -> None:
