@@ -54,6 +54,11 @@ class Choice:
     scores: list[ValidationScore]
     weights: tuple[float, float] | None = None
 
+    @property
+    def compared(self) -> list[str]:
+        """The methods that were asked the validation questions; none where there was only the model to ask."""
+        return [row.method for row in self.scores]
+
 
 def best_on_validation(sources: Sources, model: ModelRanker) -> Choice:
     """Ask model, learned ranker and both together the validation questions of ``sources``.

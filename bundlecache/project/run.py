@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BundlecacheError
+from ..errors import BundlecacheError, Command
 from ..questions.sample import MAX_QUESTIONS
 from ..questions.sample import sample as sampled
 from ..rows import Rows
@@ -233,9 +233,21 @@ class Run:
             self._rankers[key] = method_selection.completion_ranker(
                 self.path, sources, replace(model, remembers=False), method
             )
-            said = "" if method else ", the best on validation questions"
-            self._session.say.note(f"ranked by {self._rankers[key][0]}{said}")
+            self._note_ranker(self._rankers[key][0], asked_for=method is not None)
         return self._rankers[key]
+
+    def _note_ranker(self, method: str, *, asked_for: bool) -> None:
+        """Say which method ranks, and whether it was compared with others."""
+        from ..bench import method_selection
+
+        choice = None if asked_for else method_selection.load(self.path)
+        if asked_for or (choice is not None and method not in choice.compared):
+            self._session.say.note(f"ranked by {method}")
+        elif choice is not None:
+            self._session.say.note(f"ranked by {method}, the best on validation questions")
+        else:
+            evaluate = Command("evaluate", "--run", self.name)
+            self._session.say.note(f"ranked by {method}; which method is best is not known yet", evaluate)
 
     def many(self, *, method: str | None = None, device: str = "auto", **options: Any) -> ManyCompleter:
         """The run as it completes blocks of bundles at once; the options are those of :meth:`complete`."""

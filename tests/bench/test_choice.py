@@ -16,6 +16,7 @@ from bundlecache.baselines.sources import Sources
 from bundlecache.bench import method_selection
 from bundlecache.catalogue.columns import Strings
 from bundlecache.errors import BundlecacheError, CheckpointError
+from bundlecache.project.run import Run
 from bundlecache.train.set_encoder_baseline import LEARNERS
 
 
@@ -63,6 +64,27 @@ def test_the_winner_on_validation_questions_completes_and_is_kept(shop, sources,
 
 def test_before_anything_was_evaluated_the_model_completes(sources, tmp_path):
     assert method_selection.completion_ranker(tmp_path, sources, model(right=True))[0] == "model"
+
+
+def test_a_method_is_called_the_best_only_after_methods_were_compared(sources, tmp_path):
+    notes: list[str] = []
+    session = SimpleNamespace(
+        folder=SimpleNamespace(run=lambda *_: tmp_path),
+        say=SimpleNamespace(note=lambda text, command=None: notes.append(f"{text} ({command})")),
+    )
+    run = Run(session, "first")
+    run._note_ranker("model", asked_for=False)
+    method_selection.save(tmp_path, method_selection.Choice("model", []), sources)
+    run._note_ranker("model", asked_for=False)
+    method_selection.save(tmp_path, method_selection.best_on_validation(sources, model(right=True)), sources)
+    run._note_ranker("model", asked_for=False)
+    run._note_ranker("model", asked_for=True)
+    assert notes == [
+        f"ranked by model; which method is best is not known yet (bundlecache evaluate --run {tmp_path.name})",
+        "ranked by model (None)",
+        "ranked by model, the best on validation questions (None)",
+        "ranked by model (None)",
+    ]
 
 
 def test_a_ranker_saved_for_other_vectors_is_not_used(shop, sources, tmp_path):
