@@ -593,3 +593,20 @@ def test_status_says_that_new_items_wait_and_what_to_type(trained: WorkspaceFold
     rows.append({**rows[0], "item_id": "item-new", "title": "warm gong"})
     pq.write_table(pa.Table.from_pylist(rows), root / "items.parquet")
     assert f"wait for their vectors: bundlecache encode --data {root}" in succeed("status", "--data", root).stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "number"),
+    [
+        (("complete", "x", "--k", "0"), "--k 5"),
+        (("train", "--seed", "-1"), "--seed 0"),
+        (("questions", "--options", "1"), "--options 10"),
+        (("encode", "--batch-size", "0"), "--batch-size 1"),  # has no default
+        (("encode", "--workers", "many"), "--workers 4"),
+        (("serve", "--timeout", "0"), "--timeout 30"),
+    ],
+)
+def test_a_number_out_of_bounds_is_answered_by_one_to_type(typed: tuple[str, ...], number: str):
+    refused = invoke(*typed, standalone_mode=True)
+    assert refused.exit_code == 2
+    assert f"try: {number}" in refused.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from typer import BadParameter
 from typer.core import TyperCommand
 
 from ..errors import BundlecacheError, Command
@@ -19,7 +20,7 @@ MAX_SAMPLE_DIGITS = 12
 
 
 class Verb(TyperCommand):
-    """A command that refuses empty arguments: ``--out ''`` would mean the current folder."""
+    """A command that refuses empty arguments, ``--out ''`` would mean the current folder, and says which number to type."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Check the words, then parse them.
@@ -39,7 +40,20 @@ class Verb(TyperCommand):
                 raise BundlecacheError(
                     f"{what} is empty.", hint=f"{option} VALUE, or leave it out" if option else "leave it out"
                 )
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except BadParameter as error:
+            if example := _number_to_type(error.param):
+                error.message += f"\ntry: {example}"
+            raise
+
+
+def _number_to_type(option: Any) -> str:
+    """An option of numbers with a number that it takes: its default, else the least one; nothing for other options."""
+    least = getattr(option, "min", None)
+    if least is None:
+        return ""
+    return f"{option.opts[-1]} {least if option.default is None else option.default}"
 
 
 def pairs(given: Sequence[str] | None, option: str, example: str) -> dict[str, str]:
