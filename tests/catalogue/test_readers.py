@@ -17,6 +17,7 @@ from bundlecache.catalogue import split_leaks, splits
 from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.readers import bundlerec
 from bundlecache.catalogue.readers import registry as readers
+from bundlecache.catalogue.readers.dataset import Dataset
 from bundlecache.errors import BundlecacheError, CatalogueError
 from bundlecache.questions import importing as question_import
 from bundlecache.workspace import WorkspaceFolder
@@ -341,6 +342,18 @@ def test_clhe_says_loudly_that_no_item_has_a_title(tmp_path, shop):
     summary = readers.read("clhe", src, shop)
     assert summary.untitled == summary.items == 5
     assert summary.notes[0].startswith("WARNING: no item has a title")
+    assert "item_info.json one of the fields title_en, title, name, track_name" in summary.notes[0]
+    assert "--set prompt.without_titles=true" in summary.notes[0]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_what_gives_titles_is_said_for_every_format_and_map_only_where_it_works(name, tmp_path, shop, monkeypatch):
+    dataset = Dataset(items=[{"item_id": str(i), "title": ""} for i in range(5)])
+    monkeypatch.setattr(readers, "_read", lambda *_: dataset)
+    (tmp_path / "src").mkdir()
+    said = readers.read(name, tmp_path / "src", shop).notes[0]
+    assert readers.TITLED_BY[name] in said
+    assert ("--map" in said) == (name == "tables")
 
 
 def test_clhe_believes_no_absurd_count_and_no_deep_json(tmp_path, shop):

@@ -46,6 +46,18 @@ DESCRIPTIONS = {
     "folder": "a folder of pictures and sounds, each file an item",
     "tables": "a shop's exports: CSV, TSV, JSON or Parquet, with --map for other column names",
 }
+TITLED_BY = {
+    "amazon": "put meta_NAME.json, whose objects have asin and title, beside the reviews",
+    "bundlerec": "fill the column titles of item_titles.csv",
+    "clhe": f"give the items in item_info.json one of the fields {', '.join(clhe.TITLES)}",
+    "folder": "give the files names that have words in them",
+    "tables": "name the column of the titles (--map items.title=COLUMN)",
+}
+"""What to change so that items have titles, by format."""
+UNTITLED_WARNING = (
+    "WARNING: no item has a title, so text vectors and prompts have nothing to read; {} and import again, or train "
+    "without titles (train --set prompt.without_titles=true)."
+)
 RECORD = "import.json"
 PREVIEW_ROWS = 3
 MAX_SHOWN = 80
@@ -178,7 +190,8 @@ def read(
     stages.begin("checking")
     untitled = writing.check(dataset, src)
     if untitled == len(dataset.items):
-        dataset.notes.insert(0, writing.UNTITLED_WARNING)
+        change = TITLED_BY.get(format, f"let the reader {format} give each item a title")
+        dataset.notes.insert(0, UNTITLED_WARNING.format(change))
     preview = _preview(dataset, src) if dry_run else []
     copied, receipt = len(dataset.media), None
     if not dry_run:

@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 UNIQUE = ("items", "bundles")
 MAX_SHOWN = 60
 KEY_BYTES = 16  # of the hash that puts rows in order; the 48 others would only tell equal halves apart
-UNTITLED_WARNING = (
-    "WARNING: no item has a title, so text vectors and prompts have nothing to read; name the column of the titles "
-    "(--map items.title=COLUMN) or import pictures."
-)
 
 
 def check(dataset: Dataset, src: Path) -> int:
