@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the one check of paths that users type."""
+"""Files that are written whole or not at all, whether the process that made one lives, and the check of paths that users type."""
 
 from __future__ import annotations
 
@@ -176,6 +176,19 @@ def user_path(given: Path | str, what: str = "The path") -> Path:
             f"{what} {shown!r} cannot be looked up: {reason}.", hint="correct the path or its permissions"
         ) from error
     return Path(text)
+
+
+def process_lives(pid: int) -> bool:
+    """Whether this machine has a process of that id; True where the system cannot be asked (Windows, another user's)."""
+    if os.name != "posix":  # there, signal 0 is not a question but Ctrl+C
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def is_regular(path: Path) -> bool:

@@ -14,12 +14,13 @@ import json
 import os
 import secrets
 import shutil
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from ..files import read_json
+from ..files import process_lives, read_json
 from .input_tables import TABLES, InputTables
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ BLOCK_BYTES = 1 << 20
 CHECKSUM_BYTES = 32
 LARGE_ITEMS = 100_000  # from here on, it is worth a note that a catalogue cannot be cached
 UNFINISHED = ".unfinished-"
+ABANDONED_SECONDS = (
+    3600.0  # since the last change of an unfinished folder: another process may have got the id of its dead maker
+)
 
 
 def read_or_build(
@@ -54,6 +58,9 @@ def read_or_build(
             return parsed, None
         _write(folder, key, parsed)
     except OSError as error:
+        found = _read(folder / key)
+        if found is not None:  # another process was faster
+            return found, folder / key
         if parsed.columns["items"].num_rows >= LARGE_ITEMS:
             reason = error.strerror or str(error)
             parsed.notes.append(f"{folder} cannot be written ({reason}), so every command parses the tables again.")
@@ -128,8 +135,8 @@ def _read(folder: Path) -> InputTables | None:
 
 
 def _write(folder: Path, key: str, tables: InputTables) -> None:
-    """Write the files of the tables into ``folder / key``; folders of other tables are deleted."""
-    unfinished = folder / f"{UNFINISHED}{secrets.token_hex(4)}"
+    """Write the files of the tables into ``folder / key``; folders of other tables, and what dead processes left, are deleted."""
+    unfinished = folder / f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
     unfinished.mkdir(parents=True)
     try:
         files = {}
@@ -149,5 +156,16 @@ def _write(folder: Path, key: str, tables: InputTables) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     for other in folder.iterdir():
-        if other.name != key:
+        if other.name != key and not _being_made(other):
             shutil.rmtree(other, ignore_errors=True)
+
+
+def _being_made(folder: Path) -> bool:
+    """Whether the process that makes an unfinished folder lives, and has changed the folder not long ago."""
+    pid, _, token = folder.name.removeprefix(UNFINISHED).partition("-")
+    if not (folder.name.startswith(UNFINISHED) and token and pid.isdecimal() and process_lives(int(pid))):
+        return False
+    try:
+        return time.time() - folder.stat().st_mtime < ABANDONED_SECONDS
+    except OSError:  # it was finished, or deleted
+        return False

@@ -10,6 +10,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from ..files import process_lives
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STEPS = ("wait", "encode", "retrieve", "rank", "why")
@@ -98,18 +100,8 @@ def forget_dead(folder: Path) -> None:
     """Drop the gauges of workers that are gone: nothing waits in their queues. What they counted stays counted."""
     for path in folder.glob("gauge_live*_*.db"):
         pid = path.stem.rpartition("_")[2]
-        if pid.isdigit() and not _lives(int(pid)):
+        if pid.isdigit() and not process_lives(int(pid)):
             mark_process_dead(int(pid), str(folder))
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _histogram(buckets: list[Any], sums: list[Any], label: str, *, whole: bool = False) -> list[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.random_catalogue import content_of
 
-from bundlecache.catalogue import input_tables, splits
+from bundlecache.catalogue import cache, input_tables, splits
 from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.workspace import WorkspaceFolder
 
@@ -124,3 +127,42 @@ def test_the_files_of_a_killed_build_are_never_read_and_go_with_the_next_build(s
     (left / "made.json").write_text(json.dumps({"files": {}, "notes": []}), "utf-8")
     Catalogue.read(shop)
     assert not left.exists()
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_two_builders_at_once_both_have_the_cache_and_print_no_note(
+    shop: WorkspaceFolder, monkeypatch: pytest.MonkeyPatch, removed: bool
+):
+    monkeypatch.setattr(cache, "LARGE_ITEMS", 1)
+    digest, faster = cache._digest, []
+
+    def slow(path: Path) -> str:
+        """Another builder does all its work while this one has written its first table."""
+        if path.suffix == ".arrow" and not faster:
+            faster.append(None)
+            faster[0] = Catalogue.read(shop)
+            if removed:  # as a process on another machine does, which cannot know that this one lives
+                shutil.rmtree(path.parent)
+        return digest(path)
+
+    monkeypatch.setattr(cache, "_digest", slow)
+    slower = Catalogue.read(shop)
+    assert content_of(slower) == content_of(faster[0])
+    assert slower.notes == faster[0].notes
+    assert len(slower.notes) == 1, "about the item that is not in the catalogue"
+    assert [*shop.catalogue_cache.iterdir()] == [slower.cached_in] == [faster[0].cached_in]
+
+
+def test_only_a_process_that_lives_keeps_its_unfinished_folder_and_not_for_ever(shop: WorkspaceFolder):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    others = [shop.catalogue_cache / f".unfinished-{pid}-0000" for pid in (os.getpid(), dead.pid, "x", 10**30)]
+    for other in others:
+        other.mkdir(parents=True)
+    Catalogue.read(shop)
+    assert [other.exists() for other in others] == [True, False, False, False]
+    long_ago = time.time() - 2 * cache.ABANDONED_SECONDS
+    os.utime(others[0], (long_ago, long_ago))
+    (shop.root / "interactions.csv").write_text("user_id,item_id\nu1,i1\n", "utf-8")
+    Catalogue.read(shop)
+    assert not others[0].exists()
