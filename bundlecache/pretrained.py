@@ -24,6 +24,13 @@ MAX_LAYERS = 10_000
 ABSENT = dict.fromkeys(
     ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
 )  # of cached_file: a file that a hub's repository lacks is None
+VOCABULARIES = (
+    "tokenizer.json",
+    "*.model",
+    "*vocab*",
+    "*.tiktoken",
+    "tekken.json",
+)  # files, one of which a tokenizer needs
 MAX_SIZE = 10_000_000  # of a vocabulary or a width; far beyond any model
 
 
@@ -62,6 +69,8 @@ def load_tokenizer(source: str | Path, **options: Any) -> Any:
     """
     with _reading(source) as transformers:
         given = _safe(source, options)
+        if Path(source).is_dir() and "gguf_file" not in options:
+            _check_tokenizer(Path(source), transformers)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **given)
         if _file(source, "tokenizer.json", given) is not None:
             return tokenizer  # which says all that decides the ids
@@ -207,6 +216,24 @@ def _json_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise PretrainedError(f"its {path.name} holds a {type(found).__name__}, not a JSON object")
     return found
+
+
+def _check_tokenizer(folder: Path, transformers: Any) -> None:
+    """Refuse a folder without the words of a tokenizer, unless its class needs none (it reads bytes)."""
+    if any(any(folder.glob(name)) for name in VOCABULARIES):
+        return
+    settings = [_json_object(folder / name) for name in ("tokenizer_config.json", "config.json")]
+    named = getattr(transformers, str(settings[0].get("tokenizer_class")), None)
+    if getattr(named, "vocab_files_names", None) == {}:
+        return
+    own = (
+        "; its auto_map names code of its own, which is never run"
+        if any("auto_map" in each for each in settings)
+        else ""
+    )
+    raise PretrainedError(
+        f"it holds no file of a tokenizer, such as tokenizer.json, tokenizer.model, or vocab.json with merges.txt{own}"
+    )
 
 
 def _check_weights(folder: Path, *, layered: bool) -> None:

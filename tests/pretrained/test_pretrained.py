@@ -215,6 +215,27 @@ def test_a_damaged_base_folder_is_one_sentence(base, case, capfd):
     assert "executed" not in capfd.readouterr().out
 
 
+def without_tokenizer(folder):
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def test_a_base_folder_without_tokenizer_files_says_which_are_missing(base):
+    without_tokenizer(base)
+    missing = reason(base)
+    assert missing.endswith(
+        ": it holds no file of a tokenizer, such as tokenizer.json, tokenizer.model, or vocab.json with merges.txt."
+    )
+    edit(base / "config.json", auto_map={"AutoModelForCausalLM": "hostile.Model"})
+    assert reason(base).endswith("; its auto_map names code of its own, which is never run.")
+
+
+def test_a_tokenizer_of_bytes_needs_no_files(base):
+    without_tokenizer(base)
+    (base / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    assert pretrained.load_tokenizer(base)("a")["input_ids"]
+
+
 def sentencepiece_base(folder, saved, model):
     """A base folder as Meta published Llama-2's tokenizer: a ``tokenizer.model`` and nothing that explains it."""
     shutil.copytree(saved, folder)
