@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bundlecache.baselines import saved_ranker
 from bundlecache.baselines.rankers import ModelRanker
 from bundlecache.bench import benchmark, completion_examples, method_selection, result_files
 from bundlecache.bench.benchmark import BenchSetup, ModelAnswers
 from bundlecache.bench.completion_examples import RunExamples
-from bundlecache.bench.exclude_seen import unseen
+from bundlecache.bench.exclude_seen import unseen, validation_left_out
 from bundlecache.bench.result_rows import ZERO_SHOT
 from bundlecache.bench.results import AskedHow
 from bundlecache.candidates import search
@@ -35,11 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
-
     from bundlecache.baselines.sources import Sources
     from bundlecache.bench.results import QuestionSetResult
     from bundlecache.catalogue.catalogue import Catalogue
+    from bundlecache.catalogue.seen_bundles import SeenBundles
     from bundlecache.console.reporter import Reporter
     from bundlecache.questions.question_file import Questions
     from bundlecache.recipes.any_recipe import AnyRecipe
@@ -69,7 +71,27 @@ class LoadedRun:
 
     def ranker(self, name: str, **how: Any) -> ModelRanker:
         """The model as a ranker of options; ``how`` it is asked is that of `scoring.score`."""
-        return ModelRanker(name, lambda asked: scoring.score(self.model, asked, **how))
+        return ModelRanker(
+            name,
+            lambda asked: scoring.score(self.model, asked, **how),
+            seen=self._seen,
+        )
+
+    @cached_property
+    def seen_bundles(self) -> SeenBundles | None:
+        """The bundles that it was trained on and selected with; None when it was made before they were recorded."""
+        return checkpoint.seen(self.folder)
+
+    @property
+    def uses_graph(self) -> bool:
+        """Whether it reads vectors of a graph, which has seen the interactions of the training users."""
+        return any(matrix.modality == "graph" for matrix in self.matrices.values())
+
+    def _seen(self, asked: Questions, catalogue: Catalogue) -> np.ndarray:
+        """Bool [q], which questions the run has seen; none where there is no record."""
+        if self.seen_bundles is None:
+            return np.zeros(len(asked), bool)
+        return self.seen_bundles.of_questions(asked, catalogue, graph=self.uses_graph)
 
     def beyond_evidence(self, name: str, **how: Any) -> ModelRanker:
         """What the model says of options beside its evidence: to be added to the scores of the learned ranker."""
@@ -278,6 +300,8 @@ def evaluate(
         if len(results) == 1:
             completion_examples.save(loaded.folder, _examples(loaded, asked, sources.catalogue))
     if baselines:
+        if (sentence := validation_left_out(model, sources)) is not None:
+            say.note(sentence)
         method_selection.save(loaded.folder, method_selection.best_on_validation(sources, model), sources)
     return results
 
@@ -318,11 +342,11 @@ def unseen_questions(
     """
     records, graphs = {}, {}
     for run in loaded.values():
-        name, record = run.folder.name, checkpoint.seen(run.folder)
+        name, record = run.folder.name, run.seen_bundles
         if record is None:
             say.note(f"note: {name} has no record of the bundles it was trained on, so no question is left out for it")
         else:
-            records[name], graphs[name] = record, any(m.modality == "graph" for m in run.matrices.values())
+            records[name], graphs[name] = record, run.uses_graph
     kept = [unseen(asked, records, catalogue, graphs) for asked in sets]
     for asked, (_, left_out) in zip(sets, kept, strict=True):
         if left_out:

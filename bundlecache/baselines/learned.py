@@ -14,7 +14,7 @@ import numpy as np
 
 from .content import all_words, category_overlap, category_slots, cosines, stored_cosines, title_words
 from .graphs import als, co_occurrence, item_knn, popularity
-from .rankers import Kind, Ranker, ZScoreSum, all_scores, z_scores
+from .rankers import Kind, ModelRanker, Ranker, ZScoreSum, all_scores, z_scores
 from .sources import DRAWS, FOLDS, KINDS
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ def stack(sources: Sources) -> Iterator[Ranker]:
 class Reranked:
     """A model reranks what a ranker has scored: both are added with one weight of 0 or more each.
 
-    The weights make validation questions most likely, so a model that knows nothing more gets none.
+    The weights make the questions ``asked`` most likely, so a model that knows nothing more gets none; 1 each where there
+    are none.
     """
 
     model: Ranker
@@ -169,7 +170,23 @@ class Reranked:
 def reranked(model: Ranker, sources: Sources) -> Iterator[Reranked]:
     """The model on top of the learned ranker, where there is one."""
     for ranker in sources.rankers(stack):
-        yield Reranked(model, ranker, lambda: sources.validation)
+        yield Reranked(model, ranker, lambda: unseen_validation(model, sources))
+
+
+def unseen_validation(ranker: Ranker, sources: Sources) -> list[Questions]:
+    """The validation questions of ``sources`` that a model is weighed and compared on: those that it was not trained on.
+
+    A run may be older than the split of today. Rankers that are no models learn from the split of today.
+    """
+    model = ranker.model if isinstance(ranker, Reranked) else ranker
+    if not isinstance(model, ModelRanker) or model.seen is None:
+        return sources.validation
+    kept = []
+    for asked in sources.validation:
+        seen = model.seen(asked, sources.catalogue)
+        if not seen.all():
+            kept.append(asked.take(np.flatnonzero(~seen)) if seen.any() else asked)
+    return kept
 
 
 def weights_on(

@@ -23,6 +23,7 @@ from ..vector_math import unit_rows
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+    from ..catalogue.catalogue import Catalogue
     from ..questions.question_file import Questions
 
 Kind = Literal["chance", "collaborative", "content", "model", "personal", "probe"]
@@ -218,13 +219,15 @@ class ModelRanker:
     """A trained model as a ranker: the log probabilities that it gives to the options.
 
     Questions that it was asked already are not asked again; answers that were given elsewhere are told by `remember`.
-    With ``remembers`` off it keeps nothing: a server is asked about bundles without end.
+    With ``remembers`` off it keeps nothing: a server is asked about bundles without end. ``seen`` says of questions [q]
+    about a catalogue which ones the model has seen in its training; None where that is not known.
     """
 
     name: str
     answer: Callable[[Questions], Answers]
     kind: Kind = "model"
     remembers: bool = True
+    seen: Callable[[Questions, Catalogue], np.ndarray] | None = field(default=None, repr=False, compare=False)
     _answered: dict[tuple[str, int], Answers] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def remember(self, questions: Questions, answers: Answers) -> None:

@@ -6,17 +6,18 @@ today may be about bundles that it was trained on, and its answers to them say n
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..baselines.learned import unseen_validation
 from ..errors import Command, QuestionsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..baselines.rankers import Ranker
+    from ..baselines.sources import Sources
     from ..catalogue.catalogue import Catalogue
     from ..catalogue.seen_bundles import SeenBundles
     from ..questions.question_file import Questions
@@ -53,14 +54,21 @@ def unseen(
             " or selected with: the split of the catalogue has changed since.",
             hint=["train on the split of today:", Command("train")],
         )
-    rows = np.flatnonzero(~marked)
-    kept = replace(
-        questions,
-        bundle_ids=[questions.bundle_ids[row] for row in rows],
-        partial=[questions.partial[row] for row in rows],
-        options=questions.options[rows],
-        truth=questions.truth[rows],
-        # Answers to other rows must never be compared row by row with answers to these.
-        sha256=hashlib.sha256(f"{questions.sha256} rows {rows.tolist()}".encode()).hexdigest(),
+    return questions.take(np.flatnonzero(~marked)), int(marked.sum())
+
+
+def validation_left_out(ranker: Ranker, sources: Sources) -> str | None:
+    """A sentence on validation questions that a model is not weighed or compared on; None where it is on all of them."""
+    kept = sum(map(len, unseen_validation(ranker, sources)))
+    every = sum(map(len, sources.validation))
+    if kept == every:
+        return None
+    if kept:
+        return (
+            f"{every - kept:,} of {every:,} validation questions are left out: {ranker.name} was trained on their bundle,"
+            " its group or exactly its items, so it is weighed and compared on the others."
+        )
+    return (
+        f"All {every:,} validation questions are about bundles that {ranker.name} was trained on, so no method is chosen on"
+        " them: the model and the learned ranker are added with a weight of 1 each, and the model alone completes bundles."
     )
-    return kept, int(marked.sum())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..baselines import saved_ranker
-from ..baselines.learned import Reranked, truths
+from ..baselines.learned import Reranked, truths, unseen_validation
 from ..errors import BundlecacheError, CheckpointError, Command
 from ..files import write_text
 from .bootstrap import bootstrap
@@ -61,19 +61,20 @@ class Choice:
 
 
 def best_on_validation(sources: Sources, model: ModelRanker) -> Choice:
-    """Ask model, learned ranker and both together the validation questions of ``sources``.
+    """Ask model, learned ranker and both together the validation questions of ``sources`` that the model has not seen.
 
     Equals are decided for the cheaper one: the learned ranker, then the model. Without a learned ranker, or without
     validation questions, it is the model.
     """
     both = _both(sources, model, None)
-    if both is None or not sources.validation:
+    questions = unseen_validation(model, sources)
+    if both is None or not questions:
         return Choice(MODEL, [])
     methods: tuple[tuple[str, Ranker], ...] = ((LEARNED, both.ranker), (MODEL, model), (BOTH, both))
-    truth = truths(sources.validation)
+    truth = truths(questions)
     scores = []
     for method, ranker in methods:
-        right = np.concatenate([hits(ranker.scores(asked), asked.truth) for asked in sources.validation])  # [q]
+        right = np.concatenate([hits(ranker.scores(asked), asked.truth) for asked in questions])  # [q]
         scores.append(ValidationScore(method, ranker.name, len(truth), float(right.mean()), bootstrap(right)))
     scores.sort(key=lambda row: -row.hit1)
     weights = both.weights.tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..questions.sample import MAX_QUESTIONS
@@ -195,6 +196,7 @@ class _Field:
         batch_size: int,
     ) -> None:
         from ..baselines import registry
+        from ..bench.exclude_seen import validation_left_out
         from ..train import run as stage_b
 
         self.session = session
@@ -214,6 +216,9 @@ class _Field:
         self.models: dict[str, ModelRanker] = {
             name: loaded.ranker(name, **loaded.how(self.how)) for name, loaded in self.loaded.items()
         }
+        for model in self.models.values():
+            if (left_out := validation_left_out(model, self.sources)) is not None:
+                session.say.note(left_out)
         others = [name for name, loaded in self.loaded.items() if loaded.how(self.how) != self.how]
         if others and (permutations != 1 or at_once is not None):
             session.say.note(f"{', '.join(others)}: no letters, so orders and options at once change nothing")
@@ -256,6 +261,7 @@ class _Field:
 
     def personal(self, latest: int, models: Sequence[ModelRanker]) -> list[Any]:
         """Methods that look at the ``latest`` items of a bundle's user too; none where no question has such items."""
+        from ..baselines.learned import unseen_validation
         from ..baselines.personal import PersonalRanker
         from ..baselines.registry import PERSONAL
         from ..questions.user_history import UserHistories
@@ -270,6 +276,6 @@ class _Field:
             return []
         sources = self.sources
         return [
-            PersonalRanker(ranker, histories, lambda: sources.validation)
+            PersonalRanker(ranker, histories, partial(unseen_validation, ranker, sources))
             for ranker in (*sources.rankers(*PERSONAL), *models)
         ]

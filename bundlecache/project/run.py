@@ -224,7 +224,9 @@ class Run:
 
     def ranker(self, method: str | None, device: str, how: dict[str, Any]) -> tuple[str, Ranker]:
         """The method that ranks candidates, and its ranker: found and said once, because all bundles are read for it."""
+        from ..baselines.learned import Reranked
         from ..bench import method_selection
+        from ..bench.exclude_seen import validation_left_out
 
         key = (method, device, *how.values())
         if key not in self._rankers:
@@ -233,6 +235,10 @@ class Run:
             self._rankers[key] = method_selection.completion_ranker(
                 self.path, sources, replace(model, remembers=False), method
             )
+            by = self._rankers[key][1]
+            weighed = isinstance(by, Reranked) and by.known_weights is None
+            if weighed and (left_out := validation_left_out(model, sources)) is not None:
+                self._session.say.note(left_out)
             self._note_ranker(self._rankers[key][0], asked_for=method is not None)
         return self._rankers[key]
 

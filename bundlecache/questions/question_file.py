@@ -9,8 +9,9 @@ question with sorted keys and no spaces; ``Questions.export_jsonl`` writes exact
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +73,17 @@ class Questions:
     def n_options(self) -> int:
         """Options per question."""
         return int(self.options.shape[1])
+
+    def take(self, rows: np.ndarray) -> Questions:
+        """The questions of these ``rows`` [r]; their SHA-256 is another one, so that no answers are compared row by row."""
+        return replace(
+            self,
+            bundle_ids=[self.bundle_ids[row] for row in rows],
+            partial=[self.partial[row] for row in rows],
+            options=self.options[rows],
+            truth=self.truth[rows],
+            sha256=hashlib.sha256(f"{self.sha256} rows {rows.tolist()}".encode()).hexdigest(),
+        )
 
     def save(self, path: Path, catalogue: Catalogue, *, overwrite: bool = False) -> None:
         """Write the file and its sidecar.

@@ -10,11 +10,13 @@ import pytest
 from helpers.parity_catalogue import parity_catalogue, parity_matrices
 
 from bundlecache.baselines import completion
-from bundlecache.baselines.learned import LearnedRanker
+from bundlecache.baselines.learned import LearnedRanker, reranked, unseen_validation
 from bundlecache.baselines.rankers import ModelRanker
 from bundlecache.baselines.sources import Sources
 from bundlecache.bench import method_selection
+from bundlecache.bench.exclude_seen import validation_left_out
 from bundlecache.catalogue.columns import Strings
+from bundlecache.catalogue.seen_bundles import SeenBundles
 from bundlecache.errors import BundlecacheError, CheckpointError
 from bundlecache.project.run import Run
 from bundlecache.train.set_encoder_baseline import LEARNERS
@@ -113,3 +115,52 @@ def test_an_unknown_method_and_a_damaged_choice_are_one_sentence(sources, tmp_pa
     (tmp_path / method_selection.FILE).write_text('{"best": 3')
     with pytest.raises(CheckpointError, match="damaged"):
         method_selection.load(tmp_path)
+
+
+def test_a_model_is_weighed_and_compared_on_validation_questions_that_it_was_not_trained_on(shop, sources):
+    trained = set(sources.validation[0].bundle_ids[::2])  # they were training bundles before the split changed
+
+    def answer(asked):  # right about what it was trained on, wrong about all else
+        knows = np.array([name in trained for name in asked.bundle_ids])
+        p = np.full(asked.options.shape, 0.01)
+        p[np.arange(len(asked)), np.where(knows, asked.truth, (asked.truth + 1) % asked.n_options)] = 0.9
+        return SimpleNamespace(logits=np.log(p), valid=np.ones(len(p), bool), probabilities=lambda: p)
+
+    split = ["train" if name in trained else "test" for name in shop.bundles.ids]
+    before = replace(shop, bundles=replace(shop.bundles, split=split, group=shop.bundles.ids))
+    seen = SeenBundles.of(before)
+    assert {"trained": len(trained), "valid": 0} == {
+        "trained": len(seen.trained.bundle),
+        "valid": len(seen.selected.bundle),
+    }
+    blind = ModelRanker("Bundle-MLLM", answer)
+    model = replace(blind, seen=seen.of_questions)
+    asked = unseen_validation(model, sources)
+    assert asked
+    assert not trained & {name for each in asked for name in each.bundle_ids}
+    every, kept = (sum(map(len, each)) for each in (sources.validation, asked))
+    made = method_selection.best_on_validation(sources, model)
+    assert {row.n for row in made.scores} == {kept}
+    assert {row.method: row.hit1 for row in made.scores}["model"] == 0
+    assert made.weights[0] < 0.01, "a model that is wrong about all others gets no weight"
+    assert method_selection.best_on_validation(sources, blind).weights[0] > 0.1
+    assert validation_left_out(model, sources).startswith(
+        f"{every - kept} of {every} validation questions are left out"
+    )
+    assert validation_left_out(blind, sources) is None
+
+
+def test_where_a_model_was_trained_on_all_validation_questions_no_method_is_chosen_on_them(shop, sources, tmp_path):
+    seen = SeenBundles.of(replace(shop, bundles=shop.bundles.with_split(np.full(len(shop.bundles), "train"))))
+    knows_all = replace(model(right=True), seen=seen.of_questions)
+    assert "with a weight of 1 each" in validation_left_out(knows_all, sources)
+    made = method_selection.best_on_validation(sources, knows_all)
+    assert made == method_selection.Choice("model", [])
+    (both,) = reranked(knows_all, sources)
+    assert both.weights.tolist() == [1, 1]
+
+
+def test_bundles_that_a_model_was_selected_with_stay_validation(shop, sources):
+    same = replace(model(right=True), seen=SeenBundles.of(shop).of_questions)
+    assert unseen_validation(same, sources) == sources.validation
+    assert validation_left_out(same, sources) is None

@@ -10,11 +10,14 @@ import pytest
 import torch
 from helpers import train_shop as world
 
+from bundlecache.baselines.learned import unseen_validation
+from bundlecache.baselines.sources import Sources
 from bundlecache.bench.exclude_seen import unseen
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.seen_bundles import FILE_NAME
 from bundlecache.errors import CheckpointError, QuestionsError, RecipeError
 from bundlecache.train import checkpoint
+from bundlecache.train.run import LoadedRun
 from bundlecache.train.training import loop
 
 STEPS = {"fusion_stage": {"steps": 5, "evaluate_every": 2, "contrastive_steps": 3, "lr": 1e-2}}
@@ -203,3 +206,16 @@ def test_questions_about_bundles_that_a_run_has_seen_are_left_out_and_counted(ca
     assert kept.sha256 != both.sha256, "its answers are not those of the whole file"
     with pytest.raises(QuestionsError, match=r"All .* questions"):
         unseen(dataclasses.replace(valid, split="test"), seen, cat)
+
+
+def test_an_old_run_is_weighed_on_validation_questions_of_today_that_it_was_not_trained_on(cat, trained):
+    run, _, _ = trained
+    model = LoadedRun(run, None, world.matrices()).ranker("model")
+    assert len(unseen_validation(model, Sources(cat, {}))[0]) == 20
+    split = [*["valid"] * 10, *["train"] * 70, *["valid"] * 5, *["test"] * 35]  # half of them were training bundles
+    today = dataclasses.replace(cat, bundles=cat.bundles.with_split(np.array(split)))
+    (asked,) = unseen_validation(model, Sources(today, {}))
+    assert asked.bundle_ids == [f"bundle-{b}" for b in range(80, 85)]
+    split = [*["valid"] * 10, *["train"] * 70, *["test"] * 40]
+    today = dataclasses.replace(cat, bundles=cat.bundles.with_split(np.array(split)))
+    assert unseen_validation(model, Sources(today, {})) == []

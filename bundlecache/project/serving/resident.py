@@ -172,13 +172,16 @@ class Resident:
 
     def calibrate(self, ended: Callable[[], bool] = lambda: False) -> None:
         """Measure on validation questions how often the method is right at which margin, if nobody did before."""
+        from ...baselines.learned import unseen_validation
+
         if self._ranker is None:
             return
         run = self._run
         path = (self.session.folder.candidates if run is None else run.path) / FILE
         stamp = "" if run is None else str((run.path / "manifest.json").stat().st_mtime_ns)
         about = [self.method, self.run or "", stamp, self.store_version]
-        self.calibration = calibration(path, about, self._sources.validation, self._ranker, ended)
+        asked = unseen_validation(self._ranker, self._sources)
+        self.calibration = calibration(path, about, asked, self._ranker, ended)
 
     def _view(self, new: Sequence[NewItem]) -> View:
         """What is seen with these new items, which are encoded if they are not yet."""
