@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from bundlecache.encode.run import Receipt
-from bundlecache.store.failures import Failure
+from bundlecache.store.failures import Failure, count_failed
 from bundlecache.store.table_schema import Identity, as_stored, flaws
 from bundlecache.store.text_columns import differs, is_among, places, places_of_ids, take, text_column
 
@@ -73,8 +73,8 @@ def derive(
             items=len(catalogue),
             encoded=len(new) - len(flawed),
             cached=len(ids) - len(new),
-            failed=len(failed) + len(flawed),
-            absent=len(catalogue) - len(ids) - len(failed),
+            failed=count_failed(failed) + len(flawed),
+            absent=len(catalogue) - len(ids) - count_failed(failed),
             forwards=0,
             reused=0,
             batch_size=BLOCK_ITEMS,

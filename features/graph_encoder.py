@@ -89,6 +89,7 @@ def _method(kind: str, device: str, edges: int) -> Method:
 
 class GraphEncoder:
     """item_id -> its vector; an item without a training edge has none (``has``), and gets no invented one.
+    One whose learnt vector is all zero as stored, as ALS can make of few edges, is absent too; see `bundlecache.encode.encoder.Encoder`.
 
     The graph is learnt at the first ``encode``, so that a run that finds everything in the store trains
     nothing: ``fingerprint`` is of the cause (edges, item ids, settings), not of the outcome.

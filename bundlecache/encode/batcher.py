@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import BundlecacheError, Command, EncoderError, MediaError, counted
-from ..store.failures import Failure
-from ..store.table_schema import as_stored, flaws
+from ..store.failures import ABSENT, Failure
+from ..store.table_schema import ALL_ZERO, as_stored, flaws
 from .protocol import MAX_FAILURES_IN_A_ROW, Unusable
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class EncoderBatcher:
         self.batch_size = max(1, encoder.batch_size)
         self.encoded = self.reused = self.forwards = 0
         self.failed: dict[str, Failure] = {}
+        self.unlearnt = 0  # items of `failed` that did not fail: they are absent
         self.note = ""
         self.seconds = {"forward": 0.0, "write": 0.0}
         self._too_large = False  # whether the open batch has a sample that does not fit even alone
@@ -55,7 +56,7 @@ class EncoderBatcher:
     @property
     def failures(self) -> int:
         """Items that failed so far."""
-        return len(self.failed) + len(self._unconfirmed)
+        return len(self.failed) - self.unlearnt + len(self._unconfirmed)
 
     def add_failures(self, failures: Mapping[str, Failure]) -> None:
         """Record items that could not be read or hashed."""
@@ -154,7 +155,9 @@ class EncoderBatcher:
         bad = flaws(rows)
         for row, (unit, _) in enumerate(batch):
             if row in bad:
-                self._fail(unit, "check", bad[row])
+                unlearnt = hasattr(self.encoder, "has") and bad[row] == ALL_ZERO
+                self.unlearnt += len(unit.item_ids) if unlearnt else 0
+                self._fail(unit, ABSENT if unlearnt else "check", bad[row])
                 continue
             self._hold(unit, rows[row])
         self._commit_when_due()
@@ -240,7 +243,8 @@ class EncoderBatcher:
     def _count_errors(self) -> None:
         allowed = self.limits.max_errors
         if allowed is not None and self.failures > allowed:
-            item_id, failure = next(iter((self.failed | self._unconfirmed).items()))
+            found = (self.failed | self._unconfirmed).items()
+            item_id, failure = next(each for each in found if each[1].stage != ABSENT)
             raise EncoderError(
                 f"{counted(self.failures, 'item')} failed and {counted(allowed, 'was', 'were')} allowed; the first was {item_id!r}: {failure.reason}.",
                 hint=["what was encoded is stored;", Command("status", "--errors"), "lists the failures"],

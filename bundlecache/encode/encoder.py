@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class Encoder(Protocol):
     """One frozen encoder. A graph encoder may also have ``has(item_id) -> bool``: whether its graph holds the item, and
     ``watch(watcher)``, after which it calls ``watcher`` with a `progress.Learning` while it learns.
+    An item with ``has`` whose vector is all zero as stored is absent: the graph says too little of it.
 
     Attributes
     ----------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..store.failures import count_failed
 from ..store.table_schema import Identity
 from ..store.tables import held
 from .pipeline import Pipeline
@@ -111,6 +112,7 @@ def _estimate(
         sampled, unusable, seconds = _measure(encoder, identity, units, workers)
         rate = devices * sampled / seconds
     new = len(scan.present) - planned.cached - len(planned.failed)
+    failed = count_failed(planned.failed)
     id_bytes = scan.item_ids.nbytes / max(1, len(scan.item_ids))
     return Estimate(
         modality=identity.modality,
@@ -119,8 +121,8 @@ def _estimate(
         items=len(scan.item_ids),
         to_encode=new,
         cached=planned.cached,
-        failed=len(planned.failed) + len(scan.failed),
-        absent=len(scan.absent),
+        failed=failed + len(scan.failed),
+        absent=len(scan.absent) + len(planned.failed) - failed,
         contents=len(units),
         sampled=sampled,
         unusable=unusable,

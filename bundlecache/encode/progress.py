@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..store.failures import count_failed
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -135,16 +137,17 @@ class ProgressReporter:
     def planned(self, plans: Sequence[Plan]) -> None:
         """Count the items that need no encoding."""
         self._unencoded = sum(plan.unencoded for plan in plans)
-        self._failed = sum(len(plan.failed) for plan in plans)
+        self._failed = sum(count_failed(plan.failed) for plan in plans)
 
     def encoding(self, pipeline: Pipeline) -> None:
         """Report how far the encoders are."""
         encoded = sum(batcher.encoded for batcher in pipeline.batchers)
         failed = sum(batcher.failures for batcher in pipeline.batchers)
+        unlearnt = sum(batcher.unlearnt for batcher in pipeline.batchers)
         shares = pipeline.shares()
         self._report(
             "encode",
-            self._unencoded + encoded + failed,
+            self._unencoded + encoded + failed + unlearnt,
             self._items * self._encoders,
             encoded=encoded,
             failed=self._failed + failed,

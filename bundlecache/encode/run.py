@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..encoder_spec import EncoderSpec
 from ..errors import EncoderError
+from ..store.failures import count_failed
 from ..store.table_schema import Identity
 from .pipeline import Pipeline
 from .plan import plan
@@ -44,7 +45,8 @@ COMMIT_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a run did: items = encoded + cached + failed + absent.
+    """What a run did: items = encoded + cached + failed + absent. ``absent`` counts items with nothing to encode, and those of
+    which a learnt graph says too little.
 
     ``forwards`` counts calls of ``encoder.encode``, ``reused`` the encoded items that took the vector of an
     item with the same content; ``batch_size`` is the one at the end, smaller than the encoder's own if memory
@@ -205,7 +207,8 @@ def check_together(identities: Sequence[Identity]) -> None:
 def _receipt(
     batcher: EncoderBatcher, planned: Plan, items: int, seconds: float, shares: Shares, limit: int | None
 ) -> Receipt:
-    identity, failed = batcher.table.identity, planned.failed | batcher.failed
+    identity, found = batcher.table.identity, planned.failed | batcher.failed
+    failed = count_failed(found)
     return Receipt(
         modality=identity.modality,
         spec=identity.spec,
@@ -213,8 +216,8 @@ def _receipt(
         items=items,
         encoded=batcher.encoded,
         cached=planned.cached,
-        failed=len(failed),
-        absent=len(planned.scan.absent),
+        failed=failed,
+        absent=len(planned.scan.absent) + len(found) - failed,
         forwards=batcher.forwards,
         reused=batcher.reused,
         batch_size=batcher.batch_size,

@@ -69,11 +69,14 @@ def status(session: Session) -> Status:
 
 def errors(session: Session) -> Rows[dict[str, Any]]:
     """The items that failed: table, item_id, stage, reason, content_hash, modality."""
+    from ..store.failures import ABSENT
+
     store = session.store
     return Rows(
         {"table": info.table, **row, "modality": info.modality}
         for info in store.tables()
         for row in store.errors(info.table).to_pylist()
+        if row["stage"] != ABSENT
     )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from ..encoder_spec import EncoderSpec
 from ..modalities import MODALITIES
+from .failures import ABSENT
 from .table_schema import IMPORTED
 from .text_columns import is_among
 
@@ -83,7 +86,11 @@ def encoders_in_use(store: Store) -> dict[str, list[TableInfo]]:
 def _table(store: Store, info: TableInfo, catalogue: Catalogue, receipt: dict[str, Any]) -> dict[str, Any]:
     source = catalogue.has_source(info.modality, EncoderSpec.parse(info.spec).columns)  # [I]
     row = is_among(catalogue.item_ids, store.live_ids(info))  # [I]
-    bad = is_among(catalogue.item_ids, store.errors(info.table)["item_id"]) & ~row  # [I]
+    errors = store.errors(info.table)
+    failed = errors.filter(pc.field("stage") != ABSENT)["item_id"]
+    unlearnt = errors.filter(pc.field("stage") == ABSENT)["item_id"]
+    bad = is_among(catalogue.item_ids, failed) & ~row  # [I]
+    source = source & ~is_among(catalogue.item_ids, unlearnt)
     waiting = int((source & ~row & ~bad).sum())
     absent = int((~source & ~row & ~bad).sum())
     if info.modality == "graph":

@@ -1,4 +1,8 @@
-"""The errors file of a table: which items have no vector, at which stage they failed, and why."""
+"""The errors file of a table: which items have no vector, at which stage they failed, and why.
+
+It also lists items that count as absent (stage `ABSENT`): only learning showed that a graph says too little of them, and
+the next run must not learn again to find that out.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+ABSENT = "absent"
 SCHEMA = pa.schema([(name, pa.string()) for name in ("item_id", "stage", "reason", "content_hash")])
 
 
 class Failure(NamedTuple):
-    """Why an item has no vector: ``stage`` is read, decode, encode or check; ``content_hash`` "" if unread."""
+    """Why an item has no vector: ``stage`` is read, decode, encode, check or `ABSENT`; ``content_hash`` "" if unread."""
 
     stage: str
     reason: str
     content_hash: str
 
 
+def count_failed(found: Mapping[str, Failure]) -> int:
+    """How many of these items failed; the others are absent."""
+    return sum(failure.stage != ABSENT for failure in found.values())
+
+
 def read(root: Path, table: str) -> pa.Table:
-    """The failed items of a table: item_id, stage, reason, content_hash.
+    """The failed items of a table, and those whose stage is `ABSENT`: item_id, stage, reason, content_hash.
 
     Raises
     ------

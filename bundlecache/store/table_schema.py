@@ -210,6 +210,9 @@ def format_of(schema: pa.Schema) -> int:
     return int(json.loads(schema.metadata[b"bundlecache"])["format_version"])
 
 
+ALL_ZERO = "the vector is all zero"
+
+
 def flaws(vectors: np.ndarray) -> dict[int, str]:
     """Row -> reason, for the rows [n, w] that cannot be compared by cosine: NaN, infinite or all zero.
 
@@ -222,8 +225,8 @@ def flaws(vectors: np.ndarray) -> dict[int, str]:
         # Without the sign bit, the largest bit pattern of a row shows all three cases in one pass.
         largest = (vectors[low : low + BATCH_ROWS].view(kind) & kind(magnitude)).max(axis=1)
         for row in np.flatnonzero((largest >= infinity) | (largest == 0)):
-            bad = "all zero" if largest[row] == 0 else f"not finite in {vectors.dtype}"
-            found[low + int(row)] = f"the vector is {bad}"
+            not_finite = f"the vector is not finite in {vectors.dtype}"
+            found[low + int(row)] = ALL_ZERO if largest[row] == 0 else not_finite
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from helpers.runner import succeed
 from scipy.sparse import csr_array
 
+import bundlecache
 from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.splits import assign, training_graph
 from bundlecache.errors import EncoderError
@@ -209,6 +212,40 @@ def test_factors_report_every_iteration():
     told: list[tuple[int, int]] = []
     item_factors("als", baskets, report=lambda done, total: told.append((done, total)))
     assert told == [(i, 15) for i in range(1, 16)]
+
+
+def test_an_item_whose_learnt_vector_float16_cannot_hold_is_absent_and_learnt_once(
+    workspace: WorkspaceFolder, monkeypatch: pytest.MonkeyPatch
+):
+    learnt: list[int] = []
+
+    def factors(method: str, baskets: csr_array, *args: object) -> np.ndarray:
+        vectors = item_factors(method, baskets, *args)
+        vectors[unlearnt] *= 1e-8 / np.linalg.norm(vectors[unlearnt])
+        learnt.append(1)
+        return vectors
+
+    monkeypatch.setattr("bundlecache.features.graph_encoder.item_factors", factors)
+    catalogue = Catalogue.read(workspace)
+    linked = np.unique(training_graph(catalogue, "user-item")[:, 1])
+    unlearnt = int(linked[0])
+    command = ("encode", "--modality", "graph", "--encoder", "als:user-item", "--data", workspace.root)
+    without = len(catalogue) - len(linked) + 1
+    for encoded in (len(linked) - 1, 0):
+        (receipt,) = json.loads(succeed(*command, "--json").stdout)
+        assert (receipt["encoded"], receipt["failed"], receipt["absent"]) == (encoded, 0, without)
+        assert receipt["encoded"] + receipt["cached"] + receipt["absent"] == len(catalogue)
+    assert learnt == [1], "the second run learns nothing"
+    (estimate,) = json.loads(succeed(*command, "--dry-run", "--json").stdout)
+    assert (estimate["to_encode"], estimate["failed"], estimate["absent"]) == (0, 0, without)
+    (derived,) = json.loads(succeed(*command[:4], "first8:als:user-item", *command[5:], "--json").stdout)[1:]
+    assert (derived["encoded"], derived["failed"], derived["absent"]) == (len(linked) - 1, 0, without)
+    shop = bundlecache.open(workspace.root, quiet=True)
+    rows = [row for row in shop.status().store if row["spec"] == "als:user-item"]
+    assert [(row["rows"], row["missing"], row["failed"], row["absent"]) for row in rows] == [
+        (len(linked) - 1, 0, 0, without)
+    ]
+    assert [*shop.errors()] == []
 
 
 def test_other_edges_are_another_fingerprint(workspace: WorkspaceFolder):
