@@ -152,7 +152,8 @@ def run_all(
             batcher.table.tidy()
             seconds = time.monotonic() - began
             receipt = _receipt(batcher, planned, items, seconds, pipeline.shares([batcher]), limit)
-            store.end_run(note, batcher.table.identity, receipt.to_dict())
+            together = {"together": [identity.spec for identity in identities]}
+            store.end_run(note, batcher.table.identity, receipt.to_dict() | together)
             receipts.append(receipt)
     return receipts
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from functools import cached_property, partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from .. import threads
@@ -14,7 +15,7 @@ from ..catalogue.catalogue import Catalogue
 from ..console.reporter import DEFAULT_DATA, Reporter
 from ..errors import BundlecacheError, Command
 from ..modalities import MODALITIES
-from ..workspace import WorkspaceFolder
+from ..workspace import WorkspaceFolder, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,25 +63,37 @@ class Session:
         return Store(self.folder.store, self.say.bar)
 
     def run_encoders(self, modality: str, specs: Sequence[str] = (), **options: Any) -> list[Any]:
-        """Run encoders of one modality; those that the store has already, or else the default one, if none is named."""
+        """Run encoders of one modality; those that the store has already, or else the default one, if none is named.
+
+        Those of the store are the encoders that ran together last, and those that the newest run reads.
+        """
         from ..features import encode_workspace as stage_a
         from ..features import registry
         from ..store.coverage import encoders_in_use
 
-        source = "--encoder"
-        if not specs:
-            used = encoders_in_use(self.store).get(modality)
-            if used is None:
-                specs, source = [registry.DEFAULTS[modality]], "default: embedded, no weights needed"
-            elif used:
-                specs, source = [info.spec for info in used], "the store has it already"
-                options["load"] = _as_stored(used, options.get("load") or {})
-            else:
-                self.say.note(f"{modality}: its vectors were imported, so nothing is encoded in their place")
-                return []
-        return stage_a.encode(
-            self.folder, self.catalogue, self.store, modality, specs, self.say, source=source, **options
-        )
+        run = partial(stage_a.encode, self.folder, self.catalogue, self.store, modality)
+        if specs:
+            return run(specs, self.say, source="--encoder", **options)
+        used = encoders_in_use(self.store, self._encoders_of_newest_run()).get(modality)
+        if used is None:
+            return run(
+                [registry.DEFAULTS[modality]], self.say, source="default: embedded, no weights needed", **options
+            )
+        if not used.last_pass:
+            self.say.note(f"{modality}: its vectors were imported, so nothing is encoded in their place")
+        given = options.pop("load", None) or {}
+        made: list[Any] = []
+        for infos, source in ((used.others, "the newest run reads it"), (used.last_pass, "the store has it already")):
+            for load, alike in groupby(infos, key=lambda info: _as_stored(info, given)):
+                made += run([info.spec for info in alike], self.say, source=source, load=load, **options)
+        return made
+
+    def _encoders_of_newest_run(self) -> list[str]:
+        """The encoders whose vectors the newest finished run reads; none where there is no run, or it is damaged."""
+        try:
+            return [encoder["spec"] for encoder in read_manifest(self.folder.run(None, None))["encoders"]]
+        except (BundlecacheError, KeyError):
+            return []
 
     def matrices(self, modalities: Sequence[str] = ()) -> dict[str, Matrix]:
         """Modality -> its stored vectors [I, d]; an empty store is filled with the default encoders first."""
@@ -227,11 +240,11 @@ class Session:
         return load_all(self.folder, self.catalogue, names, say=self.say.note)
 
 
-def _as_stored(used: Sequence[TableInfo], given: dict[str, Any]) -> dict[str, Any]:
-    """The options of loading an encoder under which the stored vectors were made, but for those that were ``given``."""
+def _as_stored(info: TableInfo, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of loading an encoder under which the vectors of a table were made, but for those that were ``given``."""
     from ..features import registry
 
-    made = {"dtype": used[-1].dtype, **registry.options_from_preprocess(used[-1].preprocess)}
+    made = {"dtype": info.dtype, **registry.options_from_preprocess(info.preprocess)}
     return {**made, **{name: value for name, value in given.items() if value not in (None, "auto")}}
 
 

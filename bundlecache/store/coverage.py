@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
@@ -13,7 +14,7 @@ from .table_schema import IMPORTED
 from .text_columns import is_among
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from ..catalogue.catalogue import Catalogue
     from .store import Store, TableInfo
@@ -70,17 +71,47 @@ def current_tables(infos: Sequence[TableInfo]) -> dict[str, list[TableInfo]]:
     return found
 
 
-def encoders_in_use(store: Store) -> dict[str, list[TableInfo]]:
-    """Modality -> the tables whose encoders a plain ``encode`` repeats, the current one last.
+@dataclass(frozen=True)
+class InUse:
+    """The tables of a modality whose encoders a plain ``encode`` repeats, the current one last in ``last_pass``.
 
-    They are those of the encoder that ran last, one for each choice of columns; running them in this order leaves
-    the same table the current one. ``info.spec``, ``info.dtype`` and ``info.preprocess`` say how. Modalities whose
-    vectors were imported have an empty list: no encoder can make these again, and another one must not replace them.
+    ``last_pass`` holds those of the encoders that ran together last, and one for each choice of columns; ``others``
+    those that were ``named`` besides. Repeating the others before the last pass leaves the same table the current one.
+    ``info.spec``, ``info.dtype`` and ``info.preprocess`` say how.
     """
-    return {
-        modality: [info for info in reversed(infos) if info.preprocess != IMPORTED]
-        for modality, infos in current_tables(store.tables()).items()
-    }
+
+    last_pass: list[TableInfo]
+    others: list[TableInfo]
+
+
+def encoders_in_use(store: Store, named: Collection[str] = ()) -> dict[str, InUse]:
+    """Modality -> the encoders that a plain ``encode`` repeats; ``named`` are specs that a run reads.
+
+    Modalities whose current vectors were imported have none: no encoder can make these again, and another one must
+    not replace them.
+    """
+    infos = store.tables()
+    together = {receipt["table"]: receipt.get("together") for receipt in store.receipts()}
+    found = {}
+    for modality, current in current_tables(infos).items():
+        if current[0].preprocess == IMPORTED:
+            found[modality] = InUse([], [])
+            continue
+        ran = together.get(current[0].table)
+        specs = {info.spec for info in current} | set(filter(_is_text, ran if isinstance(ran, list) else ()))
+        last_pass, others = dict[str, "TableInfo"](), dict[str, "TableInfo"]()
+        for info in infos:  # the newest of a spec first
+            if info.modality == modality and info.rows and info.preprocess != IMPORTED:
+                if info.spec in specs:
+                    last_pass.setdefault(info.spec, info)
+                elif info.spec in named:
+                    others.setdefault(info.spec, info)
+        found[modality] = InUse(list(reversed(last_pass.values())), list(reversed(others.values())))
+    return found
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _table(store: Store, info: TableInfo, catalogue: Catalogue, receipt: dict[str, Any]) -> dict[str, Any]:

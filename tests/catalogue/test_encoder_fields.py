@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -101,3 +102,25 @@ def test_a_folder_may_have_the_sign_in_its_name(tmp_path: Path) -> None:
     both = EncoderSpec.parse(f"{spec}#title+brand")
     assert (both.without_columns, both.columns) == (spec, ("title", "brand"))
     assert both.with_columns(["brand"]).text == f"{spec}#brand"
+
+
+def test_a_plain_encode_repeats_the_encoders_of_the_last_pass_and_those_of_the_newest_run(workspace: WorkspaceFolder):
+    def encoded(modality: str, *encoders: str) -> list[tuple[str, int]]:
+        named = [word for spec in encoders for word in ("--encoder", spec)]
+        rows = printed_json("encode", "--modality", modality, *named, "--data", workspace.root)
+        return [(row["spec"], row["encoded"]) for row in rows]
+
+    graphs = ["als:user-item", "als:bundle-item"]
+    assert [spec for spec, _ in encoded("graph", *graphs)] == graphs
+    assert [spec for spec, _ in encoded("graph")] == graphs, "the last one stays the current one"
+    assert encoded("graph") == [(spec, 0) for spec in graphs]
+    encoded("graph", "als:user-item")
+    assert [spec for spec, _ in encoded("graph")] == ["als:user-item"], "the other one was not named again"
+
+    run = workspace.root / "runs" / "first"
+    run.mkdir(parents=True)
+    made = Store(workspace.store).current("graph", "als:bundle-item")
+    about = {name: getattr(made, name) for name in ("modality", "spec", "fingerprint", "table", "version", "dim")}
+    (run / "manifest.json").write_text(json.dumps({"encoders": [{"name": "graph", **about}]}))
+    assert [spec for spec, _ in encoded("graph")] == ["als:bundle-item", "als:user-item"]
+    assert Store(workspace.store).current("graph").spec == "als:user-item", "the current one stays the current one"

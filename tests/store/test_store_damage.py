@@ -201,9 +201,9 @@ def test_a_plain_encode_can_repeat_the_encoders_of_the_store(store: Store):
     for spec in ("descriptor:text", "hf:MiniLM", "hf:MiniLM#title+category"):
         store.write(Identity(spec=spec, **text), names(COUNT), rows)
     store.write(Identity("audio", "import:mine", "f", IMPORTED, "float32", 4), names(COUNT), rows)
-    used = {name: [info.spec for info in infos] for name, infos in encoders_in_use(store).items()}
+    used = {name: [info.spec for info in each.last_pass] for name, each in encoders_in_use(store).items()}
     assert used == {"text": ["hf:MiniLM", "hf:MiniLM#title+category"], "image": [PICTURES.spec], "audio": []}
-    for info in encoders_in_use(store)["text"]:  # as a run does
+    for info in encoders_in_use(store)["text"].last_pass:  # as a run does
         store.end_run(store.begin_run(info), info, {})
     assert store.current("text").spec == "hf:MiniLM#title+category", "the same table stays the current one"
 
