@@ -725,13 +725,9 @@ def drift(
     as_json: o.AsJson = False,
 ) -> None:
     """Say how far vectors moved between two versions of a table, or from one encoder to another."""
-    rows = _open(data).drift(modality or (), start=start, sample=sample, seed=seed).to_dicts()
-    columns = ["modality", "kept", "added", "removed", "changed", "cosine_mean", "cosine_p1", "overlap_at_10"]
-    title = "Drift: the present vectors beside earlier ones"
-    show(rows, as_json, rows, title=title, columns=[*columns, "centroid_shift"])
-    if not as_json:
-        for row in rows:
-            log.print(f"{row['old']} -> {row['new']}", style="dim", markup=False, highlight=False, soft_wrap=True)
+    from bundlecache.console.tables import show_drift
+
+    show_drift(_open(data).drift(modality or (), start=start, sample=sample, seed=seed).to_dicts(), as_json)
 
 
 @app.command(cls=Verb, rich_help_panel=STORE)

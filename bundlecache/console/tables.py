@@ -8,7 +8,7 @@ from ..bench import leaderboard
 from ..bench.slices import ends, leading
 from ..errors import Command
 from .exits import command_line
-from .output import columns_in_pieces, out, plain, say, show
+from .output import columns_in_pieces, log, out, plain, say, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,6 +128,18 @@ def show_status(status: dict[str, Any], data: object, as_json: bool) -> None:
     if waiting:
         say(f"New or changed items wait for their vectors: {command_line(Command('encode'))}")
     say("Runs: " + (", ".join(status["runs"]) or f"none yet ({command_line(Command('train'))})"))
+
+
+def show_drift(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """A block of figures per pair of tables: a row of all of them would be wider than a terminal."""
+    if as_json or not rows:
+        show(rows, as_json, rows, title="Drift")
+        return
+    figures = ("kept", "added", "removed", "changed", "cosine_mean", "cosine_p1", "overlap_at_10", "centroid_shift")
+    for row in rows:
+        title = f"Drift of {row['modality']}: the present vectors beside earlier ones"
+        show(None, False, [row], title=title, columns=figures)
+        log.print(f"{row['old']} -> {row['new']}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_used(row: dict[str, Any]) -> bool:

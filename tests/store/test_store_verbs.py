@@ -128,6 +128,11 @@ def test_drift_between_encoders_is_a_table_and_json(encoded: WorkspaceFolder):
     assert (row["modality"], row["changed"], row["kept"]) == ("text", 24, 0)
     assert row["cosine_mean"] > 0.999
     assert "overlap_at_10" in succeed("drift", "--modality", "text", "--data", encoded.root).output
+    succeed("encode", "--modality", "image", "--dtype", "float32", "--data", encoded.root)
+    both = succeed("drift", "--data", encoded.root).output
+    for figure in ("kept", "removed", "cosine_mean", "overlap_at_10", "centroid_shift"):
+        assert both.count(figure) == 2, "every pair of tables has its own block"
+    assert max(map(len, succeed("drift", "--data", encoded.root).stdout.splitlines())) <= 80
 
 
 def test_imported_vectors_are_counted_and_used(encoded: WorkspaceFolder, tmp_path: Path):
