@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from lightgcn_growth import SIZES, growth, online_retail
+from lightgcn_growth import METHODS, SIZES, growth, online_retail
 from torch.nn import functional as F  # noqa: N812
 
 from bundlecache.features.lightgcn import NegativeSampler, Ranking, Settings, Trainer, adjacency, evaluate
@@ -157,12 +157,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--growth", action="store_true", help="made graphs of growing size, nothing else")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="edges of the graphs of --growth")
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="what --growth measures")
     parser.add_argument("--online-retail", type=Path, metavar="FOLDER", help="that data set, nothing else")
     parser.add_argument("--before", action="store_true", help="with --online-retail: the settings of small graphs too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.growth:
-        sys.exit(0 if growth(tuple(int(size) for size in options.sizes.split(","))) else 1)
+        sizes = tuple(int(size) for size in options.sizes.split(","))
+        sys.exit(0 if growth(sizes, options.method) else 1)
     if options.online_retail is not None:
         online_retail(options.online_retail, before=options.before)
         return

@@ -1,13 +1,15 @@
-"""How LightGCN of large graphs grows: made power-law graphs, and online_retail against the settings of small graphs.
+"""How LightGCN of large graphs, ALS and BPR grow: made power-law graphs; and online_retail against the settings of small graphs.
 
     python benchmarks/lightgcn.py --growth                       # 10,000 to 10 million edges
     python benchmarks/lightgcn.py --growth --sizes 100000,1000000
+    python benchmarks/lightgcn.py --growth --method als          # or bpr: of `bundlecache.factors`, with the same bars
     python benchmarks/lightgcn.py --online-retail FOLDER         # interactions.parquet: user_id, item_id
     python benchmarks/lightgcn.py --online-retail FOLDER --before   # the settings of small graphs too: 9 processor minutes
 
 Each size is made in one process and learnt in another, whose peak memory is that of learning with all libraries loaded.
-E edges have E / 20 users and E / 40 items; items follow a power law within 50 hidden groups. All graphs are learnt by
-`lightgcn_large`, also those that are small enough for the other way.
+E edges have E / 20 users and E / 40 items; items follow a power law within 50 hidden groups. With --method lightgcn, all
+graphs are learnt by `lightgcn_large`, also those that are small enough for the other way, and Recall@20 is printed; ALS
+and BPR learn from all edges, so that there are none to be found. Seconds are processor seconds of one thread.
 """
 
 from __future__ import annotations
@@ -28,28 +30,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
+from bundlecache.factors import SETTINGS, item_factors
 from bundlecache.features import lightgcn, lightgcn_large
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 TIME_RATIO_BAR, MEMORY_BAR_MB = 12.0, 4096  # of the two largest sizes; of 10 million edges
+METHODS = ("lightgcn", "als", "bpr")
 GROUPS, INSIDE = 50, 0.7  # share of edges within the user's group
 
 
-def growth(sizes: tuple[int, ...] = SIZES) -> bool:
-    """Print seconds, memory and Recall@20 of each size, and their growth; whether the bars are met."""
+def growth(sizes: tuple[int, ...] = SIZES, method: str = METHODS[0]) -> bool:
+    """Print seconds, memory and (LightGCN) Recall@20 of each size, and their growth; whether the bars are met."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for edges in sizes:
             file = Path(folder) / "edges.npy"
             for step in ("make", "learn"):
-                command = [sys.executable, __file__, step, str(file), str(edges)]
+                command = [sys.executable, __file__, step, str(file), str(edges), "--method", method]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
             row = json.loads(done.stdout)
             rows.append(row)
+            found = f"Recall@20 {row['recall']:.3f} (popularity {row['popular']:.3f})" if "recall" in row else method
             print(
                 f"{row['edges']:10,} edges  {row['nodes']:9,} nodes  {row['seconds']:8.1f} s  {row['epochs']} epochs  "
-                f"{row['peak_mb']:6,.0f} MB  Recall@20 {row['recall']:.3f} (popularity {row['popular']:.3f})",
+                f"{row['peak_mb']:6,.0f} MB  {found}",
                 flush=True,
             )
     met = True
@@ -80,9 +86,24 @@ def made(edges: int, seed: int = 0) -> np.ndarray:
     return np.stack([keys // items, keys % items], axis=1).astype(np.int32)
 
 
-def learn(edges: np.ndarray) -> dict[str, Any]:
-    """Learn a graph as Stage A does; Recall@20 is that of the held-out edges that chose the epoch."""
+def learn(edges: np.ndarray, method: str) -> dict[str, Any]:
+    """Learn a graph as Stage A does: figures of its size, seconds, epochs (iterations) and memory, and those of its quality."""
     left, item = np.unique(edges[:, 0], return_inverse=True)[1].astype(np.int64), edges[:, 1].astype(np.int64)
+    figures = with_lightgcn(left, item) if method == "lightgcn" else with_factors(left, item, method)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"edges": len(edges), "nodes": int(left.max()) + int(item.max()) + 2, "peak_mb": peak, **figures}
+
+
+def with_factors(left: np.ndarray, item: np.ndarray, method: str) -> dict[str, Any]:
+    """Seconds and iterations of ALS or BPR."""
+    ones = np.ones(len(left), np.float32)
+    began = time.process_time()
+    item_factors(method, csr_array((ones, (left, item))))
+    return {"seconds": time.process_time() - began, "epochs": SETTINGS[method]["iterations"]}
+
+
+def with_lightgcn(left: np.ndarray, item: np.ndarray) -> dict[str, Any]:
+    """Seconds and epochs of LightGCN, and Recall@20 of the held-out edges that chose the epoch."""
     began = time.process_time()
     learnt = lightgcn_large.train(left, item, int(item.max()) + 1)
     seconds = time.process_time() - began
@@ -91,11 +112,8 @@ def learn(edges: np.ndarray) -> dict[str, Any]:
     often = np.bincount(item)[:, None].astype(np.float32)
     popular = held_out.ranking(np.ones((len(learnt.left), 1), np.float32), often).recall if held_out else 0.0
     return {
-        "edges": len(edges),
-        "nodes": len(learnt.left) + len(learnt.item),
         "seconds": seconds,
         "epochs": len(learnt.rankings) - 1,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "recall": learnt.rankings[learnt.epoch].recall if learnt.rankings else 0.0,
         "popular": popular,
     }
@@ -142,9 +160,10 @@ if __name__ == "__main__":
     parser.add_argument("step", choices=("make", "learn"), help="one step, as `lightgcn.py --growth` starts it")
     parser.add_argument("file", type=Path)
     parser.add_argument("edges", type=int, nargs="?", default=0)
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.step == "make":
         np.save(options.file, made(options.edges))
     else:
-        print(json.dumps(learn(np.load(options.file))))
+        print(json.dumps(learn(np.load(options.file), options.method)))
