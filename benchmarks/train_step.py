@@ -3,6 +3,7 @@
     python benchmarks/train_step.py --quick
     python benchmarks/train_step.py --json
     python benchmarks/train_step.py --cases 256x4:250000 768x12:31000
+    python benchmarks/train_step.py --ours-only --cases 256x4:1000 256x4:1000000    # is a step's time flat?
 
 All have the same weights (a random Llama with 32,000 words, LoRA without dropout, fusion of a 768-d and two 64-d
 vectors), the recipe public-code and the same questions, 16 of 10 options a step. Theirs is re-created in
@@ -15,7 +16,8 @@ embeddings that lie ready. Loss and gradients of theirs and ours must be equal.
 Theirs needs about 4.4 KB an item and question, so with more than 100,000 items (and with --quick where there is no bar)
 it gets 2 questions, and its seconds and what the step adds to its memory are multiplied by 8. Every side runs in a process of its own; memory is the most that
 process ever had resident. Seconds are CPU seconds of one thread: of theirs one step, of the others the least of
-several. The tiny base's ratio to its bare step is that of the demo's training, medians of interleaved steps.
+several. With --ours-only nothing but our step is measured, with its bar of flatness, so that catalogues can be as large as
+one likes. The tiny base's ratio to its bare step is that of the demo's training, medians of interleaved steps.
 
 Exits with 1 when a bar is missed.
 """
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("--options", type=int, default=10)
     parser.add_argument("--steps", type=int, default=5, help="of ours and bare")
     parser.add_argument("--quick", action="store_true", help="256x4 at 3,000 and 31,000 items, few steps")
+    parser.add_argument("--ours-only", action="store_true", help="our step alone, with the cases of --cases")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--pieces", type=int, default=2, help=argparse.SUPPRESS)
     parser.add_argument("--worker", nargs=3, metavar=("WHO", "FOLDER", "QUESTIONS"), help=argparse.SUPPRESS)
@@ -81,6 +84,8 @@ def main() -> None:
         who, folder, questions = options.worker
         print(json.dumps(work(who, Path(folder), int(questions), options)))
         return
+    if options.ours_only:
+        sys.exit(0 if ours_only(options.cases, options.options, options.steps, as_json=options.json) else 1)
     cases, steps = (cases[:2], 2) if options.quick else (options.cases, options.steps)
     rows = []
     for case in cases:
@@ -98,6 +103,43 @@ def main() -> None:
     else:
         show_bars(flat, tiny)
     sys.exit(0 if all(row["met"] for row in [*rows, *flat, *tiny]) else 1)
+
+
+def ours_only(cases: list[str], n: int, steps: int, *, as_json: bool) -> bool:
+    """Measure our step alone with each LLM and catalogue; whether its time is flat."""
+    rows = []
+    for case in cases:
+        llm, items = parsed(case)
+        with tempfile.TemporaryDirectory() as name:
+            save_inputs(Path(name), llm, items)
+            ours = started("ours", Path(name), BATCH, n, steps, PIECES.get(llm, 2))
+        rows.append({"llm": llm, "items": items, "tokens": ours["tokens"]})
+        rows[-1] |= {"ours_s": ours["seconds"], "ours_mib": ours["peak_mib"]}
+        print(
+            f"{llm:7} {items:9,} items  ours {ours['seconds']:6.2f} s {ours['peak_mib']:6,.0f} MiB  "
+            f"{ours['tokens']:,.0f} tokens",
+            file=sys.stderr if as_json else sys.stdout,
+            flush=True,
+        )
+    flat = flatness(rows)
+    if as_json:
+        print(json.dumps({"load": os.getloadavg()[0], "steps": rows, "flat": flat}, indent=1, allow_nan=False))
+    else:
+        show_bars(flat, [])
+    return all(row["met"] for row in flat)
+
+
+def parsed(case: str) -> tuple[str, int]:
+    """LLM and number of items of ``256x4:31000``."""
+    llm, _, items = case.partition(":")
+    return llm, int(items)
+
+
+def save_inputs(folder: Path, llm: str, items: int) -> None:
+    """The LLM and the catalogue that all sides read."""
+    hidden, layers = map(int, llm.split("x"))
+    save_llm(folder / "llm", hidden, layers)
+    save_catalogue(folder, items)
 
 
 def _or_dash(value: float | None, form: str) -> str:
@@ -140,15 +182,12 @@ def met(row: dict[str, Any]) -> str:
 
 def compare(case: str, n: int, steps: int, *, quick: bool) -> dict[str, Any]:
     """All sides of one LLM and catalogue; in the quick form no more than the bars need."""
-    llm, _, number = case.partition(":")
-    hidden, layers = map(int, llm.split("x"))
-    items = int(number)
+    llm, items = parsed(case)
     barred = (llm, items) in FASTER and n == 10
     questions = SMALL if items > FEW or (quick and not barred) else BATCH
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_llm(folder / "llm", hidden, layers)
-        save_catalogue(folder, items)
+        save_inputs(folder, llm, items)
         theirs = started("theirs", folder, questions, n, 1, 1)
         how = (folder, questions, n, steps, PIECES.get(llm, 2))
         ours = started("ours", *how)
