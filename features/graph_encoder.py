@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bundlecache.catalogue import cache
 from bundlecache.catalogue.splits import training_graph
 from bundlecache.encode.progress import Learning
 from bundlecache.errors import EncoderError, MediaError
@@ -55,6 +56,29 @@ def load(spec: EncoderSpec, options: Options) -> GraphEncoder:
         )
     method = _method(spec.kind, options.device, len(edges))
     return GraphEncoder(spec.text, catalogue, edges, method, options.dtype)
+
+
+def fingerprint_now(catalogue: Catalogue, spec: EncoderSpec) -> str:
+    """The fingerprint of an encoder over the edges that training may see today; "" where there is no such edge.
+
+    Nothing is learned. The fingerprint is kept beside a cached catalogue, for its splits and the settings of today.
+    """
+    settings = (
+        lightgcn.Settings(),
+        lightgcn_large.Settings(),
+        lightgcn_large.SMALL_GRAPH_EDGES,
+        SETTINGS.get(spec.kind),
+    )
+    cause = hashlib.sha256(repr((spec.text, catalogue.kept_splits.file_sha256, settings)).encode()).hexdigest()
+    file = catalogue.cached_in / f"graph-{cause[:16]}.npy" if catalogue.cached_in else None
+    if (known := cache.read_array(file)) is not None:
+        return str(known)
+    edges = training_graph(catalogue, spec.name)
+    found = ""
+    if len(edges):
+        found = GraphEncoder(spec.text, catalogue, edges, _method(spec.kind, "cpu", len(edges)), "float16").fingerprint
+    cache.write_array(file, np.array(found))
+    return found
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,11 @@ def show_status(status: dict[str, Any], data: object, as_json: bool) -> None:
     waiting = sum(row["missing"] for row in status["store"] if row["current"])
     if waiting:
         say(f"New or changed items wait for their vectors: {command_line(Command('encode'))}")
+    for spec in status["other_edges"]:
+        say(
+            f"Graph vectors of {spec} were learned from other edges or items than training may see today:"
+            f" {command_line(Command('encode', '--modality', 'graph', '--encoder', spec))}"
+        )
     say("Runs: " + (", ".join(status["runs"]) or f"none yet ({command_line(Command('train'))})"))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..questions.sample import MAX_QUESTIONS
 from ..questions.sample import sample as sampled
+from .graph_check import warn_of_other_edges
 from .run import Run
 
 if TYPE_CHECKING:
@@ -212,7 +213,14 @@ class _Field:
             asked = stage_b.unseen_questions(self.loaded, sets, session.catalogue, session.say)
             self.sets = [kept for kept, _ in asked]
             self.trained_on = {kept.name: left_out for kept, left_out in asked}
-        self.sources: Sources = session.sources(session.every_matrix())
+        matrices = session.every_matrix()
+        of_runs = [matrix for loaded in self.loaded.values() for matrix in loaded.matrices.values()]
+        warn_of_other_edges(
+            session,
+            [*matrices.values(), *of_runs],
+            "test figures are too high until they are learned again and runs are trained on them",
+        )
+        self.sources: Sources = session.sources(matrices)
         self.models: dict[str, ModelRanker] = {
             name: loaded.ranker(name, **loaded.how(self.how)) for name, loaded in self.loaded.items()
         }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError, Command
+from .graph_check import warn_of_other_edges
 from .run import Run
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def candidates(
 
         registry.resolve_device(device)  # also where no run is searched
     matrices = searched(session, modalities, encoders, run, device)
+    warn_of_other_edges(session, matrices.values(), "held-out items are found too often until they are learned again")
     began = time.perf_counter()
     with session.say.bar("index") as bar:
         built, kept = open_index(

@@ -15,6 +15,7 @@ from . import drawing, recommending
 from .completion.complete_bundles import Bundle, complete_bundles
 from .completion.complete_many import BLOCK_BUNDLES, ManyCompleter, histories
 from .evaluation import Evaluation
+from .graph_check import warn_of_other_edges
 from .tasks import evaluate_run
 
 if TYPE_CHECKING:
@@ -146,6 +147,11 @@ class Run:
         sets = session.question_sets(list(questions) or session.default_test_sets(options))
         make_folder(self.path / "results")
         loaded = self.load(device)
+        warn_of_other_edges(
+            session,
+            loaded.matrices.values(),
+            "test figures are too high until they are learned again and a run is trained on them",
+        )
         self._rankers.clear()  # the best method on validation may be another one afterwards
         results = stage_b.evaluate(
             loaded,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..rows import Rows
+from .graph_check import of_other_edges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,15 +18,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Status:
-    """What a workspace holds: counts of the catalogue, coverage per stored table, names of finished runs."""
+    """What a workspace holds: counts of the catalogue, coverage per stored table, names of finished runs.
+
+    ``other_edges`` names the encoders whose graph vectors were learned from other edges or items than training may see today.
+    """
 
     catalogue: dict[str, int]
     store: list[dict[str, Any]]
     runs: list[str]
+    other_edges: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"catalogue": self.catalogue, "store": self.store, "runs": self.runs}
+        return {
+            "catalogue": self.catalogue,
+            "store": self.store,
+            "runs": self.runs,
+            "other_edges": self.other_edges,
+        }
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,10 @@ def status(session: Session) -> Status:
         "interactions": len(catalogue.interactions),
         "users": len(catalogue.interactions.users),
     }
-    return Status(counts, coverage(session.store, catalogue), runs(session))
+    tables = coverage(session.store, catalogue)
+    current = {row["table"] for row in tables if row["current"]}
+    other = of_other_edges(session, [info for info in session.store.tables() if info.table in current])
+    return Status(counts, tables, runs(session), other)
 
 
 def errors(session: Session) -> Rows[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError, Command
+from .graph_check import warn_of_other_edges
 from .run import Run
 from .session import IS_FOLLOWER, require_one_process
 
@@ -106,11 +107,16 @@ def train(
     if isinstance(resolved, UnimpRecipe):
         result = _train_unimp(session, resolved, validation, start, how)
         return Run(session, result.run.name, result)
+    matrices, wanted = session.training_matrices(resolved), resolved.fusion.modalities
+    fused = [matrix for name, matrix in matrices.items() if not wanted or name in wanted or matrix.modality in wanted]
+    if stage != "text":  # that stage reads no vectors
+        until = "validation figures of this training are too high until they are learned again"
+        warn_of_other_edges(session, fused, until)
     made = stage_b.train(
         session.folder,
         session.catalogue,
         session.store,
-        session.training_matrices(resolved),
+        matrices,
         session.validation_set(snapshot.job["validation questions"][0] if snapshot else validation),
         resolved,
         session.say,

@@ -111,6 +111,56 @@ def test_questions_that_a_run_was_trained_on_are_left_out(trained: Path, tmp_pat
         changed.run("first").evaluate(["test-random3"])
 
 
+def test_graph_vectors_of_another_split_are_said_with_the_command_that_learns_them_again(
+    trained: Path, tmp_path: Path, capsys
+):
+    """They hold edges of what may be a validation or test bundle today, so figures of what reads them are too high."""
+    from bundlecache.catalogue import splits
+    from bundlecache.console.tables import show_status
+
+    root = shutil.copytree(trained, tmp_path / "shop")
+    sentence, command = "learned from other edges", "encode --modality graph --encoder lightgcn:user-item"
+    shop = bc.open(root)
+    assert shop.status().other_edges == []
+    shop.candidates(k=3)
+    assert sentence not in capsys.readouterr().err
+    before = dict(zip(shop.catalogue.bundles.ids, splits.assign(shop.catalogue), strict=True))
+    table = pq.read_table(root / "bundles.parquet")
+    other = {"train": "test", "test": "train", "valid": "train"}
+    rotated = [other[str(before[bundle])] for bundle in table["bundle_id"].to_pylist()]
+    rotated[rotated.index("test")] = "valid"
+    pq.write_table(table.append_column("split", pa.array(rotated)), root / "bundles.parquet")
+    shutil.rmtree(root / "questions")
+    (root / "splits.parquet").unlink(missing_ok=True)
+    changed = bc.open(root)
+    status = changed.status()
+    assert status.other_edges == ["lightgcn:user-item"]
+    show_status(status.to_dict(), root, as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert sentence in shown
+    assert command in shown
+    for act in (
+        lambda: changed.candidates(k=3),
+        lambda: changed.train("demo", settings=QUICK, name="again"),
+    ):
+        act()
+        said = " ".join(capsys.readouterr().err.split())
+        assert said.count(sentence) == 1
+        assert command in said
+    assert "validation figures of this training are too high" in said
+    changed.bench(models=False, sample=5, out=tmp_path / "bench")
+    assert command in " ".join(capsys.readouterr().err.split())
+    changed.run("again").evaluate(baselines=False, ablation=False, sample=5)
+    assert command in " ".join(capsys.readouterr().err.split())
+    changed.encode("graph", encoder=["lightgcn:user-item", "int8:lightgcn:user-item"])
+    changed.run("again").evaluate(baselines=False, ablation=False, sample=5)
+    said = " ".join(capsys.readouterr().err.split())
+    assert sentence in said, "the run was trained on the old ones"
+    assert command not in said.partition(sentence)[2]
+    assert changed.status().other_edges == []
+    assert bc.open(root).status().other_edges == []
+
+
 DECOYS = {
     "train.py": "raise AssertionError('the user\\'s train.py was imported')",
     "cli.py": "raise AssertionError('the user\\'s cli.py was imported')",
