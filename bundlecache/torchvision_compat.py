@@ -11,27 +11,26 @@ works it is left as it is. open_clip needs torchvision, so the environment canno
 
 A program that never imports bundlecache needs torchvision's own wheel for CPUs
 (``pip install torchvision --index-url https://download.pytorch.org/whl/cpu``), or the hook in its environment:
-:func:`install_in` writes a file there that installs it whenever Python starts (some milliseconds), as ``make`` does for the
-environment that it builds.
+:func:`install_in` puts a copy of this module there and a file that installs it whenever Python starts, as ``make`` does
+for the environment that it builds. Neither imports bundlecache, of which a program may have another copy.
 """
 
 from __future__ import annotations
 
 import sys
-import sysconfig
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
+    from pathlib import Path
     from types import ModuleType
 
 SHAPE_RULES = "torchvision._meta_registrations"  # imported after the compiled part was tried
 OPERATORS = ("nms", "qnms")
-AT_START = "bundlecache_torchvision.pth"
-"""Python runs the lines of such files that begin with ``import`` when it starts (https://docs.python.org/3/library/site.html)."""
-LINE = "import importlib.util; importlib.util.find_spec('bundlecache') and __import__('bundlecache')\n"
+AT_START = "_bundlecache_torchvision"
+"""The name of the copy in an environment and of the ``.pth`` file there: Python runs the lines of such files that begin with
+``import`` when it starts (https://docs.python.org/3/library/site.html)."""
 _kept: list[Any] = []  # a torch library forgets its operators when it is garbage-collected
 
 
@@ -50,16 +49,22 @@ class _DeclareOperators:
 
 
 def install() -> None:
-    """Install the hook in this process, once."""
-    if not any(isinstance(finder, _DeclareOperators) for finder in sys.meta_path):
+    """Install the hook in this process, once; the copy of this module in the environment may have done it."""
+    if not any(type(finder).__name__ == _DeclareOperators.__name__ for finder in sys.meta_path):
         finder: Any = _DeclareOperators()  # without the base class for finders, which is long to import
         sys.meta_path.insert(0, finder)
 
 
 def install_in(site_packages: Path | None = None) -> Path:
     """Install the hook in every process of an environment, that of this process if none is given; the file that does it."""
-    file = (site_packages or Path(sysconfig.get_path("purelib"))) / AT_START
-    file.write_text(LINE, "utf-8")
+    import shutil
+    import sysconfig
+    from pathlib import Path
+
+    folder = site_packages or Path(sysconfig.get_path("purelib"))
+    shutil.copyfile(__file__, folder / f"{AT_START}.py")
+    file = folder / f"{AT_START}.pth"
+    file.write_text(f"import {AT_START}; {AT_START}.install()\n", "utf-8")
     return file
 
 

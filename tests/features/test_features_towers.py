@@ -317,8 +317,12 @@ def test_what_cannot_be_encoded_is_refused_in_one_sentence(tmp_path: Path):
 def test_a_folder_without_its_vocabulary_is_refused_instead_of_blind(tmp_path: Path, make: Any):
     folder = make(tmp_path / "model")
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(EncoderError, match="knows no words"):
+    with pytest.raises(EncoderError, match="holds no file of a tokenizer"):
         load(f"hf:{folder}", "text")
+    if make is tiny.bert_folder:
+        (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+        with pytest.raises(EncoderError, match="knows no words"):
+            load(f"hf:{folder}", "text")
 
 
 def test_a_misspelt_architecture_gets_its_neighbours(tmp_path: Path):
