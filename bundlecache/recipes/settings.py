@@ -41,6 +41,9 @@ def split_numbers(value: Any) -> Any:
 Words = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 Widths = Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_WIDTH)], ...], BeforeValidator(split_numbers)]
 Stages = Annotated[tuple[Literal["text", "fusion", "joint"], ...], Field(min_length=1), BeforeValidator(split_list)]
+Pairs = Annotated[
+    tuple[Literal["bundles", "categories", "histories"], ...], Field(min_length=1), BeforeValidator(split_list)
+]
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -254,6 +257,15 @@ class Data:
         le=1,
         description="How hard wrong options are that are nearest, same-category, ...: 0 (random) to 1 (hardest).",
     )
+    curriculum: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description=(
+            "Share of a stage's steps over which questions with the wrong options of negatives become more, from none to all;"
+            " the others have random ones. 0 has them in all questions from the first step."
+        ),
+    )
     bucket: int = Field(
         default=8,
         ge=1,
@@ -294,7 +306,14 @@ class Stage:
         default=0,
         ge=0,
         le=MAX_STEPS,
-        description="Steps that first pull the fused tokens of bundled items together; not in the paper.",
+        description="Steps that first pull the fused tokens of like items together; not in the paper.",
+    )
+    contrastive_pairs: Pairs = Field(
+        default=("bundles",),
+        description=(
+            "Which items those steps pull together: bundles (two of a training bundle), categories (two of a category),"
+            " histories (two that a user took one after the other; users who made a bundle of validation or test are left out)."
+        ),
     )
 
 

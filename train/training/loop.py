@@ -35,6 +35,7 @@ from ..model import llm as llms
 from ..model.bundle_mllm import BundleMLLM, build, histories_for
 from ..model.evidence import attach
 from . import resume as resuming
+from .contrastive import Pairs
 from .progress import Progress, TimeLeft
 from .question_stage import QuestionStage
 from .resume import Snapshot
@@ -147,6 +148,7 @@ def train(
     _check(strategy, matrices if fuses else None, valid)
     _check_titles(catalogue, recipe)
     _check_fusion(strategy, recipe)
+    _check_pairs(strategy, recipe, catalogue)
     accelerator = accelerator_for(recipe, llms.device_of(device))
     torch.manual_seed(seed)
     histories = histories_for(recipe, catalogue)
@@ -294,6 +296,13 @@ def _check_fusion(strategy: Sequence[str], recipe: Recipe) -> None:
         )
 
 
+def _check_pairs(strategy: Sequence[str], recipe: Recipe, catalogue: Catalogue) -> None:
+    """Say before the first stage that the catalogue lacks what a later one pulls together."""
+    stages = [recipe.stage(name) for name in strategy if name != "text"]
+    for kind in {kind for stage in stages if stage.contrastive_steps for kind in stage.contrastive_pairs}:
+        Pairs.of(kind, catalogue, catalogue.bundles.items)
+
+
 def _questions(
     catalogue: Catalogue,
     valid: Questions,
@@ -314,6 +323,7 @@ def _questions(
         vectors=vectors,
         matrices=matrices,
         histories=model.histories,
+        steps=recipe.stage(stage).steps,
     )
 
 

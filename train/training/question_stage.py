@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from bundlecache.bench.metrics import strict_hits
 
 from ..inference.scoring import score_options
-from .contrastive import contrastive_loss, draw_pairs
+from .contrastive import drawn_loss
 from .progress import Progress, TimeLeft
 from .stage import LOG_EVERY, Piece, Save, StageLoop
 from .validation import Validation
@@ -129,20 +129,18 @@ class QuestionStage(StageLoop):
         return logits, valid
 
     def warm_up(self) -> bool:
-        """The contrastive phase: tokens of items of one bundle move together; False if it was stopped early."""
+        """The contrastive phase: tokens of like items move together; False if it was stopped early."""
         if not self.stage.contrastive_steps or self.name == "text":
             return True
         parameters = [p for n, p in self.model.named_parameters() if p.requires_grad and n.startswith("tokens.")]
+        pairs = [self.questions.pairs(kind) for kind in self.stage.contrastive_pairs]
         rng = np.random.default_rng([self.questions.seed, 1])
         optimizer = torch.optim.AdamW(parameters, lr=self.stage.lr)
         self.model.train()
         for step in range(self.stage.contrastive_steps):
             if self.stop.reason and self.accelerator.num_processes == 1:  # several would have to agree
                 return False
-            left, right = draw_pairs(self.questions.bundles, rng)
-            items, row = np.unique(np.concatenate([left, right]), return_inverse=True)
-            tokens = self.model.item_tokens(items)[torch.from_numpy(row)]
-            loss = contrastive_loss(tokens[: len(left)], tokens[len(left) :], left, right)
+            loss = drawn_loss(pairs, rng, self.model.item_tokens)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

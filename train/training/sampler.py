@@ -21,6 +21,7 @@ from bundlecache.questions.hard_negatives import HardNegatives
 from bundlecache.questions.right_answers import RightAnswers
 
 from ..prompts.builder import NO_ITEMS
+from .contrastive import Pairs
 from .epochs import EpochOrder
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class QuestionSampler:
     ``lengths(partial, options, history)`` gives the tokens of each prompt, so that a batch holds prompts of similar
     length. ``held_out`` are the ids of bundles never to use. ``histories`` adds the users' histories to the questions.
     ``vectors`` [I, d] are needed for hard negatives when the items have no category, ``matrices`` (by name) for
-    negatives that are nearest in a modality.
+    negatives that are nearest in a modality. ``steps`` are those of the stage, over a share of which ``data.curriculum``
+    makes questions harder.
 
     Raises
     ------
@@ -76,8 +78,10 @@ class QuestionSampler:
         vectors: np.ndarray | None = None,
         matrices: Mapping[str, Matrix] | None = None,
         histories: UserHistories | None = None,
+        steps: int = 0,
     ) -> None:
         self.settings, self.seed, self._lengths, self._histories = settings, seed, lengths, histories
+        self._catalogue = catalogue
         bundles = catalogue.bundles
         usable = (splits.assign(catalogue) == "train") & ~is_in(bundles.ids, held_out) & (bundles.items.lengths >= 2)
         rows = np.flatnonzero(usable)
@@ -94,6 +98,10 @@ class QuestionSampler:
         else:
             hard = HardNegatives(catalogue, settings.negatives, settings.difficulty, matrices, settings.options)
             self._pools = [_Hard(hard, RightAnswers(self.bundles, catalogue.titles))]
+        self._easy_steps = settings.curriculum * steps  # until all questions have the wrong options of `negatives`
+        self._easy: _Pools | None = None
+        if self._easy_steps:
+            self._easy = _Pools(negatives.stratify(catalogue, "random", None, 3 * settings.options))
         largest = int(self.bundles.lengths.max())
         if len(catalogue) < settings.options - 1 + largest:
             raise QuestionsError(
@@ -110,15 +118,21 @@ class QuestionSampler:
             self._drawn = (number, self._bucket(number))
         return self._drawn[1][place]
 
+    def pairs(self, kind: str) -> Pairs:
+        """Items that are alike, of one kind of ``contrastive_pairs``; of bundles, those that questions are drawn from."""
+        return Pairs.of(kind, self._catalogue, self.bundles)
+
     def _bucket(self, number: int) -> list[Drawn]:
         """The batches of ``bucket`` steps: drawn together, sorted by prompt length, returned in random order."""
         rng = np.random.default_rng([self.seed, number])
         size, count = self.settings.batch, self.settings.bucket
-        drawn = self._draw(rng, self._order.take(number * size * count, size * count))
+        easy = max(0.0, 1 - number * count / self._easy_steps) if self._easy_steps else 0.0
+        drawn = self._draw(rng, self._order.take(number * size * count, size * count), easy)
         order = np.argsort(self._lengths(drawn.partial, list(drawn.options), drawn.history), kind="stable")
         return [drawn.take(order[k * size : (k + 1) * size]) for k in rng.permutation(count)]
 
-    def _draw(self, rng: np.random.Generator, bundles: np.ndarray) -> Drawn:
+    def _draw(self, rng: np.random.Generator, bundles: np.ndarray, easy: float) -> Drawn:
+        """A question about each of ``bundles``; a share ``easy`` of them has random wrong options."""
         n = self.settings.options
         truth = rng.integers(n, size=len(bundles))
         options = np.empty((len(bundles), n), np.int32)
@@ -129,7 +143,9 @@ class QuestionSampler:
             if self.settings.partial == "random":
                 rest = rest[: rng.integers(1, len(rest) + 1)]
             partial.append(rest)
-            pools = self._pools[int(rng.integers(len(self._pools)))]
+            pools: _Pools | _Hard | None = self._easy if easy and rng.random() < easy else None
+            if pools is None:
+                pools = self._pools[int(rng.integers(len(self._pools)))]
             options[row] = np.insert(pools.draw(rng, _Case(int(b), items, rest), n - 1), truth[row], items[0])
         history = [NO_ITEMS] * len(partial)
         if self._histories is not None:
