@@ -8,6 +8,9 @@ Trains every variant with every seed, chooses among the variants on validation q
 questions: random, hard and popularity-matched options. Every training leaves one JSON file in ``--out``; what is there
 is not trained again, so a stopped run goes on. Differences to the learned ranker are paired by question, with 95 %
 bootstrap intervals. The workspace must be encoded; without one, the demo is made and encoded in ``--out``.
+
+``--parts`` then answers the test questions once more without each part of the evidence, whose weights are set to 0, and
+without all of it: what of the evidence a trained model uses.
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one seed, two variants, a tenth of the steps, 100 questions"
     )
+    parser.add_argument("--parts", action="store_true", help="which part of the evidence each trained model uses")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.quick:
@@ -69,6 +73,8 @@ def main() -> None:
         out = options.out or Path(temporary)
         found = measure(options.workspace or demo(out), out, options)
     print(json.dumps(found, indent=1) if options.json else table(found))
+    if "parts" in found and not options.json:
+        print(parts_table(found["parts"]))
 
 
 def demo(out: Path) -> Path:
@@ -107,7 +113,11 @@ def measure(workspace: Path, out: Path, options: argparse.Namespace) -> dict[str
                 path.write_text(json.dumps({"variant": name, "seed": seed, "recipe": options.recipe, **made}))
             results.append(json.loads(path.read_text()))
             print(f"{name}, seed {seed}: {shown(results[-1])}", file=sys.stderr, flush=True)
-    return {"workspace": workspace.name, "ranker": world.ranker_hits(), "variants": results}
+    found = {"workspace": workspace.name, "ranker": world.ranker_hits(), "variants": results}
+    if options.parts:
+        runs = [out / "runs" / f"{workspace.name}-{r['variant']}-seed{r['seed']}".replace(" ", "_") for r in results]
+        found["parts"] = [made for run in runs if (made := world.without_parts(run))]
+    return found
 
 
 class World:
@@ -210,6 +220,52 @@ class World:
         change, low, high = paired_difference(right, ranker)
         found["sets"][FULL] = {"n": len(right), "hit@1": float(right.mean()), "against_ranker": [change, low, high]}
         return found
+
+    def without_parts(self, run: Path) -> dict[str, list[list[float]]]:
+        """Change of test HitRate@1 by kind of question, with its interval, without each part of the evidence of a run.
+
+        Empty for a run without evidence.
+        """
+        import torch
+
+        from bundlecache.bench.metrics import hits, paired_difference
+        from bundlecache.train import checkpoint
+        from bundlecache.train.inference.scoring import score
+
+        model = checkpoint.load(run, self.catalogue, self.matrices, "cpu", self.folder.tokens)
+        evidence: Any = model.evidence
+        if evidence is None:
+            return {}
+        names = [part.name for part in self.ranker.parts]
+        begun, change = evidence.get_buffer("begun"), evidence.change.data
+        kept = begun.clone(), change.clone()
+
+        def right(without: list[int]) -> list[np.ndarray]:
+            at = torch.tensor([*without, *(len(names) + k for k in without)], dtype=torch.int64)
+            begun[at], change[at] = 0.0, 0.0
+            found = [hits(score(model, asked).logits, asked.truth) for asked in self.test.values()]
+            begun.copy_(kept[0])
+            change.copy_(kept[1])
+            return found
+
+        whole = right([])
+        rows = {name: [k] for k, name in enumerate(names)} | {"all of it": [*range(len(names))]}
+        return {
+            name: [list(paired_difference(less, all_)) for less, all_ in zip(right(at), whole, strict=True)]
+            for name, at in rows.items()
+        }
+
+
+def parts_table(found: list[dict[str, list[list[float]]]]) -> str:
+    """What is lost without each part of the evidence, run by run; Markdown, bold where the interval excludes zero."""
+    lines = [f"| without | {' | '.join(KINDS)} |", "|---|" + "---|" * len(KINDS)]
+    for name in found[0]:
+        cells = []
+        for k in range(len(KINDS)):
+            changes = [run[name][k] for run in found]
+            cells.append(" ".join(f"**{c:+.3f}**" if low > 0 or high < 0 else f"{c:+.3f}" for c, low, high in changes))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def shown(result: dict[str, Any]) -> str:

@@ -36,6 +36,7 @@ EDGES = {  # setting -> values beyond its bounds, and the last ones within
     "data.batch": ("0 65537", "1"),
     "data.accumulate": ("0 65537", "1"),
     "data.difficulty": ("-0.1 1.1", "0 1"),
+    "data.curriculum": ("-0.1 1.1", "0 1"),
     "data.bucket": ("0 65537", "1"),
     "lora.last_layers": ("-1 65537", "0"),
     "run.validation_questions": ("-1 1000000001", "0 1"),

@@ -56,6 +56,21 @@ def test_hard_options_are_of_the_truths_category(cat):
     assert all(len({(o // 2) % 2 for o in options}) == 1 for options in drawn.options.tolist())
 
 
+def test_a_curriculum_goes_from_random_wrong_options_to_hard_ones_and_leaves_what_is_asked_about(cat):
+    kinds = np.arange(len(cat)) // 2 % 2
+    shop = dataclasses.replace(cat, columns={"category": [["wood", "clay"][k] for k in kinds]})
+    settings = Data(options=5, batch=8, bucket=4, negatives="hard", curriculum=0.5)
+    questions = QuestionSampler(shop, settings, lengths, 0, steps=80)
+    plain = supply(shop, negatives="hard")
+    drawn, hard = ([some.batch(step) for step in range(80)] for some in (questions, plain))
+    like_truth = [(kinds[d.options] == kinds[d.options[:, :1]]).mean() for d in drawn]
+    assert np.mean(like_truth[:4]) < 0.7 < np.mean(like_truth[12:28]) < np.mean(like_truth[40:])
+    assert all((one.options == other.options).all() for one, other in zip(drawn[40:], hard[40:], strict=True))
+    for one, other in zip(drawn[:4], hard[:4], strict=True):
+        assert not (one.options == other.options).all()
+    assert sorted(b for d in drawn[:4] for b in d.bundle) == sorted(b for d in hard[:4] for b in d.bundle)
+
+
 def test_wrong_options_are_seen_in_training_as_the_truth_is(cat):
     titles = [*cat.titles, *["new thing"] * 60]
     more = dataclasses.replace(cat, item_ids=[*cat.item_ids, *[f"new-{i}" for i in range(60)]], titles=titles)
