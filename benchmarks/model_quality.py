@@ -9,6 +9,9 @@ questions: random, hard and popularity-matched options. Every training leaves on
 is not trained again, so a stopped run goes on. Differences to the learned ranker are paired by question, with 95 %
 bootstrap intervals. The workspace must be encoded; without one, the demo is made and encoded in ``--out``.
 
+``--draws 3`` asks three test questions of every bundle, with another item held out and other wrong options: narrower
+intervals, which are over bundles.
+
 ``--parts`` then answers the test questions once more without each part of the evidence, whose weights are set to 0, and
 without all of it: what of the evidence a trained model uses.
 """
@@ -20,6 +23,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +67,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one seed, two variants, a tenth of the steps, 100 questions"
     )
+    parser.add_argument("--draws", type=int, default=1, help="test questions of each bundle")
     parser.add_argument("--parts", action="store_true", help="which part of the evidence each trained model uses")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -95,7 +100,7 @@ def measure(workspace: Path, out: Path, options: argparse.Namespace) -> dict[str
     """Results of the ranker and of every variant and seed, from the files in ``out`` where they are there."""
     from bundlecache.train.shipped_recipes import load_recipe
 
-    world = World(workspace, options.questions, options.valid_questions)
+    world = World(workspace, options.questions, options.valid_questions, options.draws)
     results = []
     for name in options.only or VARIANTS:
         overrides = [*VARIANTS[name], *options.set]
@@ -106,9 +111,10 @@ def measure(workspace: Path, out: Path, options: argparse.Namespace) -> dict[str
             overrides += [f"{key}={int(int(plain[key]) * share)}" for key in STEP_KEYS]
         recipe = load_recipe(options.recipe, overrides)
         for seed in range(1 if share == 0.0 else options.seeds):
-            path = out / f"{workspace.name}-{name}-seed{seed}.json".replace(" ", "_")
+            run = out / "runs" / f"{workspace.name}-{name}-seed{seed}".replace(" ", "_")
+            path = out / f"{run.name}{f'-draws{options.draws}' if options.draws > 1 else ''}.json"
             if not path.is_file():
-                made = world.train(recipe, seed, out / "runs" / path.stem)
+                made = world.train(recipe, seed, run)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps({"variant": name, "seed": seed, "recipe": options.recipe, **made}))
             results.append(json.loads(path.read_text()))
@@ -123,7 +129,7 @@ def measure(workspace: Path, out: Path, options: argparse.Namespace) -> dict[str
 class World:
     """One workspace: its catalogue, vectors, questions, and the learned ranker that every variant is compared with."""
 
-    def __init__(self, workspace: Path, most: int, most_valid: int) -> None:
+    def __init__(self, workspace: Path, most: int, most_valid: int, draws: int) -> None:
         from bundlecache.baselines.learned import stack
         from bundlecache.baselines.sources import Sources
         from bundlecache.bench.held_out_items import HeldOut
@@ -142,28 +148,26 @@ class World:
         self.matrices = {name: store.matrix(ids, name, info.spec, info.table) for name, info in sorted(newest.items())}
         first = next((m.vectors for name, m in self.matrices.items() if name in ("text", "image")), None)
 
-        def drawn(split: str, kind: str) -> Any:
-            made = questions.freeze(self.catalogue, split=split, negatives=kind, vectors=first, matrices=self.matrices)
-            return sample(made, most if split == "test" else most_valid)
+        def drawn(split: str, kind: str, seed: int = 0) -> Any:
+            how = {"negatives": kind, "seed": seed, "vectors": first, "matrices": self.matrices}
+            made = questions.freeze(self.catalogue, split=split, **how)
+            return sample(made, most if split == "test" else most_valid)  # of every draw the same bundles
 
-        self.valid = {kind: drawn("valid", kind) for kind in KINDS[:2]}
-        self.test = {kind: drawn("test", kind) for kind in KINDS}
-        self.held = HeldOut.of(list(self.test.values()), self.catalogue)
+        self.valid = {kind: [drawn("valid", kind)] for kind in KINDS[:2]}
+        self.test = {kind: [drawn("test", kind, seed) for seed in range(draws)] for kind in KINDS}
+        self.held = HeldOut.of([each for asked in self.test.values() for each in asked], self.catalogue)
         (self.ranker,) = Sources(self.catalogue, self.matrices, learners=LEARNERS).rankers(stack)
         self._ranked: dict[str, np.ndarray] = {}
 
     def ranked(self, split: str, kind: str) -> np.ndarray:
-        """[q] whether the learned ranker's first option is right."""
-        from bundlecache.bench.metrics import hits
-
+        """[q] of the bundles in how many draws the learned ranker's first option is right, as a share."""
         key = f"{split}-{kind}"
         if key not in self._ranked:
-            asked = getattr(self, split)[kind]
-            self._ranked[key] = hits(self.ranker.scores(asked), asked.truth)
+            self._ranked[key] = right_share(self.ranker.scores, getattr(self, split)[kind])
         return self._ranked[key]
 
     def among_all(self, model: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """[q] whether the ranker, and whether the model, puts the held-out item before all others of the catalogue."""
+        """[bundles] of its held-out items, the share that the ranker, and the model, puts before the whole catalogue."""
         from bundlecache.bench.full_catalogue import FirstFew, rank
         from bundlecache.train.run import LoadedRun
 
@@ -172,7 +176,8 @@ class World:
             second = LoadedRun(self.folder.root, model, self.matrices).beyond_evidence("model")
             reranked = [FirstFew(self.ranker, second, self.catalogue, adds=model.evidence is not None)]
         found = rank([self.ranker], self.held, len(self.catalogue), reranked)
-        first = [places.within(1) for places, _ in found.values()]
+        bundle = np.unique(self.held.bundle_ids, return_inverse=True)[1]
+        first = [np.bincount(bundle, places.within(1)) / np.bincount(bundle) for places, _ in found.values()]
         return first[0], first[-1]
 
     def ranker_hits(self) -> dict[str, float]:
@@ -186,14 +191,14 @@ class World:
 
     def train(self, recipe: Any, seed: int, run: Path) -> dict[str, Any]:
         """Train once, or go on, and answer all sets; the seconds are of this process's processor."""
-        from bundlecache.bench.metrics import hits, paired_difference
+        from bundlecache.bench.metrics import paired_difference
         from bundlecache.train import checkpoint
         from bundlecache.train.inference.scoring import score
         from bundlecache.train.training import loop
         from bundlecache.train.training.resume import FILE as SNAPSHOT
 
         began = time.process_time()
-        given, how = (self.catalogue, self.matrices, self.valid["random"]), {"token_cache": self.folder.tokens}
+        given, how = (self.catalogue, self.matrices, self.valid["random"][0]), {"token_cache": self.folder.tokens}
         if (run / SNAPSHOT).is_file():  # stopped, by hand or by run.max_minutes
             stages = loop.resume(*given, run, device="cpu", **how).stages
         elif (run / "manifest.json").is_file():
@@ -207,14 +212,14 @@ class World:
         for split in ("valid", "test"):
             for kind, asked in getattr(self, split).items():
                 began = time.process_time()
-                right = hits(score(model, asked).logits, asked.truth)
+                right = right_share(lambda each: score(model, each).logits, asked)
                 seconds = time.process_time() - began
                 change, low, high = paired_difference(right, self.ranked(split, kind))
                 found["sets"][f"{split}-{kind}"] = {
-                    "n": len(asked),
+                    "n": sum(len(each) for each in asked),
                     "hit@1": float(right.mean()),
                     "against_ranker": [change, low, high],
-                    "answer_cpu_ms": 1000 * seconds / len(asked),
+                    "answer_cpu_ms": 1000 * seconds / sum(len(each) for each in asked),
                 }
         ranker, right = self.among_all(model)
         change, low, high = paired_difference(right, ranker)
@@ -228,7 +233,7 @@ class World:
         """
         import torch
 
-        from bundlecache.bench.metrics import hits, paired_difference
+        from bundlecache.bench.metrics import paired_difference
         from bundlecache.train import checkpoint
         from bundlecache.train.inference.scoring import score
 
@@ -243,7 +248,7 @@ class World:
         def right(without: list[int]) -> list[np.ndarray]:
             at = torch.tensor([*without, *(len(names) + k for k in without)], dtype=torch.int64)
             begun[at], change[at] = 0.0, 0.0
-            found = [hits(score(model, asked).logits, asked.truth) for asked in self.test.values()]
+            found = [right_share(lambda each: score(model, each).logits, asked) for asked in self.test.values()]
             begun.copy_(kept[0])
             change.copy_(kept[1])
             return found
@@ -254,6 +259,15 @@ class World:
             name: [list(paired_difference(less, all_)) for less, all_ in zip(right(at), whole, strict=True)]
             for name, at in rows.items()
         }
+
+
+def right_share(scores: Callable[[Any], np.ndarray], draws: Sequence[Any]) -> np.ndarray:
+    """[q] of the bundles in how many of the draws the option with the highest of ``scores(questions)`` is right, as a share."""
+    from bundlecache.bench.metrics import hits
+
+    same = [each.bundle_ids for each in draws]
+    assert all(ids == same[0] for ids in same), "every draw asks about the same bundles"
+    return np.mean([hits(scores(each), each.truth) for each in draws], axis=0)
 
 
 def parts_table(found: list[dict[str, list[list[float]]]]) -> str:
