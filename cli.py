@@ -193,7 +193,11 @@ def status(
     store_option: o.StoreOptions = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Say what is stored: coverage per modality and encoder, rows, bytes, failed and absent items."""
+    """Say what is stored: coverage per modality and encoder, failed and absent items, and what is out of date.
+
+    Question sets, candidates and runs that do not fit the vectors and bundles of today are named with the command to type. Edited
+    texts are counted; of pictures and sounds, only encode and its --dry-run see that files were edited.
+    """
     from bundlecache.console.tables import show_failed_items, show_status
 
     shop = _open(data)

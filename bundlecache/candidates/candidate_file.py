@@ -103,6 +103,16 @@ def path(
     return workspace.candidates / f"{safe_name(name)}.parquet"
 
 
+def header(path: Path) -> dict[str, Any]:
+    """What a file says of how it was made; {} where it is damaged, which `load` says."""
+    try:
+        found = json.loads((pq.read_schema(path).metadata or {})[b"bundlecache"])
+        sound = all(isinstance(made["table"], str) for made in found["vectors"].values())
+        return found if sound and isinstance(found["modalities"], list) and isinstance(found["k"], int) else {}
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
 def load(path: Path, matrices: Mapping[str, Matrix] | Sequence[Matrix]) -> Candidates:
     """Read a candidate set.
 

@@ -29,7 +29,7 @@ from ..errors import BundlecacheError, Command
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ..store.store import Matrix
+    from ..store.store import Matrix, TableInfo
 
 METRICS = ("cosine", "inner product")
 MAX_WEIGHT = 1_000_000  # single precision holds no more than such a ratio
@@ -235,8 +235,8 @@ def by_name(matrices: Mapping[str, Matrix] | Sequence[Matrix]) -> dict[str, Matr
     return named
 
 
-def version_of(matrix: Matrix) -> dict[str, Any]:
-    """What names the vectors that an index was made from."""
+def version_of(matrix: Matrix | TableInfo) -> dict[str, Any]:
+    """What names the vectors that an index was made from; of a table, those that it holds now."""
     return {
         "spec": matrix.spec,
         "table": matrix.table,

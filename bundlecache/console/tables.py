@@ -104,7 +104,7 @@ def show_full_bench(path: Path, result: FullCatalogueResult, ways: Sequence[str]
 
 
 def show_status(status: dict[str, Any], data: object, as_json: bool) -> None:
-    """Counts of the catalogue, a table of stored vectors, and the names of the runs."""
+    """Counts of the catalogue, a table of stored vectors, what is out of date, and the names of the runs."""
     if as_json:
         show(status, as_json, [])
         return
@@ -120,18 +120,23 @@ def show_status(status: dict[str, Any], data: object, as_json: bool) -> None:
         for row in status["store"]
     ]
     columns = ["encoder", "rows", "missing", "failed", "absent", "dim", "dtype", "size_bytes"]
+    if any(row.get("changed") for row in rows):
+        columns.insert(2, "changed")
     if rows:
         show(None, False, rows, title="Store", columns=columns)
     else:
         say("Nothing to encode: no title, picture, sound, bundle or interaction.")
-    waiting = sum(row["missing"] for row in status["store"] if row["current"])
-    if waiting:
+    if any(row["current"] and row["missing"] + row.get("changed", 0) for row in rows):
         say(f"New or changed items wait for their vectors: {command_line(Command('encode'))}")
+    if lacking := [row["modality"] for row in rows if not row["spec"]]:
+        say(f"No vectors of {' and '.join(lacking)} yet: {command_line(Command('encode'))}")
     for spec in status["other_edges"]:
         say(
             f"Graph vectors of {spec} were learned from other edges or items than training may see today:"
             f" {command_line(Command('encode', '--modality', 'graph', '--encoder', spec))}"
         )
+    for each in status["stale"]:
+        say(f"Out of date: {each['what']}: {each['why']}: {command_line(Command(*each['command']))}")
     say("Runs: " + (", ".join(status["runs"]) or f"none yet ({command_line(Command('train'))})"))
 
 

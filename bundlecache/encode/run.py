@@ -19,6 +19,7 @@ from ..encoder_spec import EncoderSpec
 from ..errors import EncoderError
 from ..store.failures import count_failed
 from ..store.table_schema import Identity
+from .changed_texts import changed_texts
 from .pipeline import Pipeline
 from .plan import plan
 from .progress import ProgressReporter, forward_advice
@@ -155,6 +156,13 @@ def run_all(
             together = {"together": [identity.spec for identity in identities]}
             store.end_run(note, batcher.table.identity, receipt.to_dict() | together)
             receipts.append(receipt)
+        if limit is None:  # so that `status` need not hash all texts again
+            scan_of = {
+                batcher.table.name: planned.scan for batcher, planned in zip(pipeline.batchers, plans, strict=True)
+            }
+            for info in store.tables():
+                if info.table in scan_of:
+                    changed_texts(store, info, catalogue, workspace, scan_of[info.table])
     return receipts
 
 

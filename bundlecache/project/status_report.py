@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..rows import Rows
 from .graph_check import of_other_edges
+from .stale import Stale, stale
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 class Status:
     """What a workspace holds: counts of the catalogue, coverage per stored table, names of finished runs.
 
-    ``other_edges`` names the encoders whose graph vectors were learned from other edges or items than training may see today.
+    ``other_edges`` names the encoders whose graph vectors were learned from other edges or items than training may see today,
+    ``stale`` the question sets, candidate sets and runs that do not fit the vectors and bundles of today.
     """
 
     catalogue: dict[str, int]
     store: list[dict[str, Any]]
     runs: list[str]
     other_edges: list[str]
+    stale: list[Stale]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -35,6 +38,7 @@ class Status:
             "store": self.store,
             "runs": self.runs,
             "other_edges": self.other_edges,
+            "stale": [each.to_dict() for each in self.stale],
         }
 
 
@@ -63,6 +67,7 @@ def status(session: Session) -> Status:
     """Counts of the catalogue, coverage per modality and encoder, and the runs."""
     from ..catalogue import splits
     from ..catalogue.catalogue import SPLITS
+    from ..encode.changed_texts import changed_texts
     from ..store.coverage import coverage
 
     catalogue = session.catalogue
@@ -75,9 +80,11 @@ def status(session: Session) -> Status:
         "users": len(catalogue.interactions.users),
     }
     tables = coverage(session.store, catalogue)
-    current = {row["table"] for row in tables if row["current"]}
-    other = of_other_edges(session, [info for info in session.store.tables() if info.table in current])
-    return Status(counts, tables, runs(session), other)
+    current = {row["table"]: row for row in tables if row["current"]}
+    used = [info for info in session.store.tables() if info.table in current]
+    for info in used:
+        current[info.table]["changed"] = changed_texts(session.store, info, catalogue, session.folder)
+    return Status(counts, tables, runs(session), of_other_edges(session, used), stale(session))
 
 
 def errors(session: Session) -> Rows[dict[str, Any]]:

@@ -209,6 +209,23 @@ def read(path: Path) -> tuple[QuestionRows, dict[str, Any]]:
     return rows, header
 
 
+def bundle_ids(path: Path) -> tuple[pa.Array, dict[str, Any]]:
+    """The bundles that a file asks about, and its header; the questions themselves are neither read nor checked.
+
+    Raises
+    ------
+    QuestionsError
+        When the file is missing or damaged.
+    """
+    header = _read_header(path.with_suffix(".json"))
+    try:
+        return pq.read_table(path, columns=["bundle_id"])["bundle_id"].combine_chunks(), header
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise QuestionsError(
+            f"{path} is damaged or no question file ({first_line(error)}).", hint=restore_hint(path)
+        ) from error
+
+
 def build(
     rows: QuestionRows,
     located: Located,

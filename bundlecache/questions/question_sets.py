@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..catalogue import splits
 from ..errors import Command, QuestionsError
 from . import importing
 from .checks import MALFORMED, counts, faults, in_words
 from .freeze import freeze, name_of
-from .question_file import Questions, build, missing, names_in, read, restore_hint
+from .question_file import Questions, build, bundle_ids, missing, names_in, read, restore_hint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +122,20 @@ def load(
             f"the other {len(kept):,} are the set {reduced.name} (SHA-256 {reduced.sha256[:12]})."
         )
     return reduced
+
+
+def misplaced(folder: WorkspaceFolder, catalogue: Catalogue, name: str) -> tuple[int, int, int]:
+    """How many questions of a set are about bundles that the catalogue lacks or has in another split; of how many; its seed.
+
+    Raises
+    ------
+    QuestionsError
+        When the file is missing or damaged.
+    """
+    asked, header = bundle_ids(path(folder, name))
+    at = pc.index_in(asked.cast(pa.large_string()), value_set=catalogue.bundles.ids.arrow).drop_null()
+    there = int((splits.assign(catalogue)[np.asarray(at)] == header["split"]).sum())
+    return len(asked) - there, len(asked), int(header["seed"])
 
 
 def load_all(

@@ -1,0 +1,162 @@
+"""What was made from other vectors, bundles or splits than those of today, and the command that makes it anew.
+
+Only headers, manifests and ids are read, so that ``status`` stays quick; what costs more is kept beside the cached catalogue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import BundlecacheError, Command, counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from ..catalogue.catalogue import Catalogue
+    from ..store.store import TableInfo
+    from .session import Session
+
+
+@dataclass(frozen=True)
+class Stale:
+    """One thing that does not fit any more: ``what`` it is, ``why``, and the ``command`` to type."""
+
+    what: str
+    why: str
+    command: Command
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: the command as a list of words, without the workspace."""
+        return {"what": self.what, "why": self.why, "command": [self.command.verb, *self.command.arguments]}
+
+
+def stale(session: Session) -> list[Stale]:
+    """Question sets, candidate sets and runs that do not fit the vectors and bundles of today."""
+    infos = session.store.tables()
+    return [*_question_sets(session), *_candidate_sets(session, infos), *_runs(session, infos)]
+
+
+def _question_sets(session: Session) -> Iterator[Stale]:
+    from ..questions import question_sets
+
+    names = question_sets.names(session.folder)
+    reduced = {question_sets.VERSION.sub("", name) for name in names if question_sets.VERSION.search(name)}
+    for name in names:
+        if name in reduced:  # its questions that still fit are a set of their own
+            continue
+        try:
+            gone, of, seed = question_sets.misplaced(session.folder, session.catalogue, name)
+        except BundlecacheError:  # of a damaged file, which every command that reads it says
+            continue
+        if gone:
+            why = f"{gone:,} of its {of:,} questions are about bundles that are gone or of another split now"
+            yield Stale(f"questions {name}", why, Command("questions", "--seed", seed + 1))
+
+
+def _candidate_sets(session: Session, infos: Sequence[TableInfo]) -> Iterator[Stale]:
+    from ..candidates import candidate_file
+    from ..candidates.item_vectors import version_of
+
+    now = {info.table: version_of(info) for info in infos}
+    for path in sorted(session.folder.candidates.glob("*.parquet")):
+        header = candidate_file.header(path)
+        others = [
+            made["spec"]
+            for name, made in header.get("vectors", {}).items()
+            if not name.startswith("fused-") and now.get(made["table"]) != made
+        ]
+        if others:
+            again = ["--k", header["k"]]
+            again += [word for name in header["modalities"] for word in ("--modality", name)]
+            why = f"the vectors of {' and '.join(others)} are others now"
+            yield Stale(f"candidates {path.stem}", why, Command("candidates", *again))
+
+
+def _runs(session: Session, infos: Sequence[TableInfo]) -> Iterator[Stale]:
+    from ..workspace import read_manifest
+
+    for name in sorted(session.folder.run_names(None)):
+        try:
+            manifest = read_manifest(session.folder.runs / name)
+        except BundlecacheError:
+            continue
+        for encoder in manifest.get("encoders", []):
+            if (found := _of_other_vectors(session, name, encoder, infos)) is not None:
+                yield found
+        if count := _seen(session, name, manifest):
+            why = f"it has seen {counted(count, 'bundle')} of today's validation and test"
+            yield Stale(f"run {name}", why, Command("train"))
+
+
+def _of_other_vectors(
+    session: Session,
+    run: str,
+    encoder: Mapping[str, Any],
+    infos: Sequence[TableInfo],
+) -> Stale | None:
+    """Whether the vectors that a run reads by one encoder are gone, or others than when it was trained."""
+    from ..store import maintenance
+
+    modality, spec = encoder["modality"], encoder["spec"]
+    stored = [info for info in infos if (info.modality, info.spec) == (modality, spec) and info.rows]
+    info = next((info for info in stored if info.table == encoder["table"]), stored[0] if stored else None)
+    if info is None or info.fingerprint != encoder["fingerprint"]:
+        why = f"the {modality} vectors of {spec} that it reads are {'others now' if info else 'not stored any more'}"
+        again = Command("train") if info else Command("encode", "--modality", modality, "--encoder", spec)
+        return Stale(f"run {run}", why, again)
+    version = int(encoder["version"])
+    moved = _kept(
+        session,
+        f"moved-{info.table}-{version}-{info.version}",
+        lambda: maintenance.changed_items(session.store, info, version) or 0,
+    )
+    if not moved:
+        return None
+    why = f"{moved:,} of its {modality} vectors are others than when it was trained"
+    return Stale(f"run {run}", why, Command("drift", "--modality", modality, "--from", run))
+
+
+def _kept(session: Session, name: str, count: Callable[[], int]) -> int:
+    """``count()``, kept beside the cached catalogue under ``name``, which holds all that it depends on."""
+    from ..catalogue import cache
+
+    folder = session.catalogue.cached_in
+    file = folder / f"{name}.npy" if folder else None
+    if (known := cache.read_array(file)) is not None:
+        return int(known)
+    found = count()
+    cache.write_array(file, np.array(found))
+    return found
+
+
+def _seen(session: Session, run: str, manifest: Mapping[str, Any]) -> int:
+    """How many of today's held-out bundles a run has seen; 0 where that was not recorded."""
+    record = manifest.get("seen")
+    if not isinstance(record, dict):
+        return 0
+    cause = f"{record.get('sha256')}-{session.catalogue.kept_splits.file_sha256}"
+    name = f"seen-{hashlib.sha256(cause.encode()).hexdigest()[:16]}"
+    return _kept(session, name, lambda: _count_seen(session.catalogue, session.folder.runs / run, manifest))
+
+
+def _count_seen(catalogue: Catalogue, run: Path, manifest: Mapping[str, Any]) -> int:
+    from ..catalogue import splits
+    from ..catalogue.seen_bundles import SeenBundles, bundle_keys
+
+    seen = SeenBundles.load(run)
+    if seen is None:
+        return 0
+    split = splits.assign(catalogue)
+    uses = {"valid": [seen.trained], "test": [seen.trained, seen.selected]}
+    if any(encoder["modality"] == "graph" for encoder in manifest.get("encoders", [])):
+        uses = {part: [*keys, seen.graph] for part, keys in uses.items()}
+    count = 0
+    for part, keys in uses.items():
+        asked = bundle_keys(catalogue, np.flatnonzero(split == part))
+        count += int(np.any([each.match(asked) for each in keys], axis=0).sum())
+    return count
