@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..candidates.candidate_file import Candidates
-    from ..store.store import Matrix
+    from ..store.store import Matrix, TableInfo
     from .session import Session
 
 
@@ -100,7 +100,12 @@ def candidates(
 
         registry.resolve_device(device)  # also where no run is searched
     matrices = searched(session, modalities, encoders, run, device)
-    warn_of_other_edges(session, matrices.values(), "held-out items are found too often until they are learned again")
+    if run:
+        until = "held-out items are found too often until they are learned again and a run is trained on them"
+        warn_of_other_edges(session, _tables_of(session, run), until)
+    else:
+        until = "held-out items are found too often until they are learned again"
+        warn_of_other_edges(session, matrices.values(), until)
     began = time.perf_counter()
     with session.say.bar("index") as bar:
         built, kept = open_index(
@@ -166,3 +171,9 @@ def searched(
     if encoders:
         return by_name(session.matrices_of(encoders))
     return session.matrices(modalities)
+
+
+def _tables_of(session: Session, run: str) -> list[TableInfo]:
+    """The tables of the vectors that a run fuses."""
+    read = {encoder["table"] for encoder in Run(session, run).manifest["encoders"]}
+    return [info for info in session.store.tables() if info.table in read]

@@ -141,6 +141,7 @@ def test_graph_vectors_of_another_split_are_said_with_the_command_that_learns_th
     assert command in shown
     for act in (
         lambda: changed.candidates(k=3),
+        lambda: changed.candidates(k=3, run="first"),
         lambda: changed.train("demo", settings=QUICK, name="again"),
     ):
         act()
@@ -157,6 +158,10 @@ def test_graph_vectors_of_another_split_are_said_with_the_command_that_learns_th
     said = " ".join(capsys.readouterr().err.split())
     assert sentence in said, "the run was trained on the old ones"
     assert command not in said.partition(sentence)[2]
+    changed.candidates(k=3)
+    assert sentence not in capsys.readouterr().err
+    changed.candidates(k=3, run="again")
+    assert "and a run is trained on them" in " ".join(capsys.readouterr().err.split()), "its fused vectors too"
     assert changed.status().other_edges == []
     assert bc.open(root).status().other_edges == []
 
