@@ -44,7 +44,8 @@ import torch
 from lightgcn_growth import METHODS, SIZES, growth, online_retail
 from torch.nn import functional as F  # noqa: N812
 
-from bundlecache.features.lightgcn import NegativeSampler, Ranking, Settings, Trainer, adjacency, evaluate
+from bundlecache.features.lightgcn import NegativeSampler, Settings, Trainer, adjacency
+from bundlecache.held_out_edges import Ranking, evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,20 +7,22 @@ and none of a user who made one, can reach a vector. LightGCN learns graphs of m
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bundlecache import json_text
 from bundlecache.catalogue import cache
 from bundlecache.catalogue.splits import training_graph
 from bundlecache.encode.progress import Learning
 from bundlecache.errors import EncoderError, MediaError
-from bundlecache.factors import FACTORS, SETTINGS, item_factors
+from bundlecache.factors import FACTORS, factor_rules, item_factors, settings_for
 
 from . import lightgcn, lightgcn_large
 from .devices import resolve_device
@@ -30,12 +32,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bundlecache.catalogue.catalogue import Catalogue
+    from bundlecache.catalogue.columns import Strings
     from bundlecache.encoder_spec import EncoderSpec
 
     from .encoder_options import Options
 
 SEED = 0
-IDS_AT_ONCE = 65_536  # item ids that are hashed at once
+MEASURED_PASSES = 2  # of a dry run; the first one holds what is done once
+
+
+class _Measured(Exception):  # noqa: N818 - no error: it ends a learning of which enough is known
+    pass
 
 
 def load(spec: EncoderSpec, options: Options) -> GraphEncoder:
@@ -55,7 +62,10 @@ def load(spec: EncoderSpec, options: Options) -> GraphEncoder:
             hint=f"add {table}.parquet (or .csv, .jsonl) to the workspace, or choose another modality",
         )
     method = _method(spec.kind, options.device, len(edges))
-    return GraphEncoder(spec.text, catalogue, edges, method, options.dtype)
+    encoder = GraphEncoder(spec.text, catalogue, edges, method, options.dtype)
+    # Kept now, so that the first `status` after this need not read the edges.
+    cache.write_array(_kept_fingerprint(catalogue, spec), np.array(encoder.fingerprint))
+    return encoder
 
 
 def fingerprint_now(catalogue: Catalogue, spec: EncoderSpec) -> str:
@@ -63,14 +73,7 @@ def fingerprint_now(catalogue: Catalogue, spec: EncoderSpec) -> str:
 
     Nothing is learned. The fingerprint is kept beside a cached catalogue, for its splits and the settings of today.
     """
-    settings = (
-        lightgcn.Settings(),
-        lightgcn_large.Settings(),
-        lightgcn_large.SMALL_GRAPH_EDGES,
-        SETTINGS.get(spec.kind),
-    )
-    cause = hashlib.sha256(repr((spec.text, catalogue.kept_splits.file_sha256, settings)).encode()).hexdigest()
-    file = catalogue.cached_in / f"graph-{cause[:16]}.npy" if catalogue.cached_in else None
+    file = _kept_fingerprint(catalogue, spec)
     if (known := cache.read_array(file)) is not None:
         return str(known)
     edges = training_graph(catalogue, spec.name)
@@ -81,34 +84,64 @@ def fingerprint_now(catalogue: Catalogue, spec: EncoderSpec) -> str:
     return found
 
 
+def _kept_fingerprint(catalogue: Catalogue, spec: EncoderSpec) -> Path | None:
+    """The file for the fingerprint of these splits and the settings of today; None where the catalogue is not cached."""
+    settings = (
+        lightgcn.Settings(),
+        lightgcn_large.Settings(),
+        lightgcn_large.SMALL_GRAPH_EDGES,
+        factor_rules(spec.kind),
+    )
+    cause = hashlib.sha256(repr((spec.text, catalogue.kept_splits.file_sha256, settings)).encode()).hexdigest()
+    return catalogue.cached_in / f"graph-{cause[:16]}.npy" if catalogue.cached_in else None
+
+
 @dataclass(frozen=True)
 class Method:
     """How a graph is learnt: ``learn(left, item, n_items, report)`` gives float32 [n_items, dim]; ``causes`` decide what.
 
-    ``version`` is that of the fingerprint: 3 for LightGCN of large graphs, 2 for all else.
+    ``passes`` over the edges are made at most, each of which costs ``cost(edges)`` in some unit. ``sample`` edges tell a dry
+    run how long that takes. ``version`` is that of the fingerprint: 3 for LightGCN of large graphs, 2 for all else.
     """
 
     learn: Callable[[np.ndarray, np.ndarray, int, lightgcn.Report], np.ndarray]
     dim: int
     causes: dict[str, Any]
     about: str
+    passes: int
+    cost: Callable[[int], int] = lambda edges: edges
+    sample: int = 200_000
     version: int = 2
 
 
 def _method(kind: str, device: str, edges: int) -> Method:
     if kind != "lightgcn":
-        causes = {**SETTINGS[kind], "seed": SEED}
-        return Method(partial(_factors, method=kind), FACTORS, causes, package_versions("implicit"))
+        factors = settings_for(kind, edges)
+        return Method(
+            partial(_factors, method=kind),
+            FACTORS,
+            {**factors, "seed": SEED},
+            package_versions("implicit"),
+            passes=factors["iterations"],
+            sample=1_000_000,
+        )
     if edges > lightgcn_large.SMALL_GRAPH_EDGES:
         large = lightgcn_large.Settings(seed=SEED)
-        device = resolve_device(device)
-        about = f"spectral start, propagated on {device.partition(':')[0]}"
-        return Method(partial(_large, settings=large, device=device), large.dim, large.causes(edges), about, version=3)
-    settings = lightgcn.Settings(seed=SEED)
+        device, budget = resolve_device(device), large.budget(edges)
+        return Method(
+            partial(_large, settings=large, device=device),
+            large.dim,
+            large.causes(edges),
+            f"spectral start, propagated on {device.partition(':')[0]}",
+            passes=budget.epochs * len(budget.start_scales),
+            cost=lambda edges: edges * large.budget(edges).steps,  # a step propagates the whole graph
+            version=3,
+        )
+    small = lightgcn.Settings(seed=SEED)
     # The CPU's sums have one order, and it learns a small graph in seconds; another device is for who asks.
     device = resolve_device("cpu" if device == "auto" else device)
-    learn = partial(_small, settings=settings, device=device)
-    return Method(learn, settings.dim, asdict(settings), f"propagated on {device.partition(':')[0]}")
+    learn, about = partial(_small, settings=small, device=device), f"propagated on {device.partition(':')[0]}"
+    return Method(learn, small.dim, asdict(small), about, passes=small.epochs)
 
 
 class GraphEncoder:
@@ -133,7 +166,7 @@ class GraphEncoder:
         self.linked = np.zeros(len(catalogue), bool)
         self.linked[self.item] = True
         kind = spec.partition(":")[0]
-        ids = [*catalogue.item_ids] if method.version == 2 else _digest_of_ids(catalogue.item_ids)
+        ids = catalogue.item_ids if method.version == 2 else _digest_of_ids(catalogue.item_ids)
         graph = _digest(self.left), _digest(self.item)
         self.fingerprint = fingerprint(kind, method.version, method.causes, ids, *graph)
         self.preprocess = f"{self.reading}, training split only, {len(self.item)} edges, {method.about}"
@@ -164,6 +197,33 @@ class GraphEncoder:
             self._vectors = self.method.learn(self.left, self.item, len(self.linked), self._reports())
         return self._vectors[np.asarray(samples)]
 
+    def measure_learning(self) -> tuple[float, str]:
+        """Seconds that the learning takes at most, as the first passes over the edges or over a sample of them tell; and how it was measured.
+
+        The sample is the edges of some users or bundles. What comes before the passes is taken to grow with the edges.
+        """
+        left, item = _some(self.left, self.item, self.method.sample)
+        passes, began = self.method.passes, time.perf_counter()
+        at: list[float] = [began]  # when the passes so far began and ended
+
+        def report(done: int, _total: int, _loss: float | None, _recall: float | None) -> None:
+            if done == 0:
+                at[:] = [time.perf_counter()]
+            elif done == len(at):
+                at.append(time.perf_counter())
+            if done >= min(MEASURED_PASSES, passes):
+                raise _Measured
+
+        with contextlib.suppress(_Measured):
+            self.method.learn(left, item, int(item.max()) + 1, report)
+        done, edges = len(at) - 1, len(self.item)
+        a_pass = at[-1] - at[-2]
+        before = max(at[-1] - began - done * a_pass, 0.0)
+        cost = self.method.cost(edges) / self.method.cost(len(item))
+        seconds = before * edges / len(item) + passes * a_pass * cost
+        of = f"{len(item):,} of {edges:,} edges" if len(item) < edges else f"all {edges:,} edges"
+        return seconds, f"{done} of at most {passes} passes, over {of}"
+
     def _reports(self) -> lightgcn.Report:
         """Report epochs with the seconds that are left, at the rate of the epochs so far."""
         began: list[float] = [time.monotonic()]
@@ -175,6 +235,19 @@ class GraphEncoder:
             self._watcher(Learning(done, total, loss, recall, left))
 
         return report
+
+
+def _some(left: np.ndarray, item: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The edges of some left nodes, ``most`` of them or a few more, with their nodes numbered anew; all where there are no more."""
+    if len(left) <= most:
+        return left, item
+    degree = np.bincount(left)
+    order = np.random.default_rng(SEED).permutation(len(degree))
+    chosen = np.zeros(len(degree), bool)
+    chosen[order[: int(np.searchsorted(degree[order].cumsum(), most)) + 1]] = True
+    kept = chosen[left]
+    sides = (np.unique(side[kept], return_inverse=True)[1].reshape(-1).astype(np.int64) for side in (left, item))
+    return next(sides), next(sides)
 
 
 def _small(
@@ -206,15 +279,16 @@ def _factors(left: np.ndarray, item: np.ndarray, n_items: int, report: lightgcn.
 
     ones = np.ones(len(left), np.float32)
     baskets = csr_array((ones, (left, item)), shape=(int(left.max()) + 1, n_items))
-    return item_factors(method, baskets, SEED, lambda done, total: report(done, total, None, None))
+    report(0, settings_for(method, len(left))["iterations"], None, None)
+    return item_factors(method, baskets, SEED, lambda done, total, recall: report(done, total, None, recall))
 
 
 def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
-def _digest_of_ids(item_ids: Sequence[str]) -> str:
+def _digest_of_ids(item_ids: Strings[str]) -> str:
     digest = hashlib.sha256()
-    for low in range(0, len(item_ids), IDS_AT_ONCE):
-        digest.update(b"".join(f"{item_id}\0".encode() for item_id in item_ids[low : low + IDS_AT_ONCE]))
+    for low, count in json_text.blocks(len(item_ids)):
+        digest.update(json_text.content(json_text.joined(item_ids.arrow.slice(low, count), "\0")))
     return digest.hexdigest()

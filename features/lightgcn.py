@@ -1,4 +1,4 @@
-"""LightGCN: vectors of a bipartite graph's nodes, and how well they rank held-out edges.
+"""LightGCN: vectors of the nodes of a bipartite graph.
 
 LightGCN (He et al., SIGIR 2020): every node has one embedding, L layers average neighbours over the
 normalised adjacency, the result is the mean of all layers, the loss is BPR. Propagation P is linear and
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     Report = Callable[[int, int, float | None, float | None], None]
     """Called with epochs done, epochs at most, loss and Recall@20 (None: not known)."""
 
-USERS_AT_ONCE = 1024  # rows of scores that evaluation holds at most
-SCORES_AT_ONCE = 1 << 24  # scores that evaluation holds at most
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -38,15 +35,6 @@ class Settings:
     rate: float = 0.005
     decay: float = 1e-4
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Means over the left nodes that have held-out items."""
-
-    recall: float
-    ndcg: float
-    nodes: int
 
 
 def train(
@@ -225,39 +213,3 @@ class NegativeSampler:
             todo = todo[self.keys[place] == keys]
             out[todo] = self.rng.integers(0, self.n_items, len(todo))
         return out
-
-
-def evaluate(left: np.ndarray, item: np.ndarray, known: np.ndarray, held_out: np.ndarray, k: int = 20) -> Ranking:
-    """Recall@k and NDCG@k of all items for every left node with held-out edges, its ``known`` items left out.
-
-    As in the LightGCN authors' protocol: recall is found over held out, the ideal DCG of a node counts
-    min(held out, k) hits.
-
-    Parameters
-    ----------
-    left, item
-        Vectors [n_left, d] and [n_items, d]; the score is their dot product.
-    known, held_out
-        Edges int [E, 2] of (left node, item), distinct; those in training, and those to be found.
-    """
-    n_items, k = len(item), min(k, len(item))
-    relevant = np.bincount(held_out[:, 0], minlength=len(left))  # [n_left]
-    nodes = np.flatnonzero(relevant)
-    wanted, known = np.sort(held_out[:, 0] * n_items + held_out[:, 1]), known[np.argsort(known[:, 0], kind="stable")]
-    gain = 1 / np.log2(np.arange(2, k + 2))  # [k]
-    ideal = np.cumsum(gain)
-    recall = ndcg = 0.0
-    rows = min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // n_items))
-    for chunk in (nodes[s : s + rows] for s in range(0, len(nodes), rows)):
-        scores = left[chunk] @ item.T  # [c, n_items]
-        row_of = np.full(len(left), -1)
-        row_of[chunk] = np.arange(len(chunk))
-        seen = known[row_of[known[:, 0]] >= 0]
-        scores[row_of[seen[:, 0]], seen[:, 1]] = -np.inf
-        top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        order = np.argsort(-np.take_along_axis(scores, top, 1), axis=1, kind="stable")
-        keys = chunk[:, None] * n_items + np.take_along_axis(top, order, 1)
-        hit = wanted[np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)] == keys  # [c, k]
-        recall += float((hit.sum(axis=1) / relevant[chunk]).sum())
-        ndcg += float((hit @ gain / ideal[np.minimum(relevant[chunk], k) - 1]).sum())
-    return Ranking(recall / max(len(nodes), 1), ndcg / max(len(nodes), 1), len(nodes))

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bundlecache.held_out_edges import HeldOut, Ranking, hold_out
+
 from . import lightgcn
-from .held_out_edges import HeldOut, hold_out
-from .lightgcn import Ranking, Trainer
+from .lightgcn import Trainer
 from .spectral_start import SCALE_EDGES, scaled, spectral_vectors
 
 if TYPE_CHECKING:

@@ -61,7 +61,8 @@ def show_encoding(rows: Sequence[Receipt | Estimate], as_json: bool) -> int:
     if not as_json:
         for row in data:
             if row["modality"] == "graph" and row["contents"]:
-                say(f"{row['spec']}: a graph is learned as a whole, so no sample says how long it takes.")
+                how = f"at most, measured on {row['measured']}" if row["measured"] else "which was not measured"
+                say(f"{row['spec']}: a graph is learned as a whole; the seconds are those of learning {how}.")
             if row["unusable"]:
                 say(f"{row['spec']}: {row['unusable']:,} of {row['sampled']:,} sampled contents gave no vector.")
         say("Nothing was encoded or stored (--dry-run).")

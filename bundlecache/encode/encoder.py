@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 class Encoder(Protocol):
     """One frozen encoder. A graph encoder may also have ``has(item_id) -> bool``: whether its graph holds the item, and
-    ``watch(watcher)``, after which it calls ``watcher`` with a `progress.Learning` while it learns.
+    ``watch(watcher)``, after which it calls ``watcher`` with a `progress.Learning` while it learns, and
+    ``measure_learning()``, for a dry run: seconds that the learning takes at most, and in words how they were measured.
     An item with ``has`` whose vector is all zero as stored is absent: the graph says too little of it.
 
     Attributes

@@ -36,7 +36,8 @@ class Estimate:
 
     ``contents`` are the different contents among the items to encode: each is encoded once, if no stored row has it.
     ``seconds`` follow from the rate ``contents_per_second`` of ``sampled`` contents, of which ``unusable`` gave no
-    vector; both are None where nothing was sampled: all is cached, or a graph, which is learned as a whole.
+    vector; both are None where nothing was measured, because all is cached. A graph is learned as a whole: its ``seconds``
+    are those of the learning at most, from a part of it, and the rate follows from them. ``measured`` says what was measured.
     ``table_bytes`` are those of the new rows, ``matrix_bytes`` those of the matrix that training reads, which is made
     at the first training. ``limit`` is that of the run, None for the whole catalogue.
     """
@@ -54,6 +55,7 @@ class Estimate:
     unusable: int
     contents_per_second: float | None
     seconds: float | None
+    measured: str
     table_bytes: int
     matrix_bytes: int
     limit: int | None
@@ -107,10 +109,13 @@ def _estimate(
 ) -> Estimate:
     units, scan = planned.units, planned.scan
     sampled = unusable = 0
-    rate = None
+    rate, measured = None, ""
     if len(units) and identity.modality != "graph":
         sampled, unusable, seconds = _measure(encoder, identity, units, workers)
-        rate = devices * sampled / seconds
+        rate, measured = devices * sampled / seconds, f"{sampled:,} of {len(units):,} contents"
+    elif len(units) and hasattr(encoder, "measure_learning"):
+        seconds, measured = encoder.measure_learning()
+        rate = len(units) / max(seconds, 1e-9)
     new = len(scan.present) - planned.cached - len(planned.failed)
     failed = count_failed(planned.failed)
     id_bytes = scan.item_ids.nbytes / max(1, len(scan.item_ids))
@@ -128,6 +133,7 @@ def _estimate(
         unusable=unusable,
         contents_per_second=rate,
         seconds=len(units) / rate if rate else None,
+        measured=measured,
         table_bytes=round(new * (identity.row_bytes + id_bytes + HASH_BYTES + CELL_BYTES)),
         matrix_bytes=items * (identity.row_bytes + 1),
         limit=limit,

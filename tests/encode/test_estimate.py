@@ -85,7 +85,12 @@ def test_texts_and_graphs_count_what_they_lack_as_absent(shop: Shop) -> None:
     assert counts(look(shop, texts)[0]) == (20, 19, 0, 0, 1, 19)
     (graph,) = look(shop, nodes)
     assert counts(graph) == (20, 19, 0, 0, 1, 19)
-    assert (graph.seconds, nodes.batches) == (None, []), "a graph is learned as a whole, so nothing is sampled"
+    assert (graph.seconds, graph.measured, nodes.batches) == (None, "", []), "a graph is learned as a whole"
+    nodes.measure_learning = lambda: (38.0, "2 of at most 9 passes")  # type: ignore[attr-defined]
+    (graph,) = look(shop, nodes)
+    assert (graph.seconds, graph.measured, graph.sampled) == (pytest.approx(38.0), "2 of at most 9 passes", 0)
+    shop.run(nodes)
+    assert look(shop, nodes)[0].seconds is None, "nothing is left to learn"
 
 
 def test_encoders_of_one_modality_are_estimated_each_by_its_own_table(shop: Shop) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,21 +16,26 @@ from helpers.runner import succeed
 from scipy.sparse import csr_array
 
 import bundlecache
+from bundlecache import large_bpr
 from bundlecache.catalogue.catalogue import Catalogue
+from bundlecache.catalogue.columns import Strings
 from bundlecache.catalogue.splits import assign, training_graph
+from bundlecache.encoder_spec import EncoderSpec
 from bundlecache.errors import EncoderError
-from bundlecache.factors import FACTORS, item_factors
+from bundlecache.factors import FACTORS, SETTINGS, all_factors, item_factors, settings_for
 from bundlecache.features import lightgcn_large
 from bundlecache.features import registry as features
+from bundlecache.features.fingerprints import fingerprint
+from bundlecache.features.graph_encoder import fingerprint_now
 from bundlecache.features.lightgcn import (
     NegativeSampler,
     Propagation,
     Settings,
     adjacency,
     bpr_gradient,
-    evaluate,
     train,
 )
+from bundlecache.held_out_edges import evaluate
 
 if TYPE_CHECKING:
     from bundlecache.workspace import WorkspaceFolder
@@ -136,7 +143,7 @@ def naive_ranking(left, item, known, held_out, k) -> tuple[float, float]:
 
 @pytest.mark.parametrize("k", [1, 5, 20])
 def test_recall_and_ndcg_equal_a_count_by_hand_and_leave_out_what_is_known(k: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bundlecache.features.lightgcn.USERS_AT_ONCE", 7)  # several chunks
+    monkeypatch.setattr("bundlecache.held_out_edges.USERS_AT_ONCE", 7)  # several chunks
     rng = np.random.default_rng(0)
     edges = rng.permutation(np.unique(rng.integers(0, (40, 30), (500, 2)), axis=0))
     known, held_out = edges[100:], edges[:100]
@@ -209,9 +216,83 @@ def test_factors_of_implicit_put_items_of_one_group_together_without_a_warning(m
 
 def test_factors_report_every_iteration():
     baskets = csr_array(np.eye(5, dtype=np.float32))
-    told: list[tuple[int, int]] = []
-    item_factors("als", baskets, report=lambda done, total: told.append((done, total)))
-    assert told == [(i, 15) for i in range(1, 16)]
+    told: list[tuple[int, int, float | None]] = []
+    item_factors("als", baskets, report=lambda *each: told.append(each))
+    assert told == [(i, 15, None) for i in range(1, 16)]
+
+
+def test_large_graphs_get_fewer_passes_and_small_ones_the_settings_that_their_stored_vectors_are_known_by():
+    for method in SETTINGS:
+        assert settings_for(method, 500_000) == SETTINGS[method]
+    passes = {
+        (method, edges): settings_for(method, edges)["iterations"]
+        for method in SETTINGS
+        for edges in (10**6, 10**7, 10**9)
+    }
+    assert passes == {
+        ("als", 10**6): 15,
+        ("als", 10**7): 10,
+        ("als", 10**9): 10,
+        ("bpr", 10**6): 100,
+        ("bpr", 10**7): 10,
+        ("bpr", 10**9): 10,
+    }
+    assert "large" in settings_for("bpr", 500_001), "another way is another fingerprint"
+
+
+def test_bpr_of_a_large_graph_ends_by_held_out_edges_and_gives_users_and_items_in_their_own_order(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(large_bpr, "SETTINGS", replace(large_bpr.SETTINGS, above_edges=0, block_edges=500))
+    edges, held_out, _ = planted(0)
+    edges = edges[edges[:, 0] != 7]  # a user without an edge
+    baskets = csr_array((np.ones(len(edges), np.float32), edges.T), shape=(300, 240))
+    told: list[tuple[int, int, float | None]] = []
+    users, items = all_factors("bpr", baskets, report=lambda *each: told.append(each))
+    assert (users.shape, items.shape) == ((300, FACTORS + 1), (240, FACTORS + 1))
+    assert told[-1][0] < 100, "no better Recall@20 ends the training"
+    assert told[-1][2] == max(recall for _, _, recall in told if recall is not None)
+    held_out = held_out[held_out[:, 0] != 7]
+    found = evaluate(users, items, edges, held_out).recall
+    assert found > 0.25, "20 of 240 items by chance find 0.09"
+    assert evaluate(np.roll(users, 1, axis=0), items, edges, held_out).recall < found / 1.5, "users are in their order"
+    np.testing.assert_array_equal(items, all_factors("bpr", baskets)[1])
+    assert np.abs(items - all_factors("bpr", baskets, seed=1)[1]).max() > 1e-3
+
+
+def test_a_column_of_ids_is_fingerprinted_as_the_list_that_stored_vectors_are_known_by(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bundlecache.json_text.BLOCK_ROWS", 2)
+    for ids in ([], ["a"], ["a", "b"], ["", 'a"b\\', "Käse", "b", "\x7f\n"]):
+        whole = hashlib.sha256(json.dumps(("als", 2, {"b": 1, "a": 2.5}, ids, "x"), sort_keys=True).encode())
+        assert fingerprint("als", 2, {"b": 1, "a": 2.5}, Strings(ids), "x") == whole.hexdigest()
+
+
+def test_loading_an_encoder_keeps_its_fingerprint_so_that_the_next_status_reads_no_edges(
+    workspace: WorkspaceFolder, monkeypatch: pytest.MonkeyPatch
+):
+    catalogue = bundlecache.open(workspace.root, quiet=True).catalogue
+    encoder = features.load("als:user-item", modality="graph", catalogue=catalogue)
+    monkeypatch.delattr("bundlecache.features.graph_encoder.training_graph")
+    assert fingerprint_now(catalogue, EncoderSpec.parse("als:user-item")) == encoder.fingerprint
+
+
+@pytest.mark.parametrize("spec", ["als:user-item", "bpr:user-item", "lightgcn:user-item"])
+@pytest.mark.parametrize("small", [50_000, 0])
+def test_a_dry_run_measures_some_passes_over_some_edges_and_learns_nothing(
+    workspace: WorkspaceFolder, spec: str, small: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lightgcn_large, "SMALL_GRAPH_EDGES", small)
+    catalogue = Catalogue.read(workspace)
+    encoder = features.load(spec, modality="graph", catalogue=catalogue)
+    seconds, measured = encoder.measure_learning()
+    edges = len(encoder.item)
+    assert measured == f"2 of at most {encoder.method.passes} passes, over all {edges} edges"
+    encoder.method = replace(encoder.method, sample=edges // 3)
+    of_part, measured = encoder.measure_learning()
+    assert 0 < int(re.search(r"over (\d+) of", measured)[1]) < edges
+    assert seconds > 0
+    assert of_part > 0
+    assert encoder._vectors is None
 
 
 def test_an_item_whose_learnt_vector_float16_cannot_hold_is_absent_and_learnt_once(

@@ -15,10 +15,10 @@ from bundlecache.console import output, reporter
 from bundlecache.encode.progress import Learning, Progress
 from bundlecache.features import lightgcn, lightgcn_large
 from bundlecache.features import registry as features
-from bundlecache.features.held_out_edges import hold_out
-from bundlecache.features.lightgcn import Propagation, evaluate
+from bundlecache.features.lightgcn import Propagation
 from bundlecache.features.lightgcn_large import Settings, train
 from bundlecache.features.spectral_start import spectral_vectors
+from bundlecache.held_out_edges import evaluate, hold_out
 
 if TYPE_CHECKING:
     from bundlecache.workspace import WorkspaceFolder
