@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from ..encode.estimate import Estimate
     from ..encode.run import Receipt
 
+HEADINGS_OF_TIMES = {  # of a piece of the bench's table that holds no HitRate@1
+    ("seconds",): "Seconds to answer",
+    ("training",): "Seconds to train or fit, before the first answer",
+    ("seconds", "training"): "Seconds to answer, and before that to train or fit",
+}
+
 
 def show_import(summary: ImportSummary, as_json: bool, title: str) -> None:
     """What was imported; of a dry run, how the columns were understood, and the first rows of every table."""
@@ -206,10 +212,8 @@ def show_leaderboard(results: Sequence[QuestionSetResult]) -> None:
     times = ["seconds", *(["training"] if any(row["training"] for row in rows) else [])]
     longest = min(max(len(row["method"]) for row in rows), out.width // 2)
     title = f"HitRate@1; 95% intervals of up to ±{widest:.3f} stand in the files"
-    for piece in columns_in_pieces([*names, *times], out.width - longest):
-        only_times = set(piece) <= set(times)
-        heading = "Seconds to answer, and before that to train or fit" if only_times else title
-        show(None, False, rows, title=heading, columns=["method", *piece])
+    for piece in columns_in_pieces([*names, *times], out.width - longest - 2):  # 2: the edges
+        show(None, False, rows, title=HEADINGS_OF_TIMES.get(tuple(piece), title), columns=["method", *piece])
         title = "HitRate@1 on more questions"
     for name, result in zip(names, results, strict=True):
         out.print(f"[bold]{plain(name)}[/]: {result.questions.amount} questions", highlight=False)

@@ -168,6 +168,40 @@ def test_seven_question_sets_are_read_in_80_columns(sets, capsys, monkeypatch):
     assert all(re.fullmatch(r"\d\.\d+", figure) for row in rows for figure in row)
 
 
+def test_every_piece_of_the_table_holds_the_figures_that_its_heading_names(sets, capsys, monkeypatch):
+    kinds = ("random", "same-category", "popularity-matched", "nearest:image")
+    named = [dataclasses.replace(sets[0], name=f"test-{kind}-10", negatives=kind) for kind in kinds]
+    results = []
+    for k, asked in enumerate(named, 1):
+        methods = [oracle(asked, 0.2 * k, "fitted", training=90.0), oracle(asked, 0.1, "popularity")]
+        results.append(bench.summarise(bench.BenchSetup(), [asked], [methods]))
+    (row,) = (each for each in leaderboard.rows(results) if each.method == "fitted")
+    expected = {name: f"{row.hit1[name]:.3f}" for name in leaderboard.headings(results)}
+    expected |= {"seconds": f"{row.seconds:.1f}", "training": f"{row.training_seconds:.1f}"}
+    only_times = set()
+    for width in range(40, 111):
+        screen = Console(width=width)
+        monkeypatch.setattr(output, "out", screen)
+        monkeypatch.setattr(tables, "out", screen)
+        tables.show_leaderboard(results)
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+        found = {}
+        for at, line in enumerate(lines):
+            if line.startswith(" method"):
+                heading, columns = lines[at - 1], line.split()[1:]
+                (figures,) = (each.split()[1:] for each in lines[at + 1 : at + 4] if each.startswith(" fitted"))
+                found |= dict(zip(columns, figures, strict=True))
+                times = {"seconds", "training"} & set(columns)
+                if times == set(columns):
+                    assert heading.startswith("Seconds")
+                    assert ("to answer" in heading, "to train" in heading) == ("seconds" in times, "training" in times)
+                    only_times.add(tuple(columns))
+                else:
+                    assert heading.startswith("HitRate@1")
+        assert found == expected
+    assert only_times == {("seconds", "training"), ("training",)}, "each way was seen"
+
+
 def test_positions_and_calibration_of_the_model_stand_in_its_results(sets):
     asked = sets[0]
     given = SimpleNamespace(

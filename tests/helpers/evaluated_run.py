@@ -52,7 +52,7 @@ def random_answers(asked, right=0.6, seed=0):
     return SimpleNamespace(logits=logits, valid=valid, probabilities=lambda: shares)
 
 
-def write_run(workspace, *, evaluated=True, encoded=True):
+def write_run(workspace, *, evaluated=True, encoded=True, right=0.6):
     """A run as train and evaluate leave it, over the real store and real frozen questions."""
     catalogue = Catalogue.read(workspace)
     matrices = {}
@@ -91,7 +91,7 @@ def write_run(workspace, *, evaluated=True, encoded=True):
     (folder / "history.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"stage": "fusion", "st')
     if evaluated:
         asked = questions.freeze(catalogue, split="test", n_options=5)
-        model = random_answers(asked)
+        model = random_answers(asked, right)
         results = compare(
             all_baselines(catalogue, matrices),
             asked,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from helpers.evaluated_run import compare_runs, report_html, write_run, write_second_run
@@ -44,14 +46,25 @@ def test_damaged_examples_are_passed_over(workspace):
     assert "Free completions" not in report_html(workspace, folder)
 
 
-def test_runs_that_cannot_be_told_apart_have_no_number_as_headline(workspace):
-    write_run(workspace)
-    write_second_run(workspace, "second", right=0.6)
+@pytest.mark.parametrize(
+    ("right", "headline", "verdict"),
+    [
+        ((1.0, 1.0), "no clear difference", "cannot be told apart"),
+        ((1.0, 0.0), "+", "points more"),
+        ((0.0, 1.0), "\u2212", "points less"),
+    ],
+    ids=["level", "better", "worse"],
+)
+def test_a_comparison_has_a_number_as_headline_only_where_the_runs_differ(workspace, right, headline, verdict):
+    write_run(workspace, right=right[0])
+    write_second_run(workspace, "second", right=right[1])
     path, said = compare_runs(workspace)
     html = path.read_text("utf-8")
-    apart = "cannot be told apart" not in said[0]
-    assert ("no clear difference" in html) is not apart
-    assert ('<div class="figure">' in html) is apart
+    (shown,) = re.findall(r'<div class="figure[^>]*>([^<]*)<', html)
+    assert verdict in said[0]
+    assert said[0] in html
+    points = re.search(r"([\d.]+) points (?:more|less)", said[0])
+    assert shown == headline + (points[1] if points else "")
 
 
 def test_many_small_categories_are_shown_instead_of_one_large_rest():
