@@ -56,13 +56,18 @@ MODEL = "Bundle-MLLM"
 """How tables call a trained run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedRun:
     """A trained model, ready to answer, and the stored vectors that it was trained on, by their names in the run."""
 
     folder: Path
     model: BundleMLLM
     matrices: dict[str, Matrix]
+
+    def __repr__(self) -> str:
+        return (
+            f"<LoadedRun: {self.folder.name}, {self.model.answer.name}, vectors {', '.join(self.matrices) or 'none'}>"
+        )
 
     @property
     def training_seconds(self) -> float:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from ..files import read_arrays, read_json, write_arrays, write_text
+from ..rows import Result
 from .bootstrap import intervals, seeds_interval
 from .metrics import Places
 from .text_metrics import text_figures
@@ -84,8 +85,8 @@ class TaskMethod:
         return {name: value for name, value in vars(self).items() if name not in unwritten}
 
 
-@dataclass(frozen=True)
-class TaskResult:
+@dataclass(frozen=True, repr=False)
+class TaskResult(Result):
     """All methods on the test questions of one task, the best first."""
 
     task: str
@@ -94,6 +95,10 @@ class TaskResult:
     n_items: int  # that are ranked
     keep_history: bool
     methods: list[TaskMethod]
+
+    def _frame(self) -> Any:
+        """A row per method; its figures and intervals are columns."""
+        return [method.to_dict() for method in self.methods]
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written to JSON."""

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..encoder_spec import TITLE
-from ..errors import BundlecacheError, CatalogueError, Command, counted
+from ..errors import CatalogueError, Command, counted
+from ..rows import with_pandas
 from ..text import listed, quoted
 from ..workspace import TABLES
 from . import cache
@@ -311,10 +312,5 @@ class Catalogue:
 
 
 def _frame(columns: dict[str, Any]) -> pandas.DataFrame:
-    try:
-        import pandas  # noqa: F401 - so that its absence is told before pyarrow asks for it
-    except ImportError as error:
-        raise BundlecacheError(
-            "to_pandas() needs pandas, which is not installed.", hint="pip install pandas"
-        ) from error
+    with_pandas()  # so that its absence is told before pyarrow asks for it
     return pa.table(columns).to_pandas()

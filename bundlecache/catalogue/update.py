@@ -7,12 +7,13 @@ counts twice). A column that the source lacks keeps its cells; a table without r
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import CatalogueError, counted
+from ..rows import Result, Rows
 from ..workspace import TABLES, WorkspaceFolder
 from . import splits, table_transaction
 from .catalogue import Catalogue
@@ -43,8 +44,8 @@ class TableChanges:
     unchanged: int = 0
 
 
-@dataclass(frozen=True)
-class UpdateSummary:
+@dataclass(frozen=True, repr=False)
+class UpdateSummary(Result):
     """What an update did, or with ``dry_run`` would do. ``media`` counts the pictures and sounds that were copied."""
 
     tables: list[TableChanges]
@@ -53,6 +54,10 @@ class UpdateSummary:
     media: int = 0
     dry_run: bool = False
     notes: list[str] = field(default_factory=list)
+
+    def _frame(self) -> Any:
+        """A row per table."""
+        return Rows(self.tables).to_dicts()
 
     @property
     def changes(self) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..encoder_spec import EncoderSpec
 from ..errors import EncoderError
+from ..rows import Result
 from ..store.failures import count_failed
 from ..store.table_schema import Identity
 from .changed_texts import changed_texts
@@ -44,8 +45,8 @@ COMMIT_ROWS = 4096
 COMMIT_SECONDS = 15.0
 
 
-@dataclass(frozen=True)
-class Receipt:
+@dataclass(frozen=True, repr=False)
+class Receipt(Result):
     """What a run did: items = encoded + cached + failed + absent. ``absent`` counts items with nothing to encode, and those of
     which a learnt graph says too little.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError, Command
 from ..recipes.recipe import Recipe
+from ..rows import Result
 from .session import PROCESSES
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-@dataclass(frozen=True)
-class AblationTable:
+@dataclass(frozen=True, repr=False)
+class AblationTable(Result):
     """One row per grid point, and the folder of the tables; ``stopped`` says why it ended early, if it did."""
 
     name: str
@@ -29,6 +30,10 @@ class AblationTable:
     figure: str  # that the columns show
     seeds: tuple[int, ...]
     stopped: str | None
+
+    def _frame(self) -> Any:
+        """A row per grid point; its figures are columns by question set."""
+        return [row.to_dict() for row in self.rows]
 
 
 @dataclass(frozen=True)

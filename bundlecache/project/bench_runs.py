@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..questions.sample import MAX_QUESTIONS
 from ..questions.sample import sample as sampled
+from ..rows import Result
+from .evaluation import Evaluation
 from .graph_check import warn_of_other_edges
 from .run import Run
 
@@ -29,20 +31,28 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-@dataclass(frozen=True)
-class BenchResult:
+@dataclass(frozen=True, repr=False)
+class BenchResult(Result):
     """Results per family of question sets, and the page that shows them."""
 
     path: Path
     results: list[QuestionSetResult]
 
+    def _frame(self) -> Any:
+        """A row per method and question set, as `Evaluation`."""
+        return Evaluation(self.results).to_dicts()
 
-@dataclass(frozen=True)
-class FullBenchResult:
+
+@dataclass(frozen=True, repr=False)
+class FullBenchResult(Result):
     """All methods among the whole catalogue, and the page that shows them."""
 
     path: Path
     result: FullCatalogueResult
+
+    def _frame(self) -> Any:
+        """A row per method."""
+        return [row.to_dict() for row in self.result.methods]
 
 
 def bench(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError, Command
+from ..rows import Result
 from .graph_check import warn_of_other_edges
 from .run import Run
 
@@ -22,14 +23,18 @@ if TYPE_CHECKING:
 ENGINES = ("faiss", "lance")
 
 
-@dataclass(frozen=True)
-class CandidateSets:
+@dataclass(frozen=True, repr=False)
+class CandidateSets(Result):
     """The k nearest items to each bundle of a split, and how the index that found them does."""
 
     path: Path
     candidates: Candidates
     index: str
     seconds: float
+
+    def _frame(self) -> Any:
+        """A row per bundle: bundle_id, partial, truth, candidates, scores, rank."""
+        return self.candidates.table
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

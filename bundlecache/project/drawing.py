@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError, Command
 from ..files import replacing, user_path
+from ..rows import Result
 from ..text import quoted
 from .recommending import check_query, question
 from .unimp_runs import trained
@@ -19,14 +20,18 @@ FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """The file formats of a drawn picture, by the end of its name."""
 
 
-@dataclass(frozen=True)
-class Drawn:
+@dataclass(frozen=True, repr=False)
+class Drawn(Result):
     """A picture that a UniMP run drew into ``path``, and the items that it was shown, the one that fits the query best first."""
 
     path: Path
     query: str
     item_ids: list[str]
     titles: list[str]
+
+    def _frame(self) -> Any:
+        """A row per item that was shown."""
+        return {"item_id": self.item_ids, "title": self.titles}
 
 
 def draw(

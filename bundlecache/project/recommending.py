@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import BundlecacheError, CatalogueError, Command
-from ..rows import Rows
+from ..rows import Result, Rows
 from ..text import listed, quoted
 from .unimp_runs import check_trained, newest, trained
 
@@ -47,8 +47,8 @@ class Selection:
     probability: float
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Result):
     """What a UniMP run expects a user to say of an item: ``rating`` is the expected number of stars, ``stars`` the likeliest."""
 
     user_id: str

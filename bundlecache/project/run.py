@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BundlecacheError, Command
 from ..questions.sample import MAX_QUESTIONS
 from ..questions.sample import sample as sampled
-from ..rows import Rows
+from ..rows import Result, Rows
 from ..workspace import kind_of, read_manifest
 from . import drawing, recommending
 from .completion.complete_bundles import Bundle, complete_bundles
@@ -44,8 +44,8 @@ class Completion:
     probability: float
 
 
-@dataclass(frozen=True)
-class Page:
+@dataclass(frozen=True, repr=False)
+class Page(Result):
     """A report that was written; ``findings`` are sentences (of a comparison of two runs)."""
 
     path: Path

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import QuestionsError
 from ..questions.sample import MAX_QUESTIONS
+from ..rows import Result, Rows
 from .candidate_search import searched
 
 if TYPE_CHECKING:
@@ -19,12 +20,16 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-@dataclass(frozen=True)
-class SimilarBench:
+@dataclass(frozen=True, repr=False)
+class SimilarBench(Result):
     """The figures of all methods, and the file that holds them."""
 
     path: Path
     result: SimilarResult
+
+    def _frame(self) -> Any:
+        """A row per method; its figures are columns by variant."""
+        return Rows(self.result.rows).to_dicts()
 
 
 def similar_questions(session: Session, split: str = "test", *, visit_minutes: float | None = None) -> SimilarQuestions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..rows import Rows
+from ..rows import Result, Rows, frame_of
 from .graph_check import of_other_edges
 from .stale import Stale, stale
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-@dataclass(frozen=True)
-class Status:
+@dataclass(frozen=True, repr=False)
+class Status(Result):
     """What a workspace holds: counts of the catalogue, coverage per stored table, names of finished runs.
 
     ``other_edges`` names the encoders whose graph vectors were learned from other edges or items than training may see today,
@@ -31,6 +31,10 @@ class Status:
     other_edges: list[str]
     stale: list[Stale]
 
+    def _frame(self) -> Any:
+        """A row per stored table."""
+        return self.store
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -42,8 +46,8 @@ class Status:
         }
 
 
-@dataclass(frozen=True)
-class Vectors:
+@dataclass(frozen=True, repr=False)
+class Vectors(Result):
     """Vectors [I, d] (token features: [I, t, d]) of the items ``ids`` [I], zero where ``mask`` [I] is False.
 
     ``vectors`` is memory-mapped and read-only.
@@ -55,12 +59,9 @@ class Vectors:
     modality: str
     encoder: str
 
-    def to_pandas(self) -> Any:
-        """A DataFrame of the items that have a vector, indexed by item id."""
-        import pandas
-
-        rows = self.vectors[self.mask].reshape(int(self.mask.sum()), -1)
-        return pandas.DataFrame(rows, index=[i for i, has in zip(self.ids, self.mask, strict=True) if has])
+    def _frame(self) -> Any:
+        """A row per item that has a vector, a column per number; the index holds the items' ids."""
+        return frame_of(self.vectors, self.mask, self.ids)
 
 
 def status(session: Session) -> Status:

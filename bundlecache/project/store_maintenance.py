@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError, Command, counted
-from ..rows import Rows
+from ..rows import Result, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,13 +33,17 @@ class TableCheck:
     items: list[str]
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Result):
     """All tables, and one sentence per damaged one; ``repaired`` says whether the damage was taken out."""
 
     tables: Rows[TableCheck]
     damage: dict[str, str]
     repaired: bool
+
+    def _frame(self) -> Any:
+        """A row per table."""
+        return self.tables.to_dicts()
 
     def require_sound(self) -> None:
         """Raise where something is damaged and was not repaired, or vectors differ from what is encoded now.
@@ -78,8 +82,8 @@ class CompactedTable:
     kept_for: str | None
 
 
-@dataclass(frozen=True)
-class ImportedVectors:
+@dataclass(frozen=True, repr=False)
+class ImportedVectors(Result):
     """Rows that were given, and what became of them."""
 
     encoder: str

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BundlecacheError, Command
+from ..rows import Result
 from .graph_check import warn_of_other_edges
 from .run import Run
 from .session import IS_FOLLOWER, require_one_process
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-@dataclass(frozen=True)
-class ImportedCheckpoint:
+@dataclass(frozen=True, repr=False)
+class ImportedCheckpoint(Result):
     """The run that was made, what it fuses, and the weights that were of no use."""
 
     run: Run

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from ..catalogue.catalogue import SPLITS
 from ..errors import Command, QuestionsError, first_line
 from ..files import replacing, write_text
+from ..rows import Result
 from ..text import listed, quoted
 from .checks import Fault, faults
 from .question_rows import COLUMNS, QuestionRows
@@ -47,8 +48,8 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Questions:
+@dataclass(frozen=True, repr=False)
+class Questions(Result):
     """q questions over the items of one catalogue.
 
     ``partial`` holds int32 item indices in the order of the bundle, ``options`` is int32 [q, n],
@@ -65,6 +66,11 @@ class Questions:
     truth: np.ndarray
     sha256: str
     header: dict[str, Any]
+
+    def _frame(self) -> Any:
+        """A row per question: bundle_id, partial and options (indices of items), truth: the column of the right option."""
+        options = list(self.options)
+        return {"bundle_id": self.bundle_ids, "partial": self.partial, "options": options, "truth": self.truth}
 
     def __len__(self) -> int:
         return len(self.bundle_ids)

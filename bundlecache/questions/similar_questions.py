@@ -21,6 +21,7 @@ from ..catalogue.click_log import VISIT_MINUTES, read_clicks
 from ..catalogue.columns import Lists, Strings
 from ..errors import CatalogueError, QuestionsError, first_line
 from ..files import make_folder, replacing, write_text
+from ..rows import Result
 from .similar_pairs import REACH, Periods, grouped, pairs_of, user_shares
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class SimilarQuestions:
+@dataclass(frozen=True, repr=False)
+class SimilarQuestions(Result):
     """q questions about similar items of one catalogue.
 
     ``query`` int32 [q] is the item, ``relevant`` the items that were clicked after it, ``users`` int32 [total] by how many
@@ -63,6 +64,10 @@ class SimilarQuestions:
     sha256: str
     header: dict[str, Any]
     shares: Any = None  # [users, q] what each user has of each question, where it is known; see `user_shares`
+
+    def _frame(self) -> Any:
+        """A row per question: the item asked about, the relevant ones and the options, all indices."""
+        return {"query": self.query, "relevant": list(self.relevant), "options": list(self.options)}
 
     def __len__(self) -> int:
         return len(self.query)

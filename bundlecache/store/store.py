@@ -26,6 +26,7 @@ import numpy as np
 from ..errors import Command, StoreError
 from ..files import replacing
 from ..modalities import MODALITIES, check_modality
+from ..rows import Result, frame_of
 from . import failures, receipts
 from .failures import Failure
 from .guards import opening, storing
@@ -60,8 +61,8 @@ class TableInfo(Identity):
     updated: str
 
 
-@dataclass(frozen=True)
-class Matrix:
+@dataclass(frozen=True, repr=False)
+class Matrix(Result):
     """Vectors [I, d] in the order of the item ids asked for, zero where ``mask`` [I] is False.
 
     Token features are [I, t, d]. Both are read-only; ``vectors`` is memory-mapped, which survives a fork of data loading workers.
@@ -74,6 +75,10 @@ class Matrix:
     version: int
     vectors: np.ndarray
     mask: np.ndarray
+
+    def _frame(self) -> Any:
+        """A row per item that has a vector, a column per number; the index holds the items' places."""
+        return frame_of(self.vectors, self.mask)
 
 
 class Store:

@@ -17,6 +17,7 @@ from bundlecache.encoder_spec import EncoderSpec
 from bundlecache.errors import BundlecacheError, Command, counted
 from bundlecache.files import make_folder, write_text
 from bundlecache.report.adapt_page import BeforeAndAfter, write_page
+from bundlecache.rows import Result
 from bundlecache.training_log import Stop, TrainingLog
 
 from ..devices import resolve_device
@@ -49,8 +50,8 @@ MAPPED = 600  # pictures on the map
 RECIPES = Path(__file__).parent / "recipes"
 
 
-@dataclass(frozen=True)
-class AdaptResult:
+@dataclass(frozen=True, repr=False)
+class AdaptResult(Result):
     """What came of an adaptation. ``encoder`` is None where nothing beats zero-shot; ``stopped`` says why it ended early."""
 
     name: str
@@ -65,6 +66,10 @@ class AdaptResult:
     seconds: float
     stopped: str | None
     pairs: dict[str, Any]
+
+    def _frame(self) -> Any:
+        """A row per epoch, zero-shot first."""
+        return self.rows
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import importlib
+import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +21,7 @@ from helpers.shop import make_shop
 
 import bundlecache as bc
 from bundlecache.bench import proposals
+from bundlecache.rows import Result, Rows
 
 QUICK = {"text_stage.steps": 3, "fusion_stage.steps": 3, "fusion_stage.contrastive_steps": 2}
 
@@ -69,6 +74,80 @@ def test_results_become_data_frames(trained: Path):
     frame = bc.open(trained, quiet=True).run().complete(["item-02"], k=3).to_pandas()
     assert isinstance(frame, pandas.DataFrame)
     assert list(frame.columns) == ["rank", "item_id", "title", "probability"]
+
+
+NO_TABLES = {"Path", "Any", "None", "Workspace", "Run", "RunKind", "Ranker", "LoadedRun", "ManyCompleter"}
+"""Returned types that are no results: paths, and objects to go on with."""
+
+
+def result_types() -> dict[str, type]:
+    """All types that the methods of a workspace and of a run, and the functions of the package, return."""
+    from bundlecache.project.run import Run
+    from bundlecache.project.workspace import Workspace
+
+    calls = [call for owner in (Workspace, Run) for name, call in vars(owner).items() if not name.startswith("_")]
+    calls += [bc.import_data, bc.make_demo, bc.update_data]
+    found = {"Matrix": bc.Matrix, "Questions": bc.Questions, "Evaluation": bc.Evaluation}
+    for call in calls:
+        annotation = getattr(call, "__annotations__", {}).get("return", "")
+        module = importlib.import_module(call.__module__) if annotation else None
+        for name in {*re.findall(r"\b[A-Z]\w+\b", re.sub(r"Rows\[[^]]*\]+", "", annotation))} - NO_TABLES:
+            found[name] = vars(module).get(name) or imported_for_types(module, name)
+    return found
+
+
+def imported_for_types(module, name: str) -> type:
+    """What a module imports under ``if TYPE_CHECKING``."""
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+            source = importlib.import_module("." * node.level + (node.module or ""), module.__package__)
+            return getattr(source, name)
+    raise AssertionError(f"{module.__name__} does not import {name}")
+
+
+def test_every_result_becomes_a_data_frame_and_is_short_in_a_notebook():
+    types = result_types()
+    assert {"CandidateSets", "Status", "Receipt", "Vectors", "BenchResult", "AblationTable", "Explanation"} <= set(
+        types
+    )
+    for name, found in types.items():
+        assert callable(getattr(found, "to_pandas", None)), f"{name} has no to_pandas()"
+        assert found.__repr__ is Result.__repr__ or issubclass(found, Rows), f"{name} shows all it holds"
+
+
+def test_data_frames_of_results_hold_their_rows(trained: Path, tmp_path: Path):
+    pytest.importorskip("pandas")
+    shop = bc.open(trained, quiet=True)
+    candidates = shop.candidates(k=4)
+    bench = shop.bench(["test-random10"], models=False, sample=5, out=tmp_path / "bench")
+    questions = shop.question_sets(["test-random10"])[0]
+    vectors = shop.vectors("image")
+    matrix = shop.store.matrix(shop.catalogue.item_ids, "image")
+    imported = bc.import_data("tables", trained, tmp_path / "again")[1]
+    results = [
+        (candidates, len(candidates.candidates.table), "candidates"),
+        (bench, len(bench.results[0].methods), "hit_1"),
+        (questions, len(questions), "options"),
+        (vectors, 22, 0),
+        (matrix, 22, 0),
+        (shop.status(), len(shop.status().store), "missing"),
+        (shop.encode("text")[0], 1, "cached"),
+        (shop.verify(sample=1), len(shop.store.tables()), "table"),
+        (imported, 1, "items"),
+    ]
+    for result, rows, column in results:
+        frame = result.to_pandas()
+        assert len(frame) == rows, result
+        assert column in frame.columns
+        assert repr(result).startswith(f"<{type(result).__name__}: ")
+        assert len(repr(result)) <= 160
+    assert questions.to_pandas()["bundle_id"].tolist() == questions.bundle_ids
+    assert vectors.to_pandas().loc["item-00"].tolist() == pytest.approx(vectors.vectors[vectors.ids.index("item-00")])
+
+
+def test_many_rows_are_cut_off_in_a_notebook():
+    assert repr(Rows([1, 2])) == "[1, 2]"
+    assert repr(Rows(range(1000))).endswith("8, 9, ... 990 more]")
 
 
 def test_results_are_dataclasses_with_immutable_fields(trained: Path):

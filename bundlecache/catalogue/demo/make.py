@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...rows import Result
 from . import media
 from . import world as factory
 from .reviews import review
@@ -23,8 +24,8 @@ __all__ = ["DemoSummary", "make", "oracle_scores", "tables"]
 PRICES = dict(zip(CATEGORIES, (14, 22, 28, 39, 18, 59, 9, 34, 45, 12, 24, 52, 11, 8, 15, 31), strict=True))  # in euro
 
 
-@dataclass(frozen=True)
-class DemoSummary:
+@dataclass(frozen=True, repr=False)
+class DemoSummary(Result):
     """What `make` wrote."""
 
     items: int

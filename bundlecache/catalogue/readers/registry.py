@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from ...errors import CatalogueError, Command
 from ...files import user_path
+from ...rows import Result
 from . import amazon, bundlerec, cells, clhe, fetch_media, folder, tables, writing
 from .dataset import Dataset, Vectors
 from .import_progress import Stages
@@ -74,8 +75,8 @@ class TablePreview:
     first: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class ImportSummary:
+@dataclass(frozen=True, repr=False)
+class ImportSummary(Result):
     """What an import wrote, or would write where ``dry_run``; ``vectors`` came with the data, to be put into the store.
 
     ``untitled`` counts the items without a title.

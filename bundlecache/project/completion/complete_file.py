@@ -24,6 +24,7 @@ from ...catalogue.readers import carts
 from ...console.reporter import duration
 from ...errors import BundlecacheError, counted
 from ...files import replacing, user_path
+from ...rows import Result
 from ...workspace import TABLES, read_manifest
 from ..run import Run
 from ..session import PROCESSES, Session
@@ -48,8 +49,8 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class CompletedFile:
+@dataclass(frozen=True, repr=False)
+class CompletedFile(Result):
     """The answers to a file of carts: their file, how many carts there were, how many have no completions.
 
     ``errors`` is the file of those, None where there are none.
