@@ -13,7 +13,8 @@ import numpy as np
 
 from ..errors import BundlecacheError, Command, EncoderError, MediaError, counted
 from ..store.failures import ABSENT, Failure
-from ..store.table_schema import ALL_ZERO, as_stored, flaws
+from ..store.table_schema import as_stored, flaws
+from .encoder import stage_of_flaw
 from .protocol import MAX_FAILURES_IN_A_ROW, Unusable
 
 if TYPE_CHECKING:
@@ -155,9 +156,9 @@ class EncoderBatcher:
         bad = flaws(rows)
         for row, (unit, _) in enumerate(batch):
             if row in bad:
-                unlearnt = hasattr(self.encoder, "has") and bad[row] == ALL_ZERO
-                self.unlearnt += len(unit.item_ids) if unlearnt else 0
-                self._fail(unit, ABSENT if unlearnt else "check", bad[row])
+                stage = stage_of_flaw(bad[row], self.encoder)
+                self.unlearnt += len(unit.item_ids) if stage == ABSENT else 0
+                self._fail(unit, stage, bad[row])
                 continue
             self._hold(unit, rows[row])
         self._commit_when_due()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..store.table_schema import Identity
+from ..store.failures import ABSENT
+from ..store.table_schema import ALL_ZERO, Identity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +66,11 @@ class Encoder(Protocol):
 
     def encode(self, samples: list[Any]) -> np.ndarray:
         """Vectors of n samples: float32 [n, d], or [n, t, d] with t ``tokens``."""
+
+
+def stage_of_flaw(flaw: str, encoder: Encoder) -> str:
+    """The stage at which an item whose vector has a flaw (`table_schema.flaws`) is listed: "check", or `ABSENT`."""
+    return ABSENT if flaw == ALL_ZERO and hasattr(encoder, "has") else "check"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..store.text_columns import differs, is_among, places, places_of_ids, take, text_column
+from .encoder import stage_of_flaw
 from .protocol import Unit
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..store.failures import Failure
     from ..store.tables import Held, TableWriter
+    from .encoder import Encoder
     from .scan import Scan
 
 
@@ -110,7 +112,7 @@ class Plan:
         table.update_status(self.scan.item_ids, failed, dead=pa.concat_arrays([text_column(dead), absent]))
 
 
-def plan(scan: Scan, table: Held, *, retry_failed: bool) -> Plan:
+def plan(scan: Scan, table: Held, encoder: Encoder, *, retry_failed: bool) -> Plan:
     """Sort items into cached, failed before, copies of a stored vector, and units of equal content to encode."""
     item_ids = scan.ids(scan.present)
     row = places_of_ids(item_ids, among=table.item_ids)  # [p]
@@ -124,12 +126,17 @@ def plan(scan: Scan, table: Held, *, retry_failed: bool) -> Plan:
         for place in np.flatnonzero(is_among(take(item_ids, rows), list(table.errors))).tolist():
             item_id, content_hash = item_ids[int(rows[place])].as_py(), scan.hashes[int(rows[place])].as_py()
             if table.errors[item_id].content_hash == content_hash:
-                failed[item_id], again[place] = table.errors[item_id], False
+                failed[item_id], again[place] = _as_listed_now(table.errors[item_id], encoder), False
         rows = rows[again]
     holder = places(take(scan.hashes, rows), among=table.hashes)  # [rows]
     copied = rows[holder >= 0]
     copies = Copies(take(item_ids, copied), take(scan.hashes, copied), holder[holder >= 0])
     return Plan(scan, int((~todo).sum()), copies, Units(scan, rows[holder < 0]), failed)
+
+
+def _as_listed_now(failure: Failure, encoder: Encoder) -> Failure:
+    """A failure of an earlier run; of the items whose learnt vector is all zero, older versions said that they failed."""
+    return failure._replace(stage=stage_of_flaw(failure.reason, encoder)) if failure.stage == "check" else failure
 
 
 def merged(units: Sequence[Sequence[Unit]]) -> np.ndarray:

@@ -190,7 +190,7 @@ def plan_all(
     scan = partial(scan_items, modality, catalogue, workspace, workers=workers, limit=limit, scanned=scanned)
     scans = {each: scan(columns=each) for each in set(columns)}
     return [
-        plan(scans[each].for_encoder(encoder), table, retry_failed=retry_failed)
+        plan(scans[each].for_encoder(encoder), table, encoder, retry_failed=retry_failed)
         for each, encoder, table in zip(columns, encoders, tables, strict=True)
     ]
 

@@ -36,8 +36,10 @@ from bundlecache.features.lightgcn import (
     train,
 )
 from bundlecache.held_out_edges import evaluate
+from bundlecache.store import failures
 
 if TYPE_CHECKING:
+    from bundlecache.project.workspace import Workspace
     from bundlecache.workspace import WorkspaceFolder
 
 
@@ -295,7 +297,7 @@ def test_a_dry_run_measures_some_passes_over_some_edges_and_learns_nothing(
     assert encoder._vectors is None
 
 
-def test_an_item_whose_learnt_vector_float16_cannot_hold_is_absent_and_learnt_once(
+def test_an_item_whose_learnt_vector_float16_cannot_hold_is_absent_and_learnt_once_even_if_it_was_listed_as_failed(
     workspace: WorkspaceFolder, monkeypatch: pytest.MonkeyPatch
 ):
     learnt: list[int] = []
@@ -327,6 +329,23 @@ def test_an_item_whose_learnt_vector_float16_cannot_hold_is_absent_and_learnt_on
         (len(linked) - 1, 0, 0, without)
     ]
     assert [*shop.errors()] == []
+    _list_as_failed(shop)
+    assert len(shop.errors()) == 2
+    (estimate,) = json.loads(succeed(*command, "--dry-run", "--json").stdout)
+    assert (estimate["to_encode"], estimate["failed"], estimate["absent"]) == (0, 0, without)
+    for receipt in json.loads(succeed(*command[:4], "first8:als:user-item", *command[5:], "--json").stdout):
+        assert (receipt["encoded"], receipt["failed"], receipt["absent"]) == (0, 0, without)
+    assert [*shop.errors()] == [], "plain encode lists them as absent"
+    assert learnt == [1], "nothing is learned for it"
+
+
+def _list_as_failed(shop: Workspace) -> None:
+    """Write the errors files as versions did for which an all-zero vector was a failure."""
+    for info in shop.store.tables():
+        found = failures.by_item(shop.folder.store, info.table)
+        failures.save(
+            shop.folder.store, info.table, {item: each._replace(stage="check") for item, each in found.items()}
+        )
 
 
 def test_other_edges_are_another_fingerprint(workspace: WorkspaceFolder):
