@@ -39,8 +39,17 @@ def show_import(summary: ImportSummary, as_json: bool, title: str) -> None:
         columns = ", ".join(f"{new} = {old}" if new != old else new for new, old in table.columns.items())
         say(f"{table.table}: {table.rows:,} rows of {table.file}; columns: {columns}")
         if table.first:
-            show(None, False, table.first)
+            show(None, False, [{name: _as_read(cell) for name, cell in row.items()} for row in table.first])
     say("Nothing was written (--dry-run).")
+
+
+def _as_read(cell: Any) -> Any:
+    """A number with all its digits: a preview shows how a price was read.
+
+    >>> _as_read(3.5), _as_read(1234.5), _as_read("1.234,50")
+    ('3.5', '1,234.5', '1.234,50')
+    """
+    return f"{cell:,.12g}" if isinstance(cell, float) else cell
 
 
 def show_update(summary: UpdateSummary, receipts: Sequence[Receipt], as_json: bool, title: str) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from helpers.runner import succeed
 
 from bundlecache.catalogue.catalogue import Catalogue
 from bundlecache.catalogue.readers import cell_values, fetch_media
 from bundlecache.catalogue.readers import registry as readers
 from bundlecache.catalogue.readers.tables import TablesRequest
-from bundlecache.errors import BundlecacheError, CatalogueError
+from bundlecache.errors import BundlecacheError, CatalogueError, hint_text
 from bundlecache.workspace import WorkspaceFolder
 
 PRODUCTS = "product_id,name,img,price,colour\n{}".format(
@@ -101,8 +102,54 @@ def test_all_missing_columns_stand_in_one_message_with_a_proposal(exports, shop)
         "carts.csv has no column 'bundle_id', 'item_id'; its columns are: a, b",
     ):
         assert words in refused.value.message
-    assert "items.item_id=prodct,items.title=nme,orders.bundle_id=COLUMN,orders.item_id=COLUMN" in refused.value.hint
+    assert "items.item_id=prodct,items.title=nme,orders.bundle_id=COLUMN,orders.item_id=COLUMN" in hint_text(
+        refused.value.hint
+    )
     assert not shop.root.exists()
+
+
+def test_columns_of_any_name_are_proposed_by_their_contents_in_a_command_that_works(exports, shop):
+    (exports / "log.csv").write_text("who,what,when\nc0,P0,1767225600\nc1,P1,1767225700\nv3,P0,1767225800\n")
+    (exports / "clicks.csv").unlink()
+    request = TablesRequest(events=Path("log.csv"), maps=("title=name",), dates="day-first")
+    with pytest.raises(CatalogueError, match=r"log\.csv has no column 'user_id', 'item_id'") as refused:
+        readers.read("tables", exports, shop, request=request)
+    line = hint_text(refused.value.hint)
+    assert line.endswith("--events log.csv --dates day-first --map title=name,events.user_id=who,events.item_id=what")
+    maps = line.rpartition(" ")[2]
+    made = readers.read("tables", exports, shop, request=TablesRequest(events=Path("log.csv"), maps=(maps,)))
+    assert made.interactions == 3
+    times = pq.read_table(shop.root / "interactions.parquet")["timestamp"].to_pylist()
+    assert min(times).isoformat() == "2026-01-01T00:00:00", "a column `when` holds the time"
+
+
+def test_the_last_column_left_is_proposed_as_the_order(exports, shop):
+    (exports / "carts.csv").write_text("a,b\n1,P1\n1,P2\n")
+    with pytest.raises(CatalogueError) as refused:
+        readers.read("tables", exports, shop)
+    assert "orders.bundle_id=a,orders.item_id=b" in hint_text(refused.value.hint)
+
+
+def test_german_and_french_exports_are_understood(tmp_path, shop):
+    """Semicolons, decimal commas, a byte order mark and Excel's first line, accents in the names of columns."""
+    src = tmp_path / "export"
+    src.mkdir()
+    table = "sep=;\nArtikelnummer;Titre;Prix;Catégorie\nA1;Lampe, rouge;3,50 €;Déco\nA2;Tasse;1.234,50 €;\nA3;Bol;-2,00 €;\n"
+    (src / "products.csv").write_text(table, "utf-8-sig")
+    (src / "carts.csv").write_text("Numéro_commande\tArtikelnummer\tClient\n1\tA1\tk\n1\tA2\tk\n", "utf-8")
+    made = readers.read("tables", src, shop)
+    assert (made.items, made.bundles) == (3, 1)
+    catalogue = Catalogue.read(shop)
+    assert catalogue.titles[catalogue.index["A1"]] == "Lampe, rouge"
+    assert catalogue.column("category")[catalogue.index["A1"]] == "Déco"
+    assert cells(shop, "items", "price") == {"A1": 3.5, "A2": 1234.5, "A3": -2.0}
+
+
+def test_a_dry_run_shows_prices_as_they_were_read(exports):
+    shown = succeed("import", "tables", exports, "--dry-run", "--data", exports.parent / "new").stdout
+    row = next(line for line in shown.splitlines() if line.split()[:1] == ["P1"])
+    assert " 1.5 " in row
+    assert "1.500" not in row
 
 
 def test_two_columns_that_may_be_the_title_are_asked_about(exports, shop):

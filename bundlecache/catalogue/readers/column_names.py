@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,16 +35,23 @@ ALIASES = {  # other names of a target, by table
 
 ITEM_IDS = (  # likely names, the strong ones before the weak ones
     "product_id sku item_no article_id article_no article_number artikelnummer asin stock_code product_code item_code "
-    "variant_id track_id song_id movie_id recipe_id product_no product_sku item_sku variant_sku",
-    "item product article code ean gtin upc handle",
+    "variant_id track_id song_id movie_id recipe_id product_no product_sku item_sku variant_sku id_produit ref_produit",
+    "item product article code ean gtin upc handle reference produit artikel",
 )
-USERS = "user customer customer_id client_id visitor_id buyer_id account_id member_id customer_no kunde kundennummer"
-TIMES = "time date datetime created_at order_date event_time ts date_time created invoice_date purchased_at datum"
+USERS = (
+    "user customer customer_id client_id visitor_id buyer_id account_id member_id customer_no kunde kundennummer"
+    " client id_client utilisateur"
+)
+TIMES = (
+    "time date datetime created_at order_date event_time ts date_time created invoice_date purchased_at datum"
+    " when event_date event_timestamp clicked_at viewed_at occurred_at unix_time epoch zeit zeitpunkt zeitstempel horodatage"
+)
 LIKELY: dict[str, dict[str, tuple[str, ...]]] = {
     "items": {
         "item_id": (*ITEM_IDS, "id"),
         "title": (
-            "name product_name product_title item_name item_title track_name title_en bezeichnung produktname titel",
+            "name product_name product_title item_name item_title track_name title_en bezeichnung produktname titel titre libelle"
+            " designation",
             "description label short_description",
         ),
         "image": (
@@ -51,14 +59,17 @@ LIKELY: dict[str, dict[str, tuple[str, ...]]] = {
             "thumbnail",
         ),
         "audio": ("sound audio_path audio_url preview_url sound_path", ""),
-        "category": ("categories product_category product_type kategorie category_name", "department type genre"),
-        "brand": ("vendor manufacturer marke brand_name", ""),
-        "price": ("unit_price list_price preis price_eur price_usd price_gbp", "sale_price amount cost"),
+        "category": (
+            "categories product_category product_type kategorie categorie category_name",
+            "department type genre",
+        ),
+        "brand": ("vendor manufacturer marke marque brand_name", ""),
+        "price": ("unit_price list_price preis prix price_eur price_usd price_gbp", "sale_price amount cost"),
     },
     "bundles": {
         "bundle_id": (
             "order_id order_no order_number order cart_id cart basket_id basket invoice_no invoice_id invoice "
-            "transaction_id receipt_id outfit_id playlist_id kit_id set_id bestellnummer",
+            "transaction_id receipt_id outfit_id playlist_id kit_id set_id bestellnummer numero_commande commande",
             "bundle session_id id",
         ),
         "item_id": ITEM_IDS,
@@ -80,12 +91,12 @@ MIN_CLOSENESS = 0.7  # of a column's name to a likely one, to be proposed
 
 
 def normalised(name: str) -> str:
-    """A column's name without case, spaces and marks.
+    """A column's name without case, spaces, accents and marks.
 
-    >>> normalised("Product ID"), normalised("productId"), normalised("product_id")
-    ('productid', 'productid', 'productid')
+    >>> normalised("Product ID"), normalised("productId"), normalised("Numéro_commande")
+    ('productid', 'productid', 'numerocommande')
     """
-    return re.sub(r"[\W_]+", "", name).casefold()
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKD", name)).casefold()
 
 
 @dataclass(frozen=True)

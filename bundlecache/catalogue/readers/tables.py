@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...errors import CatalogueError, Command
+from ...errors import CatalogueError, Command, counted
 from . import cell_values, cells, order_rows
 from .column_names import OPTION_NAMES, Resolved, closest_column, likely_columns, parse_maps, resolve
 from .dataset import Dataset, as_table
@@ -75,7 +75,7 @@ def read(src: Path, request: TablesRequest | None = None, stages: Stages | None 
     tables = {table: loaded[path] for table, path in dataset.files.items()}
     resolved = {table: resolve(table, tables[table].path.name, list(tables[table].columns), maps) for table in tables}
     _choose_item_ids(tables, resolved)
-    _check_columns(src, tables, resolved, [map_.text for map_ in maps if not _heeded(map_, resolved, tables)])
+    _check_columns(src, request, tables, resolved, [map_.text for map_ in maps if not _heeded(map_, resolved, tables)])
     for table, columns in resolved.items():
         if note := columns.note(tables[table].path.name):
             dataset.notes.append(note)
@@ -142,7 +142,9 @@ def _heeded(map_: Any, resolved: dict[str, Resolved], tables: dict[str, Table]) 
     return not map_.column or any(map_.column in found.columns.values() for found in resolved.values())
 
 
-def _check_columns(src: Path, tables: dict[str, Table], resolved: dict[str, Resolved], unheeded: list[str]) -> None:
+def _check_columns(
+    src: Path, request: TablesRequest, tables: dict[str, Table], resolved: dict[str, Resolved], unheeded: list[str]
+) -> None:
     """All that is missing or ambiguous, in one message."""
     problems = [f"no table has the column of {text!r}" for text in unheeded]
     proposals: list[str] = []
@@ -161,16 +163,58 @@ def _check_columns(src: Path, tables: dict[str, Table], resolved: dict[str, Reso
                 proposals.append(f"{OPTION_NAMES[table]}.{target}={found.open[target][0]}")
                 continue
             missing.append(target)
-            proposal = closest_column(table, target, [name for name in header if name not in found.columns.values()])
-            proposals.append(f"{OPTION_NAMES[table]}.{target}={proposal or 'COLUMN'}")
+        proposed = _proposals(missing, tables, resolved, table)
+        proposals += [f"{OPTION_NAMES[table]}.{target}={proposed[target]}" for target in missing]
         if missing:
             shown = ", ".join(header[:MAX_NAMED]) + (", ..." if len(header) > MAX_NAMED else "")
             problems.append(f"{file} has no column {', '.join(map(repr, missing))}; its columns are: {shown or 'none'}")
     if problems:
-        hint = (
-            Command("import", "tables", src, "--map", ",".join(proposals)) if proposals else "mend --map and try again"
-        )
-        raise CatalogueError(". ".join(problems) + ".", hint=hint)
+        raise CatalogueError(". ".join(problems) + ".", hint=_again(src, request, proposals))
+
+
+def _proposals(
+    missing: list[str], tables: dict[str, Table], resolved: dict[str, Resolved], table: str
+) -> dict[str, str]:
+    """A column for each target that nothing was found for, COLUMN where none is likely: by its contents, else by its name."""
+    free = [name for name in tables[table].columns if name not in resolved[table].columns.values()]
+    found = {}
+    for target in sorted(missing, key=lambda name: name != "item_id"):  # which contents tell best
+        proposal = _by_content(target, tables, resolved, table, free) or closest_column(table, target, free)
+        if proposal is None and target in ("bundle_id", "user_id") and len(free) == 1:
+            proposal = free[0]
+        found[target] = proposal or "COLUMN"
+        free = [name for name in free if name != proposal]
+    return found
+
+
+def _by_content(
+    target: str, tables: dict[str, Table], resolved: dict[str, Resolved], table: str, free: list[str]
+) -> str | None:
+    """The column of orders or events that holds ids of items, or users that the orders name too."""
+    other, column = {"item_id": ("items", "item_id"), "user_id": ("bundles", "group")}.get(target, ("", ""))
+    if other in ("", table) or other not in tables or column not in resolved[other].columns:
+        return None
+    known = pc.unique(tables[other].ids(resolved[other].columns[column]).combine_chunks())
+    shares = {}
+    for name in free:
+        ids = pc.unique(tables[table].ids(name))
+        ids = ids.filter(pc.not_equal(ids, ""))
+        shares[name] = (pc.sum(pc.is_in(ids, known)).as_py() or 0) / max(1, len(ids))
+    best = max(shares, key=lambda name: shares[name], default=None)
+    return best if best is not None and shares[best] >= MIN_KNOWN_SHARE else None
+
+
+def _again(src: Path, request: TablesRequest, proposals: list[str]) -> Command | str:
+    """The command to type: what was typed, with the proposed mappings."""
+    if not proposals:
+        return "mend --map and try again"
+    words: list[object] = []
+    for option, file in (("--items", request.items), ("--orders", request.orders), ("--events", request.events)):
+        words += [option, file] if file else []
+    words += ["--dates", request.dates] if request.dates != "auto" else []
+    mapped = {map_.partition("=")[0] for map_ in proposals}
+    kept = [part for text in request.maps for part in text.split(",") if part.partition("=")[0] not in mapped]
+    return Command("import", "tables", src, *words, "--map", ",".join([*kept, *proposals]))
 
 
 def _items(table: Table, found: Resolved, dataset: Dataset, *, one_file: bool) -> dict[str, Column]:
@@ -290,7 +334,8 @@ def _media(folder: Path, dataset: Dataset) -> None:
         dataset.replace_column("items", column, cells.taken(pa.chunked_array([pa.array(uris, pa.string())]), rows))
     if missing:
         dataset.notes.append(
-            f"{missing:,} pictures or sounds that items name are not in {folder.name}; encoding will report them."
+            f"{counted(missing, 'picture or sound', 'pictures or sounds')} that items name are not in {folder.name};"
+            " encoding will report them."
         )
 
 
