@@ -22,6 +22,7 @@ from .negatives import shuffled
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterator
 
     from ..catalogue.catalogue import Catalogue
     from ..catalogue.columns import Strings
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 NEIGHBOURS_PER_ITEM = 8  # times as many neighbours of an item are looked at as options are drawn from
 SIMILARITY_STEP = 1e-5  # similarities that differ by less are the same on another machine
+MAX_TABLE_DEPTH = 256  # nearest items that are kept of each item of a pool
 COMPARED_ITEMS = 4096  # items of a pool that are compared with all of it at once; FAISS multiplies in such blocks
 MAX_TABLE_BYTES = 2**30  # bytes of nearest items that are kept; pools that were not asked for lately are computed again
 MANY_BASKETS = 256  # the company of an item in so many baskets or more is kept
@@ -180,8 +182,28 @@ class Together(Scored):
         return company
 
 
+class _Table(NamedTuple):
+    """Items of a pool with a vector, and for each the places of its nearest, itself among them: int16 [p, depth].
+
+    ``sure`` [p] are how many of these also a deeper table would begin with: those more similar than the last one.
+    """
+
+    members: np.ndarray
+    near: np.ndarray
+    sure: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        return self.members.nbytes + self.near.nbytes + self.sure.nbytes
+
+
 class Nearest:
-    """Neighbours of a hidden neighbour of the truth; all items of a pool are compared when it is first asked for one."""
+    """Neighbours of a hidden neighbour of the truth; all items of a pool are compared when it is first asked for one.
+
+    Every item of a pool is ranked against as many others as the deepest question so far needs, which are thousands
+    where thousands of items are banned. A table holds `MAX_TABLE_DEPTH` of them at most. What a question needs
+    beyond is computed for single items.
+    """
 
     def __init__(self, pools: Pools, matrix: Matrix) -> None:
         self._vectors = ItemVectors.of({"near": matrix})
@@ -189,8 +211,9 @@ class Nearest:
         self._able[self._vectors.rows] = True
         self._pools = pools
         self._place = np.full(len(self._able), -1, np.int32)  # of an item among those of its pool with a vector
-        self._depth: dict[int, int] = {}  # neighbours of each item in the table of a pool
-        self._tables: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._depth: dict[int, int] = {}  # neighbours that each item of a pool is ranked against
+        self._tables: OrderedDict[int, _Table] = OrderedDict()
+        self._keys: tuple[int, np.ndarray] = -1, np.zeros(0, np.float32)  # of the last pool that was asked for them
 
     def hardest(
         self, rng: random.Random | np.random.Generator, asked: Asked, size: int, banned: np.ndarray
@@ -200,49 +223,84 @@ class Nearest:
             return banned[:0]
         before = int(rng.random() * (size + 1))
         depth = NEIGHBOURS_PER_ITEM * size + len(banned)
-        ranked = self._ranked(asked.truth, depth)
-        near = ranked[~among(ranked, banned)][: 2 * size]
-        ranked, place = near[:0], 0
+        number = int(self._pools.number[asked.truth])
+        self._deepen(number, depth)
+        near = self._first(number, asked.truth, banned, 2 * size)
+        others, place = near[:0], 0
         banned = banned[banned != asked.truth]
         for hidden in shuffled(rng, near):
-            ranked = self._ranked(hidden, depth)
-            ranked = ranked[~(among(ranked, banned) | (ranked == hidden))]
-            places = np.flatnonzero(ranked == asked.truth)
-            place = int(places[0]) if len(places) else -1
+            others, place = self._around(number, hidden, asked.truth, banned, size, before)
             if place >= before:
                 break
-        others = ranked[ranked != asked.truth]
         start = min(max(place - before, 0), max(len(others) - size, 0))
         return others[start : start + size]
 
-    def _ranked(self, item: int, depth: int) -> np.ndarray:
-        """The nearest items of a pool first, ``depth`` of them or more."""
-        number = int(self._pools.number[item])
-        members, near = self._table(number, depth)
-        ranked: np.ndarray = members[near[self._place[item]]]
-        return ranked
+    def _first(self, number: int, item: int, banned: np.ndarray, count: int) -> np.ndarray:
+        """The ``count`` items nearest to ``item`` outside ``banned``, or fewer."""
+        for ranked, _whole in self._ranked(number, item):
+            near = ranked[~among(ranked, banned)][:count]
+            if len(near) == count:
+                break
+        return near
 
-    def _table(self, number: int, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        """Items of a pool with a vector, and for each the places of its ``depth`` nearest or more, itself among them."""
-        known = self._depth.get(number, -1)
-        made = self._tables.get(number)
-        if made is not None and known >= min(depth, len(made[0])):
+    def _around(
+        self, number: int, hidden: int, truth: int, banned: np.ndarray, size: int, before: int
+    ) -> tuple[np.ndarray, int]:
+        """Items in the order of nearness to ``hidden`` without ``banned`` and the truth, and the truth's place; -1 if it is not ranked.
+
+        Fewer than are ranked, where these are all that ``size`` options with ``before`` of them before the truth need.
+        """
+        for ranked, whole in self._ranked(number, hidden):
+            ranked = ranked[~(among(ranked, banned) | (ranked == hidden))]
+            places = np.flatnonzero(ranked == truth)
+            place = int(places[0]) if len(places) else -1
+            others = ranked[ranked != truth]
+            if whole or (place >= 0 and max(place - before, 0) + size <= len(others)):
+                break
+        return others, place
+
+    def _ranked(self, number: int, item: int) -> Iterator[tuple[np.ndarray, bool]]:
+        """The items of a pool nearest to ``item``: those that a table tells, then all that are to be ranked; and whether it is all."""
+        depth = self._depth[number]
+        members, near, sure = self._table(number)
+        place = int(self._place[item])
+        if near.shape[1] == depth:
+            yield members[near[place]], True
+            return
+        yield members[near[place, : sure[place]]], False
+        if self._keys[0] != number:
+            self._keys = number, self._vectors.take(members)
+        keys = self._keys[1]
+        scores = keys @ keys[place]
+        found = np.argpartition(-scores, depth - 1)[:depth] if depth < len(scores) else np.arange(len(scores))
+        yield members[found[np.lexsort((found, -np.round(scores[found] / SIMILARITY_STEP)))]], True
+
+    def _deepen(self, number: int, depth: int) -> None:
+        """From now on, rank ``depth`` items or more in a pool."""
+        count = int(self._able[self._pools.items[number]].sum())
+        if self._depth.get(number, -1) < min(depth, count):
+            self._depth[number] = min(count, depth + depth // 2)  # the next may have a few more banned
+
+    def _table(self, number: int) -> _Table:
+        """The table of a pool: as deep as its ranking was when the table was made, but for `MAX_TABLE_DEPTH`."""
+        if (made := self._tables.get(number)) is not None:
             self._tables.move_to_end(number)
             return made
         members = self._pools.items[number]
         members = members[self._able[members]]
-        if known < min(depth, len(members)):
-            self._depth[number] = known = min(len(members), depth + depth // 2)  # the next may have a few more banned
+        depth = min(self._depth[number], MAX_TABLE_DEPTH)
         self._place[members] = np.arange(len(members))
         keys = self._vectors.take(members)
-        near = np.empty((len(members), known), np.int16)
+        near, sure = np.empty((len(members), depth), np.int16), np.empty(len(members), np.int16)
         for start in range(0, len(members), COMPARED_ITEMS):
             block = keys[start : start + COMPARED_ITEMS]
-            scores, found, _ = ann.exact([(np.arange(len(members)), keys)], block, known)
-            order = np.lexsort((found, -np.round(scores / SIMILARITY_STEP)), axis=1)
+            scores, found, _ = ann.exact([(np.arange(len(members)), keys)], block, depth)
+            steps = np.round(scores / SIMILARITY_STEP)
+            order = np.lexsort((found, -steps), axis=1)
             near[start : start + len(block)] = np.take_along_axis(found, order, 1)
-        self._tables[number] = members, near
-        while len(self._tables) > 1 and sum(table.nbytes for _, table in self._tables.values()) > MAX_TABLE_BYTES:
+            sure[start : start + len(block)] = (steps > steps.min(axis=1, keepdims=True)).sum(axis=1)
+        self._tables[number] = _Table(members, near, sure)
+        while len(self._tables) > 1 and sum(table.nbytes for table in self._tables.values()) > MAX_TABLE_BYTES:
             self._tables.popitem(last=False)
         return self._tables[number]
 

@@ -31,6 +31,8 @@ from .table_schema import IMPORTED, Identity
 from .text_columns import is_among, repeated, take, text_column
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from ..catalogue.catalogue import Catalogue
     from .text_columns import Texts
 
@@ -254,7 +256,7 @@ def _clip_retrieval(source: Path, catalogue: Catalogue, modality: str) -> tuple[
     parts = sorted((source / kind).glob(f"{kind}_*.npy"), key=lambda path: (len(path.name), path.name))
     if not parts:
         raise StoreError(f"{source} holds no {kind}/{kind}_0.npy, so there is nothing of {modality} in it.")
-    known = set(catalogue.item_ids)
+    known = catalogue.index
     images = [(cell, item) for cell, item in zip(catalogue.column("image"), catalogue.item_ids, strict=True) if cell]
     by_path = dict(images)
     item_ids: list[str] = []
@@ -279,7 +281,7 @@ def _clip_retrieval(source: Path, catalogue: Catalogue, modality: str) -> tuple[
     return item_ids, np.concatenate(arrays)
 
 
-def _item_of(path: str, by_path: dict[str, str], known: set[str]) -> str:
+def _item_of(path: str, by_path: dict[str, str], known: Container[str]) -> str:
     if path in by_path:
         return by_path[path]
     pure = PurePosixPath(path.replace("\\", "/"))

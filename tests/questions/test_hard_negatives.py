@@ -11,6 +11,7 @@ import pytest
 from bundlecache.catalogue import splits
 from bundlecache.catalogue.catalogue import Bundles, Catalogue, Interactions
 from bundlecache.errors import QuestionsError
+from bundlecache.questions import hardness
 from bundlecache.questions.freeze import freeze, name_of
 from bundlecache.questions.hard_negatives import HardNegatives
 from bundlecache.questions.right_answers import RightAnswers
@@ -57,6 +58,27 @@ def test_nearest_options_look_like_the_truth(world):
     asked = freeze(catalogue, split="test", negatives="nearest:image", matrices=matrices)
     truth = asked.options[np.arange(len(asked)), asked.truth]
     assert (clump[asked.options] == clump[truth][:, None]).mean() > 0.9
+
+
+@pytest.mark.parametrize("copies", [1, 6])
+def test_how_many_neighbours_are_kept_of_each_item_changes_no_option(
+    world, copies: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where thousands of items are banned, and where vectors are equal."""
+    catalogue, _, _, _ = world
+    rough = np.random.default_rng(2).normal(size=(ITEMS // copies, 4))
+    matrices = {"image": matrix(np.repeat(rough, copies, axis=0))}
+
+    def picks(kept: int) -> list[list[int]]:
+        monkeypatch.setattr(hardness, "MAX_TABLE_DEPTH", kept)
+        hard, rng = HardNegatives(catalogue, "nearest:image", 1.0, matrices), random.Random(0)
+        banned = [np.random.default_rng(row).choice(ITEMS, 5 + 40 * (row % 9), replace=False) for row in range(80)]
+        return [hard.pick(rng, np.arange(2), row, 5, taken).tolist() for row, taken in enumerate(banned)]
+
+    whole = picks(10**6)
+    assert all(len(each) for each in whole)
+    for kept in (3, 30, 150):
+        assert picks(kept) == whole
 
 
 def test_the_truth_is_neither_in_the_middle_nor_the_odd_one_out(world):
