@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -125,6 +126,11 @@ def start(script: str | Path, *words: str | Path, cwd: Path = TOP, **env: str | 
     return forker().start(script, list(map(str, words)), cwd, **env)
 
 
+def import_first(*modules: str) -> None:
+    """Import more than `MODULES`, once for all processes that are started from now on."""
+    forker().ask({"import": modules})
+
+
 def _serve(connection: socket.socket) -> None:
     """Answer requests until the other side is gone."""
     while True:
@@ -134,7 +140,9 @@ def _serve(connection: socket.socket) -> None:
         while not text.endswith(b"\n"):
             text += connection.recv(1 << 16)
         request = json.loads(text)
-        if "wait" in request:
+        if "import" in request:
+            answer = _imported(request["import"])
+        elif "wait" in request:
             answer = _waited(request["wait"], request["seconds"])
         else:
             answer = os.fork()
@@ -194,12 +202,16 @@ def _run(request: dict[str, Any], files: list[int]) -> None:
         os._exit(code)
 
 
-def _main() -> None:
-    warnings.filterwarnings("ignore", message=".*fork")
-    for name in MODULES:
+def _imported(names: Sequence[str]) -> None:
+    for name in names:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
+
+
+def _main() -> None:
+    warnings.filterwarnings("ignore", message=".*fork")
+    _imported(MODULES)
     _serve(socket.socket(fileno=int(sys.argv[1])))
 
 
