@@ -5,8 +5,8 @@
 Each kill starts from a copy of a workspace on which all earlier verbs have run, sends SIGKILL to the verb's process group
 after a random part of the time it takes, runs the same command again (train in every second turn with --resume, where it
 left a snapshot), and requires exit code 0 and the same state: rows of all tables, contents of all other files but for
-seconds, of reports the headings. Caches and receipts are left out. The kills of a verb are spread over its time: one random moment in each of as many equal parts. It prints one
-line per kill and ends with 1 if one of them ended otherwise.
+seconds, of reports the headings. Caches and receipts are left out. The kills of a verb are spread over its time: one
+random moment in each of as many equal parts. It prints one line per kill and ends with 1 if one of them ended otherwise.
 """
 
 from __future__ import annotations
