@@ -87,6 +87,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     """What :func:`write_arrays` wrote; None where the file is missing or damaged, for what can be made again."""
+    import zlib
+    from tokenize import TokenError
     from zipfile import BadZipFile
 
     import numpy as np
@@ -94,7 +96,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as saved:
             return {name: saved[name] for name in saved.files}
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, BadZipFile, zlib.error):
+        return None
+    except (SyntaxError, TokenError, OverflowError, NotImplementedError):  # numpy evaluates the header of an array
         return None
 
 

@@ -32,6 +32,8 @@ VOCABULARIES = (
     "tekken.json",
 )  # files, one of which a tokenizer needs
 MAX_SIZE = 10_000_000  # of a vocabulary or a width; far beyond any model
+PROBE = "a red lamp, 3 \u2603"
+"""A text that every tokenizer must take, with a character that is a word of none."""
 
 
 class PretrainedError(ValueError):
@@ -72,6 +74,7 @@ def load_tokenizer(source: str | Path, **options: Any) -> Any:
         if Path(source).is_dir() and "gguf_file" not in options:
             _check_tokenizer(Path(source), transformers)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **given)
+        tokenizer(PROBE)  # settings of the wrong kind are found when they are first used
         if _file(source, "tokenizer.json", given) is not None:
             return tokenizer  # which says all that decides the ids
         path = _file(source, "tokenizer.model", given)

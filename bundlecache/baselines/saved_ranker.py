@@ -14,7 +14,7 @@ import numpy as np
 
 from ..catalogue.seen_bundles import split_digest
 from ..column_digest import add_texts
-from ..files import replacing
+from ..files import read_arrays, replacing
 from .learned import LearnedRanker, stack
 
 if TYPE_CHECKING:
@@ -50,13 +50,9 @@ def restore(sources: Sources, path: Path) -> LearnedRanker | None:
     ranker = next((each for each in sources.rankers(stack) if isinstance(each, LearnedRanker)), None)
     if ranker is None or not path.is_file():
         return ranker
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in saved.files}
-        fits = str(arrays["cause"]) == _cause(ranker) and len(arrays["weights"]) == 2 * len(ranker.parts)
-    except (OSError, ValueError, KeyError, EOFError):
-        return ranker  # a derived file: what cannot be read is made again
-    if fits:
+    arrays = read_arrays(path) or {}  # a derived file: what cannot be read is made again
+    lacking = {"cause", "weights", "scale"} - arrays.keys()
+    if not lacking and str(arrays["cause"]) == _cause(ranker) and len(arrays["weights"]) == 2 * len(ranker.parts):
         _remember(ranker, (arrays["weights"], arrays["scale"]), arrays.get("seconds"))
         for number, part in enumerate(ranker.parts):
             if f"part{number}" in arrays:
@@ -80,11 +76,7 @@ def keep_seconds(ranker: LearnedRanker, spent: Callable[[Ranker], float]) -> Non
 
 def total_seconds(path: Path) -> float:
     """How long the ranker in a file and its trained parts were fitted; 0 where the file says nothing of it."""
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            return float(sum(saved[name] for name in saved.files if name.startswith("seconds")))
-    except (OSError, ValueError, KeyError, EOFError):
-        return 0.0
+    return float(sum(array for name, array in (read_arrays(path) or {}).items() if name.startswith("seconds")))
 
 
 def _cause(ranker: LearnedRanker) -> str:

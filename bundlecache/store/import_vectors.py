@@ -70,7 +70,8 @@ def read(source: Path, catalogue: Catalogue, modality: str, name: str, ids: Path
     if not (np.issubdtype(vectors.dtype, np.floating) and vectors.ndim in (2, 3) and 0 not in vectors.shape[1:]):
         raise StoreError(
             f"{source} holds {vectors.dtype} of shape {list(vectors.shape)}; needed are floating-point numbers of the "
-            "shape [items, width], or [items, tokens, width]."
+            "shape [items, width], or [items, tokens, width].",
+            hint="save it again with a row per item: numpy.save(path, vectors.astype('float32'))",
         )
     if len(item_ids) != len(vectors):
         raise StoreError(
@@ -84,7 +85,7 @@ def read(source: Path, catalogue: Catalogue, modality: str, name: str, ids: Path
             hint="leave one row an item",
         )
     if not item_ids:
-        raise StoreError(f"{source} holds no vector.")
+        raise StoreError(f"{source} holds no vector.", hint="give a file with a row per item")
     keep = np.flatnonzero(is_among(item_ids, catalogue.item_ids))
     if not len(keep):
         raise StoreError(
@@ -120,7 +121,8 @@ def _read(source: Path, catalogue: Catalogue, modality: str, ids: Path | None) -
             mask = _npy(source / "mask.npy")
             if mask.shape != (len(vectors),):
                 raise StoreError(
-                    f"{source} holds {counted(len(vectors), 'vector')}, but its mask.npy has the shape {list(mask.shape)}."
+                    f"{source} holds {counted(len(vectors), 'vector')}, but its mask.npy has the shape {list(mask.shape)}.",
+                    hint="a mask says of each row, in one number, whether it is a vector",
                 )
             rows = np.flatnonzero(mask)
             return take(text_column(item_ids), rows), vectors[rows]
@@ -160,6 +162,7 @@ def _parquet(path: Path) -> tuple[Texts, np.ndarray]:
         raise StoreError(
             f"The column {named} of {path} holds lists of {values.type} of the lengths "
             f"{', '.join(map(str, sorted(lengths)[:5]))}; needed are floating-point numbers, one length for all.",
+            hint=f"write {named} as lists of float32 of one length",
         )
     flat = values.to_numpy(zero_copy_only=False)  # a null number becomes NaN, and its row an error
     return item_ids, flat.reshape(len(column), lengths[0])

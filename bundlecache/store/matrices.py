@@ -11,6 +11,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,15 +56,31 @@ def load_matrix(folder: Path, items: int, identity: Identity) -> tuple[np.ndarra
         if mask.dtype != np.bool_ or mask.shape != (items,):
             raise ValueError("mask.npy has another shape or type")
         _check_content(folder, vectors.reshape(items, identity.width), mask)
-    except (OSError, ValueError, EOFError, TypeError, KeyError, SyntaxError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError):
         shutil.rmtree(folder, ignore_errors=True)
         return None
     return vectors, mask
 
 
 def open_matrix(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The arrays of a matrix folder as they are, without a check."""
-    arrays: list[Any] = [np.load(folder / "vectors.npy", mmap_mode="r"), np.load(folder / "mask.npy")]
+    """The arrays of a matrix folder as they are, without a check.
+
+    Raises
+    ------
+    OSError, ValueError
+        When a file cannot be read, or is no array.
+    """
+    try:
+        arrays: list[Any] = [np.load(folder / "vectors.npy", mmap_mode="r"), np.load(folder / "mask.npy")]
+    except (
+        SyntaxError,
+        TokenError,
+        OverflowError,
+        TypeError,
+        KeyError,
+        EOFError,
+    ) as error:  # numpy evaluates the header
+        raise ValueError(f"a file of {folder.name} is no array ({type(error).__name__})") from error
     if not all(isinstance(array, np.ndarray) for array in arrays):
         raise ValueError("an .npz archive is no matrix")
     return arrays[0], arrays[1]

@@ -154,7 +154,7 @@ def _same(folder: Path, identity: Identity, item_ids: Texts, stored: pa.Array, s
         return True
     try:
         vectors, mask = open_matrix(folder)
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError):
+    except (OSError, ValueError):
         return False
     if vectors.dtype != identity.dtype or mask.dtype != np.bool_:
         return False

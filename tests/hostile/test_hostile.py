@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import typer.main
 
@@ -94,3 +97,33 @@ def test_vectors_that_are_none(array, tmp_path):
     (tmp_path / "v.npy").write_bytes(cases.ARRAYS[array])
     (tmp_path / "ids.npy").write_bytes(cases.ARRAYS[array])
     judge_command("import-vectors", tmp_path / "v.npy", "--modality", "image", "--name", "n", "--data", tmp_path / "ws")
+
+
+@pytest.mark.parametrize("kind", ["i1", "i8", "?", "U1", "M8[s]"])
+@pytest.mark.parametrize("shape", [(12, 3), (12,), (0, 0), (12, 0, 2)], ids=str)
+def test_vectors_with_ids_that_are_no_floating_point_rows(shape, kind, tmp_path):
+    worlds.write_jsonl(tmp_path / "ws", worlds.rows())
+    np.save(tmp_path / "v.npy", np.ones(shape, "i1").astype(kind))
+    (tmp_path / "ids.txt").write_text("".join(f"i{k}\n" for k in range(12)))
+    given = ("--ids", tmp_path / "ids.txt", "--modality", "image", "--name", "n", "--data", tmp_path / "ws")
+    assert judge_command("import-vectors", tmp_path / "v.npy", *given).exception is not None
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("tokenizer_config.json", lambda found: {**found, "model_max_length": [[1, 2], [3]]}),
+        ("tokenizer.json", lambda found: {**found, "model": {**found["model"], "unk_token": "not there"}}),
+    ],
+    ids=["length", "unknown word"],
+)
+def test_a_tokenizer_that_only_fails_when_it_is_used(file, change, tmp_path):
+    import torch
+    from helpers.train_shop import save_base
+
+    from bundlecache.recipes.settings import Base
+    from bundlecache.train.model import llm
+
+    path = save_base(tmp_path / "base") / file
+    path.write_text(json.dumps(change(json.loads(path.read_text("utf-8")))), "utf-8")
+    assert judge_call(lambda: llm.load(Base(model=str(tmp_path / "base")), torch.device("cpu"))) is not None

@@ -52,6 +52,7 @@ VECTORS = {
     "archive": _npz,
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-7]),
     "empty": lambda path: path.write_bytes(b""),
+    "half a header": lambda path: path.write_bytes(path.read_bytes().replace(b"}", b" ", 1)),
     "NaN": lambda path: _edit(path, _nan),
     "other numbers": lambda path: _edit(path, lambda a: -a),
     "gone": Path.unlink,
