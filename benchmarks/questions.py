@@ -56,7 +56,11 @@ def measure(data: Path, kinds: list[str], held_out: float | None, categories: bo
                 spent = np.diff([*marks, time.process_time()])
                 total += spent
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-                print(f"{asked.name:32} {len(asked):9,} " + "{:7.2f}s {:6.2f}s {:6.2f}s".format(*spent), f" {peak:.2f}")
+                print(
+                    f"{asked.name:32} {len(asked):9,} " + "{:7.2f}s {:6.2f}s {:6.2f}s".format(*spent),
+                    f" {peak:.2f}",
+                    flush=True,
+                )
     print(f"{'together':42} " + "{:7.2f}s {:6.2f}s {:6.2f}s".format(*total))
 
 

@@ -33,13 +33,14 @@ PASSED_EDGES = {"als": 30_000_000, "bpr": 100_000_000}
 FEWEST_PASSES = 10
 
 
-def settings_for(method: str, edges: int) -> dict[str, Any]:
-    """All that decides the factors of a graph of that many edges beside the edges and the seed, by name."""
+def settings_for(method: str, edges: int, users: int) -> dict[str, Any]:
+    """All that decides the factors of a graph of so many edges of so many users (baskets) beside the edges and the seed, by name."""
     most = max(FEWEST_PASSES, PASSED_EDGES[method] // max(edges, 1))
+    large = method == "bpr" and edges > large_bpr.SETTINGS.above_edges
+    if large:
+        most = max(most, large_bpr.least_passes(edges, users))
     settings = {**SETTINGS[method], "iterations": min(SETTINGS[method]["iterations"], most)}
-    if method == "bpr" and edges > large_bpr.SETTINGS.above_edges:
-        settings["large"] = asdict(large_bpr.SETTINGS)
-    return settings
+    return settings | ({"large": asdict(large_bpr.SETTINGS)} if large else {})
 
 
 def factor_rules(method: str) -> tuple[object, ...]:
@@ -67,14 +68,15 @@ def all_factors(
     from scipy.sparse import csr_matrix
     from threadpoolctl import threadpool_limits
 
-    settings = settings_for(method, baskets.nnz)
+    given = csr_matrix(baskets)
+    settings = settings_for(method, given.nnz, int((np.diff(given.indptr) > 0).sum()))
     large, passes = settings.pop("large", None), settings.pop("iterations")
     tell: Report = report or (lambda *_: None)
     kind = {"als": AlternatingLeastSquares, "bpr": BayesianPersonalizedRanking}[method]
     make = partial(kind, **settings, num_threads=1)
     with threadpool_limits(1, "blas"):  # around the construction too, which warns about more threads
         if large:
-            return large_bpr.fit(csr_matrix(baskets), make, FACTORS, passes, seed, tell)
+            return large_bpr.fit(given, make, FACTORS, passes, seed, tell)
         model = make(iterations=passes, random_state=seed)
-        model.fit(csr_matrix(baskets), show_progress=False, callback=lambda pass_, *_: tell(pass_ + 1, passes, None))
+        model.fit(given, show_progress=False, callback=lambda pass_, *_: tell(pass_ + 1, passes, None))
     return np.asarray(model.user_factors, np.float32), np.asarray(model.item_factors, np.float32)

@@ -36,6 +36,22 @@ class HeldOut:
         """Recall@20 and NDCG@20 of the held-out edges by the vectors of all left nodes and of all items."""
         return evaluate(left[self.nodes], item, self.known, self.edges)
 
+    def recall(self, left: np.ndarray, item: np.ndarray, k: int = 20) -> float:
+        """Recall@k alone, in less time: items of equal scores count as one place, and nothing is sorted."""
+        relevant, row_of = np.bincount(self.edges[:, 0], minlength=len(self.nodes)), np.full(len(self.nodes), -1)
+        found, rows = 0.0, max(1, SCORES_AT_ONCE // len(item))
+        asked = np.flatnonzero(relevant)
+        for chunk in (asked[start : start + rows] for start in range(0, len(asked), rows)):
+            scores = left[self.nodes[chunk]] @ item.T  # [c, n_items]
+            row_of[chunk] = np.arange(len(chunk))
+            known, edges = (pairs[row_of[pairs[:, 0]] >= 0] for pairs in (self.known, self.edges))
+            scores[row_of[known[:, 0]], known[:, 1]] = -np.inf
+            for node, wanted in edges.tolist():
+                row = scores[row_of[node]]
+                found += float(np.count_nonzero(row > row[wanted]) < k) / relevant[node]
+            row_of[chunk] = -1
+        return found / max(len(asked), 1)
+
 
 def hold_out(
     left: np.ndarray, item: np.ndarray, nodes: int = 1000, share: float = 0.1, seed: int = 0

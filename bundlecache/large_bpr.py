@@ -30,13 +30,20 @@ class Settings:
 
     above_edges: int = 500_000
     block_edges: int = 100_000  # some 5,000 users of 20 edges: 1.5 MB of edges and factors
-    passes_a_round: int = 5  # from one Recall@20 to the next
+    steps_per_user: int = 300  # on average, before the training may end: until then nothing may be found at all
+    rounds: int = 10  # of at least 5 passes, with a Recall@20 after each
     patience: int = 2  # rounds without a better Recall@20 that end the training
-    held_out_users: int = 1000
+    held_out_users: int = 500
     held_out_share: float = 0.1  # of the edges of those users
 
 
 SETTINGS = Settings()
+PASSES_A_ROUND = 5  # at least
+
+
+def least_passes(edges: int, users: int) -> int:
+    """Passes over the edges in which users have ``steps_per_user`` steps on average."""
+    return -(-SETTINGS.steps_per_user * users // max(edges, 1))
 
 
 def fit(
@@ -71,17 +78,21 @@ def fit(
     blocks = [(rows, edges[rows]) for rows in _blocks(edges)]
     del edges
     best, recall, worse = (of_users, of_items), None, 0
+    a_round, least = (
+        max(PASSES_A_ROUND, passes // SETTINGS.rounds),
+        least_passes(baskets.nnz, int((np.diff(baskets.indptr) > 0).sum())),
+    )
     for done in range(1, passes + 1):
         for number in rng.permutation(len(blocks)):
             rows, own = blocks[number]
             model = make(iterations=1, random_state=int(rng.integers(2**31)))
             model.user_factors, model.item_factors = of_users[rows], of_items  # both are changed in place
             model.fit(own, show_progress=False)
-        if held_out is not None and (done % SETTINGS.passes_a_round == 0 or done == passes):
-            found = held_out.ranking(of_users, of_items).recall
+        if held_out is not None and (done % a_round == 0 or done == passes):
+            found = held_out.recall(of_users, of_items)
             if recall is None or found > recall:
                 best, recall, worse = (of_users.copy(), of_items.copy()), found, 0
-            else:
+            elif done > least:
                 worse += 1
         report(done, passes, recall)
         if worse == SETTINGS.patience:

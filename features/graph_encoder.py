@@ -61,7 +61,7 @@ def load(spec: EncoderSpec, options: Options) -> GraphEncoder:
             f"There is no {spec.name} graph: no row of {table} is left for training.",
             hint=f"add {table}.parquet (or .csv, .jsonl) to the workspace, or choose another modality",
         )
-    method = _method(spec.kind, options.device, len(edges))
+    method = _method(spec.kind, options.device, edges)
     encoder = GraphEncoder(spec.text, catalogue, edges, method, options.dtype)
     # Kept now, so that the first `status` after this need not read the edges.
     cache.write_array(_kept_fingerprint(catalogue, spec), np.array(encoder.fingerprint))
@@ -79,7 +79,7 @@ def fingerprint_now(catalogue: Catalogue, spec: EncoderSpec) -> str:
     edges = training_graph(catalogue, spec.name)
     found = ""
     if len(edges):
-        found = GraphEncoder(spec.text, catalogue, edges, _method(spec.kind, "cpu", len(edges)), "float16").fingerprint
+        found = GraphEncoder(spec.text, catalogue, edges, _method(spec.kind, "cpu", edges), "float16").fingerprint
     cache.write_array(file, np.array(found))
     return found
 
@@ -114,9 +114,10 @@ class Method:
     version: int = 2
 
 
-def _method(kind: str, device: str, edges: int) -> Method:
+def _method(kind: str, device: str, graph: np.ndarray) -> Method:
+    edges = len(graph)
     if kind != "lightgcn":
-        factors = settings_for(kind, edges)
+        factors = settings_for(kind, edges, int(np.count_nonzero(np.bincount(graph[:, 0]))))
         return Method(
             partial(_factors, method=kind),
             FACTORS,
@@ -279,7 +280,7 @@ def _factors(left: np.ndarray, item: np.ndarray, n_items: int, report: lightgcn.
 
     ones = np.ones(len(left), np.float32)
     baskets = csr_array((ones, (left, item)), shape=(int(left.max()) + 1, n_items))
-    report(0, settings_for(method, len(left))["iterations"], None, None)
+    report(0, settings_for(method, len(left), int(left.max()) + 1)["iterations"], None, None)
     return item_factors(method, baskets, SEED, lambda done, total, recall: report(done, total, None, recall))
 
 

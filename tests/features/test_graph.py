@@ -225,9 +225,9 @@ def test_factors_report_every_iteration():
 
 def test_large_graphs_get_fewer_passes_and_small_ones_the_settings_that_their_stored_vectors_are_known_by():
     for method in SETTINGS:
-        assert settings_for(method, 500_000) == SETTINGS[method]
+        assert settings_for(method, 500_000, 25_000) == SETTINGS[method]
     passes = {
-        (method, edges): settings_for(method, edges)["iterations"]
+        (method, edges): settings_for(method, edges, edges // 20)["iterations"]
         for method in SETTINGS
         for edges in (10**6, 10**7, 10**9)
     }
@@ -236,10 +236,11 @@ def test_large_graphs_get_fewer_passes_and_small_ones_the_settings_that_their_st
         ("als", 10**7): 10,
         ("als", 10**9): 10,
         ("bpr", 10**6): 100,
-        ("bpr", 10**7): 10,
-        ("bpr", 10**9): 10,
+        ("bpr", 10**7): 15,
+        ("bpr", 10**9): 15,
     }
-    assert "large" in settings_for("bpr", 500_001), "another way is another fingerprint"
+    assert settings_for("bpr", 10**7, 10**6)["iterations"] == 30, "users of few edges need more passes"
+    assert "large" in settings_for("bpr", 500_001, 25_000), "another way is another fingerprint"
 
 
 def test_bpr_of_a_large_graph_ends_by_held_out_edges_and_gives_users_and_items_in_their_own_order(

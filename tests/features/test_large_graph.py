@@ -56,6 +56,15 @@ def test_held_out_edges_are_never_trained_on_and_leave_no_node_without(edges: np
     assert len(found.nodes) == 100
 
 
+def test_recall_alone_is_that_of_the_ranking(edges: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bundlecache.held_out_edges.SCORES_AT_ONCE", 7 * 400)  # several chunks
+    found, rng = hold_out(*edges.T, nodes=100, share=0.4), np.random.default_rng(0)
+    assert found is not None
+    for _ in range(3):
+        left, item = rng.normal(size=(edges[:, 0].max() + 1, 8)), rng.normal(size=(400, 8))
+        assert found.recall(left, item) == pytest.approx(found.ranking(left, item).recall)
+
+
 def test_where_every_node_has_one_edge_nothing_is_held_out_and_training_works():
     left, item = np.arange(50), np.arange(50) % 7
     assert hold_out(left, item) is None
