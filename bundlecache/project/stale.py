@@ -44,11 +44,10 @@ def stale(session: Session) -> list[Stale]:
 def _question_sets(session: Session) -> Iterator[Stale]:
     from ..questions import question_sets
 
-    names = question_sets.names(session.folder)
-    reduced = {question_sets.VERSION.sub("", name) for name in names if question_sets.VERSION.search(name)}
-    for name in names:
-        if name in reduced:  # its questions that still fit are a set of their own
-            continue
+    newest = {}  # of NAME, NAME-v2, ...: the questions that still fitted are a set of their own
+    for name in sorted(question_sets.names(session.folder), key=lambda name: (len(name), name)):
+        newest[question_sets.VERSION.sub("", name)] = name
+    for name in newest.values():
         try:
             gone, of, seed = question_sets.misplaced(session.folder, session.catalogue, name)
         except BundlecacheError:  # of a damaged file, which every command that reads it says
@@ -61,8 +60,10 @@ def _question_sets(session: Session) -> Iterator[Stale]:
 def _candidate_sets(session: Session, infos: Sequence[TableInfo]) -> Iterator[Stale]:
     from ..candidates import candidate_file
     from ..candidates.item_vectors import version_of
+    from ..store.coverage import current_tables
 
     now = {info.table: version_of(info) for info in infos}
+    current = {modality: chosen[0].spec for modality, chosen in current_tables(infos).items()}
     for path in sorted(session.folder.candidates.glob("*.parquet")):
         header = candidate_file.header(path)
         others = [
@@ -71,10 +72,27 @@ def _candidate_sets(session: Session, infos: Sequence[TableInfo]) -> Iterator[St
             if not name.startswith("fused-") and now.get(made["table"]) != made
         ]
         if others:
-            again = ["--k", header["k"]]
-            again += [word for name in header["modalities"] for word in ("--modality", name)]
             why = f"the vectors of {' and '.join(others)} are others now"
-            yield Stale(f"candidates {path.stem}", why, Command("candidates", *again))
+            yield Stale(f"candidates {path.stem}", why, Command("candidates", *_options(header, current)))
+
+
+def _options(header: Mapping[str, Any], current: Mapping[str, str]) -> list[str]:
+    """What was typed for a candidate set, as far as it is not the default; ``current`` are the encoders of the modalities."""
+    specs = {name: made["spec"] for name, made in header["vectors"].items()}
+    by_modality = all(current.get(name) == spec for name, spec in specs.items())
+    words = ["--k", str(header["k"])]
+    words += [
+        word for name, spec in specs.items() for word in (("--modality", name) if by_modality else ("--encoder", spec))
+    ]
+    if header.get("split", "test") != "test":
+        words += ["--split", header["split"]]
+    for condition in header.get("where", []):
+        words += ["--where", condition]
+    for name, weight in (header.get("weights") or {}).items():
+        words += [] if weight == 1 else ["--weight", f"{name}={weight:g}"]
+    if header.get("metric", "cosine") != "cosine":
+        words += ["--metric", header["metric"].replace(" ", "-")]
+    return words
 
 
 def _runs(session: Session, infos: Sequence[TableInfo]) -> Iterator[Stale]:

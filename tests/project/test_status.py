@@ -90,6 +90,8 @@ def test_an_item_that_is_edited_back_is_not_counted(root: Path):
 def test_a_modality_without_vectors_has_its_command(root: Path):
     shown = " ".join(succeed("status", "--data", root).stdout.split())
     assert f"No vectors of image and audio and graph yet: bundlecache encode --data {root}" in shown
+    succeed("encode", "--data", root)
+    assert "No vectors" not in succeed("status", "--data", root).stdout
 
 
 def test_candidates_and_runs_of_older_vectors_are_named_and_the_command_mends_them(root: Path):
@@ -105,6 +107,20 @@ def test_candidates_and_runs_of_older_vectors_are_named_and_the_command_mends_th
     succeed("candidates", "--k", "3", "--modality", "text", "--data", root)
     assert [*stale(root)] == ["run first"]
     succeed("drift", "--modality", "text", "--from", "first", "--data", root)
+
+
+def test_the_command_makes_the_same_candidates_again_with_all_that_was_typed(root: Path):
+    typed = ["--k", "3", "--modality", "text", "--split", "valid", "--where", "category=lamp"]
+    succeed("candidates", *typed, "--data", root)
+    before = sorted(path.name for path in (root / "candidates").iterdir())
+    edit_titles(root, 2)
+    bc.open(root, quiet=True).encode("text")
+    commands = [each.command for each in bc.open(root, quiet=True).status().stale if each.what.startswith("candidates")]
+    assert ["candidates", *typed] in [[command.verb, *command.arguments] for command in commands]
+    for command in commands:
+        succeed(command.verb, *command.arguments, "--data", root)
+    assert sorted(path.name for path in (root / "candidates").iterdir()) == before
+    assert [*stale(root)] == ["run first"]
 
 
 def test_a_run_whose_vectors_are_gone_is_named_with_the_command_that_makes_them(root: Path):
