@@ -32,7 +32,7 @@ VOCABULARIES = (
     "tekken.json",
 )  # files, one of which a tokenizer needs
 MAX_SIZE = 10_000_000  # of a vocabulary or a width; far beyond any model
-PROBE = "a red lamp, 3 \u2603"
+PROBE = "a word, 3 \u2603"
 """A text that every tokenizer must take, with a character that is a word of none."""
 
 

@@ -100,7 +100,7 @@ def _cell(value: Any) -> str:
     """A value in a few characters: of what has a shape or a length, that alone.
 
     >>> _cell([1, 2]), _cell("a long text " * 9), _cell(0.25)
-    ('[2]', "'a long text a long text a long text ...'", '0.25')
+    ('[2]', "'a long text a long text a long text...'", '0.25')
     """
     if hasattr(value, "shape"):
         return str([*value.shape])
