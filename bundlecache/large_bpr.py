@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the factors beside the edges and the settings of `implicit`; ``above_edges`` is the rule for which graphs."""
+    """What decides the factors beside the edges and the settings of `implicit`; graphs of more than ``above_edges`` are trained this way."""
 
     above_edges: int = 500_000
     block_edges: int = 100_000  # some 5,000 users of 20 edges: 1.5 MB of edges and factors
     steps_per_user: int = 300  # on average, before the training may end: until then nothing may be found at all
-    rounds: int = 10  # of at least 5 passes, with a Recall@20 after each
+    rounds: int = 10  # with a Recall@20 after each
+    passes_a_round: int = 5  # at least
     patience: int = 2  # rounds without a better Recall@20 that end the training
     held_out_users: int = 500
     held_out_share: float = 0.1  # of the edges of those users
 
 
 SETTINGS = Settings()
-PASSES_A_ROUND = 5  # at least
 
 
 def least_passes(edges: int, users: int) -> int:
@@ -79,7 +79,7 @@ def fit(
     del edges
     best, recall, worse = (of_users, of_items), None, 0
     a_round, least = (
-        max(PASSES_A_ROUND, passes // SETTINGS.rounds),
+        max(SETTINGS.passes_a_round, passes // SETTINGS.rounds),
         least_passes(baskets.nnz, int((np.diff(baskets.indptr) > 0).sum())),
     )
     for done in range(1, passes + 1):
@@ -90,7 +90,7 @@ def fit(
             model.fit(own, show_progress=False)
         if held_out is not None and (done % a_round == 0 or done == passes):
             found = held_out.recall(of_users, of_items)
-            if recall is None or found > recall:
+            if not recall or found > recall:  # where nothing is found yet, later factors are better ones
                 best, recall, worse = (of_users.copy(), of_items.copy()), found, 0
             elif done > least:
                 worse += 1
@@ -112,4 +112,6 @@ def _blocks(edges: csr_matrix) -> Iterator[slice]:
     users, total = edges.shape[0], int(edges.indptr[-1])
     cuts = np.searchsorted(edges.indptr, np.arange(0, total, SETTINGS.block_edges), side="left")
     bounds = np.unique(np.append(cuts, users))
-    yield from (slice(low, high) for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
+    for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        if edges.indptr[high] > edges.indptr[low]:
+            yield slice(low, high)

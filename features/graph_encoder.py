@@ -280,7 +280,7 @@ def _factors(left: np.ndarray, item: np.ndarray, n_items: int, report: lightgcn.
 
     ones = np.ones(len(left), np.float32)
     baskets = csr_array((ones, (left, item)), shape=(int(left.max()) + 1, n_items))
-    report(0, settings_for(method, len(left), int(left.max()) + 1)["iterations"], None, None)
+    report(0, settings_for(method, len(left), int(np.count_nonzero(np.bincount(left))))["iterations"], None, None)
     return item_factors(method, baskets, SEED, lambda done, total, recall: report(done, total, None, recall))
 
 

@@ -1,10 +1,11 @@
-"""How many stored vectors are of texts that were edited since: what ``encode`` would find, told without an encoder.
+"""Counts the stored vectors whose text was edited since; needs no encoder.
 
 Of pictures and sounds every file would have to be looked at, so only ``encode`` and its dry run see that they changed.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,12 +29,14 @@ def changed_texts(
 ) -> int:
     """The items of a table of texts whose text is another one now; 0 for other modalities and imported vectors.
 
-    The number is kept beside a cached catalogue, for this version of the table. ``scan`` is that of all texts, if it is at hand.
+    The number is kept beside a cached catalogue, for this version of the table. After a run, ``scan`` is that of all texts.
     """
     if info.modality != "text" or info.preprocess == IMPORTED:
         return 0
-    file = catalogue.cached_in / f"changed-{info.table}-{info.version}.npy" if catalogue.cached_in else None
-    if (known := cache.read_array(file)) is not None:
+    # A table that was dropped and made again counts its versions anew.
+    key = hashlib.sha256(repr((info.table, info.version, info.updated)).encode()).hexdigest()[:16]
+    file = catalogue.cached_in / f"changed-{key}.npy" if catalogue.cached_in else None
+    if (known := cache.read_array(file)) is not None and scan is None:
         return int(known)
     try:
         scan = scan or scan_items("text", catalogue, workspace, workers=1, columns=EncoderSpec.parse(info.spec).columns)

@@ -157,7 +157,7 @@ def run_all(
             together = {"together": [identity.spec for identity in identities]}
             store.end_run(note, batcher.table.identity, receipt.to_dict() | together)
             receipts.append(receipt)
-        if limit is None:  # so that `status` need not hash all texts again
+        if limit is None and catalogue.cached_in:  # so that `status` need not hash all texts again
             scan_of = {
                 batcher.table.name: planned.scan for batcher, planned in zip(pipeline.batchers, plans, strict=True)
             }

@@ -49,12 +49,16 @@ def _question_sets(session: Session) -> Iterator[Stale]:
         newest[question_sets.VERSION.sub("", name)] = name
     for name in newest.values():
         try:
-            gone, of, seed = question_sets.misplaced(session.folder, session.catalogue, name)
+            gone, of, header = question_sets.misplaced(session.folder, session.catalogue, name)
         except BundlecacheError:  # of a damaged file, which every command that reads it says
             continue
         if gone:
             why = f"{gone:,} of its {of:,} questions are about bundles that are gone or of another split now"
-            yield Stale(f"questions {name}", why, Command("questions", "--seed", seed + 1))
+            again = Command("questions", "--seed", header["seed"] + 1)
+            if gone < of:
+                why += "; the next command that asks it makes a set of the others"
+                again = Command("train") if header["split"] == "valid" else Command("bench", "--questions", name)
+            yield Stale(f"questions {name}", why, again)
 
 
 def _candidate_sets(session: Session, infos: Sequence[TableInfo]) -> Iterator[Stale]:
@@ -72,7 +76,7 @@ def _candidate_sets(session: Session, infos: Sequence[TableInfo]) -> Iterator[St
             if not name.startswith("fused-") and now.get(made["table"]) != made
         ]
         if others:
-            why = f"the vectors of {' and '.join(others)} are others now"
+            why = f"the vectors of {' and '.join(others)} have changed"
             yield Stale(f"candidates {path.stem}", why, Command("candidates", *_options(header, current)))
 
 
@@ -103,12 +107,13 @@ def _runs(session: Session, infos: Sequence[TableInfo]) -> Iterator[Stale]:
             manifest = read_manifest(session.folder.runs / name)
         except BundlecacheError:
             continue
+        train = Command("train", *(("--recipe", "unimp") if manifest.get("kind") == "unimp" else ()))
         for encoder in manifest.get("encoders", []):
-            if (found := _of_other_vectors(session, name, encoder, infos)) is not None:
+            if (found := _of_other_vectors(session, name, encoder, infos, train)) is not None:
                 yield found
         if count := _seen(session, name, manifest):
             why = f"it has seen {counted(count, 'bundle')} of today's validation and test"
-            yield Stale(f"run {name}", why, Command("train"))
+            yield Stale(f"run {name}", why, train)
 
 
 def _of_other_vectors(
@@ -116,6 +121,7 @@ def _of_other_vectors(
     run: str,
     encoder: Mapping[str, Any],
     infos: Sequence[TableInfo],
+    train: Command,
 ) -> Stale | None:
     """Whether the vectors that a run reads by one encoder are gone, or others than when it was trained."""
     from ..store import maintenance
@@ -124,31 +130,32 @@ def _of_other_vectors(
     stored = [info for info in infos if (info.modality, info.spec) == (modality, spec) and info.rows]
     info = next((info for info in stored if info.table == encoder["table"]), stored[0] if stored else None)
     if info is None or info.fingerprint != encoder["fingerprint"]:
-        why = f"the {modality} vectors of {spec} that it reads are {'others now' if info else 'not stored any more'}"
-        again = Command("train") if info else Command("encode", "--modality", modality, "--encoder", spec)
+        why = f"the {modality} vectors of {spec} that it reads {'have changed' if info else 'are not stored any more'}"
+        again = train if info else Command("encode", "--modality", modality, "--encoder", spec)
         return Stale(f"run {run}", why, again)
+    if info.table != encoder["table"]:  # the same weights, stored in another way: versions cannot be compared
+        return None
     version = int(encoder["version"])
-    moved = _kept(
-        session,
-        f"moved-{info.table}-{version}-{info.version}",
-        lambda: maintenance.changed_items(session.store, info, version) or 0,
-    )
+    cause = ("moved", info.table, version, info.version, info.updated)
+    moved = _kept(session, cause, lambda: maintenance.changed_items(session.store, info, version))
     if not moved:
         return None
-    why = f"{moved:,} of its {modality} vectors are others than when it was trained"
-    return Stale(f"run {run}", why, Command("drift", "--modality", modality, "--from", run))
+    why = f"{moved:,} of its {modality} vectors have changed since it was trained"
+    is_current = info is next(other for other in infos if other.modality == modality and other.rows)
+    return Stale(f"run {run}", why, Command("drift", "--modality", modality, "--from", run) if is_current else train)
 
 
-def _kept(session: Session, name: str, count: Callable[[], int]) -> int:
-    """``count()``, kept beside the cached catalogue under ``name``, which holds all that it depends on."""
+def _kept(session: Session, cause: tuple[object, ...], count: Callable[[], int | None]) -> int | None:
+    """``count()``, kept beside the cached catalogue for ``cause``, all that it depends on; None, not known, is not kept."""
     from ..catalogue import cache
 
-    folder = session.catalogue.cached_in
-    file = folder / f"{name}.npy" if folder else None
+    folder, key = session.catalogue.cached_in, hashlib.sha256(repr(cause).encode()).hexdigest()[:16]
+    file = folder / f"stale-{key}.npy" if folder else None
     if (known := cache.read_array(file)) is not None:
         return int(known)
     found = count()
-    cache.write_array(file, np.array(found))
+    if found is not None:
+        cache.write_array(file, np.array(found))
     return found
 
 
@@ -157,12 +164,12 @@ def _seen(session: Session, run: str, manifest: Mapping[str, Any]) -> int:
     record = manifest.get("seen")
     if not isinstance(record, dict):
         return 0
-    cause = f"{record.get('sha256')}-{session.catalogue.kept_splits.file_sha256}"
-    name = f"seen-{hashlib.sha256(cause.encode()).hexdigest()[:16]}"
-    return _kept(session, name, lambda: _count_seen(session.catalogue, session.folder.runs / run, manifest))
+    graph = any(encoder["modality"] == "graph" for encoder in manifest.get("encoders", []))
+    cause = ("seen", record.get("sha256"), session.catalogue.kept_splits.file_sha256, graph)
+    return _kept(session, cause, lambda: _count_seen(session.catalogue, session.folder.runs / run, graph)) or 0
 
 
-def _count_seen(catalogue: Catalogue, run: Path, manifest: Mapping[str, Any]) -> int:
+def _count_seen(catalogue: Catalogue, run: Path, graph: bool) -> int:
     from ..catalogue import splits
     from ..catalogue.seen_bundles import SeenBundles, bundle_keys
 
@@ -171,7 +178,7 @@ def _count_seen(catalogue: Catalogue, run: Path, manifest: Mapping[str, Any]) ->
         return 0
     split = splits.assign(catalogue)
     uses = {"valid": [seen.trained], "test": [seen.trained, seen.selected]}
-    if any(encoder["modality"] == "graph" for encoder in manifest.get("encoders", [])):
+    if graph:
         uses = {part: [*keys, seen.graph] for part, keys in uses.items()}
     count = 0
     for part, keys in uses.items():

@@ -124,8 +124,8 @@ def load(
     return reduced
 
 
-def misplaced(folder: WorkspaceFolder, catalogue: Catalogue, name: str) -> tuple[int, int, int]:
-    """How many questions of a set are about bundles that the catalogue lacks or has in another split; of how many; its seed.
+def misplaced(folder: WorkspaceFolder, catalogue: Catalogue, name: str) -> tuple[int, int, dict[str, Any]]:
+    """How many questions of a set are about bundles that the catalogue lacks or has in another split; of how many; its header.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def misplaced(folder: WorkspaceFolder, catalogue: Catalogue, name: str) -> tuple
     asked, header = bundle_ids(path(folder, name))
     at = pc.index_in(asked.cast(pa.large_string()), value_set=catalogue.bundles.ids.arrow).drop_null()
     there = int((splits.assign(catalogue)[np.asarray(at)] == header["split"]).sum())
-    return len(asked) - there, len(asked), int(header["seed"])
+    return len(asked) - there, len(asked), header
 
 
 def load_all(

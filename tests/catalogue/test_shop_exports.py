@@ -123,6 +123,17 @@ def test_columns_of_any_name_are_proposed_by_their_contents_in_a_command_that_wo
     assert min(times).isoformat() == "2026-01-01T00:00:00", "a column `when` holds the time"
 
 
+def test_a_mapping_of_no_use_is_not_proposed_again(exports, shop):
+    (exports / "carts.csv").write_text("a,b\n1,P1\n1,P2\n")
+    request = TablesRequest(maps=("title=nothing,bundles.item_id=none", "items.brand=colour"))
+    with pytest.raises(CatalogueError) as refused:
+        readers.read("tables", exports, shop, request=request)
+    maps = hint_text(refused.value.hint).rpartition(" ")[2]
+    assert "nothing" not in maps
+    assert "none" not in maps
+    assert "items.brand=colour" in maps
+
+
 def test_the_last_column_left_is_proposed_as_the_order(exports, shop):
     (exports / "carts.csv").write_text("a,b\n1,P1\n1,P2\n")
     with pytest.raises(CatalogueError) as refused:

@@ -63,6 +63,8 @@ def test_recall_alone_is_that_of_the_ranking(edges: np.ndarray, monkeypatch: pyt
     for _ in range(3):
         left, item = rng.normal(size=(edges[:, 0].max() + 1, 8)), rng.normal(size=(400, 8))
         assert found.recall(left, item) == pytest.approx(found.ranking(left, item).recall)
+    for number in (0.0, np.nan):  # factors that collapsed or diverged find nothing
+        assert found.recall(np.full_like(left, number), item) == 0
 
 
 def test_where_every_node_has_one_edge_nothing_is_held_out_and_training_works():

@@ -98,9 +98,9 @@ def test_candidates_and_runs_of_older_vectors_are_named_and_the_command_mends_th
     edit_titles(root, 2)
     bc.open(root, quiet=True).encode("text")
     assert stale(root) == {
-        "candidates text-k3": "the vectors of descriptor:text are others now:"
+        "candidates text-k3": "the vectors of descriptor:text have changed:"
         " bundlecache candidates --k 3 --modality text",
-        "run first": "2 of its text vectors are others than when it was trained:"
+        "run first": "2 of its text vectors have changed since it was trained:"
         " bundlecache drift --modality text --from first",
     }
     assert f"bundlecache candidates --k 3 --modality text --data {root}" in succeed("status", "--data", root).stdout
@@ -131,7 +131,8 @@ def test_a_run_whose_vectors_are_gone_is_named_with_the_command_that_makes_them(
     assert "run first" not in stale(root)
 
 
-def test_questions_and_runs_of_another_split_are_named(root: Path):
+def turn_splits(root: Path) -> list[str]:
+    """Bundles of training become those of test, and the other way round; the new split of each."""
     catalogue = bc.open(root, quiet=True).catalogue
     split = dict(zip(catalogue.bundles.ids, splits.assign(catalogue), strict=True))
     table = pq.read_table(root / "bundles.parquet")
@@ -139,6 +140,11 @@ def test_questions_and_runs_of_another_split_are_named(root: Path):
     parts = [turned[str(split[bundle])] for bundle in table["bundle_id"].to_pylist()]
     pq.write_table(table.append_column("split", pa.array(parts)), root / "bundles.parquet")
     (root / "splits.parquet").unlink()
+    return parts
+
+
+def test_questions_and_runs_of_another_split_are_named(root: Path):
+    parts = turn_splits(root)
     asked = pq.read_table(root / "questions" / "test-random3.parquet").num_rows
     tests = pc.sum(pc.equal(pa.array(parts), "test")).as_py()
     found = stale(root)
@@ -147,6 +153,24 @@ def test_questions_and_runs_of_another_split_are_named(root: Path):
     assert "questions valid-random3" not in found
     assert found["run first"].startswith(f"it has seen {tests} bundles of today's validation and test")
     assert found == stale(root), "what is kept is what was computed"
+
+
+def test_a_run_of_unimp_is_told_its_own_recipe(root: Path):
+    turn_splits(root)
+    path = root / "runs" / "first" / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    stages = [{**stage, "best_valid": 0.0} for stage in manifest["stages"]]
+    path.write_text(json.dumps({**manifest, "kind": "unimp", "stages": stages}), "utf-8")
+    assert stale(root)["run first"].endswith(": bundlecache train --recipe unimp")
+
+
+def test_a_table_that_was_lost_and_made_again_is_counted_anew(root: Path):
+    edit_titles(root, 2)
+    assert text_row(root)["changed"] == 2
+    shutil.rmtree(next((root / "store").rglob("text--*.lance")))
+    for _ in range(2):  # its versions begin anew
+        bc.open(root, quiet=True).encode("text")
+        assert text_row(root)["changed"] == 0
 
 
 def test_damaged_files_do_not_keep_status_from_its_answer(root: Path):

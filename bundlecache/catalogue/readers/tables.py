@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from ...errors import CatalogueError, Command, counted
 from . import cell_values, cells, order_rows
-from .column_names import OPTION_NAMES, Resolved, closest_column, likely_columns, parse_maps, resolve
+from .column_names import OPTION_NAMES, ColumnMap, Resolved, closest_column, likely_columns, parse_maps, resolve
 from .dataset import Dataset, as_table
 from .import_progress import Stages
 from .load_table import Table, load
@@ -169,7 +169,9 @@ def _check_columns(
             shown = ", ".join(header[:MAX_NAMED]) + (", ..." if len(header) > MAX_NAMED else "")
             problems.append(f"{file} has no column {', '.join(map(repr, missing))}; its columns are: {shown or 'none'}")
     if problems:
-        raise CatalogueError(". ".join(problems) + ".", hint=_again(src, request, proposals))
+        said = ". ".join(problems)
+        kept = [map_ for map_ in parse_maps(request.maps) if map_.text not in unheeded and f"({map_.text})" not in said]
+        raise CatalogueError(f"{said}.", hint=_again(src, request, kept, proposals))
 
 
 def _proposals(
@@ -204,16 +206,16 @@ def _by_content(
     return best if best is not None and shares[best] >= MIN_KNOWN_SHARE else None
 
 
-def _again(src: Path, request: TablesRequest, proposals: list[str]) -> Command | str:
-    """The command to type: what was typed, with the proposed mappings."""
+def _again(src: Path, request: TablesRequest, maps: list[ColumnMap], proposals: list[str]) -> Command | str:
+    """The command to type: what was typed, with the mappings that are of use and the proposed ones."""
     if not proposals:
         return "mend --map and try again"
     words: list[object] = []
     for option, file in (("--items", request.items), ("--orders", request.orders), ("--events", request.events)):
         words += [option, file] if file else []
     words += ["--dates", request.dates] if request.dates != "auto" else []
-    mapped = {map_.partition("=")[0] for map_ in proposals}
-    kept = [part for text in request.maps for part in text.split(",") if part.partition("=")[0] not in mapped]
+    mapped = {text.partition("=")[0] for text in proposals}
+    kept = [map_.text for map_ in maps if map_.text.partition("=")[0] not in mapped]
     return Command("import", "tables", src, *words, "--map", ",".join([*kept, *proposals]))
 
 
